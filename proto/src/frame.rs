@@ -1,0 +1,336 @@
+//! goim's frame: `packLen i32 | headerLen i16 = 16 | ver i16 | op i32 | seq i32 | body`, big-endian; packLen counts
+//! header and body.
+//!
+//! [`decode`] looks at one input; [`FrameReader`] keeps what is incomplete between inputs of a TCP stream;
+//! [`frames_of_message`] walks one WebSocket message, where nothing may be incomplete.
+
+use crate::op::Op;
+
+/// Length of a frame's header, bytes.
+pub const HEADER_LEN: usize = 16;
+
+/// Longest body a client may send, bytes (goim's own limit: packLen ≤ 4112).
+pub const CLIENT_BODY_MAX: usize = 4096;
+
+/// Longest body that can be encoded, bytes: packLen, of an operation 9 frame around it too, is an i32. Every way into
+/// Halley has a limit far below.
+pub const BODY_LEN_MAX: usize = i32::MAX as usize - 2 * HEADER_LEN;
+
+/// What a header says beside the lengths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Header {
+    /// Version; 1 in every frame Halley starts, a reply copies its request's. Any value is tolerated.
+    pub ver: i16,
+    /// Operation.
+    pub op: Op,
+    /// Sequence number: a reply copies its request's, a push has 0.
+    pub seq: i32,
+}
+
+/// One complete frame, borrowed from the input it came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame<'a> {
+    /// Its header.
+    pub header: Header,
+    /// Its body.
+    pub body: &'a [u8],
+}
+
+/// What an input starts with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decoded<'a> {
+    /// No complete frame yet.
+    NeedMore {
+        /// The input must have this many bytes, those already there included, before it is worth looking again.
+        at_least: usize,
+    },
+    /// A frame.
+    Frame {
+        /// The frame.
+        frame: Frame<'a>,
+        /// Bytes of the input it takes.
+        used: usize,
+    },
+}
+
+/// A frame that no honest peer sends. The connection is closed with
+/// [`CloseReason::ProtocolViolation`](crate::close::CloseReason::ProtocolViolation); there is no way to find the next
+/// frame after it.
+///
+/// Offsets count from the start of the frame, in [`frames_of_message`] and
+/// [`Encoded::push_frames`](crate::encoded::Encoded::push_frames) from the start of the message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// packLen is below a header's length (or negative).
+    #[error("packLen {found} at offset {offset} is below the minimum {HEADER_LEN}")]
+    PackLenTooSmall {
+        /// Where packLen stands.
+        offset: usize,
+        /// Its value.
+        found: i32,
+    },
+    /// packLen is above the longest frame allowed.
+    #[error("packLen {found} at offset {offset} is above the maximum {limit}")]
+    PackLenTooBig {
+        /// Where packLen stands.
+        offset: usize,
+        /// Its value.
+        found: i32,
+        /// Longest frame allowed, header included, bytes.
+        limit: usize,
+    },
+    /// headerLen is not 16.
+    #[error("headerLen {found} at offset {offset} is not {HEADER_LEN}")]
+    HeaderLen {
+        /// Where headerLen stands.
+        offset: usize,
+        /// Its value.
+        found: i16,
+    },
+    /// A message ends inside a header.
+    #[error("{left} bytes at offset {offset} are less than a header of {HEADER_LEN}")]
+    Tail {
+        /// Where the incomplete header starts.
+        offset: usize,
+        /// Bytes of it that are there.
+        left: usize,
+    },
+    /// A frame is longer than the rest of its message.
+    #[error("packLen {found} at offset {offset} is above the {left} bytes left in the message")]
+    BeyondMessage {
+        /// Where packLen stands.
+        offset: usize,
+        /// Its value.
+        found: usize,
+        /// Bytes left in the message from there.
+        left: usize,
+    },
+    /// A batch without a single frame.
+    #[error("a batch at offset 0 has no frame, the minimum is 1")]
+    Empty,
+}
+
+impl Violation {
+    /// Word for the metric `bad_input_total{reason}`.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Violation::PackLenTooSmall { .. }
+            | Violation::PackLenTooBig { .. }
+            | Violation::HeaderLen { .. } => "len",
+            Violation::Tail { .. } => "tail",
+            Violation::BeyondMessage { .. } => "beyond_message",
+            Violation::Empty => "empty",
+        }
+    }
+}
+
+/// Looks for one frame at the start of `input`. Never copies.
+///
+/// # Errors
+/// A [`Violation`] as soon as the bytes that prove it are there, before any byte of a body: packLen after 4 bytes,
+/// headerLen after 6.
+pub fn decode(input: &[u8], body_max: usize) -> Result<Decoded<'_>, Violation> {
+    decode_at(input, 0, body_max)
+}
+
+/// [`decode`] of `input`, which stands `base` bytes into a message.
+fn decode_at(input: &[u8], base: usize, body_max: usize) -> Result<Decoded<'_>, Violation> {
+    let at_least = needed(input, base, body_max)?;
+    if input.len() < at_least {
+        return Ok(Decoded::NeedMore { at_least });
+    }
+    let (header, rest) = input.split_at(HEADER_LEN);
+    let header = Header {
+        ver: i16::from_be_bytes([header[6], header[7]]),
+        op: Op(be_i32(header, 8)),
+        seq: be_i32(header, 12),
+    };
+    let frame = Frame { header, body: &rest[..at_least - HEADER_LEN] };
+    Ok(Decoded::Frame { frame, used: at_least })
+}
+
+/// Bytes the input must have: a header's while the header is incomplete, then the frame's.
+fn needed(input: &[u8], base: usize, body_max: usize) -> Result<usize, Violation> {
+    if input.len() < 4 {
+        return Ok(HEADER_LEN);
+    }
+    let found = be_i32(input, 0);
+    let limit = HEADER_LEN + body_max.min(BODY_LEN_MAX);
+    let pack_len = match usize::try_from(found) {
+        Ok(pack_len) if pack_len >= HEADER_LEN => pack_len,
+        _ => return Err(Violation::PackLenTooSmall { offset: base, found }),
+    };
+    if pack_len > limit {
+        return Err(Violation::PackLenTooBig { offset: base, found, limit });
+    }
+    if input.len() < 6 {
+        return Ok(HEADER_LEN);
+    }
+    let header_len = i16::from_be_bytes([input[4], input[5]]);
+    if header_len != HEADER_LEN as i16 {
+        return Err(Violation::HeaderLen { offset: base + 4, found: header_len });
+    }
+    Ok(if input.len() < HEADER_LEN { HEADER_LEN } else { pack_len })
+}
+
+/// The i32 at `at`, which the caller has checked to be there.
+fn be_i32(input: &[u8], at: usize) -> i32 {
+    i32::from_be_bytes([input[at], input[at + 1], input[at + 2], input[at + 3]])
+}
+
+/// The 16 bytes before a body of `body_len` bytes.
+pub(crate) fn header_bytes(header: Header, body_len: usize) -> [u8; HEADER_LEN] {
+    assert!(
+        body_len <= BODY_LEN_MAX + HEADER_LEN,
+        "every way in limits the body far below {BODY_LEN_MAX} bytes"
+    );
+    let mut out = [0; HEADER_LEN];
+    out[0..4].copy_from_slice(&((HEADER_LEN + body_len) as u32).to_be_bytes());
+    out[4..6].copy_from_slice(&(HEADER_LEN as u16).to_be_bytes());
+    out[6..8].copy_from_slice(&header.ver.to_be_bytes());
+    out[8..12].copy_from_slice(&header.op.0.to_be_bytes());
+    out[12..16].copy_from_slice(&header.seq.to_be_bytes());
+    out
+}
+
+/// Appends one frame to `out`. The body has at most [`BODY_LEN_MAX`] bytes.
+pub fn encode(header: Header, body: &[u8], out: &mut Vec<u8>) {
+    out.reserve(HEADER_LEN + body.len());
+    out.extend_from_slice(&header_bytes(header, body.len()));
+    out.extend_from_slice(body);
+}
+
+/// Cuts a stream of bytes into frames, whatever pieces it comes in.
+///
+/// Frames that lie whole in an input are lent from it; only an incomplete one is copied aside, and grows with what
+/// arrives up to the limit. Without one the reader owns no memory.
+#[derive(Debug, Default)]
+pub struct FrameReader {
+    /// An incomplete frame; or a complete one that was handed out and is dropped by the next call; or the header of a
+    /// violation, so that the reader stays failed.
+    kept: Vec<u8>,
+}
+
+impl FrameReader {
+    /// A reader at the start of a frame.
+    pub const fn new() -> Self {
+        FrameReader { kept: Vec::new() }
+    }
+
+    /// A reader that goes on with what [`into_partial`](Self::into_partial) of another gave.
+    pub fn from_partial(partial: Vec<u8>) -> Self {
+        FrameReader { kept: partial }
+    }
+
+    /// Takes the next frame from `input`, or keeps what is left of it and says `None`. Call until `None`.
+    ///
+    /// # Errors
+    /// A [`Violation`] as [`decode`] finds it; every later call repeats it.
+    pub fn next<'s, 'i: 's>(
+        &'s mut self,
+        input: &mut &'i [u8],
+        body_max: usize,
+    ) -> Result<Option<Frame<'s>>, Violation> {
+        if self.holds_complete(body_max)? {
+            self.kept = Vec::new();
+        }
+        if self.kept.is_empty() {
+            return self.next_in(input, body_max);
+        }
+        loop {
+            let at_least = needed(&self.kept, 0, body_max)?;
+            if self.kept.len() == at_least {
+                break;
+            }
+            let missing = at_least - self.kept.len();
+            let Some(taken) = input.split_off(..missing.min(input.len())).filter(|taken| !taken.is_empty())
+            else {
+                return Ok(None);
+            };
+            self.kept.extend_from_slice(taken);
+        }
+        match decode(&self.kept, body_max)? {
+            Decoded::Frame { frame, .. } => Ok(Some(frame)),
+            Decoded::NeedMore { .. } => Ok(None),
+        }
+    }
+
+    /// [`next`](Self::next) while nothing is kept.
+    fn next_in<'s, 'i: 's>(
+        &'s mut self,
+        input: &mut &'i [u8],
+        body_max: usize,
+    ) -> Result<Option<Frame<'s>>, Violation> {
+        match decode(input, body_max) {
+            Ok(Decoded::Frame { frame, used }) => {
+                *input = &input[used..];
+                Ok(Some(frame))
+            }
+            Ok(Decoded::NeedMore { .. }) => {
+                self.kept.extend_from_slice(input);
+                *input = &[];
+                Ok(None)
+            }
+            Err(violation) => {
+                self.kept.extend_from_slice(&input[..input.len().min(HEADER_LEN)]);
+                Err(violation)
+            }
+        }
+    }
+
+    /// Whether an incomplete frame waits for its rest (the per-frame deadline runs then).
+    pub fn has_partial(&self) -> bool {
+        !self.kept.is_empty() && !self.holds_complete(BODY_LEN_MAX).unwrap_or(false)
+    }
+
+    /// Gives up the incomplete frame, empty when there is none: what a connection takes along to another shard.
+    pub fn into_partial(self) -> Vec<u8> {
+        if self.has_partial() { self.kept } else { Vec::new() }
+    }
+
+    /// Whether what is kept is one whole frame: then it was handed out.
+    fn holds_complete(&self, body_max: usize) -> Result<bool, Violation> {
+        Ok(self.kept.len() >= HEADER_LEN && self.kept.len() == needed(&self.kept, 0, body_max)?)
+    }
+}
+
+/// All frames inside one complete WebSocket message, in order.
+///
+/// A tail shorter than a header, or a packLen over the rest of the message, is a [`Violation`], and the last item. An
+/// empty message has no frames.
+pub fn frames_of_message(
+    message: &[u8],
+    body_max: usize,
+) -> impl Iterator<Item = Result<Frame<'_>, Violation>> {
+    MessageFrames { message, at: 0, body_max }
+}
+
+struct MessageFrames<'a> {
+    message: &'a [u8],
+    /// Where the next frame starts.
+    at: usize,
+    body_max: usize,
+}
+
+impl<'a> Iterator for MessageFrames<'a> {
+    type Item = Result<Frame<'a>, Violation>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (offset, rest) = (self.at, &self.message[self.at..]);
+        if rest.is_empty() {
+            return None;
+        }
+        let left = rest.len();
+        let violation = match decode_at(rest, offset, self.body_max) {
+            Ok(Decoded::Frame { frame, used }) => {
+                self.at += used;
+                return Some(Ok(frame));
+            }
+            Ok(Decoded::NeedMore { .. }) if left < HEADER_LEN => Violation::Tail { offset, left },
+            Ok(Decoded::NeedMore { at_least }) => Violation::BeyondMessage { offset, found: at_least, left },
+            Err(violation) => violation,
+        };
+        self.at = self.message.len();
+        Some(Err(violation))
+    }
+}

@@ -1,0 +1,29 @@
+//! Halley's wire: everything that is bytes between two machines, and nothing else.
+//!
+//! Opens no socket, reads no clock, starts no task, holds no lock and has no `unsafe`. What comes from outside is
+//! decoded with a bound on every length, and every refusal is a typed error; no input makes this crate panic. All
+//! numbers on the client wire are big-endian.
+//!
+//! | module | subject |
+//! |---|---|
+//! | [`ids`] | who and what: device key, user, room, comet, session fence |
+//! | [`op`] | operation numbers |
+//! | [`frame`] | goim's 16-byte header and body: decoder, encoder, reader of a stream |
+//! | [`encoded`] | one push encoded once for TCP and WebSocket clients alike |
+//! | [`websocket`] | RFC 6455: upgrade and messages |
+//! | [`close`] | the one table of reasons for which a connection ends |
+//! | [`login`] | body of the login operation |
+//! | [`envelope`] | one push on the broker |
+//! | [`rpc`] | gRPC messages and services between comet, logic and job |
+
+#![forbid(unsafe_code)]
+
+pub mod close;
+pub mod encoded;
+pub mod envelope;
+pub mod frame;
+pub mod ids;
+pub mod login;
+pub mod op;
+pub mod rpc;
+pub mod websocket;

@@ -1,0 +1,21 @@
+//! gRPC messages and services, generated from `schema/*.proto`.
+//!
+//! Names and numbers are goim's. Halley's own fields have numbers from 100, which Go ignores.
+
+/// Package `goim.protocol`: a frame inside a gRPC message.
+#[allow(clippy::all, unreachable_pub)]
+pub mod protocol {
+    tonic::include_proto!("goim.protocol");
+}
+
+/// Package `goim.comet`: what comet serves and job calls.
+#[allow(clippy::all, unreachable_pub)]
+pub mod comet {
+    tonic::include_proto!("goim.comet");
+}
+
+/// Package `goim.logic`: what logic serves and comet calls, and the message on the broker.
+#[allow(clippy::all, unreachable_pub)]
+pub mod logic {
+    tonic::include_proto!("goim.logic");
+}
