@@ -1,0 +1,374 @@
+//! The HTTP head that turns a connection into a WebSocket (RFC 6455 section 4.2, RFC 9112).
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use sha1::{Digest as _, Sha1};
+
+/// Longest head, bytes.
+pub const HEAD_LEN_MAX: usize = 8 * 1024;
+
+/// Header lines of one head.
+pub const HEADERS_MAX: usize = 64;
+
+/// Longest line of a head, bytes, its line end not counted.
+pub const LINE_LEN_MAX: usize = 4 * 1024;
+
+/// Subprotocols one client may offer; none is ever chosen.
+const SUBPROTOCOLS_MAX: usize = 32;
+
+/// Which upgrades are taken.
+#[derive(Clone, Debug)]
+pub struct UpgradeRules {
+    /// The path, `/sub` in goim; compared exactly, a query may follow.
+    pub path: Box<str>,
+    /// Origins a browser may come from, e.g. `https://app.example.com`, or `*` for any. Empty: a page of the same
+    /// host, on any port (goim's pages are served from another port, and cookies do not tell ports apart either).
+    /// Clients that send no `Origin` are no browsers and always pass.
+    pub origins: Vec<String>,
+}
+
+impl Default for UpgradeRules {
+    /// goim's path, pages of the same host.
+    fn default() -> Self {
+        UpgradeRules { path: "/sub".into(), origins: Vec::new() }
+    }
+}
+
+/// An upgrade to be answered with [`response`](Self::response).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Value of `Sec-WebSocket-Accept`.
+    pub accept: [u8; 28],
+    /// Path without the query.
+    pub path: String,
+    /// What follows `?`.
+    pub query: Option<String>,
+    /// The `Cookie` headers verbatim, several joined with `; `.
+    pub cookie: Option<Vec<u8>>,
+}
+
+impl Request {
+    /// The 101 that ends the upgrade.
+    pub fn response(&self) -> Vec<u8> {
+        [
+            &b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "[..],
+            &self.accept,
+            b"\r\n\r\n",
+        ]
+        .concat()
+    }
+}
+
+/// An upgrade that is refused: the [`response`](Self::response) is sent, then the connection is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// 400: not the HTTP or not the upgrade that the RFCs ask for.
+    #[error("bad request: {0}")]
+    BadRequest(&'static str),
+    /// 403: a browser's page from an origin that is not allowed.
+    #[error("origin not allowed")]
+    Forbidden,
+    /// 404: another path.
+    #[error("no such path")]
+    NotFound,
+    /// 405: another method than GET.
+    #[error("only GET")]
+    MethodNotAllowed,
+    /// 408: the head did not come in time. Never found here, where there is no clock; for who has one.
+    #[error("the head did not come in time")]
+    Timeout,
+    /// 426: another version than 13.
+    #[error("only WebSocket version 13")]
+    UpgradeRequired,
+    /// 431: head, line or number of headers over the limit.
+    #[error("the head is too large")]
+    HeadTooLarge,
+}
+
+impl Refusal {
+    /// HTTP status.
+    pub const fn status(self) -> u16 {
+        match self {
+            Refusal::BadRequest(_) => 400,
+            Refusal::Forbidden => 403,
+            Refusal::NotFound => 404,
+            Refusal::MethodNotAllowed => 405,
+            Refusal::Timeout => 408,
+            Refusal::UpgradeRequired => 426,
+            Refusal::HeadTooLarge => 431,
+        }
+    }
+
+    /// Word for the metric `bad_input_total{reason}`.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Refusal::BadRequest(_) => "bad_request",
+            Refusal::Forbidden => "origin",
+            Refusal::NotFound => "path",
+            Refusal::MethodNotAllowed => "method",
+            Refusal::Timeout => "head_timeout",
+            Refusal::UpgradeRequired => "version",
+            Refusal::HeadTooLarge => "head_len",
+        }
+    }
+
+    /// The whole HTTP response.
+    pub fn response(self) -> Vec<u8> {
+        let (phrase, header) = match self {
+            Refusal::BadRequest(_) => ("Bad Request", ""),
+            Refusal::Forbidden => ("Forbidden", ""),
+            Refusal::NotFound => ("Not Found", ""),
+            Refusal::MethodNotAllowed => ("Method Not Allowed", "Allow: GET\r\n"),
+            Refusal::Timeout => ("Request Timeout", ""),
+            Refusal::UpgradeRequired => {
+                ("Upgrade Required", "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n")
+            }
+            Refusal::HeadTooLarge => ("Request Header Fields Too Large", ""),
+        };
+        let (status, text) = (self.status(), self.to_string());
+        format!(
+            "HTTP/1.1 {status} {phrase}\r\n{header}Connection: close\r\nContent-Type: text/plain; charset=utf-8\r\n\
+             Content-Length: {}\r\n\r\n{text}\n",
+            text.len() + 1
+        )
+        .into_bytes()
+    }
+}
+
+/// Reads the head of one upgrade, whatever pieces it comes in.
+///
+/// Every byte is looked at once as it comes, and the head is parsed once, when it is complete. Keeps at most
+/// [`HEAD_LEN_MAX`] bytes.
+#[derive(Debug, Default)]
+pub struct Upgrade {
+    head: Vec<u8>,
+    /// Bytes of the current line.
+    line_len: usize,
+    /// Lines that ended: the request line and the headers.
+    lines: usize,
+    refused: Option<Refusal>,
+}
+
+impl Upgrade {
+    /// A reader at the start of the head.
+    pub const fn new() -> Self {
+        Upgrade { head: Vec::new(), line_len: 0, lines: 0, refused: None }
+    }
+
+    /// Whether part of a head has come.
+    pub fn has_partial(&self) -> bool {
+        !self.head.is_empty()
+    }
+
+    /// Takes the head from `input`; `None` while it is incomplete. What follows the head stays in `input`: it belongs
+    /// to the WebSocket. After `Some` the reader is done.
+    ///
+    /// # Errors
+    /// A [`Refusal`]; every later call repeats it.
+    pub fn push(&mut self, input: &mut &[u8], rules: &UpgradeRules) -> Result<Option<Request>, Refusal> {
+        if let Some(refusal) = self.refused {
+            return Err(refusal);
+        }
+        let result =
+            self.take_head(input).and_then(|head| head.map(|head| request(&head, rules)).transpose());
+        if let Err(refusal) = result {
+            *self = Upgrade { refused: Some(refusal), ..Upgrade::new() };
+        }
+        result
+    }
+
+    /// Takes bytes until the empty line, and the whole head then.
+    fn take_head(&mut self, input: &mut &[u8]) -> Result<Option<Vec<u8>>, Refusal> {
+        let mut previous = self.head.last().copied();
+        for (at, &byte) in input.iter().enumerate() {
+            let ended = self.take_byte(previous, byte)?;
+            if self.head.len() + at >= HEAD_LEN_MAX {
+                return Err(Refusal::HeadTooLarge);
+            }
+            if ended {
+                self.head.extend_from_slice(&input[..=at]);
+                *input = &input[at + 1..];
+                return Ok(Some(std::mem::take(self).head));
+            }
+            previous = Some(byte);
+        }
+        self.head.extend_from_slice(input);
+        *input = &[];
+        Ok(None)
+    }
+
+    /// Looks at one byte; true when it ends the head. Refuses what parsers disagree about (RFC 9112 sections 2.2, 5.2).
+    fn take_byte(&mut self, previous: Option<u8>, byte: u8) -> Result<bool, Refusal> {
+        match byte {
+            b'\n' if previous != Some(b'\r') => {
+                return Err(Refusal::BadRequest("a line feed without carriage return"));
+            }
+            b'\n' if self.line_len == 0 && self.lines == 0 => {
+                return Err(Refusal::BadRequest("an empty request line"));
+            }
+            b'\n' if self.line_len == 0 => return Ok(true),
+            b'\n' if self.lines > HEADERS_MAX => return Err(Refusal::HeadTooLarge),
+            b'\n' => {
+                self.lines += 1;
+                self.line_len = 0;
+            }
+            _ if previous == Some(b'\r') => {
+                return Err(Refusal::BadRequest("a carriage return without line feed"));
+            }
+            b'\r' => {}
+            b' ' | b'\t' if self.line_len == 0 => return Err(Refusal::BadRequest("a folded line")),
+            b'\t' | b' '..=b'~' | 0x80.. if self.line_len < LINE_LEN_MAX => self.line_len += 1,
+            b'\t' | b' '..=b'~' | 0x80.. => return Err(Refusal::HeadTooLarge),
+            _ => return Err(Refusal::BadRequest("a control character")),
+        }
+        Ok(false)
+    }
+}
+
+/// Reads a complete head.
+fn request(head: &[u8], rules: &UpgradeRules) -> Result<Request, Refusal> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut parsed = httparse::Request::new(&mut headers);
+    match parsed.parse(head) {
+        Ok(httparse::Status::Complete(_)) => {}
+        Ok(httparse::Status::Partial) => return Err(Refusal::BadRequest("an incomplete head")),
+        Err(httparse::Error::TooManyHeaders) => return Err(Refusal::HeadTooLarge),
+        Err(_) => return Err(Refusal::BadRequest("not HTTP")),
+    }
+    if parsed.version != Some(1) {
+        return Err(Refusal::BadRequest("not HTTP/1.1"));
+    }
+    let target = parsed.path.unwrap_or_default();
+    if !target.starts_with('/') || target.contains('#') {
+        return Err(Refusal::BadRequest("the target is not a path"));
+    }
+    let (path, query) = match target.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (target, None),
+    };
+    if path != &*rules.path {
+        return Err(Refusal::NotFound);
+    }
+    if parsed.method != Some("GET") {
+        return Err(Refusal::MethodNotAllowed);
+    }
+
+    let headers = Headers(parsed.headers);
+    for name in ["Content-Length", "Transfer-Encoding"] {
+        if headers.values(name).next().is_some() {
+            return Err(Refusal::BadRequest("an upgrade has no body"));
+        }
+    }
+    let host = headers.one("Host", "not exactly one Host")?;
+    if !headers.has_token("Upgrade", "websocket") || !headers.has_token("Connection", "upgrade") {
+        return Err(Refusal::BadRequest("not a WebSocket upgrade"));
+    }
+    match headers.values("Sec-WebSocket-Version").collect::<Vec<_>>()[..] {
+        [b"13"] => {}
+        [] | [_] => return Err(Refusal::UpgradeRequired),
+        _ => return Err(Refusal::BadRequest("more than one Sec-WebSocket-Version")),
+    }
+    let key = headers.one("Sec-WebSocket-Key", "not exactly one Sec-WebSocket-Key")?;
+    if !is_nonce(key) {
+        return Err(Refusal::BadRequest("Sec-WebSocket-Key is not 16 bytes in base64"));
+    }
+    check_subprotocols(&headers)?;
+    check_origin(&headers, host, rules)?;
+
+    let cookies: Vec<&[u8]> = headers.values("Cookie").collect();
+    Ok(Request {
+        accept: accept(key),
+        path: path.to_owned(),
+        query: query.map(str::to_owned),
+        cookie: (!cookies.is_empty()).then(|| cookies.join(&b"; "[..])),
+    })
+}
+
+/// The header lines of a head.
+struct Headers<'a>(&'a [httparse::Header<'a>]);
+
+impl<'a> Headers<'a> {
+    /// Values of every line of this name, without the white space around them.
+    fn values(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        self.0
+            .iter()
+            .filter(move |header| header.name.eq_ignore_ascii_case(name))
+            .map(|header| header.value.trim_ascii())
+    }
+
+    /// The value of the only line of this name.
+    fn one(&self, name: &str, otherwise: &'static str) -> Result<&'a [u8], Refusal> {
+        let mut values = self.values(name);
+        match (values.next(), values.next()) {
+            (Some(value), None) => Ok(value),
+            _ => Err(Refusal::BadRequest(otherwise)),
+        }
+    }
+
+    /// Whether a list separated by commas has this element, in any case.
+    fn has_token(&self, name: &str, token: &str) -> bool {
+        self.values(name)
+            .flat_map(|value| value.split(|&byte| byte == b','))
+            .any(|element| element.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+    }
+}
+
+/// Whether a key has the form of 16 bytes in base64. What they are does not matter, so nothing is decoded.
+fn is_nonce(key: &[u8]) -> bool {
+    matches!(key, [digits @ .., b'=', b'='] if digits.len() == 22
+        && digits.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/')))
+}
+
+/// Offered subprotocols must be a reasonable number of tokens; none is chosen.
+fn check_subprotocols(headers: &Headers<'_>) -> Result<(), Refusal> {
+    let offered =
+        headers.values("Sec-WebSocket-Protocol").flat_map(|value| value.split(|&byte| byte == b','));
+    for (at, element) in offered.enumerate() {
+        let token = element.trim_ascii();
+        if at >= SUBPROTOCOLS_MAX || token.is_empty() || !token.iter().all(|&byte| is_token_byte(byte)) {
+            return Err(Refusal::BadRequest("Sec-WebSocket-Protocol is not a short list of tokens"));
+        }
+    }
+    Ok(())
+}
+
+/// RFC 9110 section 5.6.2, `tchar`.
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// Browsers name the page they act for: it must be allowed to (RFC 6455 section 10.2).
+fn check_origin(headers: &Headers<'_>, host: &[u8], rules: &UpgradeRules) -> Result<(), Refusal> {
+    let mut origins = headers.values("Origin");
+    let origin = match (origins.next(), origins.next()) {
+        (None, _) => return Ok(()),
+        (Some(origin), None) => origin,
+        (Some(_), Some(_)) => return Err(Refusal::BadRequest("more than one Origin")),
+    };
+    let allowed = if rules.origins.is_empty() {
+        let (_, authority) =
+            origin.split_at(origin.windows(3).position(|at| at == b"://").map_or(origin.len(), |at| at + 3));
+        !authority.is_empty() && without_port(authority).eq_ignore_ascii_case(without_port(host))
+    } else {
+        rules.origins.iter().any(|allowed| allowed == "*" || allowed.as_bytes().eq_ignore_ascii_case(origin))
+    };
+    if allowed { Ok(()) } else { Err(Refusal::Forbidden) }
+}
+
+/// `host` of `host:port`; an IPv6 address stands in brackets.
+fn without_port(authority: &[u8]) -> &[u8] {
+    let end = if authority.starts_with(b"[") {
+        authority.iter().position(|&byte| byte == b']').map(|at| at + 1)
+    } else {
+        authority.iter().position(|&byte| byte == b':')
+    };
+    &authority[..end.unwrap_or(authority.len())]
+}
+
+/// `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key` (RFC 6455 section 4.2.2).
+pub(super) fn accept(key: &[u8]) -> [u8; 28] {
+    let digest =
+        Sha1::new().chain_update(key).chain_update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").finalize();
+    let mut accept = [0; 28];
+    STANDARD.encode_slice(digest, &mut accept).expect("20 bytes are 28 in base64");
+    accept
+}
