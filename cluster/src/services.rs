@@ -1,0 +1,235 @@
+//! The two service boundaries of a cluster, as Rust traits.
+//!
+//! comet calls logic ([`LogicApi`]) and job calls comet ([`CometApi`]). Inside the all-in-one process the
+//! implementations are called directly; between processes a gRPC client implements the same trait, so that nothing
+//! on either side knows which it is.
+
+use std::{collections::HashMap, net::IpAddr, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use proto::{
+    close::CloseReason,
+    frame::Header,
+    ids::{Generation, Key, Mid, RoomId, ServerId},
+    op::Op,
+};
+
+/// How a client reached comet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// Bare goim frames on TCP.
+    Tcp,
+    /// goim frames in WebSocket messages.
+    WebSocket,
+}
+
+impl Transport {
+    /// The word used in metrics, logs and `ConnectReq.transport`.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Transport::Tcp => "tcp",
+            Transport::WebSocket => "websocket",
+        }
+    }
+}
+
+/// One client's login, as comet passes it on: the bytes are the client's own, unread.
+#[derive(Clone, Debug)]
+pub struct ConnectRequest {
+    /// The comet that holds the connection.
+    pub server: ServerId,
+    /// `Cookie` header of the upgrade, empty on TCP.
+    pub cookie: String,
+    /// Body of the login operation, verbatim.
+    pub token: Bytes,
+    /// Address of the client, when known.
+    pub client_ip: Option<IpAddr>,
+    /// How the client came.
+    pub transport: Transport,
+}
+
+/// What logic says about a login it accepts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// The user.
+    pub mid: Mid,
+    /// The device key; logic invents one when the client gave none.
+    pub key: Key,
+    /// First room, the one operation 12 changes.
+    pub room: Option<RoomId>,
+    /// Further rooms (protocol.md, "Beyond goim"); empty under a Go logic.
+    pub rooms: Vec<RoomId>,
+    /// Operations of keyed and broadcast pushes the client wants.
+    pub accepts: Vec<Op>,
+    /// Silence after which comet closes the connection.
+    pub heartbeat: Duration,
+    /// Fence of the session; a Go logic gives none.
+    pub generation: Option<Generation>,
+}
+
+/// Names one login of a key: what ends or renews it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionRef {
+    /// The user.
+    pub mid: Mid,
+    /// The device key.
+    pub key: Key,
+    /// The comet that holds the connection.
+    pub server: ServerId,
+    /// Fence; without one the stored server decides.
+    pub generation: Option<Generation>,
+}
+
+/// One message of a client for logic.
+#[derive(Clone, Debug)]
+pub struct ClientMessage {
+    /// The sender.
+    pub mid: Mid,
+    /// The sender's device.
+    pub key: Key,
+    /// The sender's first room.
+    pub room: Option<RoomId>,
+    /// Header of the frame as it came.
+    pub header: Header,
+    /// Body of the frame.
+    pub body: Bytes,
+}
+
+/// What comet does for the sender of a [`ClientMessage`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MessageReply {
+    /// The message went to the sender's room through the broker: every member gets it as operation 5, and the sender's
+    /// own copy carries its own sequence number.
+    Room,
+    /// Answer the sender alone, with this body.
+    Body(Bytes),
+}
+
+/// Why logic did not do what comet asked.
+#[derive(Debug, thiserror::Error)]
+pub enum LogicError {
+    /// The login is refused for good: the client is closed with this reason and text. Not retried.
+    #[error("refused: {text}")]
+    Refused {
+        /// Close reason for the client.
+        reason: CloseReason,
+        /// Words for the client; never a secret.
+        text: String,
+    },
+    /// Logic or something behind it is away. Retried inside the handshake deadline.
+    #[error("logic is unavailable: {0}")]
+    Unavailable(String),
+    /// Too many requests; retried with backoff inside the handshake deadline.
+    #[error("logic is overloaded")]
+    Overloaded,
+}
+
+/// logic as comet sees it.
+#[async_trait]
+pub trait LogicApi: Send + Sync + 'static {
+    /// Decides a login and stores its session.
+    async fn connect(&self, request: ConnectRequest) -> Result<Session, LogicError>;
+    /// Ends a session; true when there was one and it was this one.
+    async fn disconnect(&self, session: SessionRef) -> Result<bool, LogicError>;
+    /// Says that a session lives (comet sends one well inside the session's time to live).
+    async fn heartbeat(&self, session: SessionRef) -> Result<(), LogicError>;
+    /// Reports this comet's people per room and returns everybody's.
+    async fn renew_online(
+        &self,
+        server: ServerId,
+        rooms: HashMap<RoomId, u32>,
+        clients: ClientCount,
+    ) -> Result<HashMap<RoomId, u32>, LogicError>;
+    /// Takes one client message.
+    async fn receive(&self, message: ClientMessage) -> Result<MessageReply, LogicError>;
+}
+
+/// Connections and distinct client addresses of one comet, for `/goim/online/total`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientCount {
+    /// Logged-in connections.
+    pub connections: u64,
+    /// Distinct client addresses among them.
+    pub addresses: u64,
+}
+
+/// What one dispatch carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// One message: comet puts it into a frame.
+    Message {
+        /// Its operation.
+        op: Op,
+        /// Its body.
+        body: Bytes,
+    },
+    /// Complete frames, one after the other, as goim's job sends them in operation 9.
+    Frames(Bytes),
+}
+
+/// To whom one dispatch goes on the comet that gets it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Receivers {
+    /// These devices; a key given twice gets it twice.
+    Keys(Vec<Key>),
+    /// The members of a room, whatever they accept.
+    Room(RoomId),
+    /// Everybody who accepts the operation; `speed` is connections a second on this comet, 0 = at once.
+    All {
+        /// Receivers a second on this comet.
+        speed: u32,
+    },
+}
+
+/// The sender of a room message that a client sent itself: its copy carries its own sequence number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Device key of the sender.
+    pub key: Key,
+    /// Sequence number of its request.
+    pub seq: i32,
+}
+
+/// One push, addressed to one comet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dispatch {
+    /// Who gets it.
+    pub receivers: Receivers,
+    /// Operation checked against what a client accepts (keys and all; never rooms).
+    pub filter: Op,
+    /// What they get.
+    pub payload: Payload,
+    /// Set on client messages into a room.
+    pub origin: Option<Origin>,
+    /// When logic accepted the push, µs since the epoch; 0 = unknown.
+    pub accepted_at_us: u64,
+}
+
+/// Why comet did not take a batch.
+#[derive(Debug, thiserror::Error)]
+pub enum DispatchError {
+    /// The batch is malformed: never retried.
+    #[error("comet refused the dispatch: {0}")]
+    Invalid(String),
+    /// comet is away or draining: retried until `dispatch.giveUp`.
+    #[error("comet is unreachable: {0}")]
+    Unreachable(String),
+}
+
+/// comet as job sees it.
+#[async_trait]
+pub trait CometApi: Send + Sync + 'static {
+    /// Hands a batch to the shards, in order. Returns when every shard's mailbox has its part: what is lost from there
+    /// on is counted by comet.
+    async fn dispatch(&self, batch: Vec<Dispatch>) -> Result<(), DispatchError>;
+    /// Closes the connection of `key` when its generation is below `below` (no generation: whatever it is).
+    async fn kick(
+        &self,
+        key: Key,
+        below: Option<Generation>,
+        reason: CloseReason,
+    ) -> Result<(), DispatchError>;
+    /// Rooms with at least one member here.
+    async fn rooms(&self) -> Result<Vec<RoomId>, DispatchError>;
+}
