@@ -1,0 +1,321 @@
+//! What logic and job count. Names start with `halley_`; counters end in `_total` (the library adds it).
+//!
+//! Each struct is made once, registered once, and cheap to clone: clones count into the same metrics. A label's counter
+//! is looked up when the struct is made, never per push.
+
+use std::{sync::Arc, time::Duration};
+
+use prometheus_client::{
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+/// Upper bounds of latencies, seconds: from a memory broker's microseconds to the ten seconds of `dispatch.giveUp`.
+const LATENCY_BUCKETS: [f64; 15] =
+    [1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 5e-2, 0.1, 0.5, 2.0, 10.0];
+
+/// Declares the values of one label.
+macro_rules! label {
+    ($(#[$doc:meta])* $name:ident, $key:literal { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $($(#[$variant_doc])* $variant,)*
+        }
+
+        impl Label for $name {
+            const KEY: &'static str = $key;
+            const WORDS: &'static [&'static str] = &[$($word,)*];
+
+            fn index(self) -> usize {
+                self as usize
+            }
+        }
+    };
+}
+
+/// The values of a label, known when the program is compiled.
+pub trait Label: Copy + 'static {
+    /// The label's name.
+    const KEY: &'static str;
+    /// Its values, by [`index`](Self::index).
+    const WORDS: &'static [&'static str];
+
+    /// Place of this value.
+    fn index(self) -> usize;
+}
+
+label! {
+    /// What a push is addressed to.
+    PushKind, "kind" {
+        /// Devices.
+        Keys = "keys",
+        /// Users.
+        Mids = "mids",
+        /// Rooms.
+        Room = "room",
+        /// Everybody.
+        All = "all",
+    }
+}
+
+label! {
+    /// How a login ended.
+    LoginResult, "result" {
+        /// Accepted.
+        Ok = "ok",
+        /// Refused for good.
+        Refused = "refused",
+        /// The session store was away.
+        Unavailable = "unavailable",
+        /// A newer login of the same key came first.
+        Superseded = "superseded",
+    }
+}
+
+label! {
+    /// What became of a client's message.
+    MessageResult, "result" {
+        /// Published to the sender's room.
+        Room = "room",
+        /// Answered with an empty body: no room, refused by configuration, or an operation nobody serves.
+        Empty = "empty",
+        /// The broker did not take it.
+        Failed = "failed",
+    }
+}
+
+label! {
+    /// Why a dispatch did not reach a comet.
+    DropReason, "reason" {
+        /// Not acknowledged within `dispatch.giveUp`, or beyond the link's queue.
+        CometUnreachable = "comet_unreachable",
+        /// No comet is there, or not the one that holds the keys.
+        NoComet = "no_comet",
+        /// comet called it malformed.
+        Invalid = "invalid",
+        /// An entry of the broker that nobody can read; dead-lettered.
+        Poison = "poison",
+    }
+}
+
+/// One pair of name and value.
+type Labels = [(&'static str, &'static str); 1];
+
+/// One counter per value of a label, all there from the start, so that a counter that never moved reads 0.
+#[derive(Clone, Debug)]
+pub struct CounterBy<L> {
+    family: Family<Labels, Counter>,
+    counters: Arc<[Counter]>,
+    label: std::marker::PhantomData<L>,
+}
+
+impl<L: Label> Default for CounterBy<L> {
+    fn default() -> Self {
+        let family = Family::<Labels, Counter>::default();
+        let counters = L::WORDS.iter().map(|word| family.get_or_create_owned(&[(L::KEY, word)])).collect();
+        CounterBy { family, counters, label: std::marker::PhantomData }
+    }
+}
+
+impl<L: Label> CounterBy<L> {
+    /// The counter of one value.
+    pub fn of(&self, label: L) -> &Counter {
+        &self.counters[label.index()]
+    }
+}
+
+/// A histogram of seconds, with buckets from 10 µs to 10 s.
+#[derive(Clone, Debug)]
+pub struct Latency(Histogram);
+
+impl Default for Latency {
+    fn default() -> Self {
+        Latency(Histogram::new(LATENCY_BUCKETS))
+    }
+}
+
+impl Latency {
+    /// Adds one measurement.
+    pub fn observe(&self, latency: Duration) {
+        self.0.observe(latency.as_secs_f64());
+    }
+
+    /// Adds the time from `since_us` (wall clock, µs since the epoch; 0 = unknown, not counted) to `now_us`. A clock
+    /// that was set back counts as no time.
+    pub fn observe_since(&self, since_us: u64, now_us: u64) {
+        if since_us != 0 {
+            self.observe(Duration::from_micros(now_us.saturating_sub(since_us)));
+        }
+    }
+}
+
+/// What a broker measures.
+#[derive(Clone, Debug, Default)]
+pub struct BrokerMetrics {
+    entries: Gauge,
+    bytes: Gauge,
+}
+
+impl BrokerMetrics {
+    /// Adds the metrics to a registry.
+    pub fn register(&self, registry: &mut Registry) {
+        let (entries, bytes) = (self.entries.clone(), self.bytes.clone());
+        registry.register("halley_broker_entries", "Entries not yet acknowledged", entries);
+        registry.register("halley_broker_bytes", "Bytes of the entries not yet acknowledged", bytes);
+    }
+
+    /// Says how much is in the broker now.
+    pub fn set_depth(&self, entries: usize, bytes: usize) {
+        self.entries.set(entries as i64);
+        self.bytes.set(bytes as i64);
+    }
+}
+
+/// What a session store measures.
+#[derive(Clone, Debug, Default)]
+pub struct SessionMetrics {
+    sessions: Gauge,
+}
+
+impl SessionMetrics {
+    /// Adds the metrics to a registry.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("halley_sessions", "Sessions stored", self.sessions.clone());
+    }
+
+    /// Says how many sessions there are now.
+    pub fn set_sessions(&self, sessions: usize) {
+        self.sessions.set(sessions as i64);
+    }
+}
+
+/// What logic measures.
+#[derive(Clone, Debug, Default)]
+pub struct LogicMetrics {
+    /// Pushes accepted.
+    pub pushes: CounterBy<PushKind>,
+    /// Keys and users of accepted pushes that nobody is online for.
+    pub push_offline: Counter,
+    /// Requests of the HTTP API that were refused or failed, by status.
+    pub http_errors: Family<[(&'static str, u16); 1], Counter>,
+    /// How long the broker took to take a push.
+    pub publish: Latency,
+    /// From the acceptance of a push to the broker having it.
+    pub accept_to_broker: Latency,
+    /// Logins.
+    pub logins: CounterBy<LoginResult>,
+    /// Messages of clients.
+    pub client_messages: CounterBy<MessageResult>,
+}
+
+impl LogicMetrics {
+    /// Adds the metrics to a registry.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("halley_pushes", "Pushes accepted", self.pushes.family.clone());
+        registry.register(
+            "halley_push_offline",
+            "Keys and users of accepted pushes that nobody is online for",
+            self.push_offline.clone(),
+        );
+        registry.register("halley_http_errors", "HTTP answers of 400 and above", self.http_errors.clone());
+        registry.register(
+            "halley_publish_seconds",
+            "How long the broker took to take a push",
+            self.publish.0.clone(),
+        );
+        registry.register(
+            "halley_accept_to_broker_seconds",
+            "From the acceptance of a push to the broker having it",
+            self.accept_to_broker.0.clone(),
+        );
+        registry.register("halley_logins", "Logins decided", self.logins.family.clone());
+        registry.register(
+            "halley_client_messages",
+            "Messages of clients that logic took",
+            self.client_messages.family.clone(),
+        );
+    }
+
+    /// Counts an answer of the HTTP API that is not a success.
+    pub fn http_error(&self, status: u16) {
+        self.http_errors.get_or_create(&[("code", status)]).inc();
+    }
+}
+
+/// What job measures.
+#[derive(Clone, Debug, Default)]
+pub struct JobMetrics {
+    /// Dispatches a comet acknowledged.
+    pub dispatches: Counter,
+    /// Dispatches and entries that did not arrive.
+    pub drops: CounterBy<DropReason>,
+    /// Bytes waiting for a comet.
+    pub queue_bytes: Gauge,
+    /// From the acceptance of a push to the comet having it.
+    pub accept_to_dispatch: Latency,
+}
+
+impl JobMetrics {
+    /// Adds the metrics to a registry.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("halley_dispatches", "Dispatches acknowledged by a comet", self.dispatches.clone());
+        registry.register(
+            "halley_dispatch_drops",
+            "Dispatches and broker entries that reached no comet",
+            self.drops.family.clone(),
+        );
+        registry.register(
+            "halley_dispatch_queue_bytes",
+            "Bytes waiting for a comet",
+            self.queue_bytes.clone(),
+        );
+        registry.register(
+            "halley_accept_to_dispatch_seconds",
+            "From the acceptance of a push to the comet having it",
+            self.accept_to_dispatch.0.clone(),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_exposed_under_its_name() {
+        let mut registry = Registry::default();
+        BrokerMetrics::default().register(&mut registry);
+        SessionMetrics::default().register(&mut registry);
+        let (logic, job) = (LogicMetrics::default(), JobMetrics::default());
+        logic.register(&mut registry);
+        job.register(&mut registry);
+        logic.pushes.of(PushKind::Room).inc();
+        logic.http_error(429);
+        job.drops.of(DropReason::NoComet).inc_by(3);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            "halley_broker_entries 0",
+            "halley_sessions 0",
+            "halley_pushes_total{kind=\"room\"} 1",
+            "halley_pushes_total{kind=\"all\"} 0",
+            "halley_http_errors_total{code=\"429\"} 1",
+            "halley_dispatch_drops_total{reason=\"no_comet\"} 3",
+            "halley_dispatch_drops_total{reason=\"poison\"} 0",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is missing in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_start_is_not_measured() {
+        let (latency, mut registry) = (Latency::default(), Registry::default());
+        registry.register("l", "l", latency.0.clone());
+        latency.observe_since(0, 5);
+        latency.observe_since(7, 5);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        assert!(text.contains("l_count 1\n") && text.contains("l_sum 0.0\n"), "{text}");
+    }
+}

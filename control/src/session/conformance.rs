@@ -1,0 +1,202 @@
+//! What every session store must do. Each implementation runs [`run`] over itself; a failure is a panic that names the
+//! rule.
+
+use std::{sync::Arc, time::Duration};
+
+use cluster::services::SessionRef;
+use proto::ids::{Generation, Key, Mid, ServerId};
+use tokio::time::sleep;
+
+use super::{Holder, NewSession, Put, Sessions};
+
+/// A store to be tested, empty.
+pub struct Subject {
+    /// The store.
+    pub sessions: Arc<dyn Sessions>,
+    /// Its sessions' time to live, at least 2 s; the suite sleeps for several of them (with a store on tokio's clock,
+    /// pause it).
+    pub ttl: Duration,
+}
+
+/// Runs the whole suite; `fresh` makes a new subject for each rule.
+///
+/// # Panics
+/// When the store breaks a rule.
+pub async fn run(fresh: impl AsyncFn() -> Subject) {
+    a_login_is_found_by_key_and_by_user(fresh().await).await;
+    answers_come_in_the_order_asked(fresh().await).await;
+    a_newer_login_replaces_and_learns_of_the_old_one(fresh().await).await;
+    an_older_login_that_comes_late_changes_nothing(fresh().await).await;
+    the_end_of_an_old_login_leaves_the_new_one(fresh().await).await;
+    an_end_without_generation_counts_only_from_the_stored_comet(fresh().await).await;
+    a_session_ends_once(fresh().await).await;
+    a_device_that_changes_its_user_leaves_the_old_one(fresh().await).await;
+    an_unrenewed_session_expires_and_a_renewed_one_lives(fresh().await).await;
+    a_renewal_puts_back_what_the_store_lost(fresh().await).await;
+    a_renewal_of_an_old_login_changes_nothing(fresh().await).await;
+    a_renewal_of_a_newer_login_wins(fresh().await).await;
+    a_renewal_without_generation_never_takes_over(fresh().await).await;
+}
+
+fn new(mid: i64, key: &str, server: &str, generation: i64) -> NewSession {
+    let (key, server) = (Key::new(key), ServerId::new(server));
+    NewSession { mid: Mid(mid), key, server, generation: Generation(generation) }
+}
+
+fn reference(mid: i64, key: &str, server: &str, generation: Option<i64>) -> SessionRef {
+    let (key, server) = (Key::new(key), ServerId::new(server));
+    SessionRef { mid: Mid(mid), key, server, generation: generation.map(Generation) }
+}
+
+fn holder(server: &str, generation: i64) -> Holder {
+    Holder { server: ServerId::new(server), generation: Generation(generation) }
+}
+
+impl Subject {
+    async fn put(&self, session: NewSession) -> Put {
+        self.sessions.put(session).await.expect("the store is there")
+    }
+
+    async fn end(&self, session: SessionRef) -> bool {
+        self.sessions.end(&session).await.expect("the store is there")
+    }
+
+    async fn renew(&self, session: SessionRef) -> bool {
+        self.sessions.renew(&session).await.expect("the store is there")
+    }
+
+    async fn server(&self, key: &str) -> Option<String> {
+        let servers = self.sessions.servers_of_keys(&[Key::new(key)]).await.expect("the store is there");
+        servers[0].as_ref().map(ToString::to_string)
+    }
+
+    /// `key@server` of a user's devices, sorted.
+    async fn devices(&self, mid: i64) -> Vec<String> {
+        let found = self.sessions.sessions_of_mids(&[Mid(mid)]).await.expect("the store is there");
+        let mut devices: Vec<_> = found[0].iter().map(|(key, server)| format!("{key}@{server}")).collect();
+        devices.sort();
+        devices
+    }
+}
+
+async fn a_login_is_found_by_key_and_by_user(subject: Subject) {
+    assert_eq!(subject.put(new(1, "k1", "a:1", 1)).await, Put::Stored { previous: None });
+    assert_eq!(subject.put(new(1, "k2", "b:1", 2)).await, Put::Stored { previous: None });
+    assert_eq!(subject.put(new(0, "k3", "b:1", 3)).await, Put::Stored { previous: None });
+    assert_eq!(subject.server("k1").await.as_deref(), Some("a:1"));
+    assert_eq!(subject.devices(1).await, ["k1@a:1", "k2@b:1"]);
+    assert_eq!(subject.devices(0).await, ["k3@b:1"], "user 0 is a user");
+    assert_eq!((subject.server("k4").await, subject.devices(2).await), (None, vec![]));
+}
+
+async fn answers_come_in_the_order_asked(subject: Subject) {
+    subject.put(new(1, "k1", "a:1", 1)).await;
+    subject.put(new(2, "k2", "b:1", 2)).await;
+    let keys = ["k2", "k0", "k1", "k2"].map(Key::new);
+    let servers = subject.sessions.servers_of_keys(&keys).await.unwrap();
+    let (a, b) = (Some(ServerId::new("a:1")), Some(ServerId::new("b:1")));
+    assert_eq!(servers, [b.clone(), None, a, b]);
+    let found = subject.sessions.sessions_of_mids(&[2, 7, 1, 2].map(Mid)).await.unwrap();
+    assert_eq!(found.iter().map(Vec::len).collect::<Vec<_>>(), [1, 0, 1, 1]);
+    assert_eq!(found[0], found[3]);
+    assert!(subject.sessions.servers_of_keys(&[]).await.unwrap().is_empty());
+    assert!(subject.sessions.sessions_of_mids(&[]).await.unwrap().is_empty());
+}
+
+async fn a_newer_login_replaces_and_learns_of_the_old_one(subject: Subject) {
+    subject.put(new(1, "k1", "a:1", 1)).await;
+    let previous = Some(holder("a:1", 1));
+    assert_eq!(subject.put(new(1, "k1", "b:1", 2)).await, Put::Stored { previous });
+    assert_eq!(subject.devices(1).await, ["k1@b:1"]);
+}
+
+async fn an_older_login_that_comes_late_changes_nothing(subject: Subject) {
+    subject.put(new(1, "k1", "b:1", 2)).await;
+    let by = holder("b:1", 2);
+    assert_eq!(subject.put(new(1, "k1", "a:1", 1)).await, Put::Superseded { by });
+    assert_eq!(subject.server("k1").await.as_deref(), Some("b:1"));
+}
+
+async fn the_end_of_an_old_login_leaves_the_new_one(subject: Subject) {
+    subject.put(new(1, "k1", "a:1", 1)).await;
+    subject.put(new(1, "k1", "a:1", 2)).await;
+    assert!(!subject.end(reference(1, "k1", "a:1", Some(1))).await);
+    assert_eq!(subject.devices(1).await, ["k1@a:1"]);
+    assert!(subject.end(reference(1, "k1", "a:1", Some(2))).await);
+    assert_eq!((subject.server("k1").await, subject.devices(1).await), (None, vec![]));
+}
+
+async fn an_end_without_generation_counts_only_from_the_stored_comet(subject: Subject) {
+    subject.put(new(1, "k1", "b:1", 2)).await;
+    assert!(!subject.end(reference(1, "k1", "a:1", None)).await);
+    assert_eq!(subject.server("k1").await.as_deref(), Some("b:1"));
+    assert!(subject.end(reference(1, "k1", "b:1", None)).await);
+    assert_eq!(subject.server("k1").await, None);
+}
+
+async fn a_session_ends_once(subject: Subject) {
+    subject.put(new(1, "k1", "a:1", 1)).await;
+    subject.put(new(1, "k2", "a:1", 2)).await;
+    assert!(subject.end(reference(1, "k1", "a:1", Some(1))).await);
+    assert!(!subject.end(reference(1, "k1", "a:1", Some(1))).await);
+    assert_eq!(subject.devices(1).await, ["k2@a:1"], "the user's other device stays");
+}
+
+async fn a_device_that_changes_its_user_leaves_the_old_one(subject: Subject) {
+    subject.put(new(1, "k1", "a:1", 1)).await;
+    subject.put(new(2, "k1", "a:1", 2)).await;
+    assert_eq!(subject.devices(1).await, Vec::<String>::new());
+    assert_eq!(subject.devices(2).await, ["k1@a:1"]);
+}
+
+async fn an_unrenewed_session_expires_and_a_renewed_one_lives(subject: Subject) {
+    subject.put(new(1, "k1", "a:1", 1)).await;
+    subject.put(new(1, "k2", "a:1", 2)).await;
+    for _ in 0..3 {
+        sleep(subject.ttl * 3 / 4).await;
+        assert!(subject.renew(reference(1, "k2", "a:1", Some(2))).await);
+    }
+    assert_eq!(subject.server("k1").await, None);
+    assert_eq!(subject.devices(1).await, ["k2@a:1"]);
+    assert!(!subject.end(reference(1, "k1", "a:1", Some(1))).await, "what expired cannot end");
+    sleep(subject.ttl + Duration::from_secs(1)).await;
+    assert_eq!(subject.devices(1).await, Vec::<String>::new());
+    assert_eq!(
+        subject.put(new(1, "k2", "b:1", 1)).await,
+        Put::Stored { previous: None },
+        "what expired is no holder"
+    );
+}
+
+async fn a_renewal_puts_back_what_the_store_lost(subject: Subject) {
+    assert!(subject.renew(reference(1, "k1", "a:1", Some(5))).await);
+    assert!(subject.renew(reference(2, "k2", "b:1", None)).await);
+    assert_eq!(subject.devices(1).await, ["k1@a:1"]);
+    assert_eq!(subject.devices(2).await, ["k2@b:1"]);
+    let by = holder("a:1", 5);
+    assert_eq!(subject.put(new(1, "k1", "b:1", 4)).await, Put::Superseded { by }, "with its fence");
+    assert!(
+        matches!(subject.put(new(2, "k2", "a:1", 1)).await, Put::Stored { .. }),
+        "with none, any login is newer"
+    );
+}
+
+async fn a_renewal_of_an_old_login_changes_nothing(subject: Subject) {
+    subject.put(new(1, "k1", "b:1", 2)).await;
+    assert!(!subject.renew(reference(1, "k1", "a:1", Some(1))).await);
+    assert_eq!(subject.server("k1").await.as_deref(), Some("b:1"));
+}
+
+async fn a_renewal_of_a_newer_login_wins(subject: Subject) {
+    subject.put(new(1, "k1", "a:1", 1)).await;
+    assert!(subject.renew(reference(1, "k1", "b:1", Some(2))).await, "the store lost the newer login");
+    assert_eq!(subject.server("k1").await.as_deref(), Some("b:1"));
+}
+
+async fn a_renewal_without_generation_never_takes_over(subject: Subject) {
+    subject.put(new(1, "k1", "b:1", 2)).await;
+    assert!(!subject.renew(reference(1, "k1", "a:1", None)).await);
+    assert!(subject.renew(reference(1, "k1", "b:1", None)).await);
+    assert_eq!(subject.server("k1").await.as_deref(), Some("b:1"));
+    assert!(!subject.end(reference(1, "k1", "b:1", Some(1))).await, "the fence is still the login's");
+}

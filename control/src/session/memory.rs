@@ -1,0 +1,467 @@
+//! The sessions of one process, in memory.
+//!
+//! About 200 bytes a session: a slot of 40 bytes by key, one of 24 by user, their share of free slots, and the key's
+//! text, which both maps and the connection in comet share. Expiry is one second of an integer in the slot, checked on
+//! every look and swept in turns; no session has a timer. The maps are cut into [`PARTS`], so that neither a sweep nor
+//! the growth of a table of millions stops the thread for long.
+
+use std::{
+    collections::{HashMap, HashSet, hash_map::RandomState},
+    hash::BuildHasher,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use cluster::services::SessionRef;
+use proto::ids::{Generation, Key, Mid, ServerId};
+use tokio::time::Instant;
+
+use super::{Holder, NewSession, Put, Sessions, SessionsUnavailable};
+use crate::metrics::SessionMetrics;
+
+/// Parts of each map; one sweep goes over one of them.
+const PARTS: usize = 64;
+
+/// The sessions of one process.
+pub struct MemorySessions {
+    /// Seconds a session lives unrenewed, rounded up.
+    ttl_s: u32,
+    started: Instant,
+    metrics: SessionMetrics,
+    store: Mutex<Store>,
+}
+
+struct Store {
+    hasher: RandomState,
+    keys: [HashMap<Key, Row>; PARTS],
+    mids: [HashMap<Mid, Keys>; PARTS],
+    servers: Servers,
+    sessions: usize,
+    /// Part of `keys` that the next sweep looks at.
+    sweep_next: usize,
+}
+
+/// One session, less its key.
+#[derive(Clone, Copy)]
+struct Row {
+    mid: Mid,
+    generation: Generation,
+    server: u32,
+    /// Second since the store's start from which it is gone.
+    expires_s: u32,
+}
+
+/// The devices of one user. Nearly always one; with many (user 0, everybody who gave none) taking one out stays cheap.
+enum Keys {
+    One(Key),
+    Many(Box<HashSet<Key>>),
+}
+
+/// Comets by small numbers. Comets are few, so none is ever forgotten.
+#[derive(Default)]
+struct Servers {
+    numbers: HashMap<ServerId, u32>,
+    ids: Vec<ServerId>,
+}
+
+impl MemorySessions {
+    /// An empty store whose sessions live `ttl` unless renewed. Without [`start_sweeping`](Self::start_sweeping) those
+    /// that expire are invisible but keep their memory.
+    pub fn new(ttl: Duration, metrics: SessionMetrics) -> Self {
+        let store = Store {
+            hasher: RandomState::new(),
+            keys: std::array::from_fn(|_| HashMap::new()),
+            mids: std::array::from_fn(|_| HashMap::new()),
+            servers: Servers::default(),
+            sessions: 0,
+            sweep_next: 0,
+        };
+        let ttl_s = u32::try_from(ttl.as_millis().div_ceil(1000)).unwrap_or(u32::MAX / 2);
+        MemorySessions { ttl_s, started: Instant::now(), metrics, store: Mutex::new(store) }
+    }
+
+    /// Starts the task that frees what expired: all parts once in a sixteenth of the time to live. It ends with the store.
+    pub fn start_sweeping(self: &Arc<Self>) {
+        let store: Weak<Self> = Arc::downgrade(self);
+        let pause = Duration::from_secs(self.ttl_s.into()) / 16 / PARTS as u32;
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(pause).await;
+                let Some(store) = store.upgrade() else { return };
+                store.sweep();
+            }
+        });
+    }
+
+    /// Frees what expired in the next part.
+    fn sweep(&self) {
+        let now_s = self.now_s();
+        let mut store = self.store();
+        let part = store.sweep_next;
+        store.sweep_next = (part + 1) % PARTS;
+        let expired: Vec<Key> = store.keys[part]
+            .iter()
+            .filter(|(_, row)| row.expires_s <= now_s)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in expired {
+            store.remove(&key);
+        }
+        self.metrics.set_sessions(store.sessions);
+    }
+
+    fn now_s(&self) -> u32 {
+        // 136 years of uptime.
+        self.started.elapsed().as_secs() as u32
+    }
+
+    fn store(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Sessions for MemorySessions {
+    async fn put(&self, session: NewSession) -> Result<Put, SessionsUnavailable> {
+        let now_s = self.now_s();
+        let mut store = self.store();
+        let previous = store.live(&session.key, now_s).map(|row| store.holder(row));
+        if let Some(by) = previous.as_ref().filter(|holder| holder.generation > session.generation) {
+            return Ok(Put::Superseded { by: by.clone() });
+        }
+        store.insert(session, now_s + self.ttl_s);
+        self.metrics.set_sessions(store.sessions);
+        Ok(Put::Stored { previous })
+    }
+
+    async fn end(&self, session: &SessionRef) -> Result<bool, SessionsUnavailable> {
+        let now_s = self.now_s();
+        let mut store = self.store();
+        let Some(row) = store.live(&session.key, now_s) else { return Ok(false) };
+        let is_it = match session.generation {
+            Some(generation) => row.generation == generation,
+            None => store.servers.id(row.server) == &session.server,
+        };
+        if is_it {
+            store.remove(&session.key);
+            self.metrics.set_sessions(store.sessions);
+        }
+        Ok(is_it)
+    }
+
+    async fn renew(&self, session: &SessionRef) -> Result<bool, SessionsUnavailable> {
+        let now_s = self.now_s();
+        let expires_s = now_s + self.ttl_s;
+        let mut store = self.store();
+        if let Some(row) = store.live(&session.key, now_s) {
+            let is_it = match session.generation {
+                Some(generation) => row.generation == generation,
+                None => store.servers.id(row.server) == &session.server,
+            };
+            if is_it {
+                store.extend(&session.key, expires_s);
+                return Ok(true);
+            }
+            if session.generation.is_none_or(|generation| generation < row.generation) {
+                return Ok(false);
+            }
+        }
+        let SessionRef { mid, key, server, generation } = session.clone();
+        let generation = generation.unwrap_or(Generation(0));
+        store.insert(NewSession { mid, key, server, generation }, expires_s);
+        self.metrics.set_sessions(store.sessions);
+        Ok(true)
+    }
+
+    async fn servers_of_keys(&self, keys: &[Key]) -> Result<Vec<Option<ServerId>>, SessionsUnavailable> {
+        let now_s = self.now_s();
+        let store = self.store();
+        Ok(keys
+            .iter()
+            .map(|key| store.live(key, now_s).map(|row| store.servers.id(row.server).clone()))
+            .collect())
+    }
+
+    async fn sessions_of_mids(&self, mids: &[Mid]) -> Result<Vec<Vec<(Key, ServerId)>>, SessionsUnavailable> {
+        let now_s = self.now_s();
+        let store = self.store();
+        Ok(mids.iter().map(|mid| store.of_mid(*mid, now_s)).collect())
+    }
+}
+
+impl Store {
+    fn part_of_key(&self, key: &Key) -> usize {
+        self.hasher.hash_one(key) as usize % PARTS
+    }
+
+    fn part_of_mid(&self, mid: Mid) -> usize {
+        self.hasher.hash_one(mid) as usize % PARTS
+    }
+
+    fn live(&self, key: &Key, now_s: u32) -> Option<Row> {
+        self.keys[self.part_of_key(key)].get(key).filter(|row| row.expires_s > now_s).copied()
+    }
+
+    fn holder(&self, row: Row) -> Holder {
+        Holder { server: self.servers.id(row.server).clone(), generation: row.generation }
+    }
+
+    fn of_mid(&self, mid: Mid, now_s: u32) -> Vec<(Key, ServerId)> {
+        let session =
+            |key: &Key| self.live(key, now_s).map(|row| (key.clone(), self.servers.id(row.server).clone()));
+        match self.mids[self.part_of_mid(mid)].get(&mid) {
+            None => Vec::new(),
+            Some(Keys::One(key)) => session(key).into_iter().collect(),
+            Some(Keys::Many(keys)) => keys.iter().filter_map(session).collect(),
+        }
+    }
+
+    fn extend(&mut self, key: &Key, expires_s: u32) {
+        let part = self.part_of_key(key);
+        if let Some(row) = self.keys[part].get_mut(key) {
+            row.expires_s = expires_s;
+        }
+    }
+
+    /// Puts a session in the place of whatever the key had. The key's text becomes the new one's, which the new
+    /// connection shares.
+    fn insert(&mut self, session: NewSession, expires_s: u32) {
+        self.remove(&session.key);
+        let NewSession { mid, key, server, generation } = session;
+        let row = Row { mid, generation, server: self.servers.number(&server), expires_s };
+        let part = self.part_of_mid(mid);
+        match self.mids[part].get_mut(&mid) {
+            None => {
+                self.mids[part].insert(mid, Keys::One(key.clone()));
+            }
+            Some(Keys::Many(keys)) => {
+                keys.insert(key.clone());
+            }
+            Some(one) => {
+                if let Keys::One(first) = one {
+                    *one = Keys::Many(Box::new(HashSet::from([first.clone(), key.clone()])));
+                }
+            }
+        }
+        let part = self.part_of_key(&key);
+        self.keys[part].insert(key, row);
+        self.sessions += 1;
+    }
+
+    fn remove(&mut self, key: &Key) {
+        let part = self.part_of_key(key);
+        let Some(row) = self.keys[part].remove(key) else { return };
+        self.sessions -= 1;
+        let part = self.part_of_mid(row.mid);
+        let empty = match self.mids[part].get_mut(&row.mid) {
+            Some(Keys::Many(keys)) => {
+                keys.remove(key);
+                keys.is_empty()
+            }
+            Some(Keys::One(_)) | None => true,
+        };
+        if empty {
+            self.mids[part].remove(&row.mid);
+        }
+    }
+}
+
+impl Servers {
+    fn number(&mut self, server: &ServerId) -> u32 {
+        *self.numbers.entry(server.clone()).or_insert_with(|| {
+            self.ids.push(server.clone());
+            (self.ids.len() - 1) as u32
+        })
+    }
+
+    fn id(&self, number: u32) -> &ServerId {
+        &self.ids[number as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+    use crate::session::conformance;
+
+    const TTL: Duration = Duration::from_secs(10);
+
+    #[tokio::test(start_paused = true)]
+    async fn memory_conforms() {
+        conformance::run(async || conformance::Subject {
+            sessions: Arc::new(MemorySessions::new(TTL, SessionMetrics::default())),
+            ttl: TTL,
+        })
+        .await;
+    }
+
+    #[test]
+    fn a_slot_is_as_small_as_documented() {
+        assert_eq!(size_of::<(Key, Row)>(), 40);
+        assert_eq!(size_of::<(Mid, Keys)>(), 24);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_expired_is_freed() {
+        let sessions = Arc::new(MemorySessions::new(TTL, SessionMetrics::default()));
+        sessions.start_sweeping();
+        for n in 0..1000 {
+            let server = ServerId::new("a:1");
+            let key = Key::new(n.to_string());
+            let session = NewSession { mid: Mid(n / 2), key, server, generation: Generation(n) };
+            sessions.put(session).await.unwrap();
+        }
+        tokio::time::sleep(TTL / 2).await;
+        assert_eq!(sessions.store().sessions, 1000);
+        tokio::time::sleep(TTL).await;
+        let store = sessions.store();
+        assert_eq!(store.sessions, 0);
+        assert!(store.keys.iter().all(HashMap::is_empty) && store.mids.iter().all(HashMap::is_empty));
+    }
+
+    /// One step of a login's life, as it may reach the store: in any order, late, twice.
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Put(Login),
+        End(Login, bool),
+        Renew(Login, bool),
+        Wait(u8),
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    struct Login {
+        mid: i64,
+        key: u8,
+        server: u8,
+        generation: i64,
+    }
+
+    impl Login {
+        fn key(self) -> Key {
+            Key::new(self.key.to_string())
+        }
+
+        fn server(self) -> ServerId {
+            ServerId::new(self.server.to_string())
+        }
+
+        fn reference(self, fenced: bool) -> SessionRef {
+            let generation = fenced.then_some(Generation(self.generation));
+            SessionRef { mid: Mid(self.mid), key: self.key(), server: self.server(), generation }
+        }
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let login = (0..3i64, 0..3u8, 0..2u8, 1..6i64).prop_map(|(mid, key, server, generation)| Login {
+            mid,
+            key,
+            server,
+            generation,
+        });
+        let step = prop_oneof![
+            3 => login.clone().prop_map(Step::Put),
+            2 => (login.clone(), any::<bool>()).prop_map(|(l, fenced)| Step::End(l, fenced)),
+            2 => (login, any::<bool>()).prop_map(|(l, fenced)| Step::Renew(l, fenced)),
+            1 => (0..8u8).prop_map(Step::Wait),
+        ];
+        vec(step, 1..60)
+    }
+
+    /// The rules once more, as plainly as they can be said: key → (mid, server, generation, expires).
+    #[derive(Default)]
+    struct Model {
+        now_s: u32,
+        rows: BTreeMap<u8, (i64, u8, i64, u32)>,
+    }
+
+    impl Model {
+        fn is_it(row: (i64, u8, i64, u32), login: Login, fenced: bool) -> bool {
+            if fenced { row.2 == login.generation } else { row.1 == login.server }
+        }
+
+        fn step(&mut self, step: Step) -> Option<bool> {
+            let expires = self.now_s + TTL.as_secs() as u32;
+            let row = |l: Login| self.rows.get(&l.key).copied();
+            match step {
+                Step::Put(l) => {
+                    let stored = row(l).is_none_or(|row| row.2 <= l.generation);
+                    if stored {
+                        self.rows.insert(l.key, (l.mid, l.server, l.generation, expires));
+                    }
+                    Some(stored)
+                }
+                Step::End(l, fenced) => {
+                    let ended = row(l).is_some_and(|row| Self::is_it(row, l, fenced));
+                    if ended {
+                        self.rows.remove(&l.key);
+                    }
+                    Some(ended)
+                }
+                Step::Renew(l, fenced) => {
+                    let generation = if fenced { l.generation } else { 0 };
+                    let renewed = match row(l) {
+                        Some(row) if Self::is_it(row, l, fenced) => Some((row.0, row.1, row.2, expires)),
+                        Some(row) if row.2 > generation || !fenced => None,
+                        Some(_) | None => Some((l.mid, l.server, generation, expires)),
+                    };
+                    renewed.map(|row| self.rows.insert(l.key, row));
+                    Some(renewed.is_some())
+                }
+                Step::Wait(seconds) => {
+                    self.now_s += u32::from(seconds);
+                    self.rows.retain(|_, row| row.3 > self.now_s);
+                    None
+                }
+            }
+        }
+    }
+
+    proptest! {
+        /// Whatever the order in which the steps of many logins arrive, key and user agree and no old login wins.
+        #[test]
+        fn no_interleaving_breaks_the_fence(steps in steps()) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+            runtime.block_on(async {
+                let sessions = MemorySessions::new(TTL, SessionMetrics::default());
+                let mut model = Model::default();
+                for step in steps {
+                    let done = match step {
+                        Step::Put(l) => {
+                            let (key, server) = (l.key(), l.server());
+                            let new = NewSession { mid: Mid(l.mid), key, server, generation: Generation(l.generation) };
+                            Some(matches!(sessions.put(new).await.unwrap(), Put::Stored { .. }))
+                        }
+                        Step::End(l, fenced) => Some(sessions.end(&l.reference(fenced)).await.unwrap()),
+                        Step::Renew(l, fenced) => Some(sessions.renew(&l.reference(fenced)).await.unwrap()),
+                        Step::Wait(seconds) => {
+                            tokio::time::advance(Duration::from_secs(seconds.into())).await;
+                            sessions.sweep();
+                            None
+                        }
+                    };
+                    prop_assert_eq!(done, model.step(step), "{:?}", step);
+                    let keys: Vec<Key> = (0..3).map(|key: u8| Key::new(key.to_string())).collect();
+                    let servers = sessions.servers_of_keys(&keys).await.unwrap();
+                    let expected: Vec<_> = (0..3)
+                        .map(|key| model.rows.get(&key).map(|row| ServerId::new(row.1.to_string())))
+                        .collect();
+                    prop_assert_eq!(servers, expected);
+                    for mid in 0..3 {
+                        let mut found = sessions.sessions_of_mids(&[Mid(mid)]).await.unwrap().remove(0);
+                        found.sort();
+                        let expected: Vec<_> = model.rows.iter().filter(|(_, row)| row.0 == mid)
+                            .map(|(key, row)| (Key::new(key.to_string()), ServerId::new(row.1.to_string())))
+                            .collect();
+                        prop_assert_eq!(found, expected);
+                    }
+                }
+                Ok(())
+            })?;
+        }
+    }
+}
