@@ -1,0 +1,34 @@
+//! Descriptor ownership and the kernel interfaces Halley needs beyond what safe crates offer.
+//!
+//! **What it is.** A safe interface over what the gateway's drivers ask of Linux: listening sockets
+//! with options that accepted sockets inherit, a socket that can be awaited and written at the same
+//! time, handing a connection to another thread, waking a thread asleep in the kernel, giving the
+//! kernel a turn, and asking at start whether io_uring may be used. The sockets run on monoio, on
+//! io_uring and on epoll alike.
+//!
+//! **What it never does.** It holds no protocol rule, keeps no queue, spawns no thread, logs nothing.
+//!
+//! **Invariants.**
+//! - This is the only crate of the project with `unsafe` code. Every block states who keeps the
+//!   memory or the descriptor alive.
+//! - A descriptor has exactly one owner and is closed exactly once.
+//! - Every [`Socket`] is `O_NONBLOCK` and `CLOEXEC`, so it can move between drivers and threads.
+//!
+//! **Modules.** `listen` (listening sockets and their options), `socket` (accepting, reading,
+//! sending, handing over), `event` (waking a thread), `turn` (letting the kernel in), `probe` (may
+//! io_uring be used), `process` (limits and figures of the process).
+#![deny(unsafe_op_in_unsafe_fn)]
+
+mod event;
+mod listen;
+mod probe;
+mod process;
+mod socket;
+mod turn;
+
+pub use event::{WakeReceiver, WakeReceiverSeed, WakeSender, wake_pair};
+pub use listen::{ListenOptions, listen, refuse_second_process};
+pub use probe::{Refusal, probe_io_uring};
+pub use process::{OpenFileLimit, descriptors_open, raise_open_file_limit, resident_anonymous_bytes};
+pub use socket::{DetachError, Listener, Socket};
+pub use turn::Turns;

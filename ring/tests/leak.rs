@@ -1,0 +1,36 @@
+//! Alone in its program, because it counts the descriptors of the process.
+
+mod common;
+
+use std::io::Read;
+use std::net::TcpStream;
+use std::time::Duration;
+
+use common::{listener, on_both_drivers};
+use halley_ring::{ListenOptions, descriptors_open};
+use monoio::time::sleep;
+
+#[test]
+fn a_thousand_connections_leave_no_descriptor() {
+    on_both_drivers(|| async {
+        let listener = listener(&ListenOptions::default());
+        let address = listener.local_addr().unwrap();
+        let before = descriptors_open().unwrap();
+        for round in 0..1000 {
+            let mut peer = TcpStream::connect(address).unwrap();
+            let (socket, _) = listener.accept().await.unwrap().unwrap();
+            if round % 2 == 0 {
+                socket.send(&b"hello"[..], 0).await.0.unwrap();
+                peer.read_exact(&mut [0; 5]).unwrap();
+            }
+        }
+        // io_uring closes in its next turns.
+        for _ in 0..100 {
+            if descriptors_open().unwrap() == before {
+                return;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(descriptors_open().unwrap(), before);
+    });
+}
