@@ -110,3 +110,73 @@ impl Encoded {
 
 /// Longest WebSocket header and the operation 9 header fit `tcp_start`.
 const _: () = assert!(10 + HEADER_LEN <= u8::MAX as usize);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::encode;
+
+    #[test]
+    fn a_push_has_the_three_forms_of_a_websocket_length() {
+        for (body_len, ws_header) in [
+            (0, &[0x82, 32][..]),
+            (93, &[0x82, 125]),
+            (94, &[0x82, 126, 0, 126]),
+            (65_503, &[0x82, 126, 0xff, 0xff]),
+            (65_504, &[0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0]),
+        ] {
+            let body = vec![7; body_len];
+            let push = Encoded::push(Op(1000), &body);
+            let mut frame = Vec::new();
+            encode(Header { ver: 1, op: Op(1000), seq: 0 }, &body, &mut frame);
+            assert_eq!(push.tcp(), frame, "{body_len}");
+            assert!(push.ws().starts_with(ws_header), "{body_len}");
+            assert_eq!(push.tcp_start(), ws_header.len() + HEADER_LEN);
+            assert_eq!(push.ws().len(), push.tcp_start() + frame.len());
+            assert_eq!(push.bytes(), push.ws());
+        }
+    }
+
+    #[test]
+    fn a_batch_that_is_no_run_of_complete_frames_is_refused() {
+        let mut frame = Vec::new();
+        encode(Header { ver: 1, op: Op(1), seq: 0 }, b"abc", &mut frame);
+        assert_eq!(Encoded::push_frames(b""), Err(Violation::Empty));
+        for cut in 1..frame.len() {
+            let bytes = [&frame, &frame[..cut]].concat();
+            assert!(Encoded::push_frames(&bytes).is_err(), "{cut}");
+        }
+        assert_eq!(Encoded::push_frames(&frame).unwrap().tcp(), frame);
+    }
+
+    #[test]
+    fn a_batch_may_hold_bodies_longer_than_a_clients() {
+        let mut frame = Vec::new();
+        encode(Header { ver: 1, op: Op(1000), seq: 0 }, &[0; 100_000], &mut frame);
+        assert_eq!(Encoded::push_frames(&frame).unwrap().frames(), 1);
+    }
+
+    #[test]
+    fn a_batch_of_one_frame_is_the_same_as_its_push() {
+        let push = Encoded::push(Op(1000), b"body");
+        assert_eq!(Encoded::push_frames(push.tcp()), Ok(push));
+    }
+
+    #[test]
+    fn a_control_frame_is_nothing_on_tcp() {
+        let pong = Encoded::ws_control(Opcode::Pong, b"hi");
+        assert_eq!(pong.ws(), b"\x8a\x02hi");
+        assert_eq!((pong.tcp(), pong.frames()), (&b""[..], 0));
+        let close = Encoded::ws_control(Opcode::Close, b"");
+        assert_eq!(close.ws(), b"\x88\x00");
+        assert_eq!(close.tcp(), b"");
+    }
+
+    #[test]
+    fn a_control_frames_payload_is_cut_to_what_the_rfc_allows() {
+        let ping = Encoded::ws_control(Opcode::Ping, &[1; 126]);
+        assert_eq!(ping.ws()[..2], [0x89, 125]);
+        assert_eq!(ping.ws().len(), 127);
+        assert_eq!(ping.tcp(), b"");
+    }
+}

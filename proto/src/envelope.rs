@@ -220,3 +220,59 @@ impl Fields for Length {
         self.0 += bytes.len();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(message: PushMsg) -> Result<Envelope, EnvelopeError> {
+        Envelope::parse(message.encode_to_vec().into())
+    }
+
+    fn label(message: PushMsg) -> &'static str {
+        parse(message).unwrap_err().label()
+    }
+
+    #[test]
+    fn what_nobody_can_deliver_is_refused() {
+        let keys = |server: &str, keys: &[&str]| PushMsg {
+            server: server.into(),
+            keys: keys.iter().map(|key| (*key).into()).collect(),
+            ..Default::default()
+        };
+        let room = |room: &str| PushMsg { r#type: 1, room: room.into(), ..Default::default() };
+        assert_eq!(label(PushMsg { r#type: 3, ..Default::default() }), "type");
+        assert_eq!(label(PushMsg { r#type: -1, ..Default::default() }), "type");
+        assert_eq!(label(keys("h:1", &[])), "no_keys");
+        assert_eq!(label(keys("", &["k"])), "no_server");
+        assert_eq!(label(room("")), "room");
+        assert_eq!(label(room(&"r".repeat(129))), "room");
+        assert_eq!(label(room("a\nb")), "room");
+    }
+
+    #[test]
+    fn bytes_that_are_no_protobuf_are_refused() {
+        for bytes in [&b"\xff"[..], b"hello", &[0x3a, 0x7f, 1], &[0x32, 1, 0xff], &[0x07]] {
+            assert_eq!(Envelope::parse(bytes.into()).unwrap_err().label(), "protobuf", "{bytes:?}");
+        }
+        // An empty element is a push to devices without keys.
+        assert_eq!(Envelope::parse(Bytes::new()).unwrap_err().label(), "no_keys");
+    }
+
+    #[test]
+    fn a_speed_outside_its_range_is_unlimited_or_the_largest() {
+        let all = |speed| PushMsg { r#type: 2, speed, ..Default::default() };
+        assert_eq!(parse(all(-1)).unwrap().target, Target::All { speed: 0 });
+        let mut envelope = parse(all(5)).unwrap();
+        envelope.target = Target::All { speed: u32::MAX };
+        let back = Envelope::parse(envelope.to_bytes()).unwrap();
+        assert_eq!(back.target, Target::All { speed: i32::MAX as u32 });
+    }
+
+    #[test]
+    fn fields_of_newer_versions_are_ignored() {
+        let mut bytes = PushMsg { r#type: 2, ..Default::default() }.encode_to_vec();
+        bytes.extend_from_slice(&[0xc0, 0x0c, 1]); // field 200
+        assert!(Envelope::parse(bytes.into()).is_ok());
+    }
+}

@@ -334,3 +334,170 @@ impl<'a> Iterator for MessageFrames<'a> {
         Some(Err(violation))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER: Header = Header { ver: 1, op: Op(1000), seq: 7 };
+
+    fn frame(body: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode(HEADER, body, &mut out);
+        out
+    }
+
+    #[test]
+    fn a_violation_is_found_before_the_body_and_even_before_the_header_is_whole() {
+        let too_small = |found| Violation::PackLenTooSmall { offset: 0, found };
+        let too_big = |found| Violation::PackLenTooBig { offset: 0, found, limit: 4112 };
+        for (pack_len, violation) in [
+            (i32::MIN, too_small(i32::MIN)),
+            (-1, too_small(-1)),
+            (0, too_small(0)),
+            (15, too_small(15)),
+            (4113, too_big(4113)),
+            (i32::MAX, too_big(i32::MAX)),
+        ] {
+            assert_eq!(decode(&pack_len.to_be_bytes(), CLIENT_BODY_MAX), Err(violation));
+            assert_eq!(violation.label(), "len");
+        }
+        for header_len in [i16::MIN, -16, -1, 0, 15, 17, i16::MAX] {
+            let [a, b] = header_len.to_be_bytes();
+            assert_eq!(
+                decode(&[0, 0, 0, 16, a, b], CLIENT_BODY_MAX),
+                Err(Violation::HeaderLen { offset: 4, found: header_len })
+            );
+        }
+    }
+
+    #[test]
+    fn every_prefix_says_how_much_is_needed() {
+        let bytes = frame(b"body");
+        for len in 0..bytes.len() {
+            let at_least = if len < HEADER_LEN { HEADER_LEN } else { bytes.len() };
+            assert_eq!(decode(&bytes[..len], CLIENT_BODY_MAX), Ok(Decoded::NeedMore { at_least }), "{len}");
+        }
+    }
+
+    #[test]
+    fn the_longest_body_is_taken_and_the_next_byte_is_left() {
+        let body = [9; CLIENT_BODY_MAX];
+        let bytes = [frame(&body), vec![0]].concat();
+        let wanted = Decoded::Frame { frame: Frame { header: HEADER, body: &body }, used: bytes.len() - 1 };
+        assert_eq!(decode(&bytes, CLIENT_BODY_MAX), Ok(wanted));
+    }
+
+    #[test]
+    fn unusual_versions_operations_and_sequence_numbers_pass() {
+        for header in [
+            Header { ver: -1, op: Op(-1), seq: -1 },
+            Header { ver: i16::MAX, op: Op(i32::MAX), seq: i32::MAX },
+            Header { ver: i16::MIN, op: Op(i32::MIN), seq: i32::MIN },
+        ] {
+            let mut bytes = Vec::new();
+            encode(header, b"", &mut bytes);
+            let frame = Frame { header, body: b"" };
+            assert_eq!(decode(&bytes, 0), Ok(Decoded::Frame { frame, used: HEADER_LEN }));
+        }
+    }
+
+    #[test]
+    fn a_whole_frame_is_lent_from_the_input() {
+        let bytes = [frame(b"one"), frame(b"two")].concat();
+        let mut input = &bytes[..];
+        let mut reader = FrameReader::new();
+        let first = reader.next(&mut input, CLIENT_BODY_MAX).unwrap().unwrap();
+        assert!(std::ptr::eq(first.body, &bytes[HEADER_LEN..HEADER_LEN + 3]));
+        assert_eq!(reader.next(&mut input, CLIENT_BODY_MAX).unwrap().unwrap().body, b"two");
+        assert_eq!(reader.next(&mut input, CLIENT_BODY_MAX), Ok(None));
+        assert!(!reader.has_partial());
+    }
+
+    #[test]
+    fn a_partial_frame_moves_to_another_reader() {
+        let bytes = [frame(b"first"), frame(b"second")].concat();
+        for at in 0..bytes.len() {
+            let (mut before, mut after) = bytes.split_at(at);
+            let mut bodies = Vec::new();
+            let mut reader = FrameReader::new();
+            while let Some(frame) = reader.next(&mut before, CLIENT_BODY_MAX).unwrap() {
+                bodies.push(frame.body.to_vec());
+            }
+            assert_eq!(reader.has_partial(), ![0, 21].contains(&at), "{at}");
+            let mut reader = FrameReader::from_partial(reader.into_partial());
+            while let Some(frame) = reader.next(&mut after, CLIENT_BODY_MAX).unwrap() {
+                bodies.push(frame.body.to_vec());
+            }
+            assert_eq!(bodies, [&b"first"[..], b"second"], "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn a_frame_that_was_handed_out_is_no_partial() {
+        let bytes = frame(b"body");
+        let mut reader = FrameReader::new();
+        assert_eq!(reader.next(&mut &bytes[..10], CLIENT_BODY_MAX), Ok(None));
+        assert!(reader.has_partial());
+        assert!(reader.next(&mut &bytes[10..], CLIENT_BODY_MAX).unwrap().is_some());
+        assert!(!reader.has_partial());
+        assert_eq!(reader.into_partial(), b"");
+    }
+
+    #[test]
+    fn a_reader_stays_failed() {
+        let good = frame(b"");
+        for bad in [&[0, 0, 0, 1][..], &[0, 0, 0, 16, 0, 15], &[0xff; 40]] {
+            for at in 0..bad.len() {
+                let mut reader = FrameReader::new();
+                let (mut first, mut second) = bad.split_at(at);
+                let result = match reader.next(&mut first, CLIENT_BODY_MAX) {
+                    Ok(_) => reader.next(&mut second, CLIENT_BODY_MAX).map(|_| ()),
+                    Err(violation) => Err(violation),
+                };
+                assert!(result.is_err());
+                assert_eq!(reader.next(&mut &good[..], CLIENT_BODY_MAX).map(|_| ()), result);
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_gives_all_its_frames_and_an_empty_one_none() {
+        let message = [frame(b"one"), frame(b""), frame(b"three")].concat();
+        let bodies: Vec<_> = frames_of_message(&message, CLIENT_BODY_MAX).map(|frame| frame.unwrap().body).collect();
+        assert_eq!(bodies, [&b"one"[..], b"", b"three"]);
+        assert_eq!(frames_of_message(b"", CLIENT_BODY_MAX).count(), 0);
+    }
+
+    #[test]
+    fn lies_inside_a_message_end_it_and_are_located() {
+        let good = frame(b"abc");
+        let mut long = frame(b"abc");
+        long[3] += 1;
+        let mut header_len = frame(b"");
+        header_len[5] = 0;
+        let mut pack_len = frame(b"");
+        pack_len[2] = 0x20;
+        for (bad, violation, label) in [
+            (&good[..1], Violation::Tail { offset: 19, left: 1 }, "tail"),
+            (&good[..15], Violation::Tail { offset: 19, left: 15 }, "tail"),
+            (&good[..16], Violation::BeyondMessage { offset: 19, found: 19, left: 16 }, "beyond_message"),
+            (&long, Violation::BeyondMessage { offset: 19, found: 20, left: 19 }, "beyond_message"),
+            (&header_len, Violation::HeaderLen { offset: 23, found: 0 }, "len"),
+            (&pack_len, Violation::PackLenTooBig { offset: 19, found: 0x2010, limit: 4112 }, "len"),
+            (&[0; 16], Violation::PackLenTooSmall { offset: 19, found: 0 }, "len"),
+        ] {
+            let message = [&good, bad].concat();
+            let items: Vec<_> = frames_of_message(&message, CLIENT_BODY_MAX).collect();
+            let first = Frame { header: HEADER, body: b"abc" };
+            assert_eq!(items, [Ok(first), Err(violation)]);
+            assert_eq!(violation.label(), label);
+        }
+    }
+
+    #[test]
+    fn a_violation_names_offset_and_limit() {
+        let violation = Violation::PackLenTooBig { offset: 19, found: 8208, limit: 4112 };
+        assert_eq!(violation.to_string(), "packLen 8208 at offset 19 is above the maximum 4112");
+    }
+}

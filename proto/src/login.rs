@@ -276,3 +276,185 @@ impl<'de> Deserialize<'de> for Fields {
 /// A field's name, borrowed where the JSON has no escapes in it.
 #[derive(Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(body: &str) -> Result<Login, LoginError> {
+        Login::parse(body.as_bytes())
+    }
+
+    #[test]
+    fn goims_login_is_read() {
+        let login = parse(
+            r#"{"mid":123,"key":"k1","room_id":"live://1000","platform":"web","accepts":[1000,1001,-1]}"#,
+        );
+        assert_eq!(
+            login,
+            Ok(Login {
+                mid: Mid(123),
+                key: Some(Key::new("k1")),
+                room: Some(RoomId::parse("live://1000").unwrap()),
+                platform: "web".into(),
+                accepts: vec![Op(1000), Op(1001), Op(-1)],
+                ..Login::default()
+            })
+        );
+    }
+
+    #[test]
+    fn nothing_given_is_nobody_in_no_room() {
+        for body in [
+            "{}",
+            "null",
+            " null ",
+            "\n{ }\t",
+            r#"{"key":"","room_id":"","platform":"","accepts":[],"rooms":[],"features":[]}"#,
+            r#"{"mid":null,"key":null,"room_id":null,"platform":null,"accepts":null,"rooms":null,"features":null}"#,
+            r#"{"unknown":{"deep":[1,2,{"mid":7}]},"mi":5}"#,
+        ] {
+            assert_eq!(parse(body), Ok(Login::default()), "{body}");
+        }
+    }
+
+    #[test]
+    fn names_are_read_in_any_case_and_the_last_one_counts() {
+        for (body, mid) in [
+            (r#"{"MID":1}"#, 1),
+            (r#"{"Mid":1,"mID":2}"#, 2),
+            (r#"{"mid":1,"MID":null}"#, 1),
+            (r#"{"\u006did":3}"#, 3),
+            (r#"{"mid":"x","mid":4}"#, 4),
+        ] {
+            assert_eq!(parse(body).map(|login| login.mid), Ok(Mid(mid)), "{body}");
+        }
+        assert_eq!(parse(r#"{"Room_ID":"a"}"#).unwrap().room, RoomId::parse("a").ok());
+    }
+
+    #[test]
+    fn mid_is_an_integer_or_the_text_of_one() {
+        for (mid, wanted) in [
+            ("0", Some(0)),
+            ("-5", Some(-5)),
+            ("9223372036854775807", Some(i64::MAX)),
+            (r#""123""#, Some(123)),
+            (r#""-9223372036854775808""#, Some(i64::MIN)),
+            ("9223372036854775808", None),
+            ("1.0", None),
+            ("1e3", None),
+            (r#""""#, None),
+            (r#"" 1""#, None),
+            (r#""1.5""#, None),
+            ("true", None),
+            ("[1]", None),
+            ("{}", None),
+        ] {
+            let wanted = wanted.map(Mid).ok_or(LoginError::Type { field: "mid", wanted: "an integer of 64 bits" });
+            assert_eq!(parse(&format!(r#"{{"mid":{mid}}}"#)).map(|login| login.mid), wanted, "{mid}");
+        }
+    }
+
+    #[test]
+    fn other_types_are_refused_by_name() {
+        for (field, values) in [
+            ("key", &["1", "[]", "true"][..]),
+            ("room_id", &["1", "{}"]),
+            ("platform", &["1"]),
+            ("accepts", &[r#""1000""#, r#"["1000"]"#, "[1.5]", "[2147483648]", "[null]", "1000", "{}"]),
+            ("features", &[r#""reasons""#, "[1]", "true"]),
+            ("rooms", &[r#""live://1""#, "[1]", "{}"]),
+        ] {
+            for value in values {
+                match parse(&format!(r#"{{"{field}":{value}}}"#)) {
+                    Err(LoginError::Type { field: found, .. }) => assert_eq!(found, field),
+                    other => panic!("{field}={value} gave {other:?}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_object_is_refused() {
+        for body in ["", " ", "\r\n\t"] {
+            assert_eq!(parse(body), Err(LoginError::Empty));
+        }
+        for body in ["[]", "1", r#""token""#, "{", "{}{}", "nul", r#"{"mid":}"#, "\u{feff}{}", "true"] {
+            assert!(matches!(parse(body), Err(LoginError::NotJson { .. })), "{body}");
+        }
+        assert!(matches!(Login::parse(b"{\"key\":\"\xff\"}"), Err(LoginError::NotJson { .. })));
+    }
+
+    #[test]
+    fn deep_nesting_is_refused_without_harm() {
+        for value in ["[".repeat(4000), r#"{"a":"#.repeat(800)] {
+            assert!(matches!(parse(&format!(r#"{{"x":{value}"#)), Err(LoginError::NotJson { .. })));
+            assert!(matches!(parse(&format!(r#"{{"rooms":{value}"#)), Err(LoginError::NotJson { .. })));
+        }
+    }
+
+    #[test]
+    fn bounds_are_checked_on_both_sides() {
+        let key = |key: &str| parse(&format!(r#"{{"key":"{key}"}}"#)).map(|_| ());
+        assert_eq!(key(&"k".repeat(128)), Ok(()));
+        assert_eq!(key(&"k".repeat(129)), Err(LoginError::Key));
+        assert_eq!(key(r"a\u0000"), Err(LoginError::Key));
+        assert_eq!(key(r"a\n"), Err(LoginError::Key));
+
+        let list = |field: &str, element: &str, count: usize| {
+            parse(&format!(r#"{{"{field}":[{}]}}"#, vec![element; count].join(","))).map(|_| ())
+        };
+        assert_eq!(list("accepts", "1", 128), Ok(()));
+        assert_eq!(
+            list("accepts", "1", 129),
+            Err(LoginError::TooMany { field: "accepts", found: 129, max: 128 })
+        );
+        assert_eq!(list("rooms", r#""a""#, 32), Ok(()));
+        assert_eq!(list("rooms", r#""a""#, 33), Err(LoginError::TooMany { field: "rooms", found: 33, max: 32 }));
+    }
+
+    #[test]
+    fn room_ids_are_checked() {
+        let long = "r".repeat(129);
+        for (body, field, error) in [
+            (format!(r#"{{"room_id":"{long}"}}"#), "room_id", RoomIdError::TooLong { len: 129 }),
+            (r#"{"room_id":"a\n"}"#.to_owned(), "room_id", RoomIdError::ControlCharacter { at: 1 }),
+            (r#"{"rooms":["a",""]}"#.to_owned(), "rooms", RoomIdError::Empty),
+        ] {
+            assert_eq!(parse(&body), Err(LoginError::Room { field, error }));
+        }
+    }
+
+    #[test]
+    fn features_and_further_rooms_are_read() {
+        let login = parse(r#"{"features":["new","reasons"],"rooms":["live://1","live://2"]}"#).unwrap();
+        assert!(login.features.reasons);
+        assert_eq!(login.rooms, ["live://1", "live://2"].map(|room| RoomId::parse(room).unwrap()));
+        assert!(!parse(r#"{"features":["Reasons"]}"#).unwrap().features.reasons);
+    }
+
+    #[test]
+    fn extras_never_fail() {
+        let both = Extras { features: Features { reasons: true }, rooms: vec![RoomId::parse("a").unwrap()] };
+        for (body, wanted) in [
+            (r#"{"features":["reasons"],"rooms":["a"]}"#, both.clone()),
+            (r#"{"mid":"x","accepts":7,"features":["reasons"],"rooms":["a"]}"#, both),
+            (
+                r#"{"features":["reasons"],"rooms":[1]}"#,
+                Extras { features: Features { reasons: true }, rooms: vec![] },
+            ),
+            ("not JSON: a token", Extras::default()),
+            ("", Extras::default()),
+            ("null", Extras::default()),
+        ] {
+            assert_eq!(extras(body.as_bytes()), wanted, "{body}");
+        }
+    }
+
+    #[test]
+    fn an_error_never_repeats_a_value() {
+        for body in [r#"{"mid":"secret"}"#, r#"{"key":["secret"]}"#, r#"{"room_id":"secret\n"}"#, "secret"] {
+            assert!(!parse(body).unwrap_err().to_string().contains("secret"), "{body}");
+        }
+    }
+}
