@@ -464,7 +464,8 @@ mod tests {
     #[test]
     fn a_message_gives_all_its_frames_and_an_empty_one_none() {
         let message = [frame(b"one"), frame(b""), frame(b"three")].concat();
-        let bodies: Vec<_> = frames_of_message(&message, CLIENT_BODY_MAX).map(|frame| frame.unwrap().body).collect();
+        let bodies: Vec<_> =
+            frames_of_message(&message, CLIENT_BODY_MAX).map(|frame| frame.unwrap().body).collect();
         assert_eq!(bodies, [&b"one"[..], b"", b"three"]);
         assert_eq!(frames_of_message(b"", CLIENT_BODY_MAX).count(), 0);
     }

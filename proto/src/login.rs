@@ -350,7 +350,8 @@ mod tests {
             ("[1]", None),
             ("{}", None),
         ] {
-            let wanted = wanted.map(Mid).ok_or(LoginError::Type { field: "mid", wanted: "an integer of 64 bits" });
+            let wanted =
+                wanted.map(Mid).ok_or(LoginError::Type { field: "mid", wanted: "an integer of 64 bits" });
             assert_eq!(parse(&format!(r#"{{"mid":{mid}}}"#)).map(|login| login.mid), wanted, "{mid}");
         }
     }
@@ -410,7 +411,10 @@ mod tests {
             Err(LoginError::TooMany { field: "accepts", found: 129, max: 128 })
         );
         assert_eq!(list("rooms", r#""a""#, 32), Ok(()));
-        assert_eq!(list("rooms", r#""a""#, 33), Err(LoginError::TooMany { field: "rooms", found: 33, max: 32 }));
+        assert_eq!(
+            list("rooms", r#""a""#, 33),
+            Err(LoginError::TooMany { field: "rooms", found: 33, max: 32 })
+        );
     }
 
     #[test]

@@ -14,8 +14,8 @@ use proto::{
     rpc::{
         comet::{BroadcastReq, BroadcastRoomReq, PushMsgReq, RoomsReply},
         logic::{
-            Backoff, ConnectReply, ConnectReq, DisconnectReq, HeartbeatReq, NodesReply, OnlineReq, PushMsg, ReceiveReply,
-            ReceiveReq,
+            Backoff, ConnectReply, ConnectReq, DisconnectReq, HeartbeatReq, NodesReply, OnlineReq, PushMsg,
+            ReceiveReply, ReceiveReq,
         },
         protocol::Proto,
     },
@@ -40,11 +40,9 @@ fn three_messages_of_goims_job_get_one_operation_9_around_them() {
     for body in ["abc", "def", "ghijk"] {
         frame::encode(header, body.as_bytes(), &mut frames);
     }
-    let joined = hex(
-        "00 00 00 13 00 10 00 01 00 00 03 e8 00 00 00 00 \"abc\"
+    let joined = hex("00 00 00 13 00 10 00 01 00 00 03 e8 00 00 00 00 \"abc\"
          00 00 00 13 00 10 00 01 00 00 03 e8 00 00 00 00 \"def\"
-         00 00 00 15 00 10 00 01 00 00 03 e8 00 00 00 00 \"ghijk\"",
-    );
+         00 00 00 15 00 10 00 01 00 00 03 e8 00 00 00 00 \"ghijk\"");
     assert_eq!(frames, joined);
 
     let push = Encoded::push_frames(&frames).unwrap();
@@ -81,9 +79,7 @@ fn a_login_of_section_5_decodes() {
     let body = r#"{"mid":123,"key":"k1","room_id":"live://1000","platform":"web","accepts":[1000,1001]}"#;
     let mut bytes = hex("00000065 0010 0001 00000007 00000001");
     bytes.extend_from_slice(body.as_bytes());
-    let Ok(Decoded::Frame { frame, used: 0x65 }) = frame::decode(&bytes, 4096) else {
-        panic!("not a frame")
-    };
+    let Ok(Decoded::Frame { frame, used: 0x65 }) = frame::decode(&bytes, 4096) else { panic!("not a frame") };
     assert_eq!(frame.header, Header { ver: 1, op: Op::AUTH, seq: 1 });
     let login = proto::login::Login::parse(frame.body).unwrap();
     assert_eq!(login.mid.0, 123);
@@ -167,7 +163,10 @@ fn proto() -> Option<Proto> {
 /// The numbers are goim's (section 4); Halley's own start at 100.
 #[test]
 fn messages_between_comet_and_logic_have_goims_numbers() {
-    assert_message(Proto { ver: 1, op: 1000, seq: 7, body: "hi".into() }, "08 01 10 e8 07 18 07 22 02 \"hi\"");
+    assert_message(
+        Proto { ver: 1, op: 1000, seq: 7, body: "hi".into() },
+        "08 01 10 e8 07 18 07 22 02 \"hi\"",
+    );
     assert_message(
         ConnectReq {
             server: "h:1".into(),
@@ -232,12 +231,7 @@ fn messages_between_comet_and_logic_have_goims_numbers() {
 #[test]
 fn messages_between_job_and_comet_have_goims_numbers() {
     assert_message(
-        PushMsgReq {
-            keys: vec!["a".into(), "b".into()],
-            proto: proto(),
-            proto_op: 1000,
-            accepted_at_us: 1,
-        },
+        PushMsgReq { keys: vec!["a".into(), "b".into()], proto: proto(), proto_op: 1000, accepted_at_us: 1 },
         "0a 01 \"a\" 0a 01 \"b\" 12 07 08 01 10 09 22 01 \"x\" 18 e8 07 | a0 06 01",
     );
     assert_message(

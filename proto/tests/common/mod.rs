@@ -4,7 +4,9 @@
 
 use proto::{
     frame::{FrameReader, Header, Violation},
-    websocket::{Item, MessageLimits, Reader, Refusal, Request, Upgrade, UpgradeRules, WsViolation, client_frame},
+    websocket::{
+        Item, MessageLimits, Reader, Refusal, Request, Upgrade, UpgradeRules, WsViolation, client_frame,
+    },
 };
 
 pub(crate) use proto::websocket::Opcode;
@@ -38,7 +40,11 @@ pub(crate) enum Said {
 }
 
 /// Reads `pieces` one after the other with `reader`, each until `None`, and checks that all of each was taken.
-pub(crate) fn read_with(reader: &mut Reader, pieces: &[&[u8]], limits: &MessageLimits) -> (Vec<Said>, Option<WsViolation>) {
+pub(crate) fn read_with(
+    reader: &mut Reader,
+    pieces: &[&[u8]],
+    limits: &MessageLimits,
+) -> (Vec<Said>, Option<WsViolation>) {
     let mut said = Vec::new();
     for piece in pieces {
         let mut piece = piece.to_vec();
