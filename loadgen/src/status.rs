@@ -1,0 +1,97 @@
+//! The live line while a load runs: one line rewritten on a terminal, else one every few seconds.
+
+use std::io::{self, IsTerminal, Write};
+
+use crate::{
+    clock::ns,
+    latency::human_us,
+    report::{grouped, per_second},
+    tally::Measured,
+};
+use std::time::Duration;
+
+/// Shows how it goes, on the error stream.
+pub(crate) struct Status {
+    terminal: bool,
+    every_ns: u64,
+    shown_ns: u64,
+    clients: u64,
+    /// Logins, pushes and deliveries when the line was last shown.
+    before: [u64; 3],
+}
+
+impl Status {
+    /// For so many clients.
+    pub(crate) fn new(clients: u32, now_ns: u64) -> Self {
+        let terminal = io::stderr().is_terminal();
+        let every = Duration::from_secs(if terminal { 1 } else { 5 });
+        Self { terminal, every_ns: ns(every), shown_ns: now_ns, clients: clients.into(), before: [0; 3] }
+    }
+
+    /// Shows the line if it is time to; `measured` is only asked for then.
+    pub(crate) fn show(&mut self, now_ns: u64, pushes: u64, measured: impl FnOnce() -> Measured) {
+        let passed_ns = now_ns.saturating_sub(self.shown_ns);
+        if passed_ns < self.every_ns {
+            return;
+        }
+        let line = self.line(&measured(), pushes, passed_ns as f64 / 1e9);
+        self.shown_ns = now_ns;
+        let mut out = io::stderr().lock();
+        // Nobody to show it to is no reason to stop.
+        let _ = match self.terminal {
+            true => write!(out, "\r\x1b[K{line}").and_then(|()| out.flush()),
+            false => writeln!(out, "{line}"),
+        };
+    }
+
+    /// Removes the line.
+    pub(crate) fn clear(&self) {
+        if self.terminal {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+
+    fn line(&mut self, measured: &Measured, pushes: u64, seconds: f64) -> String {
+        let tally = &measured.tally;
+        let now = [tally.logins, pushes, tally.deliveries];
+        let [logins, pushed, deliveries] =
+            [0, 1, 2].map(|n| per_second(now[n].saturating_sub(self.before[n]), seconds));
+        self.before = now;
+        let mut line = format!("{}/{} connected", grouped(tally.open), grouped(self.clients));
+        if tally.logins + tally.failures.total() < self.clients {
+            line += &format!("  {logins}");
+        }
+        if tally.failures.total() + tally.disconnects.total() > 0 {
+            line += &format!("  {} failed", grouped(tally.failures.total()));
+            line += &format!("  {} disconnected", grouped(tally.disconnects.total()));
+        }
+        if pushes > 0 {
+            line += &format!("  pushes {pushed}");
+        }
+        line += &format!("  deliveries {deliveries}");
+        if let Some(q) = measured.latency.quantiles() {
+            line += &format!("  p50 {}  p99 {}", human_us(q.p50_us), human_us(q.p99_us));
+        }
+        line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_tells_rates_since_the_last_one() {
+        let mut status = Status::new(100, 0);
+        let mut measured = Measured::new();
+        (measured.tally.open, measured.tally.logins) = (40, 40);
+        assert_eq!(status.line(&measured, 0, 2.0), "40/100 connected  20.0/s  deliveries 0/s");
+        (measured.tally.open, measured.tally.logins, measured.tally.deliveries) = (99, 100, 16_000);
+        measured.tally.disconnects.add("reset");
+        measured.latency.record_ns(2_000_000);
+        assert_eq!(
+            status.line(&measured, 80, 2.0),
+            "99/100 connected  0 failed  1 disconnected  pushes 40.0/s  deliveries 8,000/s  p50 2.00 ms  p99 2.00 ms"
+        );
+    }
+}

@@ -1,0 +1,421 @@
+//! The event loop of one thread: some of the fleet's clients, one epoll, one read buffer.
+//!
+//! Sockets are registered once, edge-triggered. A read that does not fill the buffer has emptied the
+//! socket, so a delivery costs one `recv` and no allocation. Every turn asks for all sockets that are
+//! ready, however many: so what a turn finds has not waited longer than since the turn before.
+
+use std::{
+    collections::VecDeque,
+    io::{self, ErrorKind, Read, Write},
+    net::{SocketAddr, TcpStream as StdTcpStream},
+    sync::Arc,
+    time::Duration,
+};
+
+use mio::{Events, Interest, Poll, Token, event::Event, net::TcpStream};
+use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
+use proto::{frame::Header, op::Op};
+use socket2::{Domain, Socket, Type};
+
+use crate::{
+    client::{Client, Ears, Expected, Joining, Link, State},
+    clock::{Clock, ns},
+    fleet::Fleet,
+    rng::Rng,
+    tally::Measured,
+    wire::Wire,
+};
+
+/// The bytes read at once.
+const BUFFER_LEN: usize = 64 * 1024;
+
+/// The clients of one thread.
+pub(crate) struct Worker {
+    fleet: Arc<Fleet>,
+    expected: Option<Expected>,
+    clock: Clock,
+    rng: Rng,
+    /// Client `n` here is client `first + n * step` of the fleet.
+    first: u32,
+    step: u32,
+    clients: Vec<Client>,
+    poll: Poll,
+    events: Events,
+    buffer: Box<[u8]>,
+    /// Bytes to send, built here and empty between uses.
+    out: Vec<u8>,
+    /// Who joins and since when, oldest first; may name clients that are done.
+    joining: VecDeque<(u64, u32)>,
+    in_flight: u32,
+    beats: Beats,
+    /// When the sockets were last asked which are ready.
+    looked_ns: u64,
+    pub(crate) measured: Measured,
+}
+
+/// Heartbeats, spread over the interval by the clients' numbers: no list, no timer per client.
+struct Beats {
+    interval_ns: u64,
+    since_ns: u64,
+    /// How many turns of clients were served: `n` is client `n % clients` in round `n / clients`.
+    done: u64,
+}
+
+/// Which part of the fleet a worker has.
+#[derive(Clone, Copy)]
+pub(crate) struct Share {
+    pub(crate) number: u32,
+    pub(crate) of: u32,
+}
+
+/// How a connection is given up by its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leave {
+    /// In order: FIN.
+    Close,
+    /// As a crash would: RST.
+    Reset,
+}
+
+impl Worker {
+    /// The clients of `share`, none connected yet. With `expected`, the messages of this run are checked.
+    pub(crate) fn new(
+        fleet: Arc<Fleet>,
+        share: Share,
+        expected: Option<Expected>,
+        clock: Clock,
+        seed: u64,
+    ) -> io::Result<Self> {
+        let count = (fleet.count + share.of - 1 - share.number) / share.of;
+        let now = clock.now_ns();
+        Ok(Self {
+            beats: Beats { interval_ns: ns(fleet.heartbeat), since_ns: now, done: 0 },
+            fleet,
+            expected,
+            clock,
+            rng: Rng::seeded(seed),
+            first: share.number,
+            step: share.of,
+            clients: (0..count).map(|_| Client::new()).collect(),
+            poll: Poll::new()?,
+            events: Events::with_capacity((count as usize).max(64)),
+            buffer: vec![0; BUFFER_LEN].into_boxed_slice(),
+            out: Vec::new(),
+            joining: VecDeque::new(),
+            in_flight: 0,
+            looked_ns: now,
+            measured: Measured::new(),
+        })
+    }
+
+    /// How many clients it has.
+    pub(crate) fn count(&self) -> u32 {
+        self.clients.len() as u32
+    }
+
+    /// How many of them are between connect and the login's answer.
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
+    /// Is client `n` of this worker without a connection?
+    pub(crate) fn is_away(&self, n: u32) -> bool {
+        matches!(self.clients[n as usize].state, State::Away)
+    }
+
+    /// Is client `n` of this worker logged in?
+    pub(crate) fn is_open(&self, n: u32) -> bool {
+        matches!(self.clients[n as usize].state, State::Open(_))
+    }
+
+    /// The place in the fleet of client `n` of this worker.
+    pub(crate) fn index(&self, n: u32) -> u32 {
+        self.first + n * self.step
+    }
+
+    /// Connects client `n`, which must be away. A failure is counted like one that shows later.
+    pub(crate) fn connect(&mut self, n: u32) {
+        let since_ns = self.clock.now_ns();
+        match self.start_connect(n) {
+            Ok(socket) => {
+                let wire = Wire::new(&self.fleet.transport, &mut self.rng);
+                let client = &mut self.clients[n as usize];
+                client.farewell = None;
+                client.unsent.clear();
+                client.state = State::Joining(Link { socket, wire }, Joining { since_ns, connected: false });
+                self.in_flight += 1;
+                self.joining.push_back((since_ns, n));
+            }
+            Err(error) => self.measured.tally.failures.add(&io_reason(&error)),
+        }
+    }
+
+    fn start_connect(&mut self, n: u32) -> io::Result<TcpStream> {
+        let index = self.index(n);
+        let target = self.fleet.target(index).addr;
+        let socket = Socket::new(Domain::for_address(target), Type::STREAM.nonblocking(), None)?;
+        socket.set_tcp_nodelay(true)?;
+        if let Some(source) = self.fleet.source(index) {
+            // The port is chosen at connect, when the target is known: it may then be shared.
+            setsockopt(&socket, IpBindAddressNoPort, &true)?;
+            socket.bind(&SocketAddr::new(source, 0).into())?;
+        }
+        match socket.connect(&target.into()) {
+            Err(error) if error.raw_os_error() != Some(nix::errno::Errno::EINPROGRESS as i32) => {
+                return Err(error);
+            }
+            _ => {}
+        }
+        let mut stream = TcpStream::from_std(StdTcpStream::from(socket));
+        let both = Interest::READABLE | Interest::WRITABLE;
+        self.poll.registry().register(&mut stream, Token(n as usize), both)?;
+        Ok(stream)
+    }
+
+    /// Ends the connection of client `n` from this side; nothing when it has none.
+    pub(crate) fn leave(&mut self, n: u32, how: Leave) {
+        let client = &mut self.clients[n as usize];
+        match std::mem::replace(&mut client.state, State::Away) {
+            State::Away => return,
+            State::Joining(link, _) => {
+                self.in_flight -= 1;
+                close(link, how);
+            }
+            State::Open(link) => {
+                self.measured.tally.open -= 1;
+                close(link, how);
+            }
+        }
+    }
+
+    /// Everything that is due and ready; sleeps up to `timeout` when nothing is.
+    pub(crate) fn turn(&mut self, timeout: Duration) -> io::Result<()> {
+        let now = self.clock.now_ns();
+        self.expire(now);
+        self.beat(now);
+
+        let mut ready_ns = self.looked_ns;
+        self.look(Duration::ZERO)?;
+        if self.events.is_empty() && !timeout.is_zero() {
+            self.look(timeout)?;
+            ready_ns = self.looked_ns;
+        }
+        let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
+        for event in &events {
+            self.on_event(event, ready_ns);
+        }
+        self.events = events;
+        Ok(())
+    }
+
+    /// Asks which sockets are ready and notes when.
+    fn look(&mut self, timeout: Duration) -> io::Result<()> {
+        match self.poll.poll(&mut self.events, Some(timeout)) {
+            Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
+            _ => {}
+        }
+        self.looked_ns = self.clock.now_ns();
+        Ok(())
+    }
+
+    fn on_event(&mut self, event: &Event, ready_ns: u64) {
+        let n = event.token().0 as u32;
+        let client = &mut self.clients[n as usize];
+        match &mut client.state {
+            State::Away => return,
+            State::Joining(link, joining) if !joining.connected => {
+                if let Ok(Some(error)) = link.socket.take_error() {
+                    return self.lose(n, &io_reason(&error));
+                }
+                if !event.is_writable() {
+                    return;
+                }
+                joining.connected = true;
+                self.introduce(n);
+            }
+            _ if event.is_writable() && !client.unsent.is_empty() => self.send(n),
+            _ => {}
+        }
+        if event.is_readable() || event.is_read_closed() {
+            self.read(n, event.is_read_closed(), ready_ns);
+        }
+    }
+
+    /// Says the first words on a new connection.
+    fn introduce(&mut self, n: u32) {
+        let target = self.fleet.target(self.index(n)).name.clone();
+        let Some(link) = self.clients[n as usize].link() else { return };
+        if link.wire.is_open() {
+            self.log_in(n);
+        } else {
+            link.wire.upgrade(&target, &mut self.out);
+            self.send(n);
+        }
+    }
+
+    fn log_in(&mut self, n: u32) {
+        let body = self.fleet.login_body(self.index(n));
+        self.say(n, Header { ver: 1, op: Op::AUTH, seq: 1 }, &body);
+    }
+
+    /// Sends one frame.
+    fn say(&mut self, n: u32, header: Header, body: &[u8]) {
+        let Some(link) = self.clients[n as usize].link() else { return };
+        link.wire.say(header, body, self.rng.mask(), &mut self.out);
+        self.send(n);
+    }
+
+    /// Sends what is in `out`, after what the socket did not take before.
+    fn send(&mut self, n: u32) {
+        let client = &mut self.clients[n as usize];
+        client.unsent.append(&mut self.out);
+        let Some(State::Joining(link, _) | State::Open(link)) = Some(&mut client.state) else {
+            return;
+        };
+        while !client.unsent.is_empty() {
+            match link.socket.write(&client.unsent) {
+                Ok(sent) => drop(client.unsent.drain(..sent)),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) => return self.lose(n, &io_reason(&error)),
+            }
+        }
+        client.unsent = Vec::new();
+    }
+
+    fn read(&mut self, n: u32, ended: bool, ready_ns: u64) {
+        loop {
+            let index = self.index(n);
+            let client = &mut self.clients[n as usize];
+            let Some(link) = client.link() else { return };
+            let length = match link.socket.read(&mut self.buffer) {
+                Ok(0) => return self.lose(n, "closed by the server"),
+                Ok(length) => length,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) => return self.lose(n, &io_reason(&error)),
+            };
+            self.measured.tally.bytes += length as u64;
+            let ears = Ears {
+                expected: self.expected.as_ref(),
+                index,
+                measured: &mut self.measured,
+                read_ns: self.clock.now_ns(),
+                ready_ns,
+            };
+            let todo = match client.hear(&mut self.buffer[..length], ears) {
+                Ok(todo) => todo,
+                Err(reason) => return self.lose(n, &reason),
+            };
+            if todo.logged_in {
+                self.joined(n);
+            }
+            if todo.log_in {
+                self.log_in(n);
+            }
+            if let (Some(payload), Some(link)) = (todo.pong, self.clients[n as usize].link()) {
+                link.wire.pong(&payload, self.rng.mask(), &mut self.out);
+                self.send(n);
+            }
+            if length < self.buffer.len() && !ended {
+                return;
+            }
+        }
+    }
+
+    /// The login of client `n` was answered.
+    fn joined(&mut self, n: u32) {
+        let client = &mut self.clients[n as usize];
+        client.state = match std::mem::replace(&mut client.state, State::Away) {
+            State::Joining(link, joining) => {
+                let now = self.clock.now_ns();
+                self.in_flight -= 1;
+                self.measured.connects.record_ns(now.saturating_sub(joining.since_ns));
+                let tally = &mut self.measured.tally;
+                tally.logins += 1;
+                tally.open += 1;
+                tally.last_login_ns = now;
+                State::Open(link)
+            }
+            other => other,
+        };
+    }
+
+    /// The connection of client `n` ended, or is of no more use.
+    fn lose(&mut self, n: u32, reason: &str) {
+        let client = &mut self.clients[n as usize];
+        let farewell = client.farewell.take();
+        let reason = farewell.as_deref().unwrap_or(reason);
+        let tally = &mut self.measured.tally;
+        match std::mem::replace(&mut client.state, State::Away) {
+            State::Away => {}
+            State::Joining(..) => {
+                self.in_flight -= 1;
+                tally.failures.add(reason);
+            }
+            State::Open(_) => {
+                tally.open -= 1;
+                tally.disconnects.add(reason);
+            }
+        }
+    }
+
+    /// Gives up those who join for too long.
+    fn expire(&mut self, now: u64) {
+        let timeout = ns(self.fleet.connect_timeout);
+        while let Some(&(since, n)) = self.joining.front() {
+            let joins = match &self.clients[n as usize].state {
+                State::Joining(_, joining) => joining.since_ns == since,
+                _ => false,
+            };
+            if joins && now.saturating_sub(since) < timeout {
+                return;
+            }
+            self.joining.pop_front();
+            if joins {
+                self.lose(n, "login not answered in time");
+            }
+        }
+    }
+
+    fn beat(&mut self, now: u64) {
+        let count = self.clients.len() as u64;
+        let passed = u128::from(now.saturating_sub(self.beats.since_ns));
+        let due = (passed * u128::from(count) / u128::from(self.beats.interval_ns.max(1))) as u64;
+        // After a stall of more than a whole round nobody needs two.
+        self.beats.done = self.beats.done.max(due.saturating_sub(count));
+        while self.beats.done < due {
+            let n = (self.beats.done % count) as u32;
+            self.beats.done += 1;
+            if self.is_open(n) {
+                self.say(n, Header { ver: 1, op: Op::HEARTBEAT, seq: 2 }, &[]);
+                self.measured.tally.heartbeats_sent += 1;
+            }
+        }
+    }
+
+    /// The clients as they were left, with their places in the fleet.
+    pub(crate) fn into_clients(self) -> impl Iterator<Item = (u32, Client)> {
+        let (first, step) = (self.first, self.step);
+        self.clients.into_iter().zip(0..).map(move |(client, n)| (first + n * step, client))
+    }
+}
+
+fn close(link: Link, how: Leave) {
+    if how == Leave::Reset {
+        // Closing with data or time to linger refused makes the kernel send RST; should the option
+        // fail, the connection is closed in order.
+        let _ = socket2::SockRef::from(&link.socket).set_linger(Some(Duration::ZERO));
+    }
+}
+
+/// The few words an error of a socket is counted under.
+fn io_reason(error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::ConnectionRefused => "refused".to_owned(),
+        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => "reset".to_owned(),
+        ErrorKind::AddrNotAvailable => "no local port left".to_owned(),
+        ErrorKind::TimedOut => "timed out".to_owned(),
+        _ => error.to_string(),
+    }
+}
