@@ -1,5 +1,23 @@
 #![forbid(unsafe_code)]
-//! What every process of a cluster shares.
+//! What every Halley process shares.
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`config`] | value types, the loader of a file and `--set`, the commented default file |
+//! | [`services`] | the boundaries comet → logic and job → comet, as traits |
+//! | [`registry`] | which comets and logics there are: trait, in memory, conformance suite |
+//! | [`telemetry`] | logs, a limit on lines that outsiders cause, metrics of the process |
+//! | [`admin`] | `/metrics`, `/healthz`, `/readyz` |
+//! | [`shutdown`] | SIGTERM and SIGINT: drain, then exit |
+//! | [`build`] | version and commit |
+//!
+//! It never touches a client's connection or a client's bytes, holds no rule of the protocol, and has no global state
+//! but the logs. Nothing here runs on a shard's hot path: [`telemetry::LogLimit`] is the one thing a shard calls.
 
+pub mod admin;
+pub mod build;
 pub mod config;
+pub mod registry;
 pub mod services;
+pub mod shutdown;
+pub mod telemetry;

@@ -1,0 +1,157 @@
+//! Metrics and health over HTTP: `/metrics`, `/healthz`, `/readyz`.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use prometheus_client::{encoding::text, registry::Registry};
+use tokio::sync::watch;
+
+/// What `/metrics` answers in: OpenMetrics, which Prometheus and everything that reads its format understands.
+const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What has to be true before the process should get traffic, by name. Everything is met until it is said not to be, so
+/// each condition is [`unmet`](Health::unmet) once before the routes are served.
+#[derive(Debug, Default)]
+pub struct Health(watch::Sender<BTreeMap<&'static str, String>>);
+
+impl Health {
+    /// Ready: nothing is unmet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Says that the condition is not met, and why: one line, without secrets.
+    pub fn unmet(&self, condition: &'static str, why: impl Into<String>) {
+        let why = why.into();
+        self.0.send_if_modified(|unmet| unmet.insert(condition, why.clone()).as_ref() != Some(&why));
+    }
+
+    /// Says that the condition is met.
+    pub fn met(&self, condition: &'static str) {
+        self.0.send_if_modified(|unmet| unmet.remove(condition).is_some());
+    }
+
+    /// Is every condition met?
+    pub fn is_ready(&self) -> bool {
+        self.0.borrow().is_empty()
+    }
+
+    /// Waits until every condition is met.
+    pub async fn ready(&self) {
+        // Cannot fail: `self` holds the sender.
+        let _ = self.0.subscribe().wait_for(BTreeMap::is_empty).await;
+    }
+
+    /// The unmet conditions, one a line: `name: why`. Empty when ready.
+    pub fn report(&self) -> String {
+        self.0.borrow().iter().map(|(condition, why)| format!("{condition}: {why}\n")).collect()
+    }
+}
+
+/// The three routes. Merge them into a larger router, or serve them on `[admin] addr`.
+///
+/// - `GET /metrics`: everything registered, OpenMetrics text
+/// - `GET /healthz`: 200 `ok` for as long as the process answers
+/// - `GET /readyz`: 200 `ok`, or 503 with the unmet conditions, one a line
+pub fn router(health: Arc<Health>, metrics: Arc<Registry>) -> Router {
+    Router::new()
+        .route("/metrics", get(render).with_state(metrics))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readiness).with_state(health))
+}
+
+async fn render(State(metrics): State<Arc<Registry>>) -> Response {
+    let mut body = String::new();
+    match text::encode(&mut body, &metrics) {
+        Ok(()) => ([(header::CONTENT_TYPE, METRICS_TYPE)], body).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write the metrics: {error}\n"))
+            .into_response(),
+    }
+}
+
+async fn readiness(State(health): State<Arc<Health>>) -> (StatusCode, String) {
+    match health.report() {
+        unmet if unmet.is_empty() => (StatusCode::OK, "ok\n".to_owned()),
+        unmet => (StatusCode::SERVICE_UNAVAILABLE, unmet),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{
+        body::{Body, to_bytes},
+        http::Request,
+    };
+    use prometheus_client::metrics::counter::Counter;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    async fn request(router: &Router, method: &str, path: &str) -> (u16, Option<String>, String) {
+        let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+        let response = router.clone().oneshot(request).await.unwrap();
+        let status = response.status().as_u16();
+        let content_type =
+            response.headers().get(header::CONTENT_TYPE).map(|t| t.to_str().unwrap().to_owned());
+        let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        (status, content_type, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn readiness_names_what_is_unmet_and_comes_and_goes() {
+        let health = Arc::new(Health::new());
+        health.unmet("shards", "2 of 4 started");
+        health.unmet("logic", "unreachable");
+        let router = router(health.clone(), Arc::default());
+        let (status, _, body) = request(&router, "GET", "/readyz").await;
+        assert_eq!((status, body.as_str()), (503, "logic: unreachable\nshards: 2 of 4 started\n"));
+
+        health.met("logic");
+        health.met("logic");
+        health.unmet("shards", "3 of 4 started");
+        assert!(!health.is_ready());
+        assert_eq!(request(&router, "GET", "/readyz").await.2, "shards: 3 of 4 started\n");
+
+        health.met("shards");
+        health.ready().await;
+        let (status, _, body) = request(&router, "GET", "/readyz").await;
+        assert_eq!((status, body.as_str()), (200, "ok\n"));
+
+        health.unmet("shards", "stalled");
+        assert_eq!(request(&router, "GET", "/readyz").await.0, 503);
+    }
+
+    #[tokio::test]
+    async fn the_process_is_healthy_while_it_answers_ready_or_not() {
+        let health = Arc::new(Health::new());
+        health.unmet("logic", "unreachable");
+        let router = router(health, Arc::default());
+        let (status, _, body) = request(&router, "GET", "/healthz").await;
+        assert_eq!((status, body.as_str()), (200, "ok\n"));
+    }
+
+    #[tokio::test]
+    async fn metrics_are_open_metrics_text() {
+        let counter = Counter::<u64>::default();
+        counter.inc_by(3);
+        let mut metrics = Registry::default();
+        metrics.register("halley_pushes", "Pushes accepted", counter);
+        let router = router(Arc::default(), Arc::new(metrics));
+        let (status, content_type, body) = request(&router, "GET", "/metrics").await;
+        assert_eq!((status, content_type.as_deref()), (200, Some(METRICS_TYPE)));
+        assert!(body.contains("\nhalley_pushes_total 3\n") && body.ends_with("# EOF\n"), "{body}");
+    }
+
+    #[tokio::test]
+    async fn other_methods_and_paths_are_refused() {
+        let router = router(Arc::default(), Arc::default());
+        assert_eq!(request(&router, "POST", "/metrics").await.0, 405);
+        assert_eq!(request(&router, "GET", "/metric").await.0, 404);
+    }
+}

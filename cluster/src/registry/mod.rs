@@ -1,0 +1,57 @@
+//! Which processes there are: every comet and logic of the cluster, seen by everybody.
+//!
+//! A process registers itself once it listens and keeps the [`Registration`] for as long as it serves; everybody else
+//! [`watch`](Registry::watch)es the set. [`Fixed`] holds it in memory; one on etcd passes the same
+//! conformance suite (module `conformance`, feature of the same name).
+
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
+mod fixed;
+mod node;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+pub use fixed::Fixed;
+pub use node::{Node, NodeSet, Service};
+
+use crate::services::ClientCount;
+
+/// The set of processes, kept by the cluster.
+#[async_trait]
+pub trait Registry: Send + Sync + 'static {
+    /// Makes `node` known; it is when this returns. From then on the implementation keeps it known, whatever its store
+    /// goes through, until the registration ends. A node of the same service and server is replaced, and the end of the
+    /// registration it had changes nothing any more.
+    ///
+    /// # Errors
+    /// When the store could not be reached the first time. The caller retries with backoff.
+    async fn register(&self, node: Node) -> Result<Box<dyn Registration>, RegistryError>;
+
+    /// The nodes as they are now and become. While the store is away the last known set stays.
+    fn watch(&self) -> watch::Receiver<Arc<NodeSet>>;
+}
+
+/// One's own entry. Dropped, it is taken back as well, though nobody waits for that to be done.
+#[async_trait]
+pub trait Registration: Send + Sync {
+    /// Publishes how many clients there are. Never waits; of several updates in a row the last one counts.
+    fn update(&self, clients: ClientCount);
+
+    /// Takes the entry back. Returns when it is gone, or when the store could not be reached: then the entry ends with
+    /// its lease.
+    async fn deregister(self: Box<Self>);
+}
+
+/// Why a node could not be registered.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// The store is away. Retried with backoff.
+    #[error("the registry is unreachable: {0}")]
+    Unavailable(String),
+    /// The store refuses it: wrong password, no permission. Retried all the same, for an operator may repair it.
+    #[error("the registry refused the node: {0}")]
+    Refused(String),
+}

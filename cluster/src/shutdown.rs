@@ -1,0 +1,155 @@
+//! The end of a process: the first signal begins a drain, the second ends it at once.
+
+use std::{io, thread};
+
+use tokio::{
+    runtime,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+};
+
+/// Tells every part of the process that it is draining. Clones are the same drain; once begun it never ends.
+#[derive(Clone, Debug)]
+pub struct Drain(watch::Sender<bool>);
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drain {
+    /// A drain that has not begun.
+    pub fn new() -> Self {
+        Self(watch::Sender::new(false))
+    }
+
+    /// Begins it; true for the call that did.
+    pub fn begin(&self) -> bool {
+        !self.0.send_replace(true)
+    }
+
+    /// Has it begun?
+    pub fn is_draining(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Waits until it has begun; at once when it has. The future may be dropped and asked for again.
+    pub async fn draining(&self) {
+        // Cannot fail: `self` holds the sender.
+        let _ = self.0.subscribe().wait_for(|draining| *draining).await;
+    }
+}
+
+/// The two signals that end a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// SIGINT, Ctrl-C.
+    Interrupt,
+    /// SIGTERM.
+    Terminate,
+}
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Response {
+    /// Begin to drain.
+    Drain,
+    /// Leave at once with this status.
+    Exit(i32),
+}
+
+impl Ending {
+    /// The first signal of either kind drains, every later one leaves with the status a shell would give, 128 + number.
+    pub const fn response(self, draining: bool) -> Response {
+        match (draining, self) {
+            (false, _) => Response::Drain,
+            (true, Ending::Interrupt) => Response::Exit(130),
+            (true, Ending::Terminate) => Response::Exit(143),
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Ending::Interrupt => "SIGINT",
+            Ending::Terminate => "SIGTERM",
+        }
+    }
+}
+
+/// Takes SIGTERM and SIGINT from now on: the first begins `drain`, the second exits the process with status 143 or 130.
+///
+/// They are waited for on a thread of their own, so that the second one ends even a process whose runtime is stuck.
+///
+/// # Errors
+/// When the handlers or the thread cannot be made.
+pub fn on_signals(drain: Drain) -> io::Result<()> {
+    let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
+    let (interrupt, terminate) = {
+        let _inside = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+    };
+    let wait = move || runtime.block_on(listen(drain, interrupt, terminate));
+    thread::Builder::new().name("signals".to_owned()).spawn(wait)?;
+    Ok(())
+}
+
+async fn listen(drain: Drain, mut interrupt: Signal, mut terminate: Signal) {
+    loop {
+        let ending = tokio::select! {
+            _ = interrupt.recv() => Ending::Interrupt,
+            _ = terminate.recv() => Ending::Terminate,
+        };
+        match ending.response(drain.is_draining()) {
+            Response::Drain => {
+                tracing::info!("{}: draining, a second signal ends the process at once", ending.name());
+                drain.begin();
+            }
+            Response::Exit(status) => {
+                tracing::warn!("{}: leaving without draining to the end", ending.name());
+                std::process::exit(status);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn everybody_who_waits_hears_of_the_drain() {
+        let drain = Drain::new();
+        let waiting: Vec<_> = (0..3)
+            .map(|_| {
+                let drain = drain.clone();
+                tokio::spawn(async move { drain.draining().await })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        assert!(!drain.is_draining() && !waiting[0].is_finished());
+        assert!(drain.clone().begin());
+        for task in waiting {
+            task.await.unwrap();
+        }
+        assert!(drain.is_draining());
+    }
+
+    #[tokio::test]
+    async fn who_comes_late_need_not_wait_and_it_begins_once() {
+        let drain = Drain::new();
+        assert!(drain.begin());
+        assert!(!drain.begin());
+        drain.draining().await;
+        drain.clone().draining().await;
+    }
+
+    #[test]
+    fn the_first_signal_drains_and_the_second_exits_whichever_they_are() {
+        for ending in [Ending::Interrupt, Ending::Terminate] {
+            assert_eq!(ending.response(false), Response::Drain);
+        }
+        assert_eq!(Ending::Interrupt.response(true), Response::Exit(130));
+        assert_eq!(Ending::Terminate.response(true), Response::Exit(143));
+    }
+}
