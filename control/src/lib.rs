@@ -12,5 +12,8 @@
 #![forbid(unsafe_code)]
 
 pub mod broker;
+mod clock;
+pub mod config;
+pub mod job;
 pub mod metrics;
 pub mod session;

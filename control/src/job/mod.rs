@@ -1,0 +1,307 @@
+//! job: carries every accepted push to the comets it concerns.
+//!
+//! Reads the broker in order and hands each entry to the links of its comets. A link is a bounded queue and a task, so a
+//! comet that is slow or gone delays no other; what it does not take in time is given up for it, and counted. The broker
+//! hears of an entry when all its comets have taken it or were given up, in order.
+//!
+//! While every comet's queue is full job stops reading, and the broker fills: a push is then refused instead of lost.
+
+mod calls;
+mod grpc;
+mod link;
+mod route;
+mod tracker;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use cluster::{
+    registry::{Node, NodeSet, Registry, Service},
+    services::CometApi,
+    shutdown::Drain,
+    telemetry::OUTSIDERS,
+};
+use proto::{envelope::Envelope, ids::ServerId};
+use tokio::{
+    sync::watch,
+    task::{JoinHandle, yield_now},
+    time::sleep,
+};
+use tracing::{Level, info, warn};
+
+pub use self::{
+    calls::Calls,
+    grpc::{BadAddress, GrpcComet},
+};
+use self::{
+    link::{Common, Link, LinkLimits},
+    route::{To, route},
+};
+use crate::{
+    broker::{Broker, ConsumeError, Consumer, Delivery},
+    config::JobConfig,
+    metrics::{DropReason, JobMetrics},
+};
+
+/// The group of the broker that all jobs share; goim's.
+const GROUP: &str = "goim-push-group-job";
+
+/// Entries read at once. Other tasks of the thread run in between.
+const READ_MAX: usize = 256;
+
+/// Pause before a broker that is away is asked again.
+const BROKER_PAUSE: Duration = Duration::from_millis(200);
+
+/// One comet, and how to call it.
+#[derive(Clone)]
+pub struct Comet {
+    /// Its id.
+    pub server: ServerId,
+    /// What answers for it.
+    pub api: Arc<dyn CometApi>,
+    /// What one call carries.
+    pub calls: Calls,
+}
+
+/// Makes the way to a comet that appeared; none when there is no way, which it logs itself.
+pub type Connect = Box<dyn Fn(&Node) -> Option<Comet> + Send + Sync>;
+
+/// What job works with.
+pub struct JobDeps {
+    /// Where pushes come from.
+    pub broker: Arc<dyn Broker>,
+    /// Which comets there are.
+    pub registry: Arc<dyn Registry>,
+    /// How to reach them.
+    pub connect: Connect,
+    /// What job measures.
+    pub metrics: JobMetrics,
+    /// Tells job to end. Entries of a broker that does not outlive the process are dispatched first, so whoever
+    /// publishes has to close it.
+    pub drain: Drain,
+}
+
+/// job at work.
+pub struct Job {
+    task: JoinHandle<()>,
+}
+
+/// Starts job. Never fails: while the broker is away it waits for it.
+pub fn start(config: &JobConfig, deps: JobDeps) -> Job {
+    let JobDeps { broker, registry, connect, metrics, drain } = deps;
+    let limits = LinkLimits {
+        bytes: config.dispatch.queue_bytes.usize(),
+        entries: config.dispatch.queue_entries.usize(),
+        give_up: config.dispatch.give_up.get(),
+    };
+    let (tracker, room) = (Arc::default(), Arc::default());
+    let run = Run {
+        broker,
+        nodes: registry.watch(),
+        connect,
+        drain,
+        common: Common { limits, metrics, tracker, room },
+        links: BTreeMap::new(),
+        pending: VecDeque::new(),
+        no_comet_told: false,
+    };
+    Job { task: tokio::spawn(run.run()) }
+}
+
+impl Job {
+    /// Waits until job has ended: after the drain began and everything it read was dispatched or given up.
+    pub async fn stopped(self) {
+        // The task is never cancelled, and a panic ends the process.
+        let _ = self.task.await;
+    }
+}
+
+/// How goim's comets in other processes are called, for [`JobDeps::connect`].
+pub fn connect_by_grpc(config: &JobConfig) -> Connect {
+    let timeout = config.dispatch.timeout.get();
+    let calls = Calls::Unary { join_max: config.room.batch.usize(), join_within: config.room.signal.get() };
+    Box::new(move |node| match GrpcComet::new(&node.server, timeout) {
+        Ok(comet) => Some(Comet { server: node.server.clone(), api: Arc::new(comet), calls }),
+        Err(error) => {
+            warn!("{error}: nothing is dispatched to it");
+            None
+        }
+    })
+}
+
+struct Run {
+    broker: Arc<dyn Broker>,
+    nodes: watch::Receiver<Arc<NodeSet>>,
+    connect: Connect,
+    drain: Drain,
+    common: Common,
+    links: BTreeMap<ServerId, Way>,
+    /// Read, and not yet handed to a link.
+    pending: VecDeque<Delivery>,
+    /// "No comet" is logged once, until the comets change.
+    no_comet_told: bool,
+}
+
+/// The link of a comet. It outlives the comet's place in the registry until it is empty, so that a comet that comes
+/// back meanwhile gets nothing out of order.
+struct Way {
+    link: Link,
+    is_listed: bool,
+}
+
+impl Run {
+    async fn run(mut self) {
+        let Some(mut consumer) = self.join_group().await else { return };
+        self.update_links();
+        let ends_at_drain = self.broker.outlives_process();
+        let mut is_watching = true;
+        let (tracker, room) = (Arc::clone(&self.common.tracker), Arc::clone(&self.common.room));
+        loop {
+            self.route_pending().await;
+            tokio::select! {
+                biased;
+                () = tracker.moved() => self.acknowledge(&mut *consumer).await,
+                changed = self.nodes.changed(), if is_watching => {
+                    is_watching = changed.is_ok();
+                    self.update_links();
+                }
+                () = self.drain.draining(), if ends_at_drain => break,
+                () = room.notified(), if !self.pending.is_empty() => {}
+                read = consumer.next_batch(READ_MAX), if self.pending.is_empty() => match read {
+                    Ok(deliveries) => {
+                        self.pending.extend(deliveries);
+                        yield_now().await;
+                    }
+                    Err(ConsumeError::Ended) => break,
+                    Err(ConsumeError::Unavailable(why)) => self.broker_away(&why).await,
+                },
+            }
+        }
+        self.finish(&mut *consumer).await;
+    }
+
+    /// None when the drain begins first.
+    async fn join_group(&self) -> Option<Box<dyn Consumer>> {
+        loop {
+            match self.broker.consume(GROUP).await {
+                Ok(consumer) => return Some(consumer),
+                Err(_) if self.drain.is_draining() => return None,
+                Err(error) => self.broker_away(&error).await,
+            }
+        }
+    }
+
+    async fn broker_away(&self, why: &(dyn std::fmt::Display + Sync)) {
+        OUTSIDERS.log(Level::WARN, || warn!("the broker is unavailable, trying again: {why}"));
+        sleep(BROKER_PAUSE).await;
+    }
+
+    /// Takes note of the comets that came and went.
+    fn update_links(&mut self) {
+        let nodes = Arc::clone(&self.nodes.borrow_and_update());
+        self.links.retain(|server, way| {
+            way.is_listed = nodes.get(Service::Comet, server).is_some();
+            way.is_listed || !way.link.is_idle()
+        });
+        for node in nodes.of(Service::Comet) {
+            if !self.links.contains_key(&node.server)
+                && let Some(comet) = (self.connect)(node)
+            {
+                info!(comet = %node.server, "dispatching to it");
+                let link = Link::start(comet, self.common.clone());
+                self.links.insert(node.server.clone(), Way { link, is_listed: true });
+            }
+        }
+        self.no_comet_told = false;
+    }
+
+    /// Hands what was read to the links, until all of them are full.
+    async fn route_pending(&mut self) {
+        while !self.pending.is_empty() && self.has_room() {
+            let Some(delivery) = self.pending.pop_front() else { return };
+            self.route(delivery).await;
+        }
+    }
+
+    /// Whether a comet can take more. Without a comet everything is dropped, so there is room.
+    fn has_room(&self) -> bool {
+        let mut listed = self.links.values().filter(|way| way.is_listed).peekable();
+        listed.peek().is_none() || listed.any(|way| way.link.has_room())
+    }
+
+    async fn route(&mut self, delivery: Delivery) {
+        let Common { metrics, tracker, .. } = &self.common;
+        let envelope = match Envelope::parse(delivery.bytes.clone()) {
+            Ok(envelope) => envelope,
+            Err(error) => {
+                metrics.drops.of(DropReason::Poison).inc();
+                let size = delivery.bytes.len();
+                OUTSIDERS.log(Level::WARN, || {
+                    warn!("an entry of {size} bytes on the broker is no push, it is put aside: {error}");
+                });
+                tracker.start(&delivery.position, 0);
+                self.broker.dead_letter(delivery).await;
+                return;
+            }
+        };
+        let listed = || self.links.iter().filter(|(_, way)| way.is_listed);
+        let (to, dispatch) = route(envelope, listed().count());
+        let links: Vec<&Link> = match &to {
+            To::One(server) => {
+                self.links.get(server).filter(|way| way.is_listed).map(|way| &way.link).into_iter().collect()
+            }
+            To::Every => listed().map(|(_, way)| &way.link).collect(),
+        };
+        let ticket = tracker.start(&delivery.position, links.len());
+        let Some((last, others)) = links.split_last() else {
+            metrics.drops.of(DropReason::NoComet).inc();
+            if !std::mem::replace(&mut self.no_comet_told, true) {
+                match to {
+                    To::One(server) => {
+                        warn!(comet = %server, "pushes to a comet that is not there are dropped")
+                    }
+                    To::Every => warn!("there is no comet, pushes are dropped"),
+                }
+            }
+            return;
+        };
+        for link in others {
+            link.offer(dispatch.clone(), ticket);
+        }
+        last.offer(dispatch, ticket);
+    }
+
+    async fn acknowledge(&self, consumer: &mut dyn Consumer) {
+        for position in self.common.tracker.watermarks() {
+            // A later acknowledgement covers it; until then the entry may come again.
+            if let Err(error) = consumer.ack(&position).await {
+                OUTSIDERS.log(Level::WARN, || warn!("cannot acknowledge to the broker: {error}"));
+            }
+        }
+    }
+
+    /// Waits until everything read was dispatched or given up.
+    async fn finish(mut self, consumer: &mut dyn Consumer) {
+        let (tracker, room) = (Arc::clone(&self.common.tracker), Arc::clone(&self.common.room));
+        loop {
+            self.route_pending().await;
+            self.acknowledge(consumer).await;
+            if self.pending.is_empty() && tracker.is_idle() {
+                break;
+            }
+            tokio::select! {
+                () = tracker.moved() => {}
+                () = room.notified() => {}
+            }
+        }
+        for (_, way) in std::mem::take(&mut self.links) {
+            way.link.finish().await;
+        }
+    }
+}
