@@ -1,0 +1,307 @@
+//! What can be set about a comet. The keys are goim's where goim has them; bounds are checked when they are parsed.
+
+use std::time::Duration;
+
+use cluster::config::{Addr, Addrs, Bounded, BoundedDuration, ByteSize, StringList};
+use proto::{frame::CLIENT_BODY_MAX, websocket::MessageLimits, websocket::UpgradeRules};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::shard::{self, Rate, ShardConfig, SlowConsumer};
+
+/// The gateway.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct CometConfig {
+    /// Clients that speak bare goim frames.
+    pub tcp: TcpConfig,
+    /// Clients that speak goim frames in WebSocket messages.
+    pub websocket: WebSocketConfig,
+    /// The client wire.
+    pub protocol: ProtocolConfig,
+    /// gRPC goim.comet.Comet, called by job. It has no login of its own: leave it on a private address.
+    pub rpc_server: RpcServerConfig,
+    /// What one client, and all of them, may cost.
+    pub limits: LimitsConfig,
+    /// When pushes that wait for a connection are written.
+    pub batch: BatchConfig,
+    /// The threads that hold the connections.
+    pub reactor: ReactorConfig,
+    /// How the gateway leaves.
+    pub drain: DrainConfig,
+}
+
+/// Clients that speak bare goim frames.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct TcpConfig {
+    /// Addresses to listen on; every shard has a listener of its own on each.
+    pub bind: Addrs,
+    /// Kernel send buffer of a client socket. It bounds what a client that stopped reading hides from the send queue:
+    /// 64 KiB holds about 130 KB of small frames.
+    pub sndbuf: ByteSize<4096, 67_108_864>,
+    /// Kernel receive buffer of a client socket.
+    pub rcvbuf: ByteSize<4096, 67_108_864>,
+    /// Send TCP keepalives. Not needed to find dead clients (the heartbeat does), but some networks forget idle
+    /// connections without.
+    pub keepalive: bool,
+    /// Time after which bytes that the client's side has not acknowledged end the connection.
+    pub user_timeout: BoundedDuration<1000, 3_600_000>,
+    /// Connections the kernel holds until they are accepted, per listener; net.core.somaxconn caps it.
+    pub backlog: Bounded<1, 65_535>,
+}
+
+impl Default for TcpConfig {
+    fn default() -> TcpConfig {
+        TcpConfig {
+            bind: Addrs::loopback(3101),
+            sndbuf: ByteSize::kib::<64>(),
+            rcvbuf: ByteSize::kib::<16>(),
+            keepalive: false,
+            user_timeout: BoundedDuration::secs::<30>(),
+            backlog: Bounded::of::<4096>(),
+        }
+    }
+}
+
+/// Clients that speak goim frames in WebSocket messages. Sockets are set up as under `tcp`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct WebSocketConfig {
+    /// Addresses to listen on.
+    pub bind: Addrs,
+    /// Path of the upgrade. A query may follow.
+    pub path: String,
+    /// Origins that browsers may come from, such as "https://app.example.com"; "*" allows all. Empty: only pages of the
+    /// host they connect to, on any port.
+    pub origins: StringList,
+    /// Longest message of a client, summed over its fragments.
+    pub message_max: ByteSize<4112, 16_777_216>,
+}
+
+impl Default for WebSocketConfig {
+    fn default() -> WebSocketConfig {
+        WebSocketConfig {
+            bind: Addrs::loopback(3102),
+            path: "/sub".to_owned(),
+            origins: StringList::default(),
+            message_max: ByteSize::kib::<64>(),
+        }
+    }
+}
+
+/// The client wire.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct ProtocolConfig {
+    /// Time from accept to login, the upgrade included, and again for logic's answer. A client that is silent longer
+    /// is closed.
+    pub handshake_timeout: BoundedDuration<100, 60_000>,
+    /// Time for a frame to become complete once it has begun.
+    pub frame_timeout: BoundedDuration<100, 60_000>,
+    /// Operation of the reply to an operation that is not the wire's own: "next" (n + 1, goim-example) or "same"
+    /// (n, the original goim).
+    pub unknown_op_reply: UnknownOpReply,
+    /// A live session is renewed in logic with the first heartbeat after this. Keep it well inside logic's
+    /// redis.expire.
+    pub renew_interval: BoundedDuration<1000, 600_000>,
+}
+
+impl Default for ProtocolConfig {
+    fn default() -> ProtocolConfig {
+        ProtocolConfig {
+            handshake_timeout: BoundedDuration::secs::<5>(),
+            frame_timeout: BoundedDuration::secs::<10>(),
+            unknown_op_reply: UnknownOpReply::Next,
+            renew_interval: BoundedDuration::secs::<300>(),
+        }
+    }
+}
+
+/// How unknown operations are answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum UnknownOpReply {
+    /// With the next number.
+    #[default]
+    Next,
+    /// With the same number.
+    Same,
+}
+
+/// gRPC goim.comet.Comet, called by job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct RpcServerConfig {
+    /// Address to listen on. Its port is part of this comet's name in the cluster.
+    pub addr: Addr,
+}
+
+impl Default for RpcServerConfig {
+    fn default() -> RpcServerConfig {
+        RpcServerConfig { addr: Addr::loopback(3109) }
+    }
+}
+
+/// What one client, and all of them, may cost.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct LimitsConfig {
+    /// Connections in all; 0: as many as the open-file limit allows.
+    pub connections: Bounded<0, 100_000_000>,
+    /// Connections that have not logged in; one more closes the oldest of them.
+    pub unauthenticated: Bounded<1, 10_000_000>,
+    /// Bytes of pushes that may wait for one connection beyond the kernel's buffer.
+    pub send_queue: ByteSize<4096, 67_108_864>,
+    /// What happens beyond: "drop-oldest", "drop-newest" or "close" (4413). Every drop is counted.
+    pub slow_consumer: SlowConsumer,
+    /// Frames a second that a client may send on average; more closes it with 1008.
+    pub frame_rate: Bounded<1, 1_000_000>,
+    /// Frames a client may send at once.
+    pub frame_burst: Bounded<1, 1_000_000>,
+    /// Rooms of one device.
+    pub rooms: Bounded<1, 1024>,
+    /// Operations of one device.
+    pub accepts: Bounded<1, 4096>,
+    /// Bytes of one push, the frame header left out. goim has no bound.
+    pub push: ByteSize<1024, 67_108_864>,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> LimitsConfig {
+        LimitsConfig {
+            connections: Bounded::of::<0>(),
+            unauthenticated: Bounded::of::<20_000>(),
+            send_queue: ByteSize::kib::<64>(),
+            slow_consumer: SlowConsumer::DropOldest,
+            frame_rate: Bounded::of::<100>(),
+            frame_burst: Bounded::of::<400>(),
+            rooms: Bounded::of::<32>(),
+            accepts: Bounded::of::<128>(),
+            push: ByteSize::mib::<1>(),
+        }
+    }
+}
+
+/// When pushes that wait for a connection are written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct BatchConfig {
+    /// "off": as soon as they come; what comes at once still leaves in one write. "adaptive": the same while the shard
+    /// is idle, and up to `window` later as its load grows. "fixed": always after `window`.
+    pub mode: BatchMode,
+    /// Longest time a push waits for others.
+    pub window: BoundedDuration<1, 1000>,
+}
+
+impl Default for BatchConfig {
+    fn default() -> BatchConfig {
+        BatchConfig { mode: BatchMode::Adaptive, window: BoundedDuration::millis::<10>() }
+    }
+}
+
+/// How pushes are batched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum BatchMode {
+    /// Natural batching only.
+    Off,
+    /// By load.
+    #[default]
+    Adaptive,
+    /// Always.
+    Fixed,
+}
+
+/// The threads that hold the connections.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct ReactorConfig {
+    /// "auto": io_uring, or epoll where the kernel refuses it, said at start with the reason. "io_uring" and "epoll" take
+    /// just that.
+    pub driver: DriverChoice,
+    /// Shards; 0: one per core.
+    pub shards: Bounded<0, 1000>,
+    /// Cores the shards are pinned to, one after the other. Empty: all cores when there are as many shards, else none.
+    pub cpus: cluster::config::List<u64>,
+    /// Submission queue entries of each io_uring.
+    pub ring_entries: Bounded<64, 32_768>,
+}
+
+impl Default for ReactorConfig {
+    fn default() -> ReactorConfig {
+        ReactorConfig {
+            driver: DriverChoice::Auto,
+            shards: Bounded::of::<0>(),
+            cpus: cluster::config::List::default(),
+            ring_entries: Bounded::of::<1024>(),
+        }
+    }
+}
+
+/// Which driver runs the shards.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DriverChoice {
+    /// io_uring, else epoll.
+    #[default]
+    Auto,
+    /// io_uring or nothing.
+    IoUring,
+    /// epoll.
+    Epoll,
+}
+
+/// How the gateway leaves.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct DrainConfig {
+    /// Time over which a stopping gateway closes its connections, so that they do not all come back at once somewhere
+    /// else. 0s: at once.
+    pub spread: BoundedDuration<0, 600_000>,
+    /// Time after which it stops waiting for what is queued.
+    pub timeout: BoundedDuration<1000, 600_000>,
+}
+
+impl Default for DrainConfig {
+    fn default() -> DrainConfig {
+        DrainConfig { spread: BoundedDuration::secs::<1>(), timeout: BoundedDuration::secs::<25>() }
+    }
+}
+
+impl CometConfig {
+    /// What each of `shards` shards is configured with, `connections` being the process's limit.
+    pub fn shard(&self, shards: usize, connections: usize) -> ShardConfig {
+        let limits = &self.limits;
+        let window: Duration = self.batch.window.get();
+        ShardConfig {
+            handshake: self.protocol.handshake_timeout.get(),
+            frame: self.protocol.frame_timeout.get(),
+            upgrade: UpgradeRules {
+                path: self.websocket.path.as_str().into(),
+                origins: self.websocket.origins.get().to_vec(),
+            },
+            message: MessageLimits {
+                message_max: self.websocket.message_max.usize(),
+                ..MessageLimits::default()
+            },
+            body_max: CLIENT_BODY_MAX,
+            queue_bytes_max: limits.send_queue.u32(),
+            slow_consumer: limits.slow_consumer,
+            rate: Rate { per_second: limits.frame_rate.u32(), burst: limits.frame_burst.u32() },
+            rooms_max: limits.rooms.usize(),
+            accepts_max: limits.accepts.usize(),
+            unauthenticated_max: limits.unauthenticated.usize().div_ceil(shards),
+            connections_max: connections,
+            ignored_max: 8,
+            refusals_max: 16,
+            renew: self.protocol.renew_interval.get(),
+            unknown_reply_same: self.protocol.unknown_op_reply == UnknownOpReply::Same,
+            batch: match self.batch.mode {
+                BatchMode::Off => shard::Batch::Off,
+                BatchMode::Adaptive => shard::Batch::Adaptive(window),
+                BatchMode::Fixed => shard::Batch::Fixed(window),
+            },
+        }
+    }
+}

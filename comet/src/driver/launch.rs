@@ -1,0 +1,223 @@
+//! Which driver runs the shards, their listeners and their threads.
+
+use std::{fmt, io, net::SocketAddr, sync::Arc, thread};
+
+use cluster::services::Transport;
+use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
+use ring::{ListenOptions, WakeSender, listen, probe_io_uring, refuse_second_process, wake_pair};
+
+use super::monoio::{Plan, run};
+use crate::{
+    config::{CometConfig, DriverChoice},
+    front::{Inbox, Outboxes, RING_CAPACITY},
+    mailbox::{Bell, Sender, ShardBell, TaskBell, channel},
+    shard::mail::ToShard,
+};
+
+/// Why the shards could not be started. Nothing is served then.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// An address to listen on is taken or not this machine's.
+    #[error("{key} = \"{address}\": {source}{}", hint(source))]
+    Listen {
+        /// Configuration key of the address.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// io_uring was asked for by name and the kernel refuses it.
+    #[error("reactor.driver = \"io_uring\": {0}")]
+    Refused(#[from] ring::Refusal),
+    /// No thread, pipe or ring could be made.
+    #[error("the shards could not be started: {0}")]
+    System(#[from] io::Error),
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => " (another process listens there: stop it, or choose another port)",
+        io::ErrorKind::AddrNotAvailable => " (no interface of this machine has that address)",
+        io::ErrorKind::PermissionDenied => " (ports below 1024 need CAP_NET_BIND_SERVICE)",
+        _ => "",
+    }
+}
+
+/// The driver that was chosen, and why.
+#[derive(Clone, Debug)]
+pub struct DriverReport {
+    /// io_uring, else epoll.
+    pub io_uring: bool,
+    /// Why not io_uring.
+    pub reason: Option<String>,
+}
+
+impl fmt::Display for DriverReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.io_uring, &self.reason) {
+            (true, _) => f.write_str("io_uring"),
+            (false, Some(reason)) => write!(f, "epoll, because {reason}"),
+            (false, None) => f.write_str("epoll, as configured"),
+        }
+    }
+}
+
+/// Shards that run.
+pub struct Launched {
+    /// Addresses with TCP clients.
+    pub tcp: Vec<SocketAddr>,
+    /// Addresses with WebSocket clients.
+    pub websocket: Vec<SocketAddr>,
+    /// The driver.
+    pub driver: DriverReport,
+    /// Cores the shards are pinned to, none when they are not.
+    pub cpus: Vec<usize>,
+    /// Rings to the shards.
+    pub outboxes: Outboxes,
+    /// Rings from them.
+    pub inboxes: Vec<Inbox>,
+}
+
+/// Number of shards that a configuration asks for.
+pub fn shards(config: &CometConfig) -> usize {
+    match config.reactor.shards.usize() {
+        0 => thread::available_parallelism().map_or(1, usize::from),
+        shards => shards,
+    }
+}
+
+/// Binds the listeners and starts a thread per shard. `connections` is what the open-file limit allows.
+pub fn launch(config: &CometConfig, connections: usize) -> Result<Launched, LaunchError> {
+    let shards = shards(config);
+    let driver = choose(config, shards)?;
+    let mut listening = Listening::default();
+    listening.bind("tcp.bind", Transport::Tcp, config.tcp.bind.get(), config, shards)?;
+    listening.bind("websocket.bind", Transport::WebSocket, config.websocket.bind.get(), config, shards)?;
+    let cpus = cpus(config, shards);
+    // Keys spread evenly over the shards, accepts nearly so.
+    let per_shard = connections.div_ceil(shards).saturating_add(connections / 8);
+    let rules = config.shard(shards, per_shard);
+    let entries = config.reactor.ring_entries.u32();
+    let (mut senders, mut inboxes) = (Vec::new(), Vec::new());
+    for (index, listeners) in listening.per_shard.into_iter().enumerate() {
+        let (wake, seed) = wake_pair()?;
+        let bell = Arc::new(ShardBell::new(wake));
+        let task = Arc::new(TaskBell::default());
+        let (sender, inbox) = channel(RING_CAPACITY, Arc::clone(&bell), Arc::<Bell<()>>::default());
+        let (to_front, receiver) = channel(RING_CAPACITY, Arc::clone(&task), Arc::clone(&bell));
+        senders.push(sender);
+        inboxes.push(Inbox { receiver, bell: task });
+        let plan =
+            Plan { index: index as u16, config: rules.clone(), listeners, inbox, bell, wake: seed, to_front };
+        let cpu = cpus.get(index % cpus.len().max(1)).copied();
+        let io_uring = driver.io_uring;
+        thread::Builder::new()
+            .name(format!("shard-{index}"))
+            .spawn(move || serve(plan, cpu, io_uring, entries))?;
+    }
+    Ok(Launched {
+        tcp: listening.tcp,
+        websocket: listening.websocket,
+        driver,
+        cpus,
+        outboxes: Outboxes::new(senders as Vec<Sender<ToShard, WakeSender>>),
+        inboxes,
+    })
+}
+
+/// The thread of one shard. A shard that ends takes the process with it: its clients would hang for ever otherwise.
+fn serve(plan: Plan, cpu: Option<usize>, io_uring: bool, entries: u32) {
+    if let Some(id) = cpu
+        && !core_affinity::set_for_current(core_affinity::CoreId { id })
+    {
+        tracing::warn!(shard = plan.index, cpu = id, "the shard could not be pinned");
+    }
+    let shard = plan.index;
+    let result = if io_uring {
+        RuntimeBuilder::<IoUringDriver>::new()
+            .enable_timer()
+            .with_entries(entries)
+            .build()
+            .and_then(|mut runtime| runtime.block_on(run(plan)))
+    } else {
+        RuntimeBuilder::<LegacyDriver>::new()
+            .enable_timer()
+            .with_entries(entries)
+            .build()
+            .and_then(|mut runtime| runtime.block_on(run(plan)))
+    };
+    tracing::error!(shard, ?result, "a shard ended, and the process with it");
+    std::process::exit(70);
+}
+
+fn choose(config: &CometConfig, shards: usize) -> Result<DriverReport, LaunchError> {
+    let probe = || probe_io_uring(config.reactor.ring_entries.u32(), shards);
+    Ok(match config.reactor.driver {
+        DriverChoice::Epoll => DriverReport { io_uring: false, reason: None },
+        DriverChoice::IoUring => {
+            probe()?;
+            DriverReport { io_uring: true, reason: None }
+        }
+        DriverChoice::Auto => match probe() {
+            Ok(()) => DriverReport { io_uring: true, reason: None },
+            Err(refusal) => DriverReport { io_uring: false, reason: Some(refusal.to_string()) },
+        },
+    })
+}
+
+/// All cores when there is a shard for each; else those that were named.
+fn cpus(config: &CometConfig, shards: usize) -> Vec<usize> {
+    if !config.reactor.cpus.get().is_empty() {
+        return config.reactor.cpus.get().iter().map(|cpu| *cpu as usize).collect();
+    }
+    let all: Vec<usize> =
+        core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
+    if all.len() == shards && shards > 1 { all } else { Vec::new() }
+}
+
+#[derive(Default)]
+struct Listening {
+    tcp: Vec<SocketAddr>,
+    websocket: Vec<SocketAddr>,
+    per_shard: Vec<Vec<(Transport, std::net::TcpListener)>>,
+}
+
+impl Listening {
+    /// Binds each address once per shard.
+    fn bind(
+        &mut self,
+        key: &'static str,
+        transport: Transport,
+        addresses: &[SocketAddr],
+        config: &CometConfig,
+        shards: usize,
+    ) -> Result<(), LaunchError> {
+        let tcp = &config.tcp;
+        let options = ListenOptions {
+            backlog: tcp.backlog.u32() as i32,
+            send_buffer: Some(tcp.sndbuf.usize()),
+            receive_buffer: Some(tcp.rcvbuf.usize()),
+            keepalive: tcp.keepalive,
+            user_timeout: Some(tcp.user_timeout.get()),
+            nodelay: true,
+        };
+        self.per_shard.resize_with(shards, Vec::new);
+        for &address in addresses {
+            let failed = |source| LaunchError::Listen { key, address, source };
+            refuse_second_process(address).map_err(failed)?;
+            let mut bound = address;
+            for listeners in &mut self.per_shard {
+                let listener = listen(bound, &options).map_err(failed)?;
+                // Port 0 becomes one port for all shards.
+                bound = listener.local_addr().map_err(failed)?;
+                listeners.push((transport, listener));
+            }
+            match transport {
+                Transport::Tcp => self.tcp.push(bound),
+                Transport::WebSocket => self.websocket.push(bound),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,147 @@
+//! Pushes on their way in: encoded once, one command per shard.
+
+use async_trait::async_trait;
+use cluster::services::{CometApi, Dispatch, DispatchError, Payload, Receivers};
+use proto::{
+    close::CloseReason,
+    encoded::Encoded,
+    frame::{Header, encode},
+    ids::{Generation, Key, RoomId},
+    op::Op,
+};
+
+use super::Front;
+use crate::{
+    clock::Time,
+    shard::mail::{Push, PushTo, ToShard},
+};
+
+#[async_trait]
+impl CometApi for Front {
+    async fn dispatch(&self, batch: Vec<Dispatch>) -> Result<(), DispatchError> {
+        // Whoever came first is handed out first, even where a full ring makes it wait.
+        let _turn = self.turn.lock().await;
+        for dispatch in batch {
+            self.metrics.dispatched(&dispatch);
+            self.dispatch_one(dispatch).await?;
+        }
+        self.outboxes.notify_all();
+        Ok(())
+    }
+
+    async fn kick(
+        &self,
+        key: Key,
+        below: Option<Generation>,
+        reason: CloseReason,
+    ) -> Result<(), DispatchError> {
+        let shard = self.outboxes.owner(&key);
+        self.outboxes.send(shard, ToShard::Kick { key, below, reason }).await;
+        Ok(())
+    }
+
+    async fn rooms(&self) -> Result<Vec<RoomId>, DispatchError> {
+        Ok(self.online().rooms())
+    }
+}
+
+impl Front {
+    async fn dispatch_one(&self, dispatch: Dispatch) -> Result<(), DispatchError> {
+        let Dispatch { receivers, filter, payload, origin, accepted_at_us: _ } = dispatch;
+        let encoded = self.encode(&payload)?;
+        let origin = origin.map(|origin| {
+            let copy = sender_copy(&payload, origin.seq);
+            (origin.key, copy.unwrap_or_else(|| encoded.clone()))
+        });
+        let push = |to| Push {
+            to,
+            filter,
+            encoded: encoded.clone(),
+            origin: origin.clone(),
+            dispatched: Time::now(),
+        };
+        match receivers {
+            Receivers::Keys(keys) => {
+                for (shard, keys) in self.by_owner(keys) {
+                    self.outboxes.push(shard, ToShard::Push(Box::new(push(PushTo::Keys(keys))))).await;
+                }
+            }
+            Receivers::Room(room) => {
+                for shard in 0..self.outboxes.len() as u16 {
+                    let push = push(PushTo::Room(room.clone()));
+                    self.outboxes.push(shard, ToShard::Push(Box::new(push))).await;
+                }
+            }
+            Receivers::All { speed } => {
+                let shards = self.outboxes.len() as u32;
+                for shard in 0..shards {
+                    let push = push(PushTo::All { speed: share(speed, shards, shard) });
+                    self.outboxes.push(shard as u16, ToShard::Push(Box::new(push))).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn encode(&self, payload: &Payload) -> Result<Encoded, DispatchError> {
+        let bytes = match payload {
+            Payload::Message { body, .. } | Payload::Frames(body) => body.len(),
+        };
+        if bytes > self.push_bytes_max {
+            return Err(DispatchError::Invalid(format!(
+                "{bytes} bytes, the limit (limits.push) is {}",
+                self.push_bytes_max
+            )));
+        }
+        match payload {
+            Payload::Message { op, body } => Ok(Encoded::push(*op, body)),
+            Payload::Frames(frames) => Encoded::push_frames(frames)
+                .map_err(|violation| DispatchError::Invalid(violation.to_string())),
+        }
+    }
+
+    /// Splits keys by the shard that owns them; each shard's keep their order.
+    fn by_owner(&self, keys: Vec<Key>) -> Vec<(u16, Vec<Key>)> {
+        if let [key] = keys.as_slice() {
+            return vec![(self.outboxes.owner(key), keys)];
+        }
+        let mut owners: Vec<(u16, Vec<Key>)> = Vec::new();
+        for key in keys {
+            let shard = self.outboxes.owner(&key);
+            match owners.iter_mut().find(|(owner, _)| *owner == shard) {
+                Some((_, keys)) => keys.push(key),
+                None => owners.push((shard, vec![key])),
+            }
+        }
+        owners
+    }
+}
+
+/// A client's own message as its sender gets it: with the sequence number of its request.
+fn sender_copy(payload: &Payload, seq: i32) -> Option<Encoded> {
+    let Payload::Message { op, body } = payload else { return None };
+    let mut frame = Vec::new();
+    encode(Header { ver: 1, op: *op, seq }, body, &mut frame);
+    debug_assert_ne!(*op, Op::RAW);
+    Encoded::push_frames(&frame).ok()
+}
+
+/// A shard's part of a speed: at least 1, since 0 means unlimited.
+fn share(speed: u32, shards: u32, shard: u32) -> u32 {
+    match speed {
+        0 => 0,
+        speed => (speed / shards + u32::from(shard < speed % shards)).max(1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shares_of_a_speed_add_up_and_none_becomes_unlimited() {
+        assert_eq!((0..4).map(|shard| share(10, 4, shard)).sum::<u32>(), 10);
+        assert_eq!((0..4).map(|shard| share(1, 4, shard)).collect::<Vec<_>>(), [1, 1, 1, 1]);
+        assert_eq!(share(0, 4, 2), 0);
+    }
+}

@@ -1,0 +1,76 @@
+//! Takes what the shards say. It never waits for anything but the next mail, so that no shard ever waits for it.
+
+use std::{future::poll_fn, sync::Arc};
+
+use cluster::services::SessionRef;
+use ring::WakeSender;
+
+use super::{Front, lanes::Work, lock};
+use crate::{
+    mailbox::{Receiver, TaskBell},
+    shard::mail::{ToFront, ToShard},
+};
+
+/// The ring of one shard to the front.
+pub struct Inbox {
+    /// Its end.
+    pub receiver: Receiver<ToFront, WakeSender>,
+    /// Rung when something is in it.
+    pub bell: Arc<TaskBell>,
+}
+
+/// Mail taken before other tasks of the thread get a turn.
+const PER_TURN: usize = 256;
+
+/// Drains the ring of one shard, for ever.
+pub(super) async fn drain(front: Arc<Front>, shard: u16, inbox: Inbox) {
+    let Inbox { mut receiver, bell } = inbox;
+    loop {
+        // The ring's end may change threads but not be shared between them: the future owns it for the wait.
+        let (ring, bell) = (&mut receiver, &bell);
+        poll_fn(move |context| bell.poll_until(context, || !ring.is_empty())).await;
+        receiver.drain().take(PER_TURN).for_each(|mail| take(&front, shard, mail));
+        tokio::task::yield_now().await;
+    }
+}
+
+fn take(front: &Arc<Front>, shard: u16, mail: ToFront) {
+    match mail {
+        ToFront::Login(login) => front.logins.begin(front, *login),
+        ToFront::LoginGone(id) => front.logins.gone(id),
+        ToFront::Moved { to, attach } => {
+            if let Err(mail) = front.outboxes.try_send(to, ToShard::Attach(attach)) {
+                // Bounded by the connections on their way, each of which waits here and nowhere else.
+                let front = Arc::clone(front);
+                tokio::spawn(async move { front.outboxes.send(to, mail).await });
+            }
+        }
+        ToFront::Opened { mid, key, generation, ticket: _, peer } => {
+            front.online().opened(peer);
+            front.lanes.opened(front, SessionRef { mid, key, server: front.server.clone(), generation });
+        }
+        ToFront::Ended { mid, key, generation, peer, replaced } => {
+            if let Some(peer) = peer {
+                front.online().ended(peer);
+            }
+            if !replaced {
+                let session = SessionRef { mid, key, server: front.server.clone(), generation };
+                front.lanes.ended(front, session);
+            }
+        }
+        ToFront::Renew { mid, key, generation } => {
+            let session = SessionRef { mid, key, server: front.server.clone(), generation };
+            front.lanes.push(front, Work::Renew(session));
+        }
+        ToFront::Message { id, message } => front.lanes.push(front, Work::Message { id, message }),
+        ToFront::Rooms(counts) => {
+            let news = front.online().report(shard, counts);
+            front.tell_elsewhere(news);
+        }
+        ToFront::Stats(stats) => front.metrics.shard(shard, *stats),
+        ToFront::Drained => {
+            *lock(&front.drained) += 1;
+            front.drained_changed.notify_waiters();
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Logins in the lobby: asked of logic, retried inside the client's deadline, dropped when the client leaves.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use cluster::services::{ConnectRequest, LogicError, Session, SessionRef};
+use proto::close::CloseReason;
+use tokio::sync::Semaphore;
+
+use super::{Front, lanes::Work, lock};
+use crate::{
+    clock::Time,
+    shard::mail::{ConnectionId, Login, Outcome, ToShard, Verdict},
+};
+
+/// Logins that logic is asked about at once. The others wait, bounded by the limit of connections before their login.
+const ASKED_AT_ONCE: usize = 256;
+
+/// First pause before logic is asked again; doubled each time up to [`RETRY_MAX`].
+const RETRY_MIN: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// Left of the client's deadline for the verdict to reach the shard.
+const MARGIN: Duration = Duration::from_millis(200);
+
+/// Logins under way.
+pub(super) struct Logins {
+    /// Whether the client has left meanwhile.
+    waiting: Mutex<HashMap<ConnectionId, bool>>,
+    asking: Semaphore,
+}
+
+impl Default for Logins {
+    fn default() -> Logins {
+        Logins { waiting: Mutex::default(), asking: Semaphore::new(ASKED_AT_ONCE) }
+    }
+}
+
+impl Logins {
+    /// A client wants to log in.
+    pub(super) fn begin(&self, front: &Arc<Front>, login: Login) {
+        lock(&self.waiting).insert(login.id, false);
+        tokio::spawn(decide(Arc::clone(front), login));
+    }
+
+    /// The client left the lobby.
+    pub(super) fn gone(&self, id: ConnectionId) {
+        if let Some(gone) = lock(&self.waiting).get_mut(&id) {
+            *gone = true;
+        }
+    }
+
+    fn is_gone(&self, id: ConnectionId) -> bool {
+        lock(&self.waiting).get(&id).copied().unwrap_or(true)
+    }
+
+    /// Ends the stay; true when the client is still there.
+    fn finish(&self, id: ConnectionId) -> bool {
+        lock(&self.waiting).remove(&id) == Some(false)
+    }
+}
+
+async fn decide(front: Arc<Front>, login: Login) {
+    let id = login.id;
+    let result = ask(&front, login).await;
+    let still_there = front.logins.finish(id);
+    front.metrics.login(match &result {
+        Ok(_) if still_there => "accepted",
+        Ok(_) | Err(None) => "client_left",
+        Err(Some(LogicError::Refused { .. })) => "refused",
+        Err(Some(_)) => "unavailable",
+    });
+    let outcome = match result {
+        Ok(session) if still_there => place(&front, id, session),
+        Ok(session) => {
+            let Session { mid, key, generation, .. } = session;
+            let session = SessionRef { mid, key, server: front.server.clone(), generation };
+            return front.lanes.push(&front, Work::Disconnect(session));
+        }
+        Err(Some(error)) if still_there => refusal(error),
+        Err(_) => return,
+    };
+    front.outboxes.send(id.shard, ToShard::Verdict(Box::new(Verdict { id, outcome }))).await;
+}
+
+/// Asks logic until it has decided; `Err(None)` when the client left first.
+async fn ask(front: &Front, login: Login) -> Result<Session, Option<LogicError>> {
+    let Ok(_permit) = front.logins.asking.acquire().await else { return Err(None) };
+    let request = ConnectRequest {
+        server: front.server.clone(),
+        cookie: login.cookie,
+        token: login.token,
+        client_ip: Some(login.peer),
+        transport: login.transport,
+    };
+    let mut pause = RETRY_MIN;
+    loop {
+        if front.logins.is_gone(login.id) {
+            return Err(None);
+        }
+        let left = login.deadline.since(Time::now()).saturating_sub(MARGIN);
+        let answer = tokio::time::timeout(left, front.logic.connect(request.clone())).await;
+        let error = match answer {
+            Ok(Ok(session)) => return Ok(session),
+            Ok(Err(error @ LogicError::Refused { .. })) => return Err(Some(error)),
+            Ok(Err(error)) => error,
+            Err(_) => LogicError::Unavailable("no answer inside the handshake deadline".to_owned()),
+        };
+        front.metrics.logic_failed("connect");
+        let left = login.deadline.since(Time::now()).saturating_sub(MARGIN);
+        if left <= pause {
+            return Err(Some(error));
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RETRY_MAX);
+    }
+}
+
+fn place(front: &Front, id: ConnectionId, session: Session) -> Outcome {
+    let to = front.outboxes.owner(&session.key);
+    if to == id.shard { Outcome::Open(session) } else { Outcome::Move { to, session } }
+}
+
+fn refusal(error: LogicError) -> Outcome {
+    match error {
+        LogicError::Refused { reason, text } => Outcome::Refuse { reason, text },
+        LogicError::Overloaded => {
+            let reason = CloseReason::Overloaded;
+            Outcome::Refuse { reason, text: reason.text().to_owned() }
+        }
+        LogicError::Unavailable(_) => {
+            let reason = CloseReason::ServerError;
+            Outcome::Refuse { reason, text: reason.text().to_owned() }
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! The gateway's counters, as Prometheus reads them: the shards' own, of which each tick brings a copy, and the front's.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex},
+};
+
+use cluster::services::{Dispatch, Payload, Receivers};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder},
+    metrics::MetricType,
+    registry::Registry,
+};
+
+use super::lock;
+use crate::{
+    clock::wall_micros,
+    shard::stats::{BUCKETS, Histogram, PerTransport, Stats},
+};
+
+/// Counters of one comet.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    shards: Mutex<Vec<Stats>>,
+    front: Mutex<FrontCounters>,
+}
+
+#[derive(Debug, Default)]
+struct FrontCounters {
+    dispatches: BTreeMap<&'static str, u64>,
+    dispatched_bytes: u64,
+    logins: BTreeMap<&'static str, u64>,
+    logic_failures: BTreeMap<&'static str, u64>,
+    given_up: BTreeMap<&'static str, u64>,
+    accepted_to_dispatch: Histogram,
+}
+
+impl Metrics {
+    /// Counters of a comet with this many shards.
+    pub fn new(shards: usize) -> Arc<Metrics> {
+        Arc::new(Metrics { shards: Mutex::new(vec![Stats::default(); shards]), front: Mutex::default() })
+    }
+
+    /// Puts them into a process's registry.
+    pub fn register(self: &Arc<Metrics>, registry: &mut Registry) {
+        registry.register_collector(Box::new(Arc::clone(self)));
+    }
+
+    /// Sum of a number over all shards, as the last ticks brought it.
+    pub fn sum(&self, number: impl Fn(&Stats) -> u64) -> u64 {
+        lock(&self.shards).iter().map(number).sum()
+    }
+
+    pub(super) fn shard(&self, shard: u16, stats: Stats) {
+        lock(&self.shards)[usize::from(shard)] = stats;
+    }
+
+    pub(super) fn dispatched(&self, dispatch: &Dispatch) {
+        let kind = match dispatch.receivers {
+            Receivers::Keys(_) => "keys",
+            Receivers::Room(_) => "room",
+            Receivers::All { .. } => "all",
+        };
+        let (Payload::Message { body, .. } | Payload::Frames(body)) = &dispatch.payload;
+        let mut front = lock(&self.front);
+        *front.dispatches.entry(kind).or_default() += 1;
+        front.dispatched_bytes += body.len() as u64;
+        if dispatch.accepted_at_us > 0 {
+            front.accepted_to_dispatch.record(wall_micros().saturating_sub(dispatch.accepted_at_us));
+        }
+    }
+
+    pub(super) fn login(&self, result: &'static str) {
+        *lock(&self.front).logins.entry(result).or_default() += 1;
+    }
+
+    pub(super) fn logic_failed(&self, call: &'static str) {
+        *lock(&self.front).logic_failures.entry(call).or_default() += 1;
+    }
+
+    pub(super) fn given_up(&self, what: &'static str) {
+        *lock(&self.front).given_up.entry(what).or_default() += 1;
+    }
+}
+
+impl Collector for Metrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let shards = lock(&self.shards);
+        let mut text = Text { encoder: &mut encoder };
+        text.shards(&shards)?;
+        text.front(&lock(&self.front))
+    }
+}
+
+/// Writes metrics one by one.
+struct Text<'a, 'e> {
+    encoder: &'a mut DescriptorEncoder<'e>,
+}
+
+impl Text<'_, '_> {
+    fn shards(&mut self, shards: &[Stats]) -> fmt::Result {
+        let sum = |number: fn(&Stats) -> u64| shards.iter().map(number).sum::<u64>();
+        let both = |number: fn(&Stats) -> PerTransport| {
+            [
+                (("transport", "tcp"), shards.iter().map(|stats| number(stats).tcp).sum::<u64>()),
+                (("transport", "websocket"), shards.iter().map(|stats| number(stats).websocket).sum()),
+            ]
+        };
+        self.gauges("halley_connections", "Client sockets open now", both(|stats| stats.connections))?;
+        self.counters("halley_accepted", "Client sockets accepted", both(|stats| stats.accepted))?;
+        self.gauge("halley_connections_open", "Clients logged in now", sum(|stats| stats.open))?;
+        self.counter(
+            "halley_attached",
+            "Connections handed to the shard of their key",
+            sum(|stats| stats.attached),
+        )?;
+        self.counter(
+            "halley_refused",
+            "Client sockets closed at once, a limit being reached",
+            sum(|stats| stats.refused),
+        )?;
+        self.counter("halley_accept_errors", "Failed accepts", sum(|stats| stats.accept_errors))?;
+        self.gauge(
+            "halley_rooms",
+            "Rooms, counted on each shard that has members",
+            sum(|stats| stats.rooms),
+        )?;
+        self.counter("halley_shard_pushes", "Push commands taken by shards", sum(|stats| stats.pushes))?;
+        self.counter("halley_deliveries", "Frames written to clients", sum(|stats| stats.deliveries))?;
+        self.counter("halley_writes", "Writes that took them there", sum(|stats| stats.writes))?;
+        self.counter("halley_written_bytes", "Bytes written to clients", sum(|stats| stats.bytes_written))?;
+        self.counter("halley_read_bytes", "Bytes read from clients", sum(|stats| stats.bytes_read))?;
+        self.counter("halley_read_frames", "Frames read from clients", sum(|stats| stats.frames_read))?;
+        self.gauge("halley_queue_bytes", "Bytes that wait in send queues", sum(|stats| stats.queue_bytes))?;
+        let shard_labels: Vec<String> = (0..shards.len()).map(|shard| shard.to_string()).collect();
+        let per_shard = |number: fn(&Stats) -> u64| {
+            shard_labels
+                .iter()
+                .zip(shards)
+                .map(move |(label, stats)| (("shard", label.as_str()), number(stats)))
+        };
+        self.gauges(
+            "halley_mailbox_depth",
+            "Commands that waited for a shard",
+            per_shard(|stats| stats.mailbox_depth),
+        )?;
+        self.gauges(
+            "halley_shard_load_permille",
+            "Busy share of a shard's thread",
+            per_shard(|stats| stats.load_permille),
+        )?;
+        self.drops(shards)?;
+        self.stages("dispatch_to_shard", shards.iter().map(|stats| &stats.dispatch_to_shard))?;
+        self.stages("shard_to_written", shards.iter().map(|stats| &stats.shard_to_written))
+    }
+
+    fn drops(&mut self, shards: &[Stats]) -> fmt::Result {
+        let mut drops: BTreeMap<_, u64> = BTreeMap::new();
+        let mut closes: BTreeMap<_, u64> = BTreeMap::new();
+        let mut bad: BTreeMap<_, u64> = BTreeMap::new();
+        for stats in shards {
+            stats.drops.iter().for_each(|(reason, count)| *drops.entry(reason.label()).or_default() += count);
+            stats
+                .closes
+                .iter()
+                .for_each(|(reason, count)| *closes.entry(reason.label()).or_default() += count);
+            stats.bad_input.iter().for_each(|(reason, count)| *bad.entry(*reason).or_default() += count);
+        }
+        let reason = |(reason, count)| (("reason", reason), count);
+        self.counters("halley_drops", "Frames not delivered", drops.into_iter().map(reason))?;
+        self.counters("halley_closes", "Connections closed", closes.into_iter().map(reason))?;
+        let proto = |((proto, reason), count)| ([("proto", proto), ("reason", reason)], count);
+        self.counters("halley_bad_input", "Input that no client should send", bad.into_iter().map(proto))
+    }
+
+    fn front(&mut self, front: &FrontCounters) -> fmt::Result {
+        let labelled = |name, counts: &BTreeMap<&'static str, u64>| {
+            counts.iter().map(|(label, count)| ((name, *label), *count)).collect::<Vec<_>>()
+        };
+        self.counters("halley_dispatches", "Dispatches taken from job", labelled("kind", &front.dispatches))?;
+        self.counter("halley_dispatched_bytes", "Bytes of dispatched messages", front.dispatched_bytes)?;
+        self.counters("halley_logins", "Logins decided", labelled("result", &front.logins))?;
+        self.counters(
+            "halley_logic_failures",
+            "Calls that logic did not answer",
+            labelled("call", &front.logic_failures),
+        )?;
+        self.counters(
+            "halley_logic_given_up",
+            "Things logic was not told of",
+            labelled("what", &front.given_up),
+        )?;
+        self.stages("accept_to_dispatch", [&front.accepted_to_dispatch].into_iter())
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        self.describe(name, help, MetricType::Counter, |metric| {
+            metric.encode_counter::<[(&str, &str); 0], _, u64>(&value, None)
+        })
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        self.describe(name, help, MetricType::Gauge, |metric| metric.encode_gauge(&(value as i64)))
+    }
+
+    fn counters<L: Labels>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = (L, u64)>,
+    ) -> fmt::Result {
+        self.describe(name, help, MetricType::Counter, |metric| {
+            for (labels, value) in values {
+                let labels = labels.pairs();
+                metric.encode_family(&labels)?.encode_counter::<[(&str, &str); 0], _, u64>(&value, None)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn gauges<L: Labels>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = (L, u64)>,
+    ) -> fmt::Result {
+        self.describe(name, help, MetricType::Gauge, |metric| {
+            for (labels, value) in values {
+                metric.encode_family(&labels.pairs())?.encode_gauge(&(value as i64))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// One stage of a push's way, over all shards.
+    fn stages<'h>(&mut self, stage: &str, histograms: impl Iterator<Item = &'h Histogram>) -> fmt::Result {
+        let mut all = Histogram::default();
+        for histogram in histograms {
+            all.sum_micros += histogram.sum_micros;
+            all.counts.iter_mut().zip(histogram.counts).for_each(|(sum, count)| *sum += count);
+        }
+        // Only every second power of two: enough to see, and a fourth of the lines.
+        let mut buckets: Vec<(f64, u64)> = Vec::new();
+        for pair in 0..BUCKETS / 2 {
+            let bound = match pair {
+                last if last == BUCKETS / 2 - 1 => f64::MAX,
+                pair => (1u64 << (2 * pair + 1)) as f64 / 1e6,
+            };
+            buckets.push((bound, all.counts[2 * pair] + all.counts[2 * pair + 1]));
+        }
+        let count = all.counts.iter().sum();
+        let name = format!("halley_stage_{stage}_seconds");
+        self.describe(&name, "Time of a push in this stage", MetricType::Histogram, |metric| {
+            metric.encode_histogram::<[(&str, &str); 0]>(all.sum_micros as f64 / 1e6, count, &buckets, None)
+        })
+    }
+
+    fn describe(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: MetricType,
+        encode: impl FnOnce(&mut MetricEncoder<'_>) -> fmt::Result,
+    ) -> fmt::Result {
+        encode(&mut self.encoder.encode_descriptor(name, help, None, kind)?)
+    }
+}
+
+/// One or two labels.
+trait Labels {
+    type Pairs: EncodeLabelSet;
+    fn pairs(self) -> Self::Pairs;
+}
+
+impl<'a> Labels for (&'static str, &'a str) {
+    type Pairs = [(&'static str, &'a str); 1];
+    fn pairs(self) -> Self::Pairs {
+        [self]
+    }
+}
+
+impl<'a> Labels for [(&'static str, &'a str); 2] {
+    type Pairs = [(&'static str, &'a str); 2];
+    fn pairs(self) -> Self::Pairs {
+        self
+    }
+}

@@ -1,0 +1,167 @@
+//! People per room over all shards, and, as logic reports them, over all comets.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    net::IpAddr,
+};
+
+use cluster::services::ClientCount;
+use proto::ids::RoomId;
+
+/// Counts of this comet.
+#[derive(Default)]
+pub(super) struct Online {
+    shards: usize,
+    rooms: HashMap<RoomId, RoomCount>,
+    addresses: HashMap<IpAddr, u32>,
+    connections: u64,
+    /// Something changed since the last report to logic.
+    changed: bool,
+}
+
+struct RoomCount {
+    /// Members on each shard.
+    shards: Box<[u32]>,
+    /// People on other comets.
+    other_comets: u32,
+}
+
+impl RoomCount {
+    fn here(&self) -> u32 {
+        self.shards.iter().sum()
+    }
+}
+
+/// Per shard, people of a room that are elsewhere.
+pub(super) type Elsewhere = Vec<Vec<(RoomId, u32)>>;
+
+impl Online {
+    pub(super) fn new(shards: usize) -> Online {
+        Online { shards, ..Online::default() }
+    }
+
+    pub(super) fn opened(&mut self, peer: IpAddr) {
+        self.connections += 1;
+        *self.addresses.entry(peer).or_default() += 1;
+        self.changed = true;
+    }
+
+    pub(super) fn ended(&mut self, peer: IpAddr) {
+        self.connections = self.connections.saturating_sub(1);
+        if let Entry::Occupied(mut entry) = self.addresses.entry(peer) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+        self.changed = true;
+    }
+
+    /// Takes a shard's report and returns what the shards are to be told.
+    pub(super) fn report(&mut self, shard: u16, counts: Vec<(RoomId, u32)>) -> Elsewhere {
+        let mut news = vec![Vec::new(); self.shards];
+        self.changed |= !counts.is_empty();
+        for (id, count) in counts {
+            let shards = self.shards;
+            let room = self
+                .rooms
+                .entry(id.clone())
+                .or_insert_with(|| RoomCount { shards: vec![0; shards].into(), other_comets: 0 });
+            room.shards[usize::from(shard)] = count;
+            if room.here() == 0 {
+                self.rooms.remove(&id);
+                continue;
+            }
+            tell(&id, room, &mut news);
+        }
+        news
+    }
+
+    /// Takes logic's counts over all comets, `own` being what it was told of this one.
+    pub(super) fn all_comets(&mut self, own: &HashMap<RoomId, u32>, all: &HashMap<RoomId, u32>) -> Elsewhere {
+        let mut news = vec![Vec::new(); self.shards];
+        for (id, room) in &mut self.rooms {
+            let others = all.get(id).copied().unwrap_or(0).saturating_sub(own.get(id).copied().unwrap_or(0));
+            if others != room.other_comets {
+                room.other_comets = others;
+                tell(id, room, &mut news);
+            }
+        }
+        news
+    }
+
+    /// Everything the shards should know, for when an earlier notice did not reach them.
+    pub(super) fn everything(&self) -> Elsewhere {
+        let mut news = vec![Vec::new(); self.shards];
+        self.rooms.iter().for_each(|(id, room)| tell(id, room, &mut news));
+        news
+    }
+
+    /// What is reported to logic; `None` when nothing changed since the last time.
+    pub(super) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    pub(super) fn counts(&self) -> (HashMap<RoomId, u32>, ClientCount) {
+        let rooms = self.rooms.iter().map(|(id, room)| (id.clone(), room.here())).collect();
+        (rooms, ClientCount { connections: self.connections, addresses: self.addresses.len() as u64 })
+    }
+
+    pub(super) fn rooms(&self) -> Vec<RoomId> {
+        self.rooms.keys().cloned().collect()
+    }
+}
+
+/// Tells each shard with members in the room how many people are elsewhere. One shard alone on one comet has nobody
+/// elsewhere, which is what it assumes.
+fn tell(id: &RoomId, room: &RoomCount, news: &mut Elsewhere) {
+    if news.len() == 1 && room.other_comets == 0 && room.shards[0] == 0 {
+        return;
+    }
+    let all = room.here() + room.other_comets;
+    for (shard, members) in room.shards.iter().enumerate() {
+        if *members > 0 {
+            news[shard].push((id.clone(), all - members));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn room(name: &str) -> RoomId {
+        RoomId::parse(name).expect("a room id")
+    }
+
+    #[test]
+    fn each_shard_learns_of_the_people_on_the_others() {
+        let mut online = Online::new(2);
+        online.report(0, vec![(room("a"), 3)]);
+        let news = online.report(1, vec![(room("a"), 4)]);
+        assert_eq!(news, [vec![(room("a"), 4)], vec![(room("a"), 3)]]);
+        let own = online.counts().0;
+        assert_eq!(own[&room("a")], 7);
+        let news = online.all_comets(&own, &HashMap::from([(room("a"), 17)]));
+        assert_eq!(news, [vec![(room("a"), 14)], vec![(room("a"), 13)]]);
+    }
+
+    #[test]
+    fn a_room_without_people_is_forgotten() {
+        let mut online = Online::new(1);
+        online.report(0, vec![(room("a"), 1)]);
+        online.report(0, vec![(room("a"), 0)]);
+        assert!(online.rooms().is_empty());
+    }
+
+    #[test]
+    fn addresses_are_counted_once_each() {
+        let mut online = Online::new(1);
+        let [a, b]: [IpAddr; 2] = [[127, 0, 0, 1].into(), [127, 0, 0, 2].into()];
+        [a, a, b].map(|peer| online.opened(peer));
+        assert_eq!(online.counts().1, ClientCount { connections: 3, addresses: 2 });
+        [a, b].map(|peer| online.ended(peer));
+        assert_eq!(online.counts().1, ClientCount { connections: 1, addresses: 1 });
+        assert!(online.take_changed() && !online.take_changed());
+    }
+}

@@ -1,0 +1,91 @@
+//! The front's end of the rings to the shards.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use proto::ids::Key;
+use ring::WakeSender;
+
+use crate::{mailbox::Sender, shard::mail::ToShard};
+
+/// Commands one shard can be behind.
+pub const RING_CAPACITY: usize = 8192;
+
+/// Places that dispatches leave to verdicts, attaches and kicks: a flood of pushes never keeps a client from logging in.
+const RESERVED: usize = 2048;
+
+/// How often a full ring is looked at again. It holds thousands of commands then, so this adds nothing that matters.
+const RETRY: Duration = Duration::from_millis(1);
+
+/// The rings to all shards. Locked only by tasks of the front's own thread, for the time of a push.
+pub struct Outboxes {
+    senders: Vec<Mutex<Sender<ToShard, WakeSender>>>,
+    hasher: RandomState,
+}
+
+impl Outboxes {
+    /// One ring per shard, in their order.
+    pub fn new(senders: Vec<Sender<ToShard, WakeSender>>) -> Outboxes {
+        Outboxes { senders: senders.into_iter().map(Mutex::new).collect(), hasher: RandomState::new() }
+    }
+
+    /// Number of shards.
+    pub fn len(&self) -> usize {
+        self.senders.len()
+    }
+
+    /// The shard that owns a key.
+    pub fn owner(&self, key: &Key) -> u16 {
+        (self.hasher.hash_one(key) % self.senders.len() as u64) as u16
+    }
+
+    /// Sends what has reserved places: verdicts, attaches, kicks, replies. Gives the mail back when even those are used up.
+    pub fn try_send(&self, shard: u16, mail: ToShard) -> Result<(), ToShard> {
+        let mut sender = self.lock(shard);
+        sender.push(mail)?;
+        sender.notify();
+        Ok(())
+    }
+
+    /// The same, waiting for a place.
+    pub async fn send(&self, shard: u16, mut mail: ToShard) {
+        while let Err(back) = self.try_send(shard, mail) {
+            mail = back;
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// Puts part of a dispatch into a ring without waking the shard, waiting while pushes have used up their places.
+    pub async fn push(&self, shard: u16, mail: ToShard) {
+        let mut mail = Some(mail);
+        loop {
+            {
+                let mut sender = self.lock(shard);
+                if sender.free() > RESERVED
+                    && let Some(next) = mail.take()
+                {
+                    match sender.push(next) {
+                        Ok(()) => return,
+                        Err(back) => mail = Some(back),
+                    }
+                }
+                sender.notify();
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// Wakes every shard that sleeps on something pushed.
+    pub fn notify_all(&self) {
+        for shard in 0..self.senders.len() {
+            self.lock(shard as u16).notify();
+        }
+    }
+
+    fn lock(&self, shard: u16) -> std::sync::MutexGuard<'_, Sender<ToShard, WakeSender>> {
+        self.senders[usize::from(shard)].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,112 @@
+//! gRPC `goim.comet.Comet`: the four unary calls of a goim job, on the same trait that an in-process job calls.
+
+use std::sync::Arc;
+
+use cluster::services::{CometApi, Dispatch, DispatchError, Origin, Payload, Receivers};
+use proto::{
+    ids::{Key, RoomId},
+    op::Op,
+    rpc::{
+        comet::{
+            BroadcastReply, BroadcastReq, BroadcastRoomReply, BroadcastRoomReq, PushMsgReply, PushMsgReq,
+            RoomsReply, RoomsReq, comet_server,
+        },
+        protocol::Proto,
+    },
+};
+use tonic::{Request, Response, Status, codec::CompressionEncoding};
+
+/// Room for the fields around a push in one gRPC message, bytes.
+const ENVELOPE_BYTES: usize = 1 << 20;
+
+/// The tonic service over a comet.
+pub fn service<C: CometApi>(
+    comet: Arc<C>,
+    push_bytes_max: usize,
+) -> comet_server::CometServer<CometService<C>> {
+    comet_server::CometServer::new(CometService { comet })
+        .accept_compressed(CompressionEncoding::Gzip)
+        .max_decoding_message_size(push_bytes_max + ENVELOPE_BYTES)
+}
+
+/// Adapter from gRPC to [`CometApi`].
+pub struct CometService<C> {
+    comet: Arc<C>,
+}
+
+impl<C: CometApi> CometService<C> {
+    async fn dispatch(&self, dispatch: Dispatch) -> Result<(), Status> {
+        self.comet.dispatch(vec![dispatch]).await.map_err(|error| match error {
+            DispatchError::Invalid(_) => Status::invalid_argument(error.to_string()),
+            DispatchError::Unreachable(_) => Status::unavailable(error.to_string()),
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl<C: CometApi> comet_server::Comet for CometService<C> {
+    async fn push_msg(&self, request: Request<PushMsgReq>) -> Result<Response<PushMsgReply>, Status> {
+        let PushMsgReq { keys, proto, proto_op, accepted_at_us } = request.into_inner();
+        if keys.is_empty() {
+            return Err(Status::invalid_argument("keys: at least one is needed"));
+        }
+        self.dispatch(Dispatch {
+            receivers: Receivers::Keys(keys.into_iter().map(Key::new).collect()),
+            filter: Op(proto_op),
+            payload: payload(proto)?,
+            origin: None,
+            accepted_at_us,
+        })
+        .await?;
+        Ok(Response::new(PushMsgReply {}))
+    }
+
+    async fn broadcast(&self, request: Request<BroadcastReq>) -> Result<Response<BroadcastReply>, Status> {
+        let BroadcastReq { proto_op, proto, speed, accepted_at_us } = request.into_inner();
+        let speed =
+            u32::try_from(speed).map_err(|_| Status::invalid_argument("speed: must not be negative"))?;
+        self.dispatch(Dispatch {
+            receivers: Receivers::All { speed },
+            filter: Op(proto_op),
+            payload: payload(proto)?,
+            origin: None,
+            accepted_at_us,
+        })
+        .await?;
+        Ok(Response::new(BroadcastReply {}))
+    }
+
+    async fn broadcast_room(
+        &self,
+        request: Request<BroadcastRoomReq>,
+    ) -> Result<Response<BroadcastRoomReply>, Status> {
+        let BroadcastRoomReq { room_id, proto, accepted_at_us, origin_key, origin_seq } =
+            request.into_inner();
+        let room =
+            RoomId::parse(&room_id).map_err(|error| Status::invalid_argument(format!("roomID: {error}")))?;
+        let payload = payload(proto)?;
+        let filter = match &payload {
+            Payload::Message { op, .. } => *op,
+            Payload::Frames(_) => Op::RAW,
+        };
+        let origin = (!origin_key.is_empty()).then(|| Origin { key: Key::new(origin_key), seq: origin_seq });
+        self.dispatch(Dispatch { receivers: Receivers::Room(room), filter, payload, origin, accepted_at_us })
+            .await?;
+        Ok(Response::new(BroadcastRoomReply {}))
+    }
+
+    async fn rooms(&self, _: Request<RoomsReq>) -> Result<Response<RoomsReply>, Status> {
+        let rooms = self.comet.rooms().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let rooms = rooms.into_iter().map(|room| (room.as_str().to_owned(), true)).collect();
+        Ok(Response::new(RoomsReply { rooms }))
+    }
+}
+
+/// goim's job sends frames in operation 9; any other operation is one message.
+fn payload(proto: Option<Proto>) -> Result<Payload, Status> {
+    let proto = proto.ok_or_else(|| Status::invalid_argument("proto: missing"))?;
+    match Op(proto.op) {
+        Op::RAW => Ok(Payload::Frames(proto.body)),
+        op => Ok(Payload::Message { op, body: proto.body }),
+    }
+}

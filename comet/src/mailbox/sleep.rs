@@ -1,0 +1,92 @@
+//! The two ways to sleep: a shard in the kernel, a task of the front in tokio.
+
+use std::{
+    future::poll_fn,
+    io,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use atomic_waker::AtomicWaker;
+use ring::{WakeReceiver, WakeReceiverSeed, WakeSender};
+
+use super::bell::{Bell, Wake};
+
+/// The bell of a shard.
+pub type ShardBell = Bell<WakeSender>;
+
+/// The bell of one task on the tokio side.
+pub type TaskBell = Bell<TaskWake>;
+
+impl Wake for WakeSender {
+    fn wake(&self) {
+        WakeSender::wake(self);
+    }
+}
+
+/// A shard's sleep. Belongs to its thread; made there from the seed.
+#[derive(Debug)]
+pub struct ShardSleeper {
+    bell: Arc<ShardBell>,
+    receiver: WakeReceiver,
+}
+
+impl ShardSleeper {
+    /// Moves into the monoio runtime of the calling thread. `seed` is the other end of the bell's own wake.
+    ///
+    /// # Errors
+    /// What [`WakeReceiverSeed::into_receiver`] reports.
+    pub fn new(bell: Arc<ShardBell>, seed: WakeReceiverSeed) -> io::Result<Self> {
+        Ok(Self { bell, receiver: seed.into_receiver()? })
+    }
+
+    /// Sleeps until `ready`, which must look at everything others ring the bell for: every ring, every wish. May be
+    /// dropped while pending, as one of several things waited for.
+    ///
+    /// # Errors
+    /// What the driver reports for the wait; none are known.
+    pub async fn sleep_until(&mut self, mut ready: impl FnMut() -> bool) -> io::Result<()> {
+        while !ready() && self.bell.try_sleep(&mut ready) {
+            let _asleep = Asleep(&self.bell);
+            self.receiver.wait().await?;
+        }
+        Ok(())
+    }
+}
+
+/// However the wait ends: who is awake wants no wakes.
+struct Asleep<'a>(&'a ShardBell);
+
+impl Drop for Asleep<'_> {
+    fn drop(&mut self) {
+        self.0.awake();
+    }
+}
+
+/// Wakes the one task that waits by it, from any thread. Not for tasks of a shard: monoio's cannot be woken from another
+/// thread.
+#[derive(Debug, Default)]
+pub struct TaskWake(AtomicWaker);
+
+impl Wake for TaskWake {
+    fn wake(&self) {
+        self.0.wake();
+    }
+}
+
+impl Bell<TaskWake> {
+    /// Ready once `ready` is, which must look at everything others ring the bell for. Only one task may wait by a bell.
+    pub fn poll_until(&self, cx: &mut Context<'_>, mut ready: impl FnMut() -> bool) -> Poll<()> {
+        if ready() {
+            return Poll::Ready(());
+        }
+        // Before the sleep is announced: from then on the waker may be called.
+        self.wake().0.register(cx.waker());
+        if self.try_sleep(ready) { Poll::Pending } else { Poll::Ready(()) }
+    }
+
+    /// Waits until `ready`; see [`poll_until`](Self::poll_until). May be dropped while pending.
+    pub async fn until(&self, mut ready: impl FnMut() -> bool) {
+        poll_fn(|cx| self.poll_until(cx, &mut ready)).await;
+    }
+}

@@ -1,0 +1,105 @@
+//! A whole comet: shards, front and gRPC port.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use cluster::services::LogicApi;
+use prometheus_client::registry::Registry;
+use proto::ids::ServerId;
+use tokio::net::TcpListener;
+
+use crate::{
+    config::CometConfig,
+    driver::launch::{DriverReport, LaunchError, Launched, launch, shards},
+    front::{Front, Metrics, rpc},
+};
+
+/// Bytes in one HTTP/2 frame window of the gRPC port; goim's job sends batches of this order.
+const RPC_WINDOW: u32 = 4 << 20;
+
+/// Why a comet did not start. Nothing is served then.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The shards.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// The gRPC port.
+    #[error("rpcServer.addr = \"{address}\": {source}")]
+    Rpc {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// A comet that runs.
+pub struct Comet {
+    /// The front: job's way in.
+    pub front: Arc<Front>,
+    /// Addresses with TCP clients.
+    pub tcp: Vec<SocketAddr>,
+    /// Addresses with WebSocket clients.
+    pub websocket: Vec<SocketAddr>,
+    /// Address of the gRPC port.
+    pub rpc: SocketAddr,
+    /// The driver that was chosen.
+    pub driver: DriverReport,
+    /// Number of shards.
+    pub shards: usize,
+    /// Cores they are pinned to.
+    pub cpus: Vec<usize>,
+    spread: Duration,
+    timeout: Duration,
+}
+
+impl Comet {
+    /// Starts everything. `server` names this comet in the cluster (none: the address of its gRPC port);
+    /// `connections` is what the open-file limit allows. To be called on the runtime that the front shall run on.
+    pub async fn start(
+        config: &CometConfig,
+        server: Option<ServerId>,
+        connections: usize,
+        logic: Arc<dyn LogicApi>,
+        registry: &mut Registry,
+    ) -> Result<Comet, StartError> {
+        let address = config.rpc_server.addr.get();
+        let failed = |source| StartError::Rpc { address, source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let rpc = listener.local_addr().map_err(failed)?;
+        let limit = match config.limits.connections.usize() {
+            0 => connections,
+            limit => limit.min(connections),
+        };
+        let shards = shards(config);
+        let Launched { tcp, websocket, driver, cpus, outboxes, inboxes } = launch(config, limit)?;
+        let metrics = Metrics::new(shards);
+        metrics.register(registry);
+        let server = server.unwrap_or_else(|| ServerId::new(rpc.to_string()));
+        let push_max = config.limits.push.usize();
+        let front = Front::start(server, outboxes, inboxes, logic, metrics, push_max);
+        let service = tonic::transport::Server::builder()
+            .initial_connection_window_size(RPC_WINDOW)
+            .initial_stream_window_size(RPC_WINDOW)
+            .http2_keepalive_interval(Some(Duration::from_secs(10)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(3)))
+            .add_service(rpc::service(Arc::clone(&front), push_max));
+        tokio::spawn(service.serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener)));
+        Ok(Comet {
+            front,
+            tcp,
+            websocket,
+            rpc,
+            driver,
+            shards,
+            cpus,
+            spread: config.drain.spread.get(),
+            timeout: config.drain.timeout.get(),
+        })
+    }
+
+    /// Closes every client as going away and waits until all are gone and logic knows it. False when some were left
+    /// after `drain.timeout`.
+    pub async fn drain(&self) -> bool {
+        self.front.drain(self.spread, self.timeout).await
+    }
+}

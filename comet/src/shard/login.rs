@@ -1,0 +1,205 @@
+//! From the login to an open connection: the lobby, logic's verdict, the way to the shard that owns the key, and what
+//! happens when two connections have one key.
+
+use bytes::Bytes;
+use cluster::services::Session;
+use proto::{
+    close::CloseReason,
+    encoded::Encoded,
+    frame::{Frame, Header},
+    login::extras,
+};
+
+use super::{
+    Action, Flow, Outputs, Shard,
+    connection::{Connection, State},
+    mail::{Carried, ConnectionId, Handover, Login, Outcome, ToFront, Verdict},
+    rate::TokenBucket,
+    wheel::Tick,
+};
+use crate::clock::Time;
+
+impl Shard {
+    /// The login came: into the lobby, until logic has decided. Nothing more is read.
+    pub(super) fn login(&mut self, now: Time, id: ConnectionId, frame: &Frame<'_>, out: &mut Outputs) {
+        let deadline = now.after(self.config.handshake);
+        let Some(connection) = self.slots.get_mut(id) else { return };
+        let reasons = extras(frame.body).features.reasons;
+        let cookie = connection.enter_lobby(Tick::not_before(deadline), frame.header, reasons);
+        out.mail.push_back(ToFront::Login(Box::new(Login {
+            id,
+            transport: connection.transport,
+            peer: connection.peer,
+            cookie,
+            token: Bytes::copy_from_slice(frame.body),
+            deadline,
+        })));
+        self.arm(id.slot);
+    }
+
+    /// Logic's word. A client that left meanwhile leaves a session behind, which ends here.
+    pub(super) fn verdict(&mut self, now: Time, verdict: Verdict, out: &mut Outputs) {
+        let Verdict { id, outcome } = verdict;
+        let in_lobby = |connection: &&mut Connection| matches!(connection.state, State::Lobby(_));
+        let Some(connection) = self.slots.get_mut(id).filter(in_lobby) else {
+            if let Outcome::Open(session) | Outcome::Move { session, .. } = outcome {
+                out.mail.push_back(ToFront::Ended {
+                    mid: session.mid,
+                    key: session.key,
+                    generation: session.generation,
+                    peer: None,
+                    replaced: false,
+                });
+            }
+            return;
+        };
+        // A connection moves with no write in flight; the answer to its upgrade may still be one.
+        let writing = connection.send_in_flight || !connection.queue.is_empty();
+        if let (true, State::Lobby(lobby), Outcome::Move { .. }) = (writing, &mut connection.state, &outcome)
+        {
+            lobby.outcome = Some(outcome);
+            return;
+        }
+        self.decide(now, id, outcome, out);
+    }
+
+    /// Carries out a verdict.
+    pub(super) fn decide(&mut self, now: Time, id: ConnectionId, outcome: Outcome, out: &mut Outputs) {
+        match outcome {
+            Outcome::Refuse { reason, text } => {
+                self.close_in_lobby(now, id, reason, &text, out);
+            }
+            Outcome::Open(session) => {
+                let Some(lobby) = self.slots.get_mut(id).and_then(Connection::leave_lobby) else { return };
+                self.unauthenticated_now -= 1;
+                self.open(now, id, lobby.header, &session, lobby.reasons, lobby.carried, out);
+            }
+            Outcome::Move { to, session } => {
+                let Some(lobby) = self.slots.get_mut(id).and_then(Connection::leave_lobby) else { return };
+                self.unauthenticated_now -= 1;
+                let Some(connection) = self.slots.remove(id) else { return };
+                *self.stats.connections.of(connection.transport) -= 1;
+                let state = Box::new(Handover {
+                    ticket: connection.ticket,
+                    peer: connection.peer,
+                    transport: connection.transport,
+                    header: lobby.header,
+                    session,
+                    reasons: lobby.reasons,
+                    wire: connection.wire,
+                    carried: lobby.carried,
+                });
+                out.actions.push(Action::Detach { id, to, state });
+            }
+        }
+    }
+
+    /// A connection from another shard: it gets a slot here and is opened.
+    pub(super) fn attach(&mut self, now: Time, state: Handover, out: &mut Outputs) -> ConnectionId {
+        let Handover { ticket, peer, transport, header, session, reasons, wire, carried } = state;
+        let mut connection = Connection::new(ticket, peer, transport, Tick::NEVER);
+        connection.wire = wire;
+        let id = self.slots.insert(connection);
+        *self.stats.connections.of(transport) += 1;
+        self.stats.attached += 1;
+        self.open(now, id, header, &session, reasons, carried, out);
+        self.flush_urgent(out);
+        id
+    }
+
+    /// Makes the connection the one of its key, answers the login and goes on with what came behind it.
+    #[allow(clippy::too_many_arguments)] // the parts of a login; a struct for one caller each would only rename them
+    fn open(
+        &mut self,
+        now: Time,
+        id: ConnectionId,
+        header: Header,
+        session: &Session,
+        reasons: bool,
+        carried: Carried,
+        out: &mut Outputs,
+    ) {
+        let renew_at = Tick::not_before(now.after(self.config.renew));
+        let bucket = TokenBucket::new(self.config.rate, now);
+        let Some(connection) = self.slots.get_mut(id) else { return };
+        connection.open(session, reasons, Tick::of(now), renew_at, bucket);
+        let (ticket, peer) = (connection.ticket, connection.peer);
+        self.stats.open += 1;
+        out.mail.push_back(ToFront::Opened {
+            mid: session.mid,
+            key: session.key.clone(),
+            generation: session.generation,
+            ticket,
+            peer,
+        });
+        if !self.take_key(now, id, session, out) {
+            let reason = CloseReason::Replaced;
+            return self.close(now, id, reason, reason.text(), out);
+        }
+        self.arm(id.slot);
+        self.join_rooms(id.slot, session);
+        let reply = Header { op: header.op.reply(), ..header };
+        self.reply(id.slot, &Encoded::reply(reply, &[]));
+        self.go_on_with(now, id, carried, out);
+    }
+
+    /// Of two connections with one key the newer login stays: the one with the higher generation, or, where logic gives
+    /// none, the one accepted later. False when that is the other one.
+    fn take_key(&mut self, now: Time, id: ConnectionId, session: &Session, out: &mut Outputs) -> bool {
+        if let Some(slot) = self.find_key(&session.key) {
+            let ticket = self.slots.get(id).map(|connection| connection.ticket);
+            let Some((other_id, other)) = self.slots.at_mut(slot) else { return true };
+            let newer = match (session.generation, other.as_open().and_then(|open| open.session_generation)) {
+                (Some(ours), Some(theirs)) => ours > theirs,
+                _ => ticket > Some(other.ticket),
+            };
+            if !newer {
+                return false;
+            }
+            let reason = CloseReason::Replaced;
+            self.close(now, other_id, reason, reason.text(), out);
+        }
+        self.insert_key(&session.key, id.slot);
+        true
+    }
+
+    fn join_rooms(&mut self, slot: u32, session: &Session) {
+        let first = session.room.as_ref();
+        if let Some(room) = first {
+            self.enter_first_room(slot, room);
+        }
+        for room in &session.rooms {
+            self.enter_room(slot, room);
+        }
+    }
+
+    /// Input that waited is parsed, then the driver reads again.
+    pub(super) fn go_on_with(&mut self, now: Time, id: ConnectionId, carried: Carried, out: &mut Outputs) {
+        let Carried { frames, mut raw } = carried;
+        let mut flow = self.frames_of(now, id, &frames, out);
+        match flow {
+            Flow::Hold => self.carry_raw(id, &raw),
+            Flow::Read if !raw.is_empty() => flow = self.input(now, id, &mut raw, out),
+            Flow::Read => {}
+        }
+        if flow == Flow::Read && self.slots.get(id).is_some() {
+            out.actions.push(Action::Resume { id });
+        }
+    }
+
+    fn close_in_lobby(
+        &mut self,
+        now: Time,
+        id: ConnectionId,
+        reason: CloseReason,
+        text: &str,
+        out: &mut Outputs,
+    ) {
+        // The front has given its word and forgotten the login: it is not told that the client left.
+        let told = out.mail.len();
+        self.close(now, id, reason, text, out);
+        if out.mail.len() > told && matches!(out.mail.back(), Some(ToFront::LoginGone(gone)) if *gone == id) {
+            out.mail.pop_back();
+        }
+    }
+}

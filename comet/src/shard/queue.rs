@@ -1,0 +1,325 @@
+//! What waits to be sent to one connection, and the runs that leave in one write.
+
+use std::rc::Rc;
+
+use bytes::{Bytes, BytesMut};
+use proto::encoded::Encoded;
+use smallvec::SmallVec;
+
+/// One encoded frame on its way to the connections of a shard. All of them share the allocation; within the shard
+/// without an atomic count.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    bytes: Rc<Bytes>,
+    /// Where a TCP client's bytes begin; a WebSocket client gets everything.
+    tcp_start: u16,
+    /// goim frames inside, for the counters.
+    frames: u16,
+    /// Replies and control frames are never dropped for a slow reader: they are few, and the connection depends on
+    /// them.
+    droppable: bool,
+}
+
+impl Outgoing {
+    /// A push: may be dropped when its receiver is slow.
+    pub fn push(encoded: &Encoded) -> Outgoing {
+        Outgoing::new(encoded, true)
+    }
+
+    /// A reply or control frame.
+    pub fn reply(encoded: &Encoded) -> Outgoing {
+        Outgoing::new(encoded, false)
+    }
+
+    /// Bytes that are no frame, the same on both wires: an HTTP answer.
+    pub fn raw(bytes: Vec<u8>) -> Outgoing {
+        Outgoing { bytes: Rc::new(bytes.into()), tcp_start: 0, frames: 0, droppable: false }
+    }
+
+    fn new(encoded: &Encoded, droppable: bool) -> Outgoing {
+        Outgoing {
+            tcp_start: encoded.tcp_start() as u16,
+            frames: u16::try_from(encoded.frames()).unwrap_or(u16::MAX),
+            bytes: Rc::new(encoded.bytes().clone()),
+            droppable,
+        }
+    }
+
+    /// goim frames inside.
+    pub fn frames(&self) -> u16 {
+        self.frames
+    }
+
+    fn start(&self, wire: WireKind) -> usize {
+        match wire {
+            WireKind::Tcp => usize::from(self.tcp_start),
+            WireKind::WebSocket => 0,
+        }
+    }
+
+    fn len(&self, wire: WireKind) -> usize {
+        self.bytes.len() - self.start(wire)
+    }
+}
+
+/// Which of the two forms of an encoded frame a connection takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WireKind {
+    /// Bare goim frames.
+    Tcp,
+    /// WebSocket messages.
+    WebSocket,
+}
+
+/// Bytes for one write, shared by every connection that sends the same.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// The bytes; those before `start` are not for this connection.
+    pub bytes: Rc<Bytes>,
+    /// Where this connection's bytes begin.
+    pub start: usize,
+    /// goim frames inside.
+    pub frames: u32,
+}
+
+impl Run {
+    /// What is to be written.
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+}
+
+/// What happened to a frame that was put into a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Queued {
+    /// It waits.
+    Waiting,
+    /// It waits, and this many older frames were dropped for it.
+    DroppedOldest(u32),
+    /// It was dropped.
+    DroppedNewest,
+    /// The policy is to close: nothing was queued.
+    Overflow,
+}
+
+/// What a full send queue does. The bound is in bytes and per connection.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum SlowConsumer {
+    /// Drop what waited longest: a slow reader sees the newest state.
+    #[default]
+    DropOldest,
+    /// Drop what comes: a slow reader sees a contiguous past.
+    DropNewest,
+    /// Close with 4413: the client reconnects and asks for what it missed.
+    Close,
+}
+
+/// Frames that wait for the write under way to end. Empty it owns no heap.
+#[derive(Debug, Default)]
+pub struct SendQueue {
+    waiting: SmallVec<[Outgoing; 1]>,
+    bytes: u32,
+}
+
+impl SendQueue {
+    /// Bytes that wait.
+    pub fn bytes(&self) -> u32 {
+        self.bytes
+    }
+
+    /// True when nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Queues a frame. One that is larger than `limit` by itself is taken into an empty queue, or it could never be
+    /// sent at all.
+    pub fn push(&mut self, outgoing: Outgoing, wire: WireKind, limit: u32, policy: SlowConsumer) -> Queued {
+        let len = outgoing.len(wire) as u32;
+        if len == 0 {
+            return Queued::Waiting;
+        }
+        let mut dropped = 0;
+        if outgoing.droppable && !self.waiting.is_empty() && self.bytes.saturating_add(len) > limit {
+            match policy {
+                SlowConsumer::DropNewest => return Queued::DroppedNewest,
+                SlowConsumer::Close => return Queued::Overflow,
+                SlowConsumer::DropOldest => dropped = self.make_room(len, wire, limit),
+            }
+        }
+        self.bytes += len;
+        self.waiting.push(outgoing);
+        if dropped > 0 { Queued::DroppedOldest(dropped) } else { Queued::Waiting }
+    }
+
+    /// Drops the oldest droppable frames until `len` bytes fit; returns how many.
+    fn make_room(&mut self, len: u32, wire: WireKind, limit: u32) -> u32 {
+        let (mut bytes, mut dropped) = (self.bytes, 0);
+        self.waiting.retain(|frame| {
+            let drop = frame.droppable && bytes.saturating_add(len) > limit;
+            if drop {
+                bytes -= frame.len(wire) as u32;
+                dropped += u32::from(frame.frames);
+            }
+            !drop
+        });
+        self.bytes = bytes;
+        dropped
+    }
+
+    /// Drops every push that waits and returns how many frames that were.
+    pub fn clear_pushes(&mut self, wire: WireKind) -> u32 {
+        let (mut bytes, mut dropped) = (self.bytes, 0);
+        self.waiting.retain(|frame| {
+            if frame.droppable {
+                bytes -= frame.len(wire) as u32;
+                dropped += u32::from(frame.frames);
+            }
+            !frame.droppable
+        });
+        self.bytes = bytes;
+        dropped
+    }
+
+    /// Takes everything that waits as one run.
+    pub fn take(&mut self, wire: WireKind, joined: &mut JoinedRuns) -> Option<Run> {
+        let run = match self.waiting.as_slice() {
+            [] => return None,
+            [one] => {
+                Run { bytes: Rc::clone(&one.bytes), start: one.start(wire), frames: u32::from(one.frames) }
+            }
+            several => joined.join(several, wire),
+        };
+        self.bytes = 0;
+        self.waiting = SmallVec::new();
+        Some(run)
+    }
+}
+
+/// Runs joined during one flush. Members of a room usually wait for the very same frames: those are joined once.
+#[derive(Default)]
+pub struct JoinedRuns {
+    recent: Vec<Joined>,
+}
+
+struct Joined {
+    frames: SmallVec<[Outgoing; 8]>,
+    wire: WireKind,
+    run: Run,
+}
+
+/// Joined runs remembered within a flush: two rooms' worth on both wires.
+const RECENT_MAX: usize = 4;
+
+impl JoinedRuns {
+    fn join(&mut self, frames: &[Outgoing], wire: WireKind) -> Run {
+        let same = |joined: &&Joined| {
+            joined.wire == wire
+                && joined.frames.len() == frames.len()
+                && joined.frames.iter().zip(frames).all(|(a, b)| Rc::ptr_eq(&a.bytes, &b.bytes))
+        };
+        if let Some(joined) = self.recent.iter().find(same) {
+            return joined.run.clone();
+        }
+        let mut bytes = BytesMut::with_capacity(frames.iter().map(|frame| frame.len(wire)).sum());
+        for frame in frames {
+            bytes.extend_from_slice(&frame.bytes[frame.start(wire)..]);
+        }
+        let run = Run {
+            bytes: Rc::new(bytes.freeze()),
+            start: 0,
+            frames: frames.iter().map(|frame| u32::from(frame.frames)).sum(),
+        };
+        if self.recent.len() == RECENT_MAX {
+            self.recent.remove(0);
+        }
+        self.recent.push(Joined { frames: frames.into(), wire, run: run.clone() });
+        run
+    }
+
+    /// Forgets the runs: they would keep their frames alive.
+    pub fn clear(&mut self) {
+        self.recent.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::op::Op;
+
+    use super::*;
+
+    fn push(body: &[u8]) -> Outgoing {
+        Outgoing::push(&Encoded::push(Op(1000), body))
+    }
+
+    fn fill(queue: &mut SendQueue, count: usize, limit: u32, policy: SlowConsumer) -> Vec<Queued> {
+        (0..count).map(|n| queue.push(push(&[n as u8; 84]), WireKind::Tcp, limit, policy)).collect()
+    }
+
+    #[test]
+    fn one_frame_leaves_without_a_copy() {
+        let (mut queue, mut joined) = (SendQueue::default(), JoinedRuns::default());
+        let frame = push(b"hello");
+        queue.push(frame.clone(), WireKind::WebSocket, 1000, SlowConsumer::Close);
+        let run = queue.take(WireKind::WebSocket, &mut joined).expect("a run");
+        assert!(Rc::ptr_eq(&run.bytes, &frame.bytes));
+        assert_eq!(run.start, 0);
+        assert!(queue.is_empty() && queue.bytes() == 0);
+    }
+
+    #[test]
+    fn the_same_frames_are_joined_once_for_all_who_wait_for_them() {
+        let mut joined = JoinedRuns::default();
+        let frames = [push(b"one"), push(b"two")];
+        let run = |joined: &mut JoinedRuns, wire| {
+            let mut queue = SendQueue::default();
+            for frame in &frames {
+                queue.push(frame.clone(), wire, 1000, SlowConsumer::Close);
+            }
+            queue.take(wire, joined).expect("a run")
+        };
+        let (a, b) = (run(&mut joined, WireKind::Tcp), run(&mut joined, WireKind::Tcp));
+        assert!(Rc::ptr_eq(&a.bytes, &b.bytes));
+        let web = run(&mut joined, WireKind::WebSocket);
+        assert_eq!(a.as_slice().len(), 2 * 19);
+        assert_eq!(web.as_slice().len(), 2 * (2 + 16 + 19));
+        assert_eq!(web.frames, 2);
+    }
+
+    #[test]
+    fn the_bound_is_in_bytes_and_drops_as_the_policy_says() {
+        let mut queue = SendQueue::default();
+        let dropped = fill(&mut queue, 12, 1000, SlowConsumer::DropOldest);
+        assert_eq!(&dropped[9..], [Queued::Waiting, Queued::DroppedOldest(1), Queued::DroppedOldest(1)]);
+        assert_eq!((queue.bytes(), queue.waiting[0].bytes[34]), (1000, 2));
+
+        let mut queue = SendQueue::default();
+        assert_eq!(fill(&mut queue, 12, 1000, SlowConsumer::DropNewest)[10..], [Queued::DroppedNewest; 2]);
+
+        let mut queue = SendQueue::default();
+        assert_eq!(fill(&mut queue, 11, 1000, SlowConsumer::Close)[10], Queued::Overflow);
+    }
+
+    #[test]
+    fn a_reply_is_never_dropped() {
+        let mut queue = SendQueue::default();
+        fill(&mut queue, 10, 1000, SlowConsumer::DropOldest);
+        let reply = Outgoing::reply(&Encoded::push(Op(3), &[0; 4]));
+        assert_eq!(queue.push(reply, WireKind::Tcp, 1000, SlowConsumer::DropOldest), Queued::Waiting);
+        assert_eq!(queue.clear_pushes(WireKind::Tcp), 10);
+        assert_eq!(queue.bytes(), 20);
+    }
+
+    #[test]
+    fn a_frame_over_the_limit_is_sent_when_nothing_else_waits() {
+        let mut queue = SendQueue::default();
+        assert_eq!(
+            queue.push(push(&[0; 5000]), WireKind::Tcp, 1000, SlowConsumer::DropNewest),
+            Queued::Waiting
+        );
+    }
+}

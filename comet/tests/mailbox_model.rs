@@ -1,0 +1,144 @@
+//! Every interleaving of the mailbox's sleep and wake, by loom: the same source as in the crate, on loom's atomics. A lost
+//! wake is a deadlock, and loom reports it.
+
+use std::rc::Rc;
+
+use bell::{Bell, Wake, Wish};
+use loom::{
+    sync::{
+        Arc, Notify,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+#[path = "../src/mailbox/bell.rs"]
+#[allow(dead_code, unreachable_pub, reason = "it is a module of another crate")]
+mod bell;
+
+/// What the crate takes from std.
+mod sync {
+    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+}
+
+/// Like an eventfd: a wake before the wait counts, several are one.
+#[derive(Default)]
+struct Event {
+    notify: Notify,
+    /// Counted by std, so that counting adds no order to what is examined.
+    wakes: std::sync::atomic::AtomicUsize,
+}
+
+impl Wake for Event {
+    fn wake(&self) {
+        self.wakes.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.notify.notify();
+    }
+}
+
+/// The sleeper: takes until it has `total`, and gives how often it slept.
+fn take(total: usize, pushed: impl Fn() -> usize, bell: &Bell<Event>) -> usize {
+    let (mut taken, mut slept) = (0, 0);
+    loop {
+        taken += pushed() - taken;
+        if taken == total {
+            return slept;
+        }
+        if bell.try_sleep(|| pushed() != taken) {
+            slept += 1;
+            bell.wake().notify.wait();
+            bell.awake();
+        }
+    }
+}
+
+fn wakes(bell: &Bell<Event>) -> usize {
+    bell.wake().wakes.load(std::sync::atomic::Ordering::Relaxed)
+}
+
+#[test]
+fn no_wake_of_one_producer_is_lost_nor_paid_twice() {
+    loom::model(|| {
+        let bell = Arc::new(Bell::new(Event::default()));
+        let tail = Arc::new(AtomicUsize::new(0));
+        let producer = thread::spawn({
+            let (bell, tail) = (Arc::clone(&bell), Arc::clone(&tail));
+            move || {
+                for pushed in 1..=2 {
+                    tail.store(pushed, Ordering::Release); // as the ring does
+                    bell.ring();
+                }
+            }
+        });
+        let slept = take(2, || tail.load(Ordering::Acquire), &bell);
+        producer.join().unwrap();
+        // The last look before a sleep that then does not happen can draw one wake as well.
+        assert!(wakes(&bell) <= slept + 1, "{} wakes for {slept} sleeps", wakes(&bell));
+    });
+}
+
+#[test]
+fn no_wake_of_two_producers_is_lost() {
+    loom::model(|| {
+        let bell = Arc::new(Bell::new(Event::default()));
+        let tails = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
+        let producer = |index: usize| {
+            let (bell, tails) = (Arc::clone(&bell), Arc::clone(&tails));
+            move || {
+                tails[index].store(1, Ordering::Release);
+                bell.ring();
+            }
+        };
+        let first = thread::spawn(producer(0));
+        let second = thread::spawn(producer(1));
+        take(2, || tails.iter().map(|tail| tail.load(Ordering::Acquire)).sum(), &bell);
+        first.join().unwrap();
+        second.join().unwrap();
+    });
+}
+
+/// A ring of one place and three values: both sides sleep, each wakes the other.
+#[test]
+fn no_wish_for_space_is_lost() {
+    const VALUES: usize = 3;
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(|| {
+        let (consumer, producer) =
+            (Arc::new(Bell::new(Event::default())), Arc::new(Bell::new(Event::default())));
+        let (head, tail) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let wish = Arc::new(Wish::default());
+        let producing = thread::spawn({
+            let (consumer, producer) = (Arc::clone(&consumer), Arc::clone(&producer));
+            let (head, tail, wish) = (Arc::clone(&head), Arc::clone(&tail), Arc::clone(&wish));
+            move || {
+                for pushed in 0..VALUES {
+                    let free = || 1 - (pushed - head.load(Ordering::Acquire));
+                    while free() == 0 {
+                        if producer.try_sleep(|| wish.satisfied(1, free)) {
+                            producer.wake().notify.wait();
+                            producer.awake();
+                        }
+                    }
+                    tail.store(pushed + 1, Ordering::Release);
+                    consumer.ring();
+                }
+            }
+        });
+        let taken = Rc::new(std::cell::Cell::new(0));
+        while taken.get() < VALUES {
+            let there = tail.load(Ordering::Acquire);
+            if there != taken.get() {
+                taken.set(there);
+                head.store(there, Ordering::Release);
+                if wish.grant(|| 1 - (tail.load(Ordering::Acquire) - there)) {
+                    producer.ring();
+                }
+            } else if consumer.try_sleep(|| tail.load(Ordering::Acquire) != taken.get()) {
+                consumer.wake().notify.wait();
+                consumer.awake();
+            }
+        }
+        producing.join().unwrap();
+    });
+}

@@ -1,0 +1,121 @@
+//! Front and shard as in the gateway, on real threads: a lost wake or wish would leave both asleep.
+
+use std::{
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
+
+use halley_comet::mailbox::{Receiver, Sender, ShardBell, ShardSleeper, TaskBell, TaskWake, channel};
+use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
+use ring::{WakeReceiverSeed, WakeSender, probe_io_uring, wake_pair};
+
+/// A run takes about a second; who is not done by then sleeps for ever.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+struct Front {
+    bell: Arc<TaskBell>,
+    to_shard: Sender<u32, WakeSender>,
+    from_shard: Receiver<u32, WakeSender>,
+}
+
+struct Shard {
+    bell: Arc<ShardBell>,
+    seed: WakeReceiverSeed,
+    from_front: Receiver<u32, TaskWake>,
+    to_front: Sender<u32, TaskWake>,
+}
+
+/// Small rings, so that both sides run out of space and of values all the time.
+fn pair(capacity: usize) -> (Front, Shard) {
+    let (wake, seed) = wake_pair().unwrap();
+    let shard = Arc::new(ShardBell::new(wake));
+    let front = Arc::new(TaskBell::default());
+    let (to_shard, from_front) = channel(capacity, Arc::clone(&shard), Arc::clone(&front));
+    let (to_front, from_shard) = channel(capacity, Arc::clone(&front), Arc::clone(&shard));
+    (Front { bell: front, to_shard, from_shard }, Shard { bell: shard, seed, from_front, to_front })
+}
+
+/// Sends the numbers below `count`, `in_flight` at most on their way, and sees them come back in order.
+async fn front(Front { bell, mut to_shard, mut from_shard }: Front, count: u32, in_flight: u32) {
+    let (mut sent, mut returned) = (0, 0);
+    while returned < count {
+        let may_send = |sent: u32, returned: u32| sent < count && sent - returned < in_flight;
+        bell.until(|| !from_shard.is_empty() || may_send(sent, returned) && to_shard.has_space(1)).await;
+        for value in from_shard.drain() {
+            assert_eq!(value, returned);
+            returned += 1;
+        }
+        while may_send(sent, returned) && to_shard.push(sent).is_ok() {
+            sent += 1;
+        }
+        to_shard.notify();
+    }
+}
+
+/// Sends everything back until the front is gone.
+async fn shard(Shard { bell, seed, mut from_front, mut to_front }: Shard) {
+    let mut sleeper = ShardSleeper::new(bell, seed).unwrap();
+    while !from_front.is_closed() {
+        sleeper
+            .sleep_until(|| from_front.is_closed() || !from_front.is_empty() && to_front.has_space(1))
+            .await
+            .unwrap();
+        let places = to_front.free();
+        for value in from_front.drain().take(places) {
+            to_front.push(value).unwrap();
+        }
+        to_front.notify();
+    }
+}
+
+fn run(count: u32, capacity: usize, in_flight: u32) {
+    let drivers: &[bool] = match probe_io_uring(256, 1) {
+        Ok(()) => &[true, false],
+        Err(refusal) => {
+            assert!(std::env::var_os("REQUIRE_REAL").is_none(), "{refusal}");
+            eprintln!("SKIPPED on io_uring: {refusal}");
+            &[false]
+        }
+    };
+    for &io_uring in drivers {
+        let (front_end, shard_end) = pair(capacity);
+        let (done, end) = mpsc::channel();
+        let of_shard = done.clone();
+        thread::spawn(move || {
+            let shard = shard(shard_end);
+            if io_uring {
+                RuntimeBuilder::<IoUringDriver>::new().with_entries(256).build().unwrap().block_on(shard);
+            } else {
+                RuntimeBuilder::<LegacyDriver>::new().build().unwrap().block_on(shard);
+            }
+            of_shard.send(()).unwrap();
+        });
+        thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(front(front_end, count, in_flight));
+            done.send(()).unwrap();
+        });
+        for _ in 0..2 {
+            end.recv_timeout(DEADLINE).unwrap_or_else(|error| panic!("io_uring {io_uring}: {error}"));
+        }
+    }
+}
+
+/// Both sides work in batches and wait for space as often as for values.
+#[test]
+fn two_million_values_pass_through_small_rings_both_ways() {
+    run(2_000_000, 16, u32::MAX);
+}
+
+/// Each value finds the other side asleep, or on its way there.
+#[test]
+fn no_wake_is_lost_when_both_sides_sleep_between_values() {
+    run(50_000, 16, 1);
+}
+
+/// Every second push finds the ring full.
+#[test]
+fn no_wish_is_lost_in_rings_of_one_place() {
+    run(50_000, 1, u32::MAX);
+}
