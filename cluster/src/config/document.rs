@@ -57,9 +57,10 @@ impl Document {
             self.gap();
             self.comment(&schema);
             self.lines(&format!("[{path}]"), if table.is_some() { "" } else { "# " });
-            match schema.contains_key("properties") {
-                true => self.section(&path, &schema, table),
-                false => self.entries(table),
+            if schema.contains_key("properties") {
+                self.section(&path, &schema, table);
+            } else {
+                self.entries(table);
             }
         }
     }

@@ -72,7 +72,7 @@ impl ConfigError {
     pub fn value(key: impl Into<String>, value: impl Display, reason: impl Into<String>) -> Self {
         let key = key.into();
         let value = if is_secret(&key) { "(hidden)".to_owned() } else { shown(&value.to_string()) };
-        Self::Value { key, value, reason: one_line(&reason.into()) }
+        Self::Value { key: one_line(&key), value, reason: one_line(&reason.into()) }
     }
 
     /// TOML that cannot be read. The position is taken from the offset the reader gives.

@@ -28,6 +28,7 @@ mod bytes;
 mod document;
 mod duration;
 mod error;
+mod explain;
 mod list;
 mod load;
 mod secret;

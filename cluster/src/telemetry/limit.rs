@@ -59,19 +59,22 @@ impl LogLimit {
     fn admit(&self, now_ms: u64) -> Verdict {
         // Cut to 32 bits: only "another interval than before" matters.
         let interval = (now_ms / self.interval_ms) & u64::from(u32::MAX);
-        let next = |state: u64| match state >> 32 == interval {
-            true if state as u32 == u32::MAX => state,
-            true => state + 1,
-            false => interval << 32 | 1,
+        let next = |state: u64| {
+            if state >> 32 != interval {
+                interval << 32 | 1
+            } else if state as u32 == u32::MAX {
+                state
+            } else {
+                state + 1
+            }
         };
-        let before = self
-            .state
-            .fetch_update(Relaxed, Relaxed, |state| Some(next(state)))
-            .unwrap_or_else(|state| state);
+        let before = self.state.fetch_update(Relaxed, Relaxed, |state| Some(next(state)));
+        let before = before.unwrap_or_else(|state| state);
         let asked = before as u32;
-        match before >> 32 == interval {
-            true => Verdict { written: asked < self.lines, unwritten: 0 },
-            false => Verdict { written: self.lines > 0, unwritten: asked.saturating_sub(self.lines) },
+        if before >> 32 == interval {
+            Verdict { written: asked < self.lines, unwritten: 0 }
+        } else {
+            Verdict { written: self.lines > 0, unwritten: asked.saturating_sub(self.lines) }
         }
     }
 }

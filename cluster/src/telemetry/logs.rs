@@ -76,10 +76,11 @@ where
 
 fn parse(filter: &str) -> Result<EnvFilter, LogError> {
     let refuse = |reason: String| LogError::Filter { filter: filter.to_owned(), reason };
-    if !filter.split(',').all(|part| is_directive(part.trim())) {
+    let parts: Vec<&str> = filter.split(',').map(str::trim).collect();
+    if !parts.iter().all(|part| is_directive(part)) {
         return Err(refuse("write off, error, warn, info, debug or trace, or module=level".to_owned()));
     }
-    EnvFilter::builder().parse(filter).map_err(|error| refuse(error.to_string()))
+    EnvFilter::builder().parse(parts.join(",")).map_err(|error| refuse(error.to_string()))
 }
 
 /// Is this `level` or `module=level`? What has a span in brackets is left to the filter's own reader, which otherwise
