@@ -225,11 +225,11 @@ impl Fields for Length {
 mod tests {
     use super::*;
 
-    fn parse(message: PushMsg) -> Result<Envelope, EnvelopeError> {
+    fn parse(message: &PushMsg) -> Result<Envelope, EnvelopeError> {
         Envelope::parse(message.encode_to_vec().into())
     }
 
-    fn label(message: PushMsg) -> &'static str {
+    fn label(message: &PushMsg) -> &'static str {
         parse(message).unwrap_err().label()
     }
 
@@ -241,13 +241,13 @@ mod tests {
             ..Default::default()
         };
         let room = |room: &str| PushMsg { r#type: 1, room: room.into(), ..Default::default() };
-        assert_eq!(label(PushMsg { r#type: 3, ..Default::default() }), "type");
-        assert_eq!(label(PushMsg { r#type: -1, ..Default::default() }), "type");
-        assert_eq!(label(keys("h:1", &[])), "no_keys");
-        assert_eq!(label(keys("", &["k"])), "no_server");
-        assert_eq!(label(room("")), "room");
-        assert_eq!(label(room(&"r".repeat(129))), "room");
-        assert_eq!(label(room("a\nb")), "room");
+        assert_eq!(label(&PushMsg { r#type: 3, ..Default::default() }), "type");
+        assert_eq!(label(&PushMsg { r#type: -1, ..Default::default() }), "type");
+        assert_eq!(label(&keys("h:1", &[])), "no_keys");
+        assert_eq!(label(&keys("", &["k"])), "no_server");
+        assert_eq!(label(&room("")), "room");
+        assert_eq!(label(&room(&"r".repeat(129))), "room");
+        assert_eq!(label(&room("a\nb")), "room");
     }
 
     #[test]
@@ -262,8 +262,8 @@ mod tests {
     #[test]
     fn a_speed_outside_its_range_is_unlimited_or_the_largest() {
         let all = |speed| PushMsg { r#type: 2, speed, ..Default::default() };
-        assert_eq!(parse(all(-1)).unwrap().target, Target::All { speed: 0 });
-        let mut envelope = parse(all(5)).unwrap();
+        assert_eq!(parse(&all(-1)).unwrap().target, Target::All { speed: 0 });
+        let mut envelope = parse(&all(5)).unwrap();
         envelope.target = Target::All { speed: u32::MAX };
         let back = Envelope::parse(envelope.to_bytes()).unwrap();
         assert_eq!(back.target, Target::All { speed: i32::MAX as u32 });

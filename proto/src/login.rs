@@ -109,7 +109,7 @@ impl Login {
     pub fn parse(body: &[u8]) -> Result<Login, LoginError> {
         let fields = Fields::parse(body)?;
         Ok(Login {
-            mid: fields.mid.map_or(Ok(Mid(0)), mid)?,
+            mid: fields.mid.map_or(Ok(Mid(0)), |value| mid(&value))?,
             key: fields.key.map_or(Ok(None), key)?,
             room: fields.room_id.map_or(Ok(None), room)?,
             platform: fields.platform.map_or(Ok(String::new()), |value| text("platform", value))?,
@@ -129,8 +129,8 @@ pub fn extras(body: &[u8]) -> Extras {
     }
 }
 
-fn mid(value: Value) -> Result<Mid, LoginError> {
-    match &value {
+fn mid(value: &Value) -> Result<Mid, LoginError> {
+    match value {
         Value::Number(number) => number.as_i64(),
         Value::String(text) => text.parse().ok(),
         _ => None,

@@ -147,13 +147,13 @@ fn envelopes_have_the_bytes_a_protobuf_library_writes() {
 fn an_envelopes_body_is_shared_with_its_bytes() {
     let bytes = Bytes::from(hex(envelopes()[0].1));
     let end = bytes.as_ptr_range().end;
-    assert_eq!(Envelope::parse(bytes.clone()).unwrap().body.as_ptr_range().end, end);
+    assert_eq!(Envelope::parse(bytes).unwrap().body.as_ptr_range().end, end);
 }
 
 #[track_caller]
-fn assert_message<M: prost::Message + Default + PartialEq + std::fmt::Debug>(message: M, bytes: &str) {
+fn assert_message<M: prost::Message + Default + PartialEq + std::fmt::Debug>(message: &M, bytes: &str) {
     assert_eq!(message.encode_to_vec(), hex(bytes), "{message:?}");
-    assert_eq!(M::decode(&hex(bytes)[..]).unwrap(), message);
+    assert_eq!(&M::decode(&hex(bytes)[..]).unwrap(), message);
 }
 
 fn proto() -> Option<Proto> {
@@ -164,11 +164,11 @@ fn proto() -> Option<Proto> {
 #[test]
 fn messages_between_comet_and_logic_have_goims_numbers() {
     assert_message(
-        Proto { ver: 1, op: 1000, seq: 7, body: "hi".into() },
+        &Proto { ver: 1, op: 1000, seq: 7, body: "hi".into() },
         "08 01 10 e8 07 18 07 22 02 \"hi\"",
     );
     assert_message(
-        ConnectReq {
+        &ConnectReq {
             server: "h:1".into(),
             cookie: "c".into(),
             token: "{}".into(),
@@ -178,7 +178,7 @@ fn messages_between_comet_and_logic_have_goims_numbers() {
         "0a 03 \"h:1\" 12 01 \"c\" 1a 02 \"{}\" | aa 06 03 \"::1\" b2 06 03 \"tcp\"",
     );
     assert_message(
-        ConnectReply {
+        &ConnectReply {
             mid: 123,
             key: "k1".into(),
             room_id: "a".into(),
@@ -191,15 +191,15 @@ fn messages_between_comet_and_logic_have_goims_numbers() {
          | a0 06 05 | ba 06 01 \"b\" ba 06 01 \"c\"",
     );
     assert_message(
-        DisconnectReq { mid: 1, key: "k".into(), server: "h:1".into(), generation: 2 },
+        &DisconnectReq { mid: 1, key: "k".into(), server: "h:1".into(), generation: 2 },
         "08 01 12 01 \"k\" 1a 03 \"h:1\" a0 06 02",
     );
     assert_message(
-        HeartbeatReq { mid: 1, key: "k".into(), server: "h:1".into(), generation: 2 },
+        &HeartbeatReq { mid: 1, key: "k".into(), server: "h:1".into(), generation: 2 },
         "08 01 12 01 \"k\" 1a 03 \"h:1\" a0 06 02",
     );
     assert_message(
-        OnlineReq {
+        &OnlineReq {
             server: "h:1".into(),
             room_count: [("a".to_owned(), 2)].into(),
             connections: 3,
@@ -208,12 +208,12 @@ fn messages_between_comet_and_logic_have_goims_numbers() {
         "0a 03 \"h:1\" 12 05 0a 01 \"a\" 10 02 | a0 06 03 a8 06 01",
     );
     assert_message(
-        ReceiveReq { mid: 1, proto: proto(), key: "k".into(), room: "a".into() },
+        &ReceiveReq { mid: 1, proto: proto(), key: "k".into(), room: "a".into() },
         "08 01 12 07 08 01 10 09 22 01 \"x\" | a2 06 01 \"k\" aa 06 01 \"a\"",
     );
-    assert_message(ReceiveReply { body: "b".into(), room: true }, "a2 06 01 \"b\" a8 06 01");
+    assert_message(&ReceiveReply { body: "b".into(), room: true }, "a2 06 01 \"b\" a8 06 01");
     assert_message(
-        NodesReply {
+        &NodesReply {
             domain: "d".into(),
             tcp_port: 3101,
             ws_port: 3102,
@@ -231,15 +231,15 @@ fn messages_between_comet_and_logic_have_goims_numbers() {
 #[test]
 fn messages_between_job_and_comet_have_goims_numbers() {
     assert_message(
-        PushMsgReq { keys: vec!["a".into(), "b".into()], proto: proto(), proto_op: 1000, accepted_at_us: 1 },
+        &PushMsgReq { keys: vec!["a".into(), "b".into()], proto: proto(), proto_op: 1000, accepted_at_us: 1 },
         "0a 01 \"a\" 0a 01 \"b\" 12 07 08 01 10 09 22 01 \"x\" 18 e8 07 | a0 06 01",
     );
     assert_message(
-        BroadcastReq { proto_op: 1000, proto: proto(), speed: 32, accepted_at_us: 1 },
+        &BroadcastReq { proto_op: 1000, proto: proto(), speed: 32, accepted_at_us: 1 },
         "08 e8 07 12 07 08 01 10 09 22 01 \"x\" 18 20 | a0 06 01",
     );
     assert_message(
-        BroadcastRoomReq {
+        &BroadcastRoomReq {
             room_id: "a".into(),
             proto: proto(),
             accepted_at_us: 1,
@@ -248,5 +248,5 @@ fn messages_between_job_and_comet_have_goims_numbers() {
         },
         "0a 01 \"a\" 12 07 08 01 10 09 22 01 \"x\" | a0 06 01 aa 06 01 \"k\" b0 06 04",
     );
-    assert_message(RoomsReply { rooms: [("a".to_owned(), true)].into() }, "0a 05 0a 01 \"a\" 10 01");
+    assert_message(&RoomsReply { rooms: [("a".to_owned(), true)].into() }, "0a 05 0a 01 \"a\" 10 01");
 }

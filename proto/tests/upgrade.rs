@@ -173,6 +173,20 @@ fn a_head_that_parsers_may_disagree_about_is_refused() {
 }
 
 #[test]
+fn what_no_head_may_contain_is_refused_as_soon_as_it_comes() {
+    for (start, why) in [
+        ("GET /sub HTTP/1.1\n", "a line feed without carriage return"),
+        ("GET /sub HTTP/1.1\r\nX: a\rb", "a carriage return without line feed"),
+        ("GET /sub HTTP/1.1\r\nX: a\r\n ", "a folded line"),
+        ("GET /sub HTTP/1.1\r\nX: a\0", "a control character"),
+        ("\r\n", "an empty request line"),
+        ("\x16\x03\x01", "a control character"), // TLS
+    ] {
+        assert_eq!(upgrade(&[start.as_bytes()], &rules(&[])), Err(Refusal::BadRequest(why)), "{start:?}");
+    }
+}
+
+#[test]
 fn an_upgrade_has_no_body() {
     for line in ["Content-Length: 0", "Content-Length: 5", "Transfer-Encoding: chunked", "transfer-encoding:"]
     {

@@ -62,7 +62,7 @@ fn control_frames_come_between_fragments() {
         masked(BINARY, b"a"),
         masked(PING, b"1"),
         masked(CONTINUATION, b"b"),
-        masked(PONG, b""),
+        masked(PONG, b"late"),
         masked(PING, b""),
         masked(FIN_CONTINUATION, b"c"),
         masked(FIN_BINARY, b"d"),

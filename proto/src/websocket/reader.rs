@@ -133,11 +133,10 @@ impl Reader {
         input: &mut &'i mut [u8],
         limits: &MessageLimits,
     ) -> Result<Option<Step<'i>>, WsViolation> {
-        if let State::Partial(partial) = &mut self.state {
-            partial.lent = Vec::new();
-            if partial.is_done() {
-                self.state = State::Idle;
-            }
+        if let State::Partial(partial) = &self.state
+            && partial.is_done()
+        {
+            self.state = State::Idle;
         }
         if let State::Idle = self.state {
             if input.is_empty() {
@@ -213,7 +212,7 @@ struct Partial {
     control: Vec<u8>,
     /// The message whose fragments are coming in.
     message: Option<Assembly>,
-    /// What the last step handed out; dropped by the next.
+    /// The message or ping that was handed out last; a message is dropped by the next step.
     lent: Vec<u8>,
 }
 
