@@ -1,0 +1,160 @@
+//! The cases.
+
+use std::{
+    io::Write,
+    net::Shutdown,
+    time::{Duration, Instant},
+};
+
+use proto::{
+    frame::{Header, encode},
+    op::Op,
+};
+
+use crate::world::{PATIENCE, World, key, login, room};
+
+pub fn a_login_is_answered_and_a_push_arrives(world: World) {
+    // Enough of them that both shards get some, and some change shards at login.
+    let mut clients: Vec<_> = (0..20).map(|n| world.login(&format!("k{n}"))).collect();
+    for (n, client) in clients.iter_mut().enumerate() {
+        world.push(key(&format!("k{n}")), b"hello");
+        assert_eq!(
+            client.next().expect("a push"),
+            (Header { ver: 1, op: Op(1000), seq: 0 }, b"hello".to_vec())
+        );
+    }
+    let moved = world.comet.front.metrics();
+    world.eventually("some of twenty connections changed shards", || moved.sum(|stats| stats.attached) > 0);
+}
+
+pub fn order_holds_over_many_pushes_to_a_slow_reader(world: World) {
+    let mut client = world.login("slow");
+    let pushes = 400;
+    // 80 KB at a time: less than kernel and send queue take, so that nothing is dropped.
+    for chunk in (0..pushes).collect::<Vec<u32>>().chunks(40) {
+        world.push_all(
+            chunk.iter().map(|n| (key("slow"), [&n.to_be_bytes()[..], &[0; 996]].concat())).collect(),
+        );
+        std::thread::sleep(Duration::from_millis(5));
+        for n in chunk {
+            let (_, body) = client.next().expect("a push");
+            assert_eq!(&body[..4], n.to_be_bytes());
+        }
+    }
+}
+
+pub fn a_short_write_is_continued(world: World) {
+    let mut client = world.login("big");
+    // Larger than the send buffer: the kernel takes it in parts while the client is not reading yet.
+    let body: Vec<u8> = (0..900_000u32).map(|n| n as u8).collect();
+    world.push(key("big"), &body);
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(client.next().expect("a push").1 == body);
+}
+
+pub fn bytes_sent_behind_the_login_survive_the_hand_over(world: World) {
+    for n in 0..20 {
+        let mut client = world.connect();
+        let mut bytes = Vec::new();
+        encode(Header { ver: 1, op: Op::AUTH, seq: 7 }, login(&format!("k{n}")).as_bytes(), &mut bytes);
+        encode(Header { ver: 1, op: Op::HEARTBEAT, seq: 8 }, &[], &mut bytes);
+        encode(Header { ver: 1, op: Op::SUBSCRIBE, seq: 9 }, b"1002", &mut bytes);
+        let half = bytes.len() - 3;
+        client.stream.write_all(&bytes[..half]).expect("a write");
+        assert_eq!(client.next().expect("a reply").0.op, Op::AUTH_REPLY);
+        client.stream.write_all(&bytes[half..]).expect("a write");
+        assert_eq!(client.next().expect("a reply").0, Header { ver: 1, op: Op::HEARTBEAT_REPLY, seq: 8 });
+        assert_eq!(
+            client.next().expect("a reply"),
+            (Header { ver: 1, op: Op::SUBSCRIBE_REPLY, seq: 9 }, b"1002".to_vec())
+        );
+    }
+}
+
+pub fn a_hang_up_in_the_lobby_is_seen(world: World) {
+    let metrics = world.comet.front.metrics();
+    let sockets = || metrics.sum(|stats| stats.connections.tcp);
+    let door = world.runtime.block_on(world.logic.closed.lock());
+    let mut client = world.connect();
+    client.send(Op::AUTH, login("k").as_bytes());
+    world.eventually("the client is in the lobby", || sockets() == 1);
+    drop(client);
+    world.eventually("the client is gone though logic has not answered", || sockets() == 0);
+    drop(door);
+    world.eventually("the session logic made all the same is ended", || world.ended() == 1);
+}
+
+pub fn every_descriptor_is_closed_once(world: World) {
+    let open = || std::fs::read_dir("/proc/self/fd").expect("proc").count();
+    let metrics = world.comet.front.metrics();
+    let sockets = || metrics.sum(|stats| stats.connections.tcp);
+    let gone =
+        || world.eventually("all are gone", || sockets() == 0 && metrics.sum(|stats| stats.accepted.tcp) > 0);
+    drop(world.login("first"));
+    gone();
+    let before = open();
+    for round in 0..10 {
+        let mut clients: Vec<_> = (0..30).map(|n| world.login(&format!("r{round}k{n}"))).collect();
+        for client in clients.iter_mut().step_by(3) {
+            client.send(Op::AUTH, b"a second login is a violation");
+            assert!(client.next().is_none());
+        }
+    }
+    gone();
+    // Other tests of this process open descriptors too: a leak of these 300 would stand out all the same.
+    world.eventually("the descriptors are closed", || open() < before + 200);
+    world.eventually("every session ended", || world.ended() == 301);
+}
+
+pub fn a_push_to_a_sleeping_shard_is_seen_at_once(world: World) {
+    let mut client = world.login("k");
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_millis(30));
+        let began = Instant::now();
+        world.push(key("k"), b"wake up");
+        client.next().expect("a push");
+        assert!(began.elapsed() < Duration::from_secs(2));
+    }
+}
+
+pub fn one_huge_room_does_not_starve_a_heartbeat(world: World) {
+    let mut members: Vec<_> = (0..500).map(|n| world.login(&format!("m{n}"))).collect();
+    let mut alone = world.login("alone");
+    for n in 0..40u32 {
+        world.push(room(), &n.to_be_bytes());
+    }
+    alone.send(Op::HEARTBEAT, &[]);
+    let began = Instant::now();
+    loop {
+        let (header, body) = alone.next().expect("a frame");
+        if header.op == Op::HEARTBEAT_REPLY {
+            assert_eq!(body.len(), 4);
+            break;
+        }
+    }
+    assert!(began.elapsed() < PATIENCE / 2);
+    for member in &mut members {
+        for n in 0..40u32 {
+            assert_eq!(member.next().expect("a push").1, n.to_be_bytes());
+        }
+    }
+}
+
+pub fn a_reset_ends_the_session(world: World) {
+    let client = world.login("k");
+    let stream = socket2::Socket::from(client.stream);
+    stream.set_linger(Some(Duration::ZERO)).expect("linger");
+    drop(stream);
+    world.eventually("the session ended", || world.ended() == 1);
+    let half = world.login("half");
+    half.stream.shutdown(Shutdown::Write).expect("a shutdown");
+    world.eventually("a client that ends its side is gone", || world.ended() == 2);
+}
+
+pub fn a_drain_closes_everybody(world: World) {
+    let mut clients: Vec<_> = (0..50).map(|n| world.login(&format!("k{n}"))).collect();
+    assert!(world.runtime.block_on(world.comet.drain()));
+    assert!(clients.iter_mut().all(|client| client.next().is_none()));
+    assert_eq!(world.ended(), 50);
+    assert!(std::net::TcpStream::connect(world.comet.tcp[0]).is_err());
+}

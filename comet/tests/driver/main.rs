@@ -1,0 +1,47 @@
+//! The contract of a driver, checked on each: the same cases run on io_uring and on epoll, against real sockets.
+//!
+//! io_uring may be refused where this runs (containers block it by default). Then those cases say so and fail, unless
+//! `HALLEY_ALLOW_NO_IO_URING=1` is set: a machine without it proves only half of the contract.
+
+extern crate halley_comet as comet;
+
+mod cases;
+mod world;
+
+use comet::config::DriverChoice;
+
+/// Runs each case on each driver, as a test of its own.
+macro_rules! conformance {
+    ($($case:ident),* $(,)?) => {
+        mod io_uring {
+            $(#[test] fn $case() { crate::on(comet::config::DriverChoice::IoUring, crate::cases::$case) })*
+        }
+        mod epoll {
+            $(#[test] fn $case() { crate::on(comet::config::DriverChoice::Epoll, crate::cases::$case) })*
+        }
+    };
+}
+
+conformance!(
+    a_login_is_answered_and_a_push_arrives,
+    order_holds_over_many_pushes_to_a_slow_reader,
+    a_short_write_is_continued,
+    bytes_sent_behind_the_login_survive_the_hand_over,
+    a_hang_up_in_the_lobby_is_seen,
+    every_descriptor_is_closed_once,
+    a_push_to_a_sleeping_shard_is_seen_at_once,
+    one_huge_room_does_not_starve_a_heartbeat,
+    a_reset_ends_the_session,
+    a_drain_closes_everybody,
+);
+
+fn on(driver: DriverChoice, case: fn(world::World)) {
+    if driver == DriverChoice::IoUring
+        && let Err(refusal) = ring::probe_io_uring(1024, 2)
+        && std::env::var_os("HALLEY_ALLOW_NO_IO_URING").is_some()
+    {
+        println!("skipped on request: {refusal}");
+        return;
+    }
+    case(world::World::start(driver));
+}

@@ -1,0 +1,210 @@
+//! A comet with two shards and a logic that lets everybody in.
+
+use std::{
+    collections::HashMap,
+    io::{ErrorKind, Read, Write},
+    net::{SocketAddr, TcpStream},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use cluster::services::{
+    ClientCount, ClientMessage, CometApi, ConnectRequest, Dispatch, LogicApi, LogicError, MessageReply,
+    Payload, Receivers, Session, SessionRef,
+};
+use comet::{
+    Comet,
+    config::{CometConfig, DriverChoice},
+};
+use proto::{
+    frame::{Decoded, Header, decode, encode},
+    ids::{Generation, Key, RoomId, ServerId},
+    login::Login,
+    op::Op,
+};
+use tokio::runtime::Runtime;
+
+/// How long anything may take before a test gives up on it.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Lets everybody in and remembers who left.
+#[derive(Default)]
+pub struct OpenDoor {
+    generation: AtomicI64,
+    /// Keys whose session ended, in order.
+    pub ended: Mutex<Vec<Key>>,
+    /// While set, logins are not answered.
+    pub closed: tokio::sync::Mutex<()>,
+}
+
+#[async_trait]
+impl LogicApi for OpenDoor {
+    async fn connect(&self, request: ConnectRequest) -> Result<Session, LogicError> {
+        let _open = self.closed.lock().await;
+        let login =
+            Login::parse(&request.token).map_err(|error| LogicError::Unavailable(error.to_string()))?;
+        Ok(Session {
+            mid: login.mid,
+            key: login.key.expect("the tests name their keys"),
+            room: login.room,
+            rooms: login.rooms,
+            accepts: login.accepts,
+            heartbeat: Duration::from_secs(60),
+            generation: Some(Generation(self.generation.fetch_add(1, Ordering::Relaxed) + 1)),
+        })
+    }
+
+    async fn disconnect(&self, session: SessionRef) -> Result<bool, LogicError> {
+        self.ended.lock().expect("no panic before").push(session.key);
+        Ok(true)
+    }
+
+    async fn heartbeat(&self, _: SessionRef) -> Result<(), LogicError> {
+        Ok(())
+    }
+
+    async fn renew_online(
+        &self,
+        _: ServerId,
+        rooms: HashMap<RoomId, u32>,
+        _: ClientCount,
+    ) -> Result<HashMap<RoomId, u32>, LogicError> {
+        Ok(rooms)
+    }
+
+    async fn receive(&self, _: ClientMessage) -> Result<MessageReply, LogicError> {
+        Ok(MessageReply::Body(Default::default()))
+    }
+}
+
+/// A comet under test.
+pub struct World {
+    pub runtime: Runtime,
+    pub comet: Comet,
+    pub logic: Arc<OpenDoor>,
+}
+
+impl World {
+    pub fn start(driver: DriverChoice) -> World {
+        let mut config = CometConfig::default();
+        let any: SocketAddr = ([127, 0, 0, 1], 0).into();
+        config.tcp.bind = cluster::config::Addrs::new(vec![any]).expect("an address");
+        config.websocket.bind = config.tcp.bind.clone();
+        config.rpc_server.addr = cluster::config::Addr::loopback(0);
+        config.reactor.driver = driver;
+        config.reactor.shards = cluster::config::Bounded::of::<2>();
+        config.drain.spread = cluster::config::BoundedDuration::millis::<100>();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let logic = Arc::new(OpenDoor::default());
+        let mut registry = prometheus_client::registry::Registry::default();
+        let comet = runtime
+            .block_on(Comet::start(
+                &config,
+                None,
+                50_000,
+                Arc::clone(&logic) as Arc<dyn LogicApi>,
+                &mut registry,
+            ))
+            .expect("a comet");
+        World { runtime, comet, logic }
+    }
+
+    pub fn connect(&self) -> Client {
+        let stream = TcpStream::connect(self.comet.tcp[0]).expect("a connection");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        Client { stream, buffer: Vec::new() }
+    }
+
+    pub fn login(&self, key: &str) -> Client {
+        let mut client = self.connect();
+        client.send(Op::AUTH, login(key).as_bytes());
+        let (header, body) = client.next().expect("a reply");
+        assert_eq!((header.op, header.seq, body.len()), (Op::AUTH_REPLY, 7, 0));
+        client
+    }
+
+    pub fn push(&self, receivers: Receivers, body: &[u8]) {
+        self.push_all(vec![(receivers, body.to_vec())]);
+    }
+
+    pub fn push_all(&self, pushes: Vec<(Receivers, Vec<u8>)>) {
+        let batch = pushes
+            .into_iter()
+            .map(|(receivers, body)| Dispatch {
+                receivers,
+                filter: Op(1000),
+                payload: Payload::Message { op: Op(1000), body: body.into() },
+                origin: None,
+                accepted_at_us: 0,
+            })
+            .collect();
+        self.runtime.block_on(self.comet.front.dispatch(batch)).expect("a dispatch");
+    }
+
+    /// Waits for something that takes a moment to come true.
+    pub fn eventually(&self, what: &str, mut check: impl FnMut() -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !check() {
+            assert!(Instant::now() < end, "never came true: {what}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub fn ended(&self) -> usize {
+        self.logic.ended.lock().expect("no panic before").len()
+    }
+}
+
+pub fn login(key: &str) -> String {
+    format!(r#"{{"mid":1,"key":"{key}","room_id":"live://1","accepts":[1000]}}"#)
+}
+
+pub fn key(name: &str) -> Receivers {
+    Receivers::Keys(vec![Key::new(name)])
+}
+
+pub fn room() -> Receivers {
+    Receivers::Room(RoomId::parse("live://1").expect("a room"))
+}
+
+/// A client on a plain socket.
+pub struct Client {
+    pub stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Client {
+    pub fn send(&mut self, op: Op, body: &[u8]) {
+        let mut bytes = Vec::new();
+        encode(Header { ver: 1, op, seq: 7 }, body, &mut bytes);
+        self.stream.write_all(&bytes).expect("a write");
+    }
+
+    /// The next frame; `None` at the end of the stream.
+    pub fn next(&mut self) -> Option<(Header, Vec<u8>)> {
+        loop {
+            if let Decoded::Frame { frame, used } = decode(&self.buffer, 1 << 24).expect("a valid frame") {
+                let result = (frame.header, frame.body.to_vec());
+                self.buffer.drain(..used);
+                return Some(result);
+            }
+            let mut chunk = [0; 65536];
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return None,
+                Ok(bytes) => self.buffer.extend_from_slice(&chunk[..bytes]),
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
+                // The thread that probed io_uring is interrupted once by the end of its ring.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => panic!("nothing came: {error}"),
+            }
+        }
+    }
+}
