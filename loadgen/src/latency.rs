@@ -3,11 +3,12 @@
 //! A message's latency runs from its planned send time to the moment its client read it. Two parts
 //! of that are this program's own:
 //!
-//! - the pusher's lateness: from when a push could have been written (it was due, and its connection
-//!   had the answer to the one before) to when it was written;
+//! - the pusher's lateness: how much earlier one that is never late would have written the push. It
+//!   too would have waited until the push was due and its connection had the answer to the one before,
+//!   so what a slow server adds is the server's;
 //! - the reader's delay: how long a message can have waited for this program to come round to its
-//!   socket, at most. When the loop slept, that is the time since it woke; when it found more work
-//!   without sleeping, the time since it last looked.
+//!   socket, at most. When the loop slept, that is the time since it woke and what it waited for a CPU
+//!   then; when it found more work without sleeping, the time since it last looked.
 //!
 //! At the median and at the 99th percentile both together may be [`OWN_SHARE_MAX`] of the latency
 //! or [`OWN_FLOOR_US`], whichever is more. Beyond that the figures would describe this program

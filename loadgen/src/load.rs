@@ -140,7 +140,7 @@ impl<'a> Load<'a> {
             all.extend(clients);
             measured.add(&theirs);
         }
-        Ok(self.report(&all, measured, span, cpu))
+        Ok(self.report(&all, &measured, &span, cpu))
     }
 
     /// Without pushes: keeps the connections.
@@ -232,9 +232,9 @@ impl<'a> Load<'a> {
         sum
     }
 
-    fn report(&self, clients: &[(u32, Client)], measured: Measured, span: Span, cpu: Duration) -> Report {
+    fn report(&self, clients: &[(u32, Client)], measured: &Measured, span: &Span, cpu: Duration) -> Report {
         let tally = measured.tally.clone();
-        let pushes = self.pushing.as_ref().map(|pushing| summary(pushing, &span.pushed, clients, &measured));
+        let pushes = self.pushing.as_ref().map(|pushing| summary(pushing, &span.pushed, clients, measured));
         let all_there = tally.logins == u64::from(self.fleet.count) && tally.disconnects.total() == 0;
         Report {
             version: env!("CARGO_PKG_VERSION"),

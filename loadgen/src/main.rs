@@ -14,6 +14,7 @@
 //! | [`fleet`], [`plan`] | who the clients are; what is pushed when |
 //! | [`message`], [`check`] | the body of a push; lost, duplicated, out of order |
 //! | [`worker`], [`reader`] | the event loop, and the thread that turns it |
+//! | [`runqueue`] | how long that thread waited for a CPU |
 //! | [`client`], [`wire`] | one client; its protocol without a socket |
 //! | [`pusher`], [`api`] | threads that push; the HTTP API |
 //! | [`tally`], [`latency`], [`report`], [`status`] | what was counted, timed and told |
@@ -37,6 +38,7 @@ mod pusher;
 mod reader;
 mod report;
 mod rng;
+mod runqueue;
 mod status;
 mod subscribe;
 mod tally;

@@ -176,8 +176,7 @@ mod tests {
         let sound = body(60);
         assert_eq!(read(&sound[..59], STAMP.run, 60), Body::Damaged);
         assert_eq!(read(&sound[..12], STAMP.run, 60), Body::Damaged);
-        let mut long = sound.clone();
-        long.push(b'm');
+        let long = [&sound[..], b"m"].concat();
         assert_eq!(read(&long, STAMP.run, 60), Body::Damaged);
     }
 

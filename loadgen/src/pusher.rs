@@ -52,7 +52,7 @@ pub(crate) struct Pushed {
     pub(crate) failed: HashMap<u32, HashSet<u32>>,
     /// What went wrong the first time.
     pub(crate) first_failure: Option<String>,
-    /// Own lateness: from when a push could have been written to when it was.
+    /// Own lateness: from when a punctual pusher, given the same answers, would have written to when it was written.
     pub(crate) lateness: Times,
     /// From a push to its answer.
     pub(crate) answers: Times,
@@ -139,6 +139,7 @@ impl Work {
             answers: Times::new(),
         };
         let mut body = Vec::with_capacity(self.pushing.size);
+        // When the connection would have been free, had this thread never been late.
         let mut free_ns = self.start_ns;
         for n in 0.. {
             let Some(due) = self.pushing.plan.due(n) else {
@@ -157,10 +158,12 @@ impl Work {
             let stamp = Stamp { run: self.pushing.run, stream: due.target, seq: due.seq, planned_ns };
             stamp.write(self.pushing.size, &mut body);
             let sent_ns = self.clock.now_ns();
-            pushed.lateness.record_ns(sent_ns.saturating_sub(planned_ns.max(free_ns)));
             self.push(due, &body, &mut pushed);
-            free_ns = self.clock.now_ns();
-            pushed.answers.record_ns(free_ns.saturating_sub(sent_ns));
+            let answer_ns = self.clock.now_ns().saturating_sub(sent_ns);
+            let punctual_ns = planned_ns.max(free_ns);
+            pushed.lateness.record_ns(sent_ns.saturating_sub(punctual_ns));
+            pushed.answers.record_ns(answer_ns);
+            free_ns = punctual_ns + answer_ns;
         }
         self.passed.store(pushed.passed, Ordering::Relaxed);
         pushed

@@ -22,6 +22,7 @@ use crate::{
     clock::{Clock, ns},
     fleet::Fleet,
     rng::Rng,
+    runqueue::RunQueue,
     tally::Measured,
     wire::Wire,
 };
@@ -50,6 +51,8 @@ pub(crate) struct Worker {
     beats: Beats,
     /// When the sockets were last asked which are ready.
     looked_ns: u64,
+    /// Of the thread that turns this worker; none before its first sleep.
+    queue: Option<RunQueue>,
     pub(crate) measured: Measured,
 }
 
@@ -104,6 +107,7 @@ impl Worker {
             joining: VecDeque::new(),
             in_flight: 0,
             looked_ns: now,
+            queue: None,
             measured: Measured::new(),
         })
     }
@@ -175,16 +179,20 @@ impl Worker {
     /// Ends the connection of client `n` from this side; nothing when it has none.
     pub(crate) fn leave(&mut self, n: u32, how: Leave) {
         let client = &mut self.clients[n as usize];
-        match std::mem::replace(&mut client.state, State::Away) {
+        let link = match std::mem::replace(&mut client.state, State::Away) {
             State::Away => return,
             State::Joining(link, _) => {
                 self.in_flight -= 1;
-                close(link, how);
+                link
             }
             State::Open(link) => {
                 self.measured.tally.open -= 1;
-                close(link, how);
+                link
             }
+        };
+        if how == Leave::Reset {
+            // Nothing may linger: the kernel then sends RST. Should the option fail, it sends FIN.
+            let _ = socket2::SockRef::from(&link.socket).set_linger(Some(Duration::ZERO));
         }
     }
 
@@ -197,8 +205,11 @@ impl Worker {
         let mut ready_ns = self.looked_ns;
         self.look(Duration::ZERO)?;
         if self.events.is_empty() && !timeout.is_zero() {
+            let queue = self.queue.get_or_insert_with(RunQueue::of_this_thread);
+            queue.waited_since();
             self.look(timeout)?;
-            ready_ns = self.looked_ns;
+            let waited = self.queue.as_mut().map_or(0, RunQueue::waited_since);
+            ready_ns = self.looked_ns.saturating_sub(waited);
         }
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         for event in &events {
@@ -269,9 +280,7 @@ impl Worker {
     fn send(&mut self, n: u32) {
         let client = &mut self.clients[n as usize];
         client.unsent.append(&mut self.out);
-        let Some(State::Joining(link, _) | State::Open(link)) = Some(&mut client.state) else {
-            return;
-        };
+        let (State::Joining(link, _) | State::Open(link)) = &mut client.state else { return };
         while !client.unsent.is_empty() {
             match link.socket.write(&client.unsent) {
                 Ok(sent) => drop(client.unsent.drain(..sent)),
@@ -398,14 +407,6 @@ impl Worker {
     pub(crate) fn into_clients(self) -> impl Iterator<Item = (u32, Client)> {
         let (first, step) = (self.first, self.step);
         self.clients.into_iter().zip(0..).map(move |(client, n)| (first + n * step, client))
-    }
-}
-
-fn close(link: Link, how: Leave) {
-    if how == Leave::Reset {
-        // Closing with data or time to linger refused makes the kernel send RST; should the option
-        // fail, the connection is closed in order.
-        let _ = socket2::SockRef::from(&link.socket).set_linger(Some(Duration::ZERO));
     }
 }
 
