@@ -209,6 +209,7 @@ fn what_is_no_upgrade_is_refused() {
         ("Sec-WebSocket-Key", Some("Sec-WebSocket-Key: c2hvcnQ="), 400),
         ("Sec-WebSocket-Key", Some("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ"), 400),
         ("Sec-WebSocket-Key", Some("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQA="), 400),
+        ("Sec-WebSocket-Key", Some("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQAA=="), 400),
         ("Sec-WebSocket-Key", Some("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25j!Q=="), 400),
         (
             "Sec-WebSocket-Key",
@@ -274,6 +275,14 @@ fn pages_of_other_origins_are_refused_unless_listed() {
     }
     for origins in [&[][..], &["https://app.example.com"]] {
         assert!(upgrade(&[head(&[]).as_bytes()], &rules(origins)).is_ok(), "no browser");
+    }
+}
+
+#[test]
+fn a_page_without_a_host_is_not_of_the_same_host() {
+    for origin in ["null", "", "file://"] {
+        let head = head_with("Host", Some("Host:"), &[&format!("Origin: {origin}")]);
+        assert_eq!(upgrade(&[head.as_bytes()], &rules(&[])), Err(Refusal::Forbidden), "{origin}");
     }
 }
 
