@@ -16,8 +16,8 @@ const SUCCESS: &[u8] = br#"{"code":0,"message":""}"#;
 /// The longest answer read, in bytes.
 const ANSWER_LEN_MAX: u64 = 1 << 20;
 
-/// How long one request may take.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long each step of a request may take.
+const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One user of the push API, with a connection of its own.
 pub(crate) struct Api {
@@ -75,7 +75,12 @@ impl Api {
         ensure!(base.starts_with("http://"), "{base}: the push API's address starts with http://");
         let config = Agent::config_builder()
             .http_status_as_error(false)
-            .timeout_global(Some(REQUEST_TIMEOUT))
+            // Not `timeout_global`: with it every request resolves its address in a thread of its own.
+            .timeout_connect(Some(STEP_TIMEOUT))
+            .timeout_send_request(Some(STEP_TIMEOUT))
+            .timeout_send_body(Some(STEP_TIMEOUT))
+            .timeout_recv_response(Some(STEP_TIMEOUT))
+            .timeout_recv_body(Some(STEP_TIMEOUT))
             .user_agent(concat!("loadgen/", env!("CARGO_PKG_VERSION")))
             .build();
         Ok(Self {

@@ -9,8 +9,8 @@ use proto::{ids::RoomId, op::Op};
 use crate::{
     api, fleet,
     fleet::{Fleet, Transport},
-    message,
     plan::Kind,
+    units::{duration, size},
 };
 
 const EXAMPLES: &str = "\
@@ -319,34 +319,6 @@ pub(crate) fn room(text: &str) -> Result<RoomId> {
     RoomId::parse(text).with_context(|| format!("{text:?} is not a room"))
 }
 
-/// `20s`, `250ms`, `1m30s`, `2h`: a bare number has no unit and is refused.
-fn duration(text: &str) -> Result<Duration, String> {
-    const UNITS: [(&str, f64); 4] = [("ms", 1e-3), ("h", 3600.0), ("m", 60.0), ("s", 1.0)];
-    let error = || format!("{text:?} is not a duration such as 20s, 250ms or 1m30s");
-    let (mut rest, mut seconds) = (text, 0.0);
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(error)?;
-        let number: f64 = rest[..digits].parse().map_err(|_| error())?;
-        rest = &rest[digits..];
-        let (unit, scale) = UNITS.iter().find(|(unit, _)| rest.starts_with(unit)).ok_or_else(error)?;
-        rest = &rest[unit.len()..];
-        seconds += number * scale;
-    }
-    match text.is_empty() {
-        true => Err(error()),
-        false => Duration::try_from_secs_f64(seconds).map_err(|_| error()),
-    }
-}
-
-/// A body length that a message of a run fits in.
-fn size(text: &str) -> Result<usize, String> {
-    let (low, high) = (message::SIZE_MIN, message::SIZE_MAX);
-    match text.parse() {
-        Ok(size) if (low..=high).contains(&size) => Ok(size),
-        _ => Err(format!("must be {low} to {high} bytes: a message carries its run, number and time")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::{CommandFactory, error::ErrorKind};
@@ -409,15 +381,5 @@ mod tests {
         assert!(target("push hi").is_err());
         assert!(target("push --kind keys --mid 1 hi").is_err());
         assert!(target("push --key a --mid 1 hi").is_err());
-    }
-
-    #[test]
-    fn durations_have_units() {
-        for (text, ms) in [("20s", 20_000), ("250ms", 250), ("1m30s", 90_000), ("1.5s", 1500), ("0s", 0)] {
-            assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
-        }
-        for text in ["", "20", "s", "1d", "-1s", "1s5"] {
-            assert!(duration(text).is_err(), "{text}");
-        }
     }
 }

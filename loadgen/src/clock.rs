@@ -3,7 +3,7 @@
 //! Planned send times travel inside the messages in this unit, so they mean something only to the
 //! process that wrote them; the run id of a message keeps other processes' times out.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A copy of the process's clock.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +22,12 @@ impl Clock {
     pub(crate) fn now_ns(&self) -> u64 {
         ns(self.epoch.elapsed())
     }
+}
+
+/// Wall clock time since the start of 1970, UTC.
+#[allow(clippy::disallowed_methods, reason = "this file is where time comes from")]
+pub(crate) fn wall() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// A duration in nanoseconds; more than 584 years count as 584 years.

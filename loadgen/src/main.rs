@@ -8,14 +8,14 @@
 //!
 //! | module | subject |
 //! |---|---|
-//! | [`cli`] | the command line |
+//! | [`cli`], [`units`] | the command line |
 //! | [`load`] | a load from beginning to end |
 //! | [`churn`], [`subscribe`] | the other commands |
 //! | [`fleet`], [`plan`] | who the clients are; what is pushed when |
 //! | [`message`], [`check`] | the body of a push; lost, duplicated, out of order |
 //! | [`worker`], [`reader`] | the event loop, and the thread that turns it |
-//! | [`runqueue`] | how long that thread waited for a CPU |
-//! | [`client`], [`wire`] | one client; its protocol without a socket |
+//! | [`beats`], [`runqueue`] | whose heartbeat is due; how long that thread waited for a CPU |
+//! | [`client`], [`wire`], [`socket`] | one client; its protocol without a socket; its socket |
 //! | [`pusher`], [`api`] | threads that push; the HTTP API |
 //! | [`tally`], [`latency`], [`report`], [`status`] | what was counted, timed and told |
 //! | [`clock`], [`process`], [`rng`] | time, limits of the process, random numbers |
@@ -23,6 +23,7 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod beats;
 mod check;
 mod churn;
 mod cli;
@@ -39,9 +40,11 @@ mod reader;
 mod report;
 mod rng;
 mod runqueue;
+mod socket;
 mod status;
 mod subscribe;
 mod tally;
+mod units;
 mod wire;
 mod worker;
 

@@ -4,7 +4,7 @@ use std::{
     io::{self, ErrorKind, Read, Write},
     net::TcpStream,
     process::ExitCode,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -16,7 +16,7 @@ use proto::{
 use crate::{
     cli::{self, SubArgs},
     client,
-    clock::{Clock, ns},
+    clock::{self, Clock, ns},
     fleet::{self, Fleet},
     rng::Rng,
     wire::{Heard, Wire},
@@ -186,8 +186,7 @@ fn printable(body: &[u8]) -> String {
 }
 
 fn line(text: &str) -> io::Result<()> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    writeln!(io::stdout(), "{}  {text}", time_of_day(now))
+    writeln!(io::stdout(), "{}  {text}", time_of_day(clock::wall()))
 }
 
 /// `12:34:56.789`, UTC.

@@ -7,22 +7,21 @@
 use std::{
     collections::VecDeque,
     io::{self, ErrorKind, Read, Write},
-    net::{SocketAddr, TcpStream as StdTcpStream},
     sync::Arc,
     time::Duration,
 };
 
 use mio::{Events, Interest, Poll, Token, event::Event, net::TcpStream};
-use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use proto::{frame::Header, op::Op};
-use socket2::{Domain, Socket, Type};
 
 use crate::{
+    beats::Beats,
     client::{Client, Ears, Expected, Joining, Link, State},
     clock::{Clock, ns},
     fleet::Fleet,
     rng::Rng,
     runqueue::RunQueue,
+    socket,
     tally::Measured,
     wire::Wire,
 };
@@ -56,14 +55,6 @@ pub(crate) struct Worker {
     pub(crate) measured: Measured,
 }
 
-/// Heartbeats, spread over the interval by the clients' numbers: no list, no timer per client.
-struct Beats {
-    interval_ns: u64,
-    since_ns: u64,
-    /// How many turns of clients were served: `n` is client `n % clients` in round `n / clients`.
-    done: u64,
-}
-
 /// Which part of the fleet a worker has.
 #[derive(Clone, Copy)]
 pub(crate) struct Share {
@@ -92,7 +83,7 @@ impl Worker {
         let count = (fleet.count + share.of - 1 - share.number) / share.of;
         let now = clock.now_ns();
         Ok(Self {
-            beats: Beats { interval_ns: ns(fleet.heartbeat), since_ns: now, done: 0 },
+            beats: Beats::new(fleet.heartbeat, count, now),
             fleet,
             expected,
             clock,
@@ -150,27 +141,13 @@ impl Worker {
                 self.in_flight += 1;
                 self.joining.push_back((since_ns, n));
             }
-            Err(error) => self.measured.tally.failures.add(&io_reason(&error)),
+            Err(error) => self.measured.tally.failures.add(&socket::reason(&error)),
         }
     }
 
     fn start_connect(&mut self, n: u32) -> io::Result<TcpStream> {
         let index = self.index(n);
-        let target = self.fleet.target(index).addr;
-        let socket = Socket::new(Domain::for_address(target), Type::STREAM.nonblocking(), None)?;
-        socket.set_tcp_nodelay(true)?;
-        if let Some(source) = self.fleet.source(index) {
-            // The port is chosen at connect, when the target is known: it may then be shared.
-            setsockopt(&socket, IpBindAddressNoPort, &true)?;
-            socket.bind(&SocketAddr::new(source, 0).into())?;
-        }
-        match socket.connect(&target.into()) {
-            Err(error) if error.raw_os_error() != Some(nix::errno::Errno::EINPROGRESS as i32) => {
-                return Err(error);
-            }
-            _ => {}
-        }
-        let mut stream = TcpStream::from_std(StdTcpStream::from(socket));
+        let mut stream = socket::connect(self.fleet.target(index).addr, self.fleet.source(index))?;
         let both = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(&mut stream, Token(n as usize), both)?;
         Ok(stream)
@@ -191,8 +168,7 @@ impl Worker {
             }
         };
         if how == Leave::Reset {
-            // Nothing may linger: the kernel then sends RST. Should the option fail, it sends FIN.
-            let _ = socket2::SockRef::from(&link.socket).set_linger(Some(Duration::ZERO));
+            socket::reset_on_close(&link.socket);
         }
     }
 
@@ -236,7 +212,7 @@ impl Worker {
             State::Away => return,
             State::Joining(link, joining) if !joining.connected => {
                 if let Ok(Some(error)) = link.socket.take_error() {
-                    return self.lose(n, &io_reason(&error));
+                    return self.lose(n, &socket::reason(&error));
                 }
                 if !event.is_writable() {
                     return;
@@ -286,7 +262,7 @@ impl Worker {
                 Ok(sent) => drop(client.unsent.drain(..sent)),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) => return self.lose(n, &io_reason(&error)),
+                Err(error) => return self.lose(n, &socket::reason(&error)),
             }
         }
         client.unsent = Vec::new();
@@ -302,7 +278,7 @@ impl Worker {
                 Ok(length) => length,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) => return self.lose(n, &io_reason(&error)),
+                Err(error) => return self.lose(n, &socket::reason(&error)),
             };
             self.measured.tally.bytes += length as u64;
             let ears = Ears {
@@ -388,14 +364,8 @@ impl Worker {
     }
 
     fn beat(&mut self, now: u64) {
-        let count = self.clients.len() as u64;
-        let passed = u128::from(now.saturating_sub(self.beats.since_ns));
-        let due = (passed * u128::from(count) / u128::from(self.beats.interval_ns.max(1))) as u64;
-        // After a stall of more than a whole round nobody needs two.
-        self.beats.done = self.beats.done.max(due.saturating_sub(count));
-        while self.beats.done < due {
-            let n = (self.beats.done % count) as u32;
-            self.beats.done += 1;
+        for turn in self.beats.due(now) {
+            let n = (turn % self.clients.len() as u64) as u32;
             if self.is_open(n) {
                 self.say(n, Header { ver: 1, op: Op::HEARTBEAT, seq: 2 }, &[]);
                 self.measured.tally.heartbeats_sent += 1;
@@ -407,16 +377,5 @@ impl Worker {
     pub(crate) fn into_clients(self) -> impl Iterator<Item = (u32, Client)> {
         let (first, step) = (self.first, self.step);
         self.clients.into_iter().zip(0..).map(move |(client, n)| (first + n * step, client))
-    }
-}
-
-/// The few words an error of a socket is counted under.
-fn io_reason(error: &io::Error) -> String {
-    match error.kind() {
-        ErrorKind::ConnectionRefused => "refused".to_owned(),
-        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => "reset".to_owned(),
-        ErrorKind::AddrNotAvailable => "no local port left".to_owned(),
-        ErrorKind::TimedOut => "timed out".to_owned(),
-        _ => error.to_string(),
     }
 }

@@ -1,0 +1,45 @@
+//! Sockets of clients: how they connect, end, and fail.
+
+use std::{
+    io::{self, ErrorKind},
+    net::{IpAddr, SocketAddr, TcpStream as StdTcpStream},
+    time::Duration,
+};
+
+use mio::net::TcpStream;
+use nix::{
+    errno::Errno,
+    sys::socket::{setsockopt, sockopt::IpBindAddressNoPort},
+};
+use socket2::{Domain, SockRef, Socket, Type};
+
+/// A socket that begins to connect; whether it did shows when it becomes writable.
+pub(crate) fn connect(target: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(target), Type::STREAM.nonblocking(), None)?;
+    socket.set_tcp_nodelay(true)?;
+    if let Some(source) = source {
+        // The port is chosen at connect, when the target is known: another target may share it.
+        setsockopt(&socket, IpBindAddressNoPort, &true)?;
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+    }
+    match socket.connect(&target.into()) {
+        Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => Err(error),
+        _ => Ok(TcpStream::from_std(StdTcpStream::from(socket))),
+    }
+}
+
+/// Makes the close of this socket a reset, as a crash would; should the option fail, it is closed in order.
+pub(crate) fn reset_on_close(socket: &TcpStream) {
+    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+}
+
+/// The few words an error of a socket is counted under.
+pub(crate) fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::ConnectionRefused => "refused".to_owned(),
+        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => "reset".to_owned(),
+        ErrorKind::AddrNotAvailable => "no local port left".to_owned(),
+        ErrorKind::TimedOut => "timed out".to_owned(),
+        _ => error.to_string(),
+    }
+}
