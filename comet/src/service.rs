@@ -3,7 +3,6 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use cluster::services::LogicApi;
-use prometheus_client::registry::Registry;
 use proto::ids::ServerId;
 use tokio::net::TcpListener;
 
@@ -53,14 +52,19 @@ pub struct Comet {
 }
 
 impl Comet {
+    /// The counters of a comet with this configuration, so that they can be registered before it starts.
+    pub fn metrics(config: &CometConfig) -> Arc<Metrics> {
+        Metrics::new(shards(config))
+    }
+
     /// Starts everything. `server` names this comet in the cluster (none: the address of its gRPC port);
-    /// `connections` is what the open-file limit allows. To be called on the runtime that the front shall run on.
+    /// `connections` is what the open-file limit allows; `metrics` are made for it ([`Comet::metrics`]). To be called on the runtime that the front shall run on.
     pub async fn start(
         config: &CometConfig,
         server: Option<ServerId>,
         connections: usize,
         logic: Arc<dyn LogicApi>,
-        registry: &mut Registry,
+        metrics: Arc<Metrics>,
     ) -> Result<Comet, StartError> {
         let address = config.rpc_server.addr.get();
         let failed = |source| StartError::Rpc { address, source };
@@ -70,10 +74,7 @@ impl Comet {
             0 => connections,
             limit => limit.min(connections),
         };
-        let shards = shards(config);
         let Launched { tcp, websocket, driver, cpus, outboxes, inboxes } = launch(config, limit)?;
-        let metrics = Metrics::new(shards);
-        metrics.register(registry);
         let server = server.unwrap_or_else(|| ServerId::new(rpc.to_string()));
         let push_max = config.limits.push.usize();
         let front = Front::start(server, outboxes, inboxes, logic, metrics, push_max);
@@ -90,7 +91,7 @@ impl Comet {
             websocket,
             rpc,
             driver,
-            shards,
+            shards: shards(config),
             cpus,
             spread: config.drain.spread.get(),
             timeout: config.drain.timeout.get(),

@@ -64,8 +64,8 @@ impl<T, C: Wake> Sender<T, C> {
     /// Whether `places` are free or the consumer is gone. If not, the producer's bell is rung once they are; leaving
     /// another wish replaces this one.
     ///
-    /// What the producer gives its own bell as `ready` when it waits for space. Say so in `places` when some are to be
-    /// kept in reserve: more free places than the reserve.
+    /// What the producer gives its own bell as `ready` when it waits for space; to keep some in reserve, it asks for more
+    /// than the reserve.
     ///
     /// # Panics
     /// When `places` exceeds the capacity: nobody could ever grant that.
@@ -100,8 +100,9 @@ impl<T, P: Wake> Receiver<T, P> {
         self.drain().next()
     }
 
-    /// Whether there is nothing to take: what the consumer gives its bell, negated, as `ready`.
-    pub fn is_empty(&self) -> bool {
+    /// Whether there is nothing to take: what the consumer gives its bell, negated, as `ready`. Takes `&mut` so that what
+    /// waits can move between threads, as a tokio task must.
+    pub fn is_empty(&mut self) -> bool {
         self.ring.is_empty()
     }
 

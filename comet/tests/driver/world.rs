@@ -104,14 +104,14 @@ impl World {
             .build()
             .expect("a runtime");
         let logic = Arc::new(OpenDoor::default());
-        let mut registry = prometheus_client::registry::Registry::default();
+        let metrics = Comet::metrics(&config);
         let comet = runtime
             .block_on(Comet::start(
                 &config,
                 None,
                 50_000,
                 Arc::clone(&logic) as Arc<dyn LogicApi>,
-                &mut registry,
+                metrics,
             ))
             .expect("a comet");
         World { runtime, comet, logic }

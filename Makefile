@@ -1,0 +1,39 @@
+# All commands of the project. `make help` lists them.
+
+.DEFAULT_GOAL := help
+CARGO ?= cargo
+# Cargo's own messages about each crate are noise next to the runners' closing lines.
+export CARGO_TERM_PROGRESS_WHEN ?= never
+
+.PHONY: help
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: deps
+deps: ## Install what is missing to build and test (Debian: gcc, make; Rust by rustup)
+	@tests/deps.sh
+
+.PHONY: build
+build: ## Release binaries in target/release
+	$(CARGO) build --release --workspace
+
+.PHONY: run
+run: ## The gateway, all in one process
+	$(CARGO) run --release
+
+.PHONY: test
+test: deps lint ## Everything that must pass: lints, unit, property, conformance and end-to-end tests
+	$(CARGO) test --workspace --no-fail-fast
+
+.PHONY: lint
+lint: ## Formatting and clippy, warnings are errors
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
+
+.PHONY: bench
+bench: build ## Measure this machine: latency, CPU per delivery, memory per connection, logins
+	bench/measure.sh
+
+.PHONY: deny
+deny: ## Licences, bans and sources of all dependencies (needs cargo-deny)
+	$(CARGO) deny check licenses bans sources

@@ -1,0 +1,156 @@
+#!/usr/bin/env bash
+# Measures one machine and writes a dated report: latency of a quiet gateway, CPU per delivery, memory per idle
+# connection, CPU per connect and login. Release binaries must be there (`make build`).
+#
+#   bench/measure.sh [OUTDIR]      default: bench/reports/<date>-<host>
+#
+# The server runs pinned to SERVER_CPUS (0) and loadgen to CLIENT_CPUS (1). Each figure is taken ROUNDS (3) times; the
+# table has the median and all of them. CPU is the kernel's account of the whole server process. Everything is on
+# loopback and ends by itself.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+ROUNDS=${ROUNDS:-3}
+SERVER_CPUS=${SERVER_CPUS:-0}
+CLIENT_CPUS=${CLIENT_CPUS:-1}
+MEMBERS=${MEMBERS:-2000}
+RATE=${RATE:-40}
+host=$(hostname | tr -c 'a-zA-Z0-9\n' '-')
+out=${1:-bench/reports/$(date +%F)-$host}
+mkdir -p "$out"
+halley=target/release/halley
+loadgen=target/release/loadgen
+[ -x $halley ] && [ -x $loadgen ] || { echo "measure: no release binaries; run make build" >&2; exit 1; }
+for tool in curl awk taskset; do
+  command -v $tool >/dev/null || { echo "measure: $tool is missing" >&2; exit 1; }
+done
+
+server=''
+stop() {
+  [ -n "$server" ] || return 0
+  kill -TERM "$server" 2>/dev/null || true
+  wait "$server" 2>/dev/null || true
+  server=''
+}
+trap stop EXIT
+
+# start [--set …]: a fresh server, ready
+start() {
+  taskset -c "$SERVER_CPUS" $halley "$@" >"$out/server.log" 2>&1 &
+  server=$!
+  local n=0
+  until curl -fs http://127.0.0.1:3111/readyz >/dev/null 2>&1; do
+    n=$((n + 1))
+    if [ $n -gt 100 ] || ! kill -0 "$server" 2>/dev/null; then
+      echo "measure: the server did not start:" >&2; cat "$out/server.log" >&2; exit 1
+    fi
+    sleep 0.1
+  done
+}
+ticks=$(getconf CLK_TCK)
+# user and system time of the whole server process, microseconds
+cpu() { awk -v t="$ticks" '{ sub(/.*\) /, ""); print ($12 + $13) * 1000000 / t }' "/proc/$server/stat"; }
+anon() { awk '/RssAnon/ { print $2 * 1024 }' "/proc/$server/status"; }
+online() { curl -fs http://127.0.0.1:3111/goim/online/total | sed 's/.*"conn_count":\([0-9]*\).*/\1/'; }
+until_online() {
+  local n=0
+  until [ "$(online)" = "$1" ]; do
+    n=$((n + 1)); [ $n -lt 600 ] || { echo "measure: never $1 clients" >&2; exit 1; }
+    sleep 0.1
+  done
+}
+load() { taskset -c "$CLIENT_CPUS" $loadgen "$@"; }
+# field FILE JQ-LIKE-NAME: the number behind "name": in the JSON report
+field() { tr -d ' \n' <"$1" | sed -n "s/.*\"$2\":\([0-9.]*\).*/\1/p"; }
+median() { printf '%s\n' "$@" | sort -n | awk '{ a[NR] = $1 } END { print (NR % 2) ? a[(NR + 1) / 2] : (a[NR / 2] + a[NR / 2 + 1]) / 2 }'; }
+note() { printf '%s\n' "$*" >&2; }
+
+declare -A all
+record() { all[$1]="${all[$1]:-} $2"; note "  $1 = $2"; }
+
+for round in $(seq "$ROUNDS"); do
+  note "round $round of $ROUNDS: quiet gateway, 1 and 1,000 members at 10 pushes a second"
+  start --set log.level=warn
+  for members in 1 1000; do
+    json=$out/quiet-$members-$round.json
+    load 1 $members 127.0.0.1:3101 --push http://127.0.0.1:3111 --rate 10 --duration 10s --warmup 1s --json "$json" >"$out/loadgen.log" || note "  loadgen ended with $?"
+    for p in p50 p90 p99 p999 max; do record "quiet_${members}_${p}_us" "$(field "$json" $p)"; done
+    until_online 0
+  done
+  stop
+
+  note "round $round: $MEMBERS members, $RATE pushes a second of 60 B"
+  for mode in off adaptive; do
+    start --set log.level=warn --set comet.batch.mode=$mode
+    json=$out/room-$mode-$round.json
+    load 1 "$MEMBERS" 127.0.0.1:3101 --duration 40s >"$out/hold.log" 2>&1 &
+    holder=$!
+    until_online "$MEMBERS"
+    sleep 1
+    kill -INT $holder; wait $holder || true
+    until_online 0
+    # Once connected and gone, everything is warm. Now the load itself, with CPU taken around the pushes.
+    load 1 "$MEMBERS" 127.0.0.1:3101 --push http://127.0.0.1:3111 --rate "$RATE" --duration 20s --json "$json" >"$out/loadgen.log" &
+    pusher=$!
+    until_online "$MEMBERS"
+    sleep 3
+    before=$(cpu); sent=$(curl -fs http://127.0.0.1:3111/metrics | awk '/^halley_deliveries_total/ { print $2 }')
+    sleep 12
+    after=$(cpu); done_=$(curl -fs http://127.0.0.1:3111/metrics | awk '/^halley_deliveries_total/ { print $2 }')
+    wait $pusher || note "  loadgen ended with $?"
+    record "room_${mode}_cpu_per_delivery_us" "$(awk -v a="$before" -v b="$after" -v s="$sent" -v d="$done_" 'BEGIN { printf "%.2f", (b - a) / (d - s) }')"
+    for p in p50 p99 p999; do record "room_${mode}_${p}_us" "$(field "$json" $p)"; done
+    record "room_${mode}_lost" "$(field "$json" lost)"
+    stop
+  done
+
+  note "round $round: idle memory and logins"
+  for transport in tcp ws; do
+    start --set log.level=warn
+    port=3101; ws=''
+    [ $transport = tcp ] || { port=3102; ws=--ws; }
+    load 1 5000 127.0.0.1:$port $ws --duration 120s --in-flight 100 >"$out/hold-a.log" 2>&1 &
+    a=$!
+    until_online 5000
+    sleep 3
+    low=$(anon)
+    before=$(cpu)
+    load 100001 10000 127.0.0.1:$port $ws --duration 120s --in-flight 100 >"$out/hold-b.log" 2>&1 &
+    b=$!
+    until_online 15000
+    after=$(cpu)
+    sleep 3
+    high=$(anon)
+    record "idle_${transport}_bytes" "$(awk -v l="$low" -v h="$high" 'BEGIN { printf "%.0f", (h - l) / 10000 }')"
+    record "login_${transport}_cpu_us" "$(awk -v a="$before" -v b="$after" 'BEGIN { printf "%.1f", (b - a) / 10000 }')"
+    kill -INT $a $b; wait $a || true; wait $b || true
+    until_online 0
+    stop
+  done
+done
+
+cpu_model=$(awk -F': ' '/model name/ { print $2; exit }' /proc/cpuinfo)
+{
+  echo "{"
+  echo "  \"date\": \"$(date -u +%FT%TZ)\", \"commit\": \"$(git rev-parse --short HEAD)$(git diff --quiet HEAD 2>/dev/null || echo -dirty)\","
+  echo "  \"kernel\": \"$(uname -r)\", \"cpu\": \"$cpu_model\", \"cores\": $(nproc), \"rounds\": $ROUNDS,"
+  echo "  \"server_cpus\": \"$SERVER_CPUS\", \"client_cpus\": \"$CLIENT_CPUS\", \"rustc\": \"$(rustc --version)\","
+  echo "  \"figures\": {"
+  sep=''
+  for name in $(printf '%s\n' "${!all[@]}" | sort); do
+    # shellcheck disable=SC2086
+    values=$(echo ${all[$name]} | tr ' ' ',')
+    # shellcheck disable=SC2086
+    printf '%s    "%s": { "median": %s, "runs": [%s] }' "$sep" "$name" "$(median ${all[$name]})" "$values"
+    sep=$',\n'
+  done
+  printf '\n  }\n}\n'
+} >"$out/figures.json"
+{
+  printf '%-36s %12s   %s\n' figure median runs
+  for name in $(printf '%s\n' "${!all[@]}" | sort); do
+    # shellcheck disable=SC2086
+    printf '%-36s %12s  %s\n' "$name" "$(median ${all[$name]})" "${all[$name]}"
+  done
+} | tee "$out/figures.txt"
+rm -f "$out"/hold*.log "$out/loadgen.log" "$out/server.log"
+note "written: $out"
