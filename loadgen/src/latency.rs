@@ -98,7 +98,8 @@ pub(crate) fn verdict(latency: &Times, pusher: &Times, reader: &Times) -> Result
         let allowed = ((total as f64 * OWN_SHARE_MAX) as u64).max(OWN_FLOOR_US);
         if push + read > allowed {
             return Err(format!(
-                "this generator was late by {} at {name} (pusher {}, reader {}), more than {:.0} % of the {} measured",
+                "this generator was late by {} at {name} (pusher {}, reader {}), more than {:.0} % of the {} measured; \
+                 give it a core of its own (taskset) or less to do",
                 human_us(push + read),
                 human_us(push),
                 human_us(read),
