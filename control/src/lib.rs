@@ -15,5 +15,6 @@ pub mod broker;
 mod clock;
 pub mod config;
 pub mod job;
+pub mod logic;
 pub mod metrics;
 pub mod session;

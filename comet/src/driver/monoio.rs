@@ -231,6 +231,9 @@ impl Reactor {
         let Descriptor::Os(fd) = descriptor else { return };
         match Socket::adopt(fd) {
             Ok(socket) => self.tell(|core, now| {
+                // What the commands before asked for comes first: the new connection may get the slot that one of them
+                // freed.
+                self.settle(core);
                 let id = core.shard.attached(now, state, &mut core.out);
                 self.serve(core, id, socket, true);
             }),

@@ -71,6 +71,29 @@ pub fn bytes_sent_behind_the_login_survive_the_hand_over(world: World) {
     }
 }
 
+/// A verdict that moved a connection away and the arrival of another one often come in one drain of the mailbox. The
+/// second got the slot of the first before its descriptor was taken out of there, and one login in sixty was never
+/// answered.
+pub fn logins_at_once_that_swap_shards_are_all_answered(world: World) {
+    let mut clients: Vec<_> = (0..600)
+        .map(|n| {
+            let mut client = world.connect();
+            client.send(Op::AUTH, login(&format!("k{n}")).as_bytes());
+            client
+        })
+        .collect();
+    for client in &mut clients {
+        assert_eq!(client.next().expect("a reply").0.op, Op::AUTH_REPLY);
+    }
+    world.push(room(), b"all");
+    for client in &mut clients {
+        assert_eq!(client.next().expect("a push").1, b"all");
+    }
+    drop(clients);
+    let metrics = world.comet.front.metrics();
+    world.eventually("no socket is left", || metrics.sum(|stats| stats.connections.tcp) == 0);
+}
+
 pub fn a_hang_up_in_the_lobby_is_seen(world: World) {
     let metrics = world.comet.front.metrics();
     let sockets = || metrics.sum(|stats| stats.connections.tcp);

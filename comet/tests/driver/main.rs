@@ -27,6 +27,7 @@ conformance!(
     order_holds_over_many_pushes_to_a_slow_reader,
     a_short_write_is_continued,
     bytes_sent_behind_the_login_survive_the_hand_over,
+    logins_at_once_that_swap_shards_are_all_answered,
     a_hang_up_in_the_lobby_is_seen,
     every_descriptor_is_closed_once,
     a_push_to_a_sleeping_shard_is_seen_at_once,

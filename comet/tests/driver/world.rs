@@ -106,13 +106,7 @@ impl World {
         let logic = Arc::new(OpenDoor::default());
         let metrics = Comet::metrics(&config);
         let comet = runtime
-            .block_on(Comet::start(
-                &config,
-                None,
-                50_000,
-                Arc::clone(&logic) as Arc<dyn LogicApi>,
-                metrics,
-            ))
+            .block_on(Comet::start(&config, None, 50_000, Arc::clone(&logic) as Arc<dyn LogicApi>, metrics))
             .expect("a comet");
         World { runtime, comet, logic }
     }

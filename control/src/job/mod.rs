@@ -165,11 +165,15 @@ impl Run {
         loop {
             self.route_pending().await;
             tokio::select! {
+                // What frees memory first, what takes more last.
                 biased;
                 () = tracker.moved() => self.acknowledge(&mut *consumer).await,
                 changed = self.nodes.changed(), if is_watching => {
-                    is_watching = changed.is_ok();
-                    self.update_links();
+                    // The comet in this process leaves when the drain begins, and takes what was accepted all the same.
+                    is_watching = changed.is_ok() && !self.drain.is_draining();
+                    if is_watching {
+                        self.update_links();
+                    }
                 }
                 () = self.drain.draining(), if ends_at_drain => break,
                 () = room.notified(), if !self.pending.is_empty() => {}
@@ -206,8 +210,10 @@ impl Run {
     fn update_links(&mut self) {
         let nodes = Arc::clone(&self.nodes.borrow_and_update());
         self.links.retain(|server, way| {
-            way.is_listed = nodes.get(Service::Comet, server).is_some();
-            way.is_listed || !way.link.is_idle()
+            let is_listed = nodes.get(Service::Comet, server).is_some();
+            self.no_comet_told &= is_listed == way.is_listed;
+            way.is_listed = is_listed;
+            is_listed || !way.link.is_idle()
         });
         for node in nodes.of(Service::Comet) {
             if !self.links.contains_key(&node.server)
@@ -216,9 +222,9 @@ impl Run {
                 info!(comet = %node.server, "dispatching to it");
                 let link = Link::start(comet, self.common.clone());
                 self.links.insert(node.server.clone(), Way { link, is_listed: true });
+                self.no_comet_told = false;
             }
         }
-        self.no_comet_told = false;
     }
 
     /// Hands what was read to the links, until all of them are full.

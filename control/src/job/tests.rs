@@ -137,6 +137,7 @@ struct Setup {
     registry: Fixed,
     registrations: HashMap<&'static str, Box<dyn Registration>>,
     metrics: JobMetrics,
+    drain: Drain,
     job: Job,
 }
 
@@ -161,16 +162,16 @@ impl Setup {
         for (server, _) in comets {
             registrations.insert(*server, register(&registry, server).await);
         }
-        let metrics = JobMetrics::default();
+        let (metrics, drain) = (JobMetrics::default(), Drain::new());
         let deps = JobDeps {
             broker: Arc::new(broker.clone()),
             registry: Arc::new(registry.clone()),
             connect,
             metrics: metrics.clone(),
-            drain: Drain::new(),
+            drain: drain.clone(),
         };
         let job = start(config, deps);
-        Setup { broker, registry, registrations, metrics, job }
+        Setup { broker, registry, registrations, metrics, drain, job }
     }
 
     async fn publish(&self, envelopes: impl IntoIterator<Item = Envelope>) {
@@ -518,7 +519,11 @@ async fn what_no_comet_has_taken_comes_again_to_the_next_job() {
 #[tokio::test(start_paused = true)]
 async fn job_empties_a_closed_broker_before_it_ends() {
     let comet = Arc::new(Recorder::stuck());
-    let setup = Setup::start(BATCHES, &[("a:1", &comet)]).await;
+    let mut setup = Setup::start(BATCHES, &[("a:1", &comet)]).await;
+    settle().await;
+    setup.drain.begin();
+    // comet leaves the registry when the drain begins, and takes pushes until job has ended.
+    setup.registrations.remove("a:1").unwrap().deregister().await;
     setup.publish((0..300).map(|n| to_room("live://1", &n.to_string()))).await;
     setup.broker.close().await;
     let stopped = tokio::spawn(setup.job.stopped());

@@ -55,6 +55,7 @@ struct Row {
 /// The devices of one user. Nearly always one; with many (user 0, everybody who gave none) taking one out stays cheap.
 enum Keys {
     One(Key),
+    #[expect(clippy::box_collection, reason = "a bare set would triple the size of the usual case")]
     Many(Box<HashSet<Key>>),
 }
 
@@ -322,6 +323,39 @@ mod tests {
         let store = sessions.store();
         assert_eq!(store.sessions, 0);
         assert!(store.keys.iter().all(HashMap::is_empty) && store.mids.iter().all(HashMap::is_empty));
+    }
+
+    /// Prints the figure of this module's documentation: `cargo test --release -p halley-control bytes_per_session --
+    /// --ignored --nocapture`.
+    #[tokio::test]
+    #[ignore = "a measurement of the whole process's memory, to be run alone"]
+    async fn bytes_per_session() {
+        const STEP: i64 = 500_000;
+        let sessions = MemorySessions::new(TTL, SessionMetrics::default());
+        let rss_anon_kb = || -> i64 {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        };
+        let mut before = rss_anon_kb();
+        for step in 1..=4 {
+            for n in (step - 1) * STEP..step * STEP {
+                let (key, server) = (Key::new(format!("web_{n:07}")), ServerId::new("127.0.0.1:3109"));
+                sessions
+                    .put(NewSession { mid: Mid(n), key, server, generation: Generation(n) })
+                    .await
+                    .unwrap();
+            }
+            let now = rss_anon_kb();
+            println!(
+                "{} to {} sessions: {} B each",
+                (step - 1) * STEP,
+                step * STEP,
+                (now - before) * 1024 / STEP
+            );
+            before = now;
+        }
+        println!("on average {} B", before * 1024 / (4 * STEP));
     }
 
     /// One step of a login's life, as it may reach the store: in any order, late, twice.

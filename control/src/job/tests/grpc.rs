@@ -36,7 +36,6 @@ impl Goim {
         self.0.lock().unwrap().clone()
     }
 
-    #[expect(clippy::result_large_err, reason = "tonic's own type")]
     fn take(&self, call: Call) -> Result<(), Status> {
         self.0.lock().unwrap().push(call);
         Ok(())
