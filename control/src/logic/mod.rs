@@ -1,0 +1,210 @@
+//! logic: decides logins, keeps sessions and counts, takes pushes and clients' messages.
+//!
+//! [`Logic`] is the service itself, called in process by comet through [`LogicApi`]; [`start`] also serves it over HTTP
+//! (backends, operators) and gRPC (comets elsewhere). It holds no connection of a client and sends nothing itself:
+//! what is to be delivered goes to the broker.
+
+mod auth;
+mod http;
+mod listen;
+mod message;
+mod nodes;
+mod online;
+mod push;
+mod rpc;
+mod start;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use cluster::{
+    registry::{Node, NodeSet, Registry, Service},
+    services::{
+        ClientCount, ClientMessage, ConnectRequest, LogicApi, LogicError, MessageReply, Session, SessionRef,
+    },
+};
+use proto::{
+    close::CloseReason,
+    ids::{Generation, Key, RoomId, ServerId},
+};
+use tokio::{sync::watch, time::Instant};
+use uuid::Uuid;
+
+use self::{
+    auth::Auth,
+    nodes::{Chooser, Instance},
+    online::Online,
+};
+pub use self::{
+    http::router,
+    nodes::{Backoff, Nodes},
+    push::{Offline, Push, PushFailure, PushTarget},
+    rpc::{NodesApi, RpcLogic},
+    start::{LogicServer, StartError, start},
+};
+use crate::{
+    broker::Broker,
+    clock::wall_us,
+    config::{ClientMessages, LogicConfig},
+    metrics::{LogicMetrics, LoginResult},
+    session::{NewSession, Put, Sessions},
+};
+
+/// What logic works with.
+#[derive(Clone)]
+pub struct LogicDeps {
+    /// Where accepted pushes go.
+    pub broker: Arc<dyn Broker>,
+    /// Who is where.
+    pub sessions: Arc<dyn Sessions>,
+    /// Which comets there are.
+    pub registry: Arc<dyn Registry>,
+    /// What logic measures.
+    pub metrics: LogicMetrics,
+}
+
+/// The service.
+pub struct Logic {
+    auth: Auth,
+    client_messages: ClientMessages,
+    heartbeat: Duration,
+    chooser: Chooser,
+    broker: Arc<dyn Broker>,
+    sessions: Arc<dyn Sessions>,
+    nodes: watch::Receiver<Arc<NodeSet>>,
+    online: Mutex<Online>,
+    generation: AtomicI64,
+    metrics: LogicMetrics,
+}
+
+impl Logic {
+    /// The service, not yet served to anybody.
+    pub fn new(config: &LogicConfig, deps: LogicDeps) -> Self {
+        let LogicDeps { broker, sessions, registry, metrics } = deps;
+        Logic {
+            auth: Auth::new(config.auth.mode),
+            client_messages: config.client_messages,
+            heartbeat: config.node.heartbeat_deadline(),
+            chooser: Chooser::new(config),
+            broker,
+            sessions,
+            nodes: registry.watch(),
+            online: Mutex::default(),
+            generation: AtomicI64::new(0),
+            metrics,
+        }
+    }
+
+    /// Larger than every one before, those of earlier runs included (unless the clock was set back in between): comets,
+    /// which outlive a restart of logic, compare them.
+    fn next_generation(&self) -> Generation {
+        let now = wall_us() as i64;
+        let next = |last: i64| Some(now.max(last + 1));
+        // The update always succeeds, and both arms hold the last one.
+        let last = self.generation.fetch_update(Relaxed, Relaxed, next).unwrap_or_else(|last| last);
+        Generation(now.max(last + 1))
+    }
+
+    async fn login(&self, request: ConnectRequest) -> Result<Session, (LoginResult, LogicError)> {
+        let login = self.auth.login(&request).map_err(|error| (LoginResult::Refused, error))?;
+        let mid = login.mid;
+        let key = login.key.unwrap_or_else(|| Key::new(Uuid::new_v4().to_string()));
+        let generation = self.next_generation();
+        let session = NewSession { mid, key: key.clone(), server: request.server, generation };
+        match self.sessions.put(session).await {
+            Ok(Put::Stored { .. }) => Ok(Session {
+                mid,
+                key,
+                room: login.room,
+                rooms: login.rooms,
+                accepts: login.accepts,
+                heartbeat: self.heartbeat,
+                generation: Some(generation),
+            }),
+            Ok(Put::Superseded { .. }) => {
+                let reason = CloseReason::Replaced;
+                let text = reason.text().to_owned();
+                Err((LoginResult::Superseded, LogicError::Refused { reason, text }))
+            }
+            Err(error) => Err((LoginResult::Unavailable, LogicError::Unavailable(error.to_string()))),
+        }
+    }
+
+    /// What the comets said about people, silent comets left out.
+    fn online(&self) -> MutexGuard<'_, Online> {
+        let mut online = self.online.lock().unwrap_or_else(PoisonError::into_inner);
+        online.expire(Instant::now());
+        online
+    }
+
+    /// Every comet with its clients: what it reported itself, or else what the registry knows.
+    fn comets<T>(&self, use_them: impl FnOnce(&[(&Node, ClientCount)]) -> T) -> T {
+        let nodes = Arc::clone(&self.nodes.borrow());
+        let online = self.online();
+        let comets: Vec<(&Node, ClientCount)> = nodes
+            .of(Service::Comet)
+            .map(|node| (&**node, online.clients(&node.server).unwrap_or(node.clients)))
+            .collect();
+        drop(online);
+        use_them(&comets)
+    }
+
+    fn instances(&self) -> Vec<Instance> {
+        self.comets(|comets| comets.iter().map(|(node, clients)| Instance::new(node, *clients)).collect())
+    }
+}
+
+#[async_trait]
+impl LogicApi for Logic {
+    async fn connect(&self, request: ConnectRequest) -> Result<Session, LogicError> {
+        let login = self.login(request).await;
+        let result = login.as_ref().map_or_else(|(result, _)| *result, |_| LoginResult::Ok);
+        self.metrics.logins.of(result).inc();
+        login.map_err(|(_, error)| error)
+    }
+
+    async fn disconnect(&self, session: SessionRef) -> Result<bool, LogicError> {
+        self.sessions.end(&session).await.map_err(|error| LogicError::Unavailable(error.to_string()))
+    }
+
+    async fn heartbeat(&self, session: SessionRef) -> Result<(), LogicError> {
+        // Whether it is (still) the stored session is the comet's to find out: by a kick, when a newer login comes.
+        self.sessions
+            .renew(&session)
+            .await
+            .map(drop)
+            .map_err(|error| LogicError::Unavailable(error.to_string()))
+    }
+
+    async fn renew_online(
+        &self,
+        server: ServerId,
+        rooms: HashMap<RoomId, u32>,
+        clients: ClientCount,
+    ) -> Result<HashMap<RoomId, u32>, LogicError> {
+        let mut online = self.online();
+        online.report(server, rooms, clients, Instant::now());
+        Ok(online.rooms())
+    }
+
+    async fn receive(&self, message: ClientMessage) -> Result<MessageReply, LogicError> {
+        self.take_message(message).await
+    }
+}
+
+impl NodesApi for Logic {
+    fn nodes(&self, platform: &str, client: Option<IpAddr>) -> Nodes {
+        self.comets(|comets| self.chooser.choose(comets, platform, client))
+    }
+}

@@ -1,0 +1,132 @@
+//! logic at work: bound, serving, drained.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::Router;
+use cluster::{config::Addrs, shutdown::Drain};
+use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
+use tokio_stream::{StreamExt as _, wrappers::TcpListenerStream};
+use tonic::transport::Server;
+use tracing::warn;
+
+use super::{Logic, LogicDeps, RpcLogic, http, listen};
+use crate::{broker::Broker, config::LogicConfig};
+
+/// How long the gRPC server may take to end after the HTTP server has: its calls are shorter, but a peer may be dead.
+const RPC_END_MAX: Duration = Duration::from_secs(2);
+
+/// logic at work.
+pub struct LogicServer {
+    logic: Arc<Logic>,
+    http_addrs: Vec<SocketAddr>,
+    rpc_addrs: Vec<SocketAddr>,
+    task: JoinHandle<()>,
+}
+
+/// An address that logic cannot have. Not retried: the process ends and names it.
+#[derive(Debug, thiserror::Error)]
+#[error("{key} = {addr}: {source}")]
+pub struct StartError {
+    /// The key, with its sections.
+    pub key: &'static str,
+    /// The address.
+    pub addr: SocketAddr,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+/// Binds logic's addresses and starts to serve on them. `extra` are routes served beside the API on the same addresses:
+/// metrics and health.
+///
+/// When the drain begins logic takes no more requests, answers those under way, and closes the broker for publishing.
+///
+/// # Errors
+/// [`StartError`]; nothing was started.
+pub async fn start(
+    config: &LogicConfig,
+    deps: LogicDeps,
+    extra: Router,
+    drain: Drain,
+) -> Result<LogicServer, StartError> {
+    let http_listeners = bind("logic.httpServer.addr", &config.http_server.addr).await?;
+    let rpc_listeners = bind("logic.rpcServer.addr", &config.rpc_server.addr).await?;
+    let (http_addrs, rpc_addrs) = (addrs(&http_listeners), addrs(&rpc_listeners));
+
+    let broker = Arc::clone(&deps.broker);
+    let logic = Arc::new(Logic::new(config, deps));
+    let router = http::router(Arc::clone(&logic), config).merge(extra);
+    let limits = listen::HttpLimits {
+        read_timeout: config.http_server.read_timeout.get(),
+        write_timeout: config.http_server.write_timeout.get(),
+        connections: config.limits.http_connections.usize(),
+    };
+    let http = tokio::spawn(listen::serve(http_listeners, router, limits, drain.clone()));
+    let mut rpc = Vec::new();
+    for listener in rpc_listeners {
+        let server = Server::builder()
+            .timeout(config.rpc_server.timeout.get())
+            .add_service(RpcLogic::service(Arc::clone(&logic)));
+        let drain = drain.clone();
+        let incoming = TcpListenerStream::new(listener).map(|stream| stream.inspect(nodelay));
+        rpc.push(tokio::spawn(async move {
+            let served = server.serve_with_incoming_shutdown(incoming, async move { drain.draining().await });
+            if let Err(error) = served.await {
+                warn!("the gRPC server of logic ended: {error}");
+            }
+        }));
+    }
+    let task = tokio::spawn(drained(http, rpc, broker));
+    Ok(LogicServer { logic, http_addrs, rpc_addrs, task })
+}
+
+/// Waits for the end of the HTTP server, the one way in for pushes, before the broker is closed.
+async fn drained(http: JoinHandle<()>, rpc: Vec<JoinHandle<()>>, broker: Arc<dyn Broker>) {
+    // The tasks are never cancelled, and a panic ends the process.
+    let _ = http.await;
+    broker.close().await;
+    for server in rpc {
+        let _ = timeout(RPC_END_MAX, server).await;
+    }
+}
+
+impl LogicServer {
+    /// The service, for a comet in this process.
+    pub fn logic(&self) -> Arc<Logic> {
+        Arc::clone(&self.logic)
+    }
+
+    /// Addresses of the HTTP API, with the ports the system chose.
+    pub fn http_addrs(&self) -> &[SocketAddr] {
+        &self.http_addrs
+    }
+
+    /// Addresses of the gRPC service, with the ports the system chose.
+    pub fn rpc_addrs(&self) -> &[SocketAddr] {
+        &self.rpc_addrs
+    }
+
+    /// Waits until logic has ended: after the drain began and every request was answered. The service itself goes on
+    /// answering a comet in this process; it only publishes nothing any more.
+    pub async fn stopped(self) {
+        // The task is never cancelled, and a panic ends the process.
+        let _ = self.task.await;
+    }
+}
+
+async fn bind(key: &'static str, addrs: &Addrs) -> Result<Vec<TcpListener>, StartError> {
+    let mut listeners = Vec::new();
+    for addr in addrs.iter().copied() {
+        let listener = TcpListener::bind(addr).await.map_err(|source| StartError { key, addr, source })?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+fn addrs(listeners: &[TcpListener]) -> Vec<SocketAddr> {
+    listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+}
+
+fn nodelay(stream: &tokio::net::TcpStream) {
+    // Replies are small and whole: nothing is gained by waiting for more of them.
+    let _ = stream.set_nodelay(true);
+}

@@ -1,0 +1,153 @@
+//! logic over a memory broker, memory sessions and a registry with two comets.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use axum::{Router, body::Body};
+use bytes::Bytes;
+use cluster::{
+    registry::{Fixed, Node, Service},
+    services::{ClientCount, ClientMessage, ConnectRequest, LogicApi, MessageReply, SessionRef, Transport},
+};
+use proto::{
+    envelope::{Envelope, Origin, Target},
+    frame::Header,
+    ids::{Generation, Key, Mid, RoomId, ServerId},
+    op::Op,
+};
+
+use super::*;
+use crate::{
+    broker::{Consumer, MemoryBroker},
+    config::LogicConfig,
+    metrics::{BrokerMetrics, SessionMetrics},
+    session::{MemorySessions, SessionsUnavailable},
+};
+
+mod http;
+mod rpc;
+mod server;
+mod service;
+
+const ROOM: &str = "live://1000";
+
+fn config(sets: &[&str]) -> LogicConfig {
+    let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
+    cluster::config::load(None, &sets, &[]).expect("a readable configuration").config
+}
+
+fn room(id: &str) -> RoomId {
+    RoomId::parse(id).unwrap()
+}
+
+fn server(id: &str) -> ServerId {
+    ServerId::new(id)
+}
+
+/// A login as comet passes it on.
+fn login(on: &str, token: &str) -> ConnectRequest {
+    ConnectRequest {
+        server: server(on),
+        cookie: String::new(),
+        token: Bytes::copy_from_slice(token.as_bytes()),
+        client_ip: None,
+        transport: Transport::Tcp,
+    }
+}
+
+/// logic with everything behind it.
+struct Setup {
+    config: LogicConfig,
+    deps: LogicDeps,
+    logic: Arc<Logic>,
+    broker: MemoryBroker,
+    published: Box<dyn Consumer>,
+}
+
+impl Setup {
+    async fn new(sets: &[&str]) -> Self {
+        Self::with_sessions(
+            sets,
+            Arc::new(MemorySessions::new(Duration::from_secs(1800), SessionMetrics::default())),
+        )
+        .await
+    }
+
+    async fn with_sessions(sets: &[&str], sessions: Arc<dyn Sessions>) -> Self {
+        let config = config(sets);
+        config.check().unwrap();
+        let broker = MemoryBroker::new(config.broker_limits(), BrokerMetrics::default());
+        let comet = |id: &str, hostname: &str| Node {
+            region: "sh".to_owned(),
+            zone: "sh001".to_owned(),
+            env: "prod".to_owned(),
+            hostname: hostname.to_owned(),
+            addrs: vec![format!("{hostname}.addr")],
+            ..Node::new(Service::Comet, server(id))
+        };
+        let registry = Fixed::new([comet("a:1", "host-a"), comet("b:1", "host-b")]);
+        let deps = LogicDeps {
+            broker: Arc::new(broker.clone()),
+            sessions,
+            registry: Arc::new(registry),
+            metrics: LogicMetrics::default(),
+        };
+        let published = broker.consume("test").await.unwrap();
+        let logic = Arc::new(Logic::new(&config, deps.clone()));
+        Setup { config, deps, logic, broker, published }
+    }
+
+    /// Devices k1 and k2 of user 1 on comets a and b, device k3 of user 2 on comet a.
+    async fn with_clients(sets: &[&str]) -> Self {
+        let setup = Self::new(sets).await;
+        for (on, token) in [
+            ("a:1", r#"{"mid":1,"key":"k1"}"#),
+            ("b:1", r#"{"mid":1,"key":"k2"}"#),
+            ("a:1", r#"{"mid":2,"key":"k3"}"#),
+        ] {
+            setup.logic.connect(login(on, token)).await.unwrap();
+        }
+        setup
+    }
+
+    fn router(&self) -> Router {
+        router(Arc::clone(&self.logic), &self.config)
+    }
+
+    /// What was published since the last call, acknowledged.
+    async fn published(&mut self) -> Vec<Envelope> {
+        let entries = self.broker.depth();
+        let mut envelopes = Vec::new();
+        while envelopes.len() < entries {
+            let batch = self.published.next_batch(entries).await.unwrap();
+            self.published.ack(&batch[batch.len() - 1].position).await.unwrap();
+            envelopes.extend(batch.into_iter().map(|delivery| Envelope::parse(delivery.bytes).unwrap()));
+        }
+        envelopes
+    }
+}
+
+/// A store that is away.
+struct NoSessions;
+
+#[async_trait]
+impl Sessions for NoSessions {
+    async fn put(&self, _: NewSession) -> Result<Put, SessionsUnavailable> {
+        Err(SessionsUnavailable("gone".into()))
+    }
+
+    async fn end(&self, _: &SessionRef) -> Result<bool, SessionsUnavailable> {
+        Err(SessionsUnavailable("gone".into()))
+    }
+
+    async fn renew(&self, _: &SessionRef) -> Result<bool, SessionsUnavailable> {
+        Err(SessionsUnavailable("gone".into()))
+    }
+
+    async fn servers_of_keys(&self, _: &[Key]) -> Result<Vec<Option<ServerId>>, SessionsUnavailable> {
+        Err(SessionsUnavailable("gone".into()))
+    }
+
+    async fn sessions_of_mids(&self, _: &[Mid]) -> Result<Vec<Vec<(Key, ServerId)>>, SessionsUnavailable> {
+        Err(SessionsUnavailable("gone".into()))
+    }
+}

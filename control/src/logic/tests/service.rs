@@ -1,0 +1,154 @@
+//! Logins, sessions, counts and clients' messages, as a comet in the same process sees them.
+
+use super::*;
+
+#[tokio::test]
+async fn a_trusted_login_gets_what_it_asks_for() {
+    let setup = Setup::new(&[]).await;
+    let token = r#"{"mid":123,"key":"k1","room_id":"live://1000","platform":"web","accepts":[1000,1001],
+        "rooms":["live://1","live://2"]}"#;
+    let session = setup.logic.connect(login("a:1", token)).await.unwrap();
+    assert_eq!((session.mid, session.key.as_str()), (Mid(123), "k1"));
+    assert_eq!(session.room, Some(room(ROOM)));
+    assert_eq!(session.rooms, [room("live://1"), room("live://2")]);
+    assert_eq!(session.accepts, [Op(1000), Op(1001)]);
+    assert_eq!(session.heartbeat, Duration::from_secs(90));
+    assert_eq!(setup.deps.metrics.logins.of(LoginResult::Ok).get(), 1);
+    let stored = setup.deps.sessions.servers_of_keys(&[Key::new("k1")]).await.unwrap();
+    assert_eq!(stored, [Some(server("a:1"))]);
+}
+
+#[tokio::test]
+async fn a_login_without_a_key_gets_one_of_its_own() {
+    let setup = Setup::new(&[]).await;
+    let first = setup.logic.connect(login("a:1", "{}")).await.unwrap();
+    let second = setup.logic.connect(login("a:1", "null")).await.unwrap();
+    assert_eq!((first.mid, first.room, first.accepts), (Mid(0), None, vec![]));
+    assert!(Uuid::parse_str(first.key.as_str()).is_ok_and(|uuid| uuid.get_version_num() == 4));
+    assert_ne!(first.key, second.key);
+}
+
+#[tokio::test]
+async fn a_login_that_makes_no_sense_is_refused_without_repeating_it() {
+    let setup = Setup::new(&[]).await;
+    for token in ["", "hunter2", r#"{"mid":"hunter2"}"#, r#"{"accepts":["hunter2"]}"#] {
+        let error = setup.logic.connect(login("a:1", token)).await.unwrap_err();
+        assert!(matches!(error, LogicError::Refused { reason: CloseReason::LoginRefused, .. }), "{token}");
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
+    assert_eq!(setup.deps.metrics.logins.of(LoginResult::Refused).get(), 4);
+}
+
+#[tokio::test]
+async fn generations_only_grow_whatever_the_clock_does() {
+    let setup = Setup::new(&[]).await;
+    let generations: Vec<_> = (0..1000).map(|_| setup.logic.next_generation()).collect();
+    assert!(generations.is_sorted_by(|a, b| a < b));
+    let ahead = wall_us() as i64 + 1_000_000_000;
+    setup.logic.generation.store(ahead, Relaxed);
+    assert_eq!(setup.logic.next_generation(), Generation(ahead + 1));
+}
+
+#[tokio::test]
+async fn the_end_of_a_replaced_login_changes_nothing() {
+    let setup = Setup::new(&[]).await;
+    let token = r#"{"mid":1,"key":"k1"}"#;
+    let old = setup.logic.connect(login("a:1", token)).await.unwrap();
+    let new = setup.logic.connect(login("b:1", token)).await.unwrap();
+    assert!(new.generation > old.generation);
+    let reference = |session: &Session, on: &str| SessionRef {
+        mid: session.mid,
+        key: session.key.clone(),
+        server: server(on),
+        generation: session.generation,
+    };
+    assert!(!setup.logic.disconnect(reference(&old, "a:1")).await.unwrap());
+    setup.logic.heartbeat(reference(&old, "a:1")).await.unwrap();
+    let stored = setup.deps.sessions.servers_of_keys(&[Key::new("k1")]).await.unwrap();
+    assert_eq!(stored, [Some(server("b:1"))]);
+    assert!(setup.logic.disconnect(reference(&new, "b:1")).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_login_overtaken_by_a_newer_one_is_closed_as_replaced() {
+    let setup = Setup::new(&[]).await;
+    let newer = NewSession {
+        mid: Mid(1),
+        key: Key::new("k1"),
+        server: server("b:1"),
+        generation: Generation(i64::MAX),
+    };
+    setup.deps.sessions.put(newer).await.unwrap();
+    let error = setup.logic.connect(login("a:1", r#"{"key":"k1"}"#)).await.unwrap_err();
+    assert!(matches!(error, LogicError::Refused { reason: CloseReason::Replaced, .. }));
+    assert_eq!(setup.deps.metrics.logins.of(LoginResult::Superseded).get(), 1);
+}
+
+#[tokio::test]
+async fn without_sessions_logins_are_to_be_tried_again() {
+    let setup = Setup::with_sessions(&[], Arc::new(NoSessions)).await;
+    let error = setup.logic.connect(login("a:1", "{}")).await.unwrap_err();
+    assert!(matches!(error, LogicError::Unavailable(_)), "{error}");
+    let session = SessionRef { mid: Mid(1), key: Key::new("k"), server: server("a:1"), generation: None };
+    assert!(setup.logic.disconnect(session.clone()).await.is_err());
+    assert!(setup.logic.heartbeat(session).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn comets_learn_how_many_people_are_in_a_room_over_all_comets() {
+    let setup = Setup::new(&[]).await;
+    let report = |people| HashMap::from([(room(ROOM), people)]);
+    let clients = ClientCount { connections: 2, addresses: 1 };
+    assert_eq!(setup.logic.renew_online(server("a:1"), report(2), clients).await.unwrap(), report(2));
+    assert_eq!(setup.logic.renew_online(server("b:1"), report(3), clients).await.unwrap(), report(5));
+    tokio::time::sleep(Duration::from_secs(16)).await;
+    assert_eq!(setup.logic.renew_online(server("b:1"), report(3), clients).await.unwrap(), report(3));
+}
+
+fn said(op: i32, in_room: Option<&str>) -> ClientMessage {
+    ClientMessage {
+        mid: Mid(1),
+        key: Key::new("k1"),
+        room: in_room.map(room),
+        header: Header { ver: 1, op: Op(op), seq: 7 },
+        body: Bytes::from_static(b"hi"),
+    }
+}
+
+#[tokio::test]
+async fn what_a_client_says_goes_to_its_room_with_its_origin() {
+    let mut setup = Setup::new(&[]).await;
+    assert_eq!(setup.logic.receive(said(4, Some(ROOM))).await.unwrap(), MessageReply::Room);
+    let published = setup.published().await;
+    assert_eq!(published.len(), 1);
+    let Envelope { target, op, body, origin, accepted_at_us } = &published[0];
+    assert_eq!((target, *op, &body[..]), (&Target::Room(room(ROOM)), Op(5), &b"hi"[..]));
+    assert_eq!(*origin, Some(Origin { key: Key::new("k1"), seq: 7 }));
+    assert!(*accepted_at_us > 0);
+}
+
+#[tokio::test]
+async fn what_has_nowhere_to_go_is_answered_empty() {
+    let empty = MessageReply::Body(Bytes::new());
+    let mut setup = Setup::new(&[]).await;
+    assert_eq!(setup.logic.receive(said(4, None)).await.unwrap(), empty, "no room");
+    assert_eq!(setup.logic.receive(said(1000, Some(ROOM))).await.unwrap(), empty, "not operation 4");
+    assert_eq!(setup.published().await, []);
+    let mut refusing = Setup::new(&["clientMessages=refuse"]).await;
+    assert_eq!(refusing.logic.receive(said(4, Some(ROOM))).await.unwrap(), empty);
+    assert_eq!(refusing.published().await, []);
+    assert_eq!(setup.deps.metrics.client_messages.of(crate::metrics::MessageResult::Empty).get(), 2);
+}
+
+#[tokio::test]
+async fn what_the_broker_does_not_take_is_no_success() {
+    let setup = Setup::new(&["limits.brokerEntries=100"]).await;
+    for _ in 0..100 {
+        setup.logic.receive(said(4, Some(ROOM))).await.unwrap();
+    }
+    let error = setup.logic.receive(said(4, Some(ROOM))).await.unwrap_err();
+    assert!(matches!(error, LogicError::Overloaded), "{error}");
+    setup.deps.broker.close().await;
+    let error = setup.logic.receive(said(4, Some(ROOM))).await.unwrap_err();
+    assert!(matches!(error, LogicError::Unavailable(_)), "{error}");
+}
