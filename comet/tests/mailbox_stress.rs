@@ -80,7 +80,7 @@ fn run(count: u32, capacity: usize, in_flight: u32) {
     };
     for &io_uring in drivers {
         let (front_end, shard_end) = pair(capacity);
-        let (done, end) = mpsc::channel();
+        let (done, end) = mpsc::sync_channel(2);
         let of_shard = done.clone();
         thread::spawn(move || {
             let shard = shard(shard_end);

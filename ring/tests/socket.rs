@@ -228,8 +228,8 @@ fn handing_over_loses_no_byte() {
 }
 
 fn hand_over(from: Driver, to: Driver, rounds: usize) {
-    let (there, arrivals) = mpsc::channel::<OwnedFd>();
-    let (back, returns) = mpsc::channel::<OwnedFd>();
+    let (there, arrivals) = mpsc::sync_channel::<OwnedFd>(1);
+    let (back, returns) = mpsc::sync_channel::<OwnedFd>(1);
     // The second thread takes one piece of what has come in by then and hands back.
     let second = on_thread(to, move || async move {
         for fd in arrivals {

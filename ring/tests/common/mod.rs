@@ -51,7 +51,7 @@ where
     F: FnOnce() -> T + Send + 'static,
     T: Future<Output = ()>,
 {
-    let (done, end) = mpsc::channel();
+    let (done, end) = mpsc::sync_channel(1);
     let thread = std::thread::spawn(move || {
         block_on(driver, test());
         done.send(()).expect("the test still waits");
