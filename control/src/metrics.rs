@@ -229,7 +229,7 @@ impl LogicMetrics {
             "From the acceptance of a push to the broker having it",
             self.accept_to_broker.0.clone(),
         );
-        registry.register("halley_logins", "Logins decided", self.logins.family.clone());
+        registry.register("halley_logic_logins", "Logins decided", self.logins.family.clone());
         registry.register(
             "halley_client_messages",
             "Messages of clients that logic took",
@@ -259,7 +259,11 @@ pub struct JobMetrics {
 impl JobMetrics {
     /// Adds the metrics to a registry.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("halley_dispatches", "Dispatches acknowledged by a comet", self.dispatches.clone());
+        registry.register(
+            "halley_job_dispatches",
+            "Dispatches acknowledged by a comet",
+            self.dispatches.clone(),
+        );
         registry.register(
             "halley_dispatch_drops",
             "Dispatches and broker entries that reached no comet",

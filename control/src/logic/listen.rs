@@ -30,10 +30,10 @@ const HEAD_LEN_MAX: usize = 128 << 10;
 /// Pause after an accept that failed (no descriptors left), so that it neither ends nor spins.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// After an answer that cut a body off: how long, and how many bytes of the rest, are read and thrown away, so that the
-/// answer is not lost in a reset while the client still writes.
+/// After an answer that cut a body off: how long, and how many bytes of the rest, are thrown away as they come. Without
+/// that a client that only reads when it has written all it wants meets a reset instead of the answer.
 const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES_MAX: usize = 1 << 20;
+const LINGER_BYTES_MAX: usize = 32 << 20;
 
 /// Bounds of the server.
 #[derive(Clone, Copy, Debug)]
@@ -133,7 +133,7 @@ async fn connection(stream: TcpStream, peer: Peer, router: Router, limits: HttpL
 async fn linger(mut stream: TcpStream) {
     let rest = async {
         stream.shutdown().await?;
-        let (mut buffer, mut left) = ([0; 4096], LINGER_BYTES_MAX);
+        let (mut buffer, mut left) = (vec![0; 16 << 10], LINGER_BYTES_MAX);
         loop {
             match stream.read(&mut buffer).await? {
                 0 => return Ok::<(), io::Error>(()),
