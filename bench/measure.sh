@@ -20,7 +20,7 @@ mkdir -p "$out"
 halley=target/release/halley
 loadgen=target/release/loadgen
 [ -x $halley ] && [ -x $loadgen ] || { echo "measure: no release binaries; run make build" >&2; exit 1; }
-for tool in curl awk taskset; do
+for tool in curl awk taskset python3; do
   command -v $tool >/dev/null || { echo "measure: $tool is missing" >&2; exit 1; }
 done
 
@@ -59,8 +59,14 @@ until_online() {
   done
 }
 load() { taskset -c "$CLIENT_CPUS" $loadgen "$@"; }
-# field FILE JQ-LIKE-NAME: the number behind "name": in the JSON report
-field() { tr -d ' \n' <"$1" | sed -n "s/.*\"$2\":\([0-9.]*\).*/\1/p"; }
+# field FILE NAME.NAME: one number of loadgen's JSON report; "none" where it reported none
+field() {
+  python3 -c 'import json, sys
+value = json.load(open(sys.argv[1]))
+for name in sys.argv[2].split("."):
+    value = value.get(name) if isinstance(value, dict) else None
+print("none" if value is None else value)' "$1" "$2"
+}
 median() { printf '%s\n' "$@" | sort -n | awk '{ a[NR] = $1 } END { print (NR % 2) ? a[(NR + 1) / 2] : (a[NR / 2] + a[NR / 2 + 1]) / 2 }'; }
 note() { printf '%s\n' "$*" >&2; }
 

@@ -193,6 +193,7 @@ fn hostname() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname").map(|name| name.trim().to_owned()).unwrap_or_default()
 }
 
+#[allow(clippy::needless_pass_by_value)] // for map_err
 /// comet names its keys without the section they stand in here.
 fn in_section(error: comet::StartError) -> anyhow::Error {
     anyhow::anyhow!("comet.{error}")

@@ -16,6 +16,7 @@
 
 pub mod admin;
 pub mod build;
+mod clock;
 pub mod config;
 pub mod registry;
 pub mod services;

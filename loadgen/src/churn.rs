@@ -12,6 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
     time::Duration,
 };
 
@@ -20,7 +21,7 @@ use anyhow::{Context, Result};
 use crate::{
     api::Api,
     cli::ChurnArgs,
-    clock::Clock,
+    clock::{Clock, ns},
     fleet::Fleet,
     process,
     report::grouped,
@@ -105,7 +106,8 @@ impl Churn {
         let counts = match &args.push {
             Some(url) => {
                 let mut api = Api::new(url, args.token.as_deref())?;
-                let base = online(&mut api, &fleet).context("the online counts before the first round")?;
+                let base = steady(&mut api, &fleet, args.settle, clock)
+                    .context("the online counts before the first round")?;
                 Some(Counts { api, base })
             }
             None => None,
@@ -233,6 +235,19 @@ impl Churn {
 /// What the server says.
 fn online(api: &mut Api, fleet: &Fleet) -> Result<Online> {
     Ok(Online { total: api.online_total()?, rooms: api.online_rooms(&fleet.rooms)? })
+}
+
+/// What the server says once it has said the same for `settle`: those who left shortly before may still count.
+fn steady(api: &mut Api, fleet: &Fleet, settle: Duration, clock: Clock) -> Result<Online> {
+    let (mut told, mut since_ns) = (online(api, fleet)?, clock.now_ns());
+    while clock.now_ns() - since_ns < ns(settle) {
+        thread::sleep(ASK_EVERY);
+        let now = online(api, fleet)?;
+        if now != told {
+            (told, since_ns) = (now, clock.now_ns());
+        }
+    }
+    Ok(told)
 }
 
 /// What is connected, beside what was there before.

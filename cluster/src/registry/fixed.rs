@@ -3,7 +3,6 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::SystemTime,
 };
 
 use async_trait::async_trait;
@@ -78,7 +77,7 @@ impl Entry {
     }
 
     fn publish(&self, clients: ClientCount) {
-        let node = Node { clients, updated: SystemTime::now(), ..self.node.clone() };
+        let node = Node { clients, updated: crate::clock::wall(), ..self.node.clone() };
         self.registry.change(|nodes| nodes.insert(node));
     }
 }

@@ -81,7 +81,7 @@ impl LogLimit {
 
 /// Milliseconds since the first call.
 fn now_ms() -> u64 {
-    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    static START: LazyLock<Instant> = LazyLock::new(crate::clock::now);
     START.elapsed().as_millis() as u64
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fmt, fs,
-    time::{SystemTime, UNIX_EPOCH},
+    time::UNIX_EPOCH,
 };
 
 use prometheus_client::{
@@ -25,7 +25,7 @@ const USER_HZ: f64 = 100.0;
 pub fn register(metrics: &mut Registry) {
     let labels = vec![("version", build::VERSION), ("commit", build::COMMIT)];
     metrics.register("halley_build", "What is running", Info::new(labels));
-    let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let started = crate::clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     metrics.register_collector(Box::new(Process { started }));
 }
 

@@ -67,13 +67,13 @@ impl Front {
                 }
             }
             Receivers::Room(room) => {
-                for shard in 0..self.outboxes.len() as u16 {
+                for shard in 0..self.outboxes.shards() as u16 {
                     let push = push(PushTo::Room(room.clone()));
                     self.outboxes.push(shard, ToShard::Push(Box::new(push))).await;
                 }
             }
             Receivers::All { speed } => {
-                let shards = self.outboxes.len() as u32;
+                let shards = self.outboxes.shards() as u32;
                 for shard in 0..shards {
                     let push = push(PushTo::All { speed: share(speed, shards, shard) });
                     self.outboxes.push(shard as u16, ToShard::Push(Box::new(push))).await;

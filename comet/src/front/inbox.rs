@@ -1,6 +1,6 @@
 //! Takes what the shards say. It never waits for anything but the next mail, so that no shard ever waits for it.
 
-use std::{future::poll_fn, sync::Arc};
+use std::sync::Arc;
 
 use cluster::services::SessionRef;
 use ring::WakeSender;
@@ -26,9 +26,7 @@ const PER_TURN: usize = 256;
 pub(super) async fn drain(front: Arc<Front>, shard: u16, inbox: Inbox) {
     let Inbox { mut receiver, bell } = inbox;
     loop {
-        // The ring's end may change threads but not be shared between them: the future owns it for the wait.
-        let (ring, bell) = (&mut receiver, &bell);
-        poll_fn(move |context| bell.poll_until(context, || !ring.is_empty())).await;
+        bell.until(|| !receiver.is_empty()).await;
         receiver.drain().take(PER_TURN).for_each(|mail| take(&front, shard, mail));
         tokio::task::yield_now().await;
     }

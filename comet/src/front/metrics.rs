@@ -6,13 +6,17 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use cluster::services::{Dispatch, Payload, Receivers};
+use cluster::{
+    services::{Dispatch, Payload, Receivers},
+    telemetry::OUTSIDERS,
+};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder},
     metrics::MetricType,
     registry::Registry,
 };
+use tracing::{Level, debug};
 
 use super::lock;
 use crate::{
@@ -53,8 +57,18 @@ impl Metrics {
         lock(&self.shards).iter().map(number).sum()
     }
 
+    /// Takes a shard's counters. Bad input is told to the log from here, since a shard never writes one: a line per
+    /// reason and tick at most, and all of them within the limit for what outsiders cause.
     pub(super) fn shard(&self, shard: u16, stats: Stats) {
-        lock(&self.shards)[usize::from(shard)] = stats;
+        let mut shards = lock(&self.shards);
+        let now = &mut shards[usize::from(shard)];
+        let before = std::mem::replace(now, stats);
+        for ((proto, reason), count) in &now.bad_input {
+            let new = count - before.bad_input.get(&(*proto, *reason)).copied().unwrap_or(0);
+            if new > 0 {
+                OUTSIDERS.log(Level::DEBUG, || debug!(shard, proto, reason, count = new, "bad input"));
+            }
+        }
     }
 
     pub(super) fn dispatched(&self, dispatch: &Dispatch) {

@@ -75,7 +75,7 @@ impl Front {
         metrics: Arc<Metrics>,
         push_bytes_max: usize,
     ) -> Arc<Front> {
-        let shards = outboxes.len();
+        let shards = outboxes.shards();
         let (lanes, works) = Lanes::new();
         let front = Arc::new(Front {
             server,
@@ -114,13 +114,13 @@ impl Front {
     /// Closes every connection over `spread` and waits until all are gone and logic knows it, at most for `timeout`.
     /// False when some were left.
     pub async fn drain(&self, spread: Duration, timeout: Duration) -> bool {
-        for shard in 0..self.outboxes.len() as u16 {
+        for shard in 0..self.outboxes.shards() as u16 {
             self.outboxes.send(shard, ToShard::Drain { over: spread }).await;
         }
         let all_gone = async {
             loop {
                 let changed = self.drained_changed.notified();
-                if *lock(&self.drained) == self.outboxes.len() {
+                if *lock(&self.drained) == self.outboxes.shards() {
                     break;
                 }
                 changed.await;

@@ -158,9 +158,9 @@ mod tests {
     fn addresses_are_counted_once_each() {
         let mut online = Online::new(1);
         let [a, b]: [IpAddr; 2] = [[127, 0, 0, 1].into(), [127, 0, 0, 2].into()];
-        [a, a, b].map(|peer| online.opened(peer));
+        [a, a, b].into_iter().for_each(|peer| online.opened(peer));
         assert_eq!(online.counts().1, ClientCount { connections: 3, addresses: 2 });
-        [a, b].map(|peer| online.ended(peer));
+        [a, b].into_iter().for_each(|peer| online.ended(peer));
         assert_eq!(online.counts().1, ClientCount { connections: 1, addresses: 1 });
         assert!(online.take_changed() && !online.take_changed());
     }

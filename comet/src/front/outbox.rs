@@ -33,7 +33,7 @@ impl Outboxes {
     }
 
     /// Number of shards.
-    pub fn len(&self) -> usize {
+    pub fn shards(&self) -> usize {
         self.senders.len()
     }
 

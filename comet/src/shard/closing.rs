@@ -246,5 +246,5 @@ impl Shard {
 /// A delay for one client in milliseconds, spread evenly over `over` by its place.
 fn jitter(id: ConnectionId, over: Duration) -> u32 {
     let spread = (over.as_millis() as u64).max(1);
-    (u64::from(id.slot.wrapping_mul(2_654_435_761)) * spread >> 32) as u32
+    ((u64::from(id.slot.wrapping_mul(2_654_435_761)) * spread) >> 32) as u32
 }

@@ -19,8 +19,9 @@ const BATCH_MAX: usize = 4096;
 /// How far down the queue a unary call looks for messages of its room.
 const JOIN_WINDOW: usize = 256;
 
-/// Most bytes that are joined: gRPC's usual limit of a message is four times as much.
-const JOIN_BYTES_MAX: usize = 1 << 20;
+/// Most bytes that are joined: half of what waits for one client at most (`comet.limits.sendQueue`), so that joining never
+/// makes a frame that a slow client cannot take.
+const JOIN_BYTES_MAX: usize = 32 << 10;
 
 /// What one call of a comet carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

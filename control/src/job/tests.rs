@@ -321,6 +321,22 @@ async fn what_arrived_too_far_apart_is_not_joined() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn large_messages_are_joined_only_as_far_as_a_client_can_take_them() {
+    let comet = Arc::new(Recorder::stuck());
+    let setup = Setup::start(UNARY, &[("a:1", &comet)]).await;
+    setup.publish([to_room("live://0", "busy")]).await;
+    settle().await;
+    let large = "x".repeat(15_000);
+    setup.publish((0..5).map(|_| to_room("live://1", &large))).await;
+    settle().await;
+    comet.resume();
+    until("all there", || comet.bodies().len() == 6).await;
+    let bodies: Vec<usize> =
+        comet.calls.lock().unwrap().iter().flatten().map(|d| messages(d).len()).collect();
+    assert_eq!(bodies, [1, 2, 2, 1]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_clients_send_is_never_joined_and_keeps_its_place() {
     let comet = Arc::new(Recorder::stuck());
     let setup = Setup::start(UNARY, &[("a:1", &comet)]).await;

@@ -55,12 +55,29 @@ pub(super) async fn serve(listeners: Vec<TcpListener>, router: Router, limits: H
     let connections = Arc::new(Semaphore::new(limits.connections));
     let mut listening = JoinSet::new();
     for listener in listeners {
-        listening.spawn(accept(listener, router.clone(), limits, Arc::clone(&connections), drain.clone()));
+        listening.spawn(listen(listener, router.clone(), limits, Arc::clone(&connections), drain.clone()));
     }
     while listening.join_next().await.is_some() {}
 }
 
-async fn accept(
+/// The next connection. An accept that fails is logged and made again, after a pause: it ends nothing and never spins.
+pub(super) async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                // Answers are small and whole: nothing is gained by waiting for more of them.
+                let _ = stream.set_nodelay(true);
+                return (stream, peer);
+            }
+            Err(error) => {
+                OUTSIDERS.log(Level::WARN, || warn!("cannot accept a connection: {error}"));
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn listen(
     listener: TcpListener,
     router: Router,
     limits: HttpLimits,
@@ -69,27 +86,20 @@ async fn accept(
 ) {
     let mut serving = JoinSet::new();
     loop {
-        let free = Arc::clone(&connections).acquire_owned();
         let next = async {
-            let permit = free.await.map_err(io::Error::other)?;
-            Ok::<_, io::Error>((permit, listener.accept().await?))
+            let permit = Arc::clone(&connections).acquire_owned().await;
+            (permit, accept(&listener).await)
         };
         tokio::select! {
             () = drain.draining() => break,
             Some(_) = serving.join_next() => {}
-            accepted = next => match accepted {
-                Ok((permit, (stream, peer))) => {
-                    let connection = connection(stream, Peer(peer), router.clone(), limits, drain.clone());
-                    serving.spawn(async move {
-                        connection.await;
-                        drop(permit);
-                    });
-                }
-                Err(error) => {
-                    OUTSIDERS.log(Level::WARN, || warn!("cannot accept an HTTP connection: {error}"));
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            },
+            (permit, (stream, peer)) = next => {
+                let connection = connection(stream, Peer(peer), router.clone(), limits, drain.clone());
+                serving.spawn(async move {
+                    connection.await;
+                    drop(permit);
+                });
+            }
         }
     }
     drop(listener);
@@ -97,8 +107,6 @@ async fn accept(
 }
 
 async fn connection(stream: TcpStream, peer: Peer, router: Router, limits: HttpLimits, drain: Drain) {
-    // Answers are small and whole: nothing is gained by waiting for more of them.
-    let _ = stream.set_nodelay(true);
     let service = service_fn(move |request: http::Request<Incoming>| {
         let mut request: Request = request.map(axum::body::Body::new);
         request.extensions_mut().insert(peer);

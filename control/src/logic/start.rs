@@ -4,13 +4,16 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
 use cluster::{config::Addrs, shutdown::Drain};
+use futures_util::stream;
 use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
-use tokio_stream::{StreamExt as _, wrappers::TcpListenerStream};
 use tonic::transport::Server;
 use tracing::warn;
 
 use super::{Logic, LogicDeps, RpcLogic, http, listen};
 use crate::{broker::Broker, config::LogicConfig};
+
+/// A silent comet is probed this often, and let go when it does not answer within 20 s.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// How long the gRPC server may take to end after the HTTP server has: its calls are shorter, but a peer may be dead.
 const RPC_END_MAX: Duration = Duration::from_secs(2);
@@ -65,9 +68,13 @@ pub async fn start(
     for listener in rpc_listeners {
         let server = Server::builder()
             .timeout(config.rpc_server.timeout.get())
+            .http2_keepalive_interval(Some(KEEP_ALIVE))
             .add_service(RpcLogic::service(Arc::clone(&logic)));
         let drain = drain.clone();
-        let incoming = TcpListenerStream::new(listener).map(|stream| stream.inspect(nodelay));
+        let incoming = stream::unfold(listener, async |listener| {
+            let (stream, _) = listen::accept(&listener).await;
+            Some((Ok::<_, io::Error>(stream), listener))
+        });
         rpc.push(tokio::spawn(async move {
             let served = server.serve_with_incoming_shutdown(incoming, async move { drain.draining().await });
             if let Err(error) = served.await {
@@ -124,9 +131,4 @@ async fn bind(key: &'static str, addrs: &Addrs) -> Result<Vec<TcpListener>, Star
 
 fn addrs(listeners: &[TcpListener]) -> Vec<SocketAddr> {
     listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
-}
-
-fn nodelay(stream: &tokio::net::TcpStream) {
-    // Replies are small and whole: nothing is gained by waiting for more of them.
-    let _ = stream.set_nodelay(true);
 }
