@@ -6,8 +6,12 @@
 //!
 //! | module | subject |
 //! |---|---|
-//! | [`broker`] | the log between logic and job, and what every broker must do |
-//! | [`session`] | which comet holds which device, fenced against late ends |
+//! | [`logic`] | logins, sessions, counts, clients' messages, the push API over HTTP, the service over gRPC |
+//! | [`job`] | from the broker to the comets, in order, none delaying another |
+//! | [`broker`] | the log between them: memory, and what every broker must do |
+//! | [`session`] | which comet holds which device, fenced against late ends: memory, and what every store must do |
+//! | [`config`] | goim's keys and Halley's, and what may not be open to strangers |
+//! | [`metrics`] | what is counted |
 
 #![forbid(unsafe_code)]
 
