@@ -1,6 +1,6 @@
 //! Where accepted pushes wait between logic and job.
 //!
-//! One trait, one conformance suite ([`conformance`]), and for now one implementation, in memory. The trait is cut so
+//! One trait, one conformance suite (module `conformance`), and for now one implementation, in memory. The trait is cut so
 //! that a Redis list, Redis streams with owners and Kafka fit it without moving a wall:
 //!
 //! - **Sources.** A log is one or several sources (memory and a Redis list: one; streams and Kafka: one per stream or
