@@ -1,0 +1,275 @@
+//! The command line: what is refused, in which words, and that nothing was bound before.
+
+use std::{fs, net::TcpListener, process::Output};
+
+use crate::harness::{Frame, Login, Server, Transport, client::Client, run};
+
+/// Refused configuration: EX_USAGE.
+const EXIT_CONFIG: i32 = 64;
+/// Anything else that stops a start.
+const EXIT_START: i32 = 69;
+
+#[track_caller]
+fn refused(args: &[&str], status: i32) -> String {
+    let Output { status: exit, stderr, stdout } = run(args);
+    let stderr = String::from_utf8(stderr).expect("text");
+    assert_eq!(exit.code(), Some(status), "{args:?}: {stderr}");
+    assert_eq!(String::from_utf8_lossy(&stdout), "", "{args:?}");
+    stderr
+}
+
+/// One line that has all of these in it.
+#[track_caller]
+fn expect_line(stderr: &str, parts: &[&str]) {
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    for part in parts {
+        assert!(stderr.contains(part), "{part:?} is not in {stderr}");
+    }
+}
+
+#[test]
+fn a_wrong_value_is_named_with_key_and_bound() {
+    // Were a port bound first, the start would fail for the port.
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let bind = format!("comet.websocket.bind={}", taken.local_addr().expect("an address"));
+    let rows: &[(&str, &[&str])] = &[
+        ("comet.protocol.handshakeTimeout=90s", &["comet.protocol.handshakeTimeout", "90s", "1m"]),
+        ("comet.protocol.handshakeTimeout=1ms", &["comet.protocol.handshakeTimeout", "1ms", "100ms"]),
+        ("comet.protocol.handshakeTimeout=5", &["comet.protocol.handshakeTimeout", "= 5", "\"5s\""]),
+        ("comet.protocol.handshakeTimeout=soon", &["comet.protocol.handshakeTimeout", "soon"]),
+        ("comet.protocol.handshakeTimeout=-5s", &["comet.protocol.handshakeTimeout", "-5s"]),
+        ("comet.protocol.unknownOpReply=maybe", &["comet.protocol.unknownOpReply", "maybe", "\"next\" or \"same\""]),
+        ("comet.tcp.bind=nonsense", &["comet.tcp.bind", "nonsense", "127.0.0.1:3101"]),
+        ("comet.tcp.bind=localhost:3101", &["comet.tcp.bind", "localhost:3101"]),
+        ("comet.tcp.bind=127.0.0.1:99999", &["comet.tcp.bind", "127.0.0.1:99999"]),
+        ("comet.tcp.bind=127.0.0.1:5,127.0.0.1:5", &["comet.tcp.bind", "127.0.0.1:5", "twice"]),
+        ("comet.tcp.bind=", &["comet.tcp.bind", "at least one"]),
+        ("comet.tcp.sndbuf=1KiB", &["comet.tcp.sndbuf", "1KiB", "4KiB"]),
+        ("comet.tcp.sndbuf=-1", &["comet.tcp.sndbuf", "-1"]),
+        ("comet.tcp.keepalive=yes", &["comet.tcp.keepalive", "yes", "true or false"]),
+        ("comet.tcp.backlog=0", &["comet.tcp.backlog", "= 0", "1 to 65535"]),
+        ("comet.limits.accepts=0", &["comet.limits.accepts", "= 0", "1 to 4096"]),
+        ("comet.limits.accepts=4097", &["comet.limits.accepts", "4097", "1 to 4096"]),
+        ("comet.limits.accepts=many", &["comet.limits.accepts", "many"]),
+        ("comet.limits.slowConsumer=panic", &["comet.limits.slowConsumer", "panic", "\"drop-oldest\"", "\"close\""]),
+        ("comet.batch.mode=often", &["comet.batch.mode", "often", "\"adaptive\""]),
+        ("comet.batch.window=2s", &["comet.batch.window", "2s", "1s"]),
+        ("comet.reactor.driver=kqueue", &["comet.reactor.driver", "kqueue", "\"io_uring\"", "\"epoll\""]),
+        ("comet.reactor.shards=1001", &["comet.reactor.shards", "1001", "0 to 1000"]),
+        ("comet.rpcServer.addr=127.0.0.1", &["comet.rpcServer.addr", "127.0.0.1"]),
+        ("logic.auth.mode=magic", &["logic.auth.mode", "magic", "\"trust\""]),
+        ("logic.push.maxBody=64MiB", &["logic.push.maxBody", "64MiB", "16MiB"]),
+        ("logic.push.tokens=two words", &["logic.push.tokens", "(hidden)", "without spaces"]),
+        ("logic.limits.brokerBytes=1MiB", &["logic.limits.brokerBytes", "1MiB", "logic.push.maxBody"]),
+        ("logic.node.heartbeat=20m", &["logic.redis.expire", "30m", "20m"]),
+        ("logic.backoff.jitter=1.5", &["logic.backoff.jitter", "1.5", "0 to 1"]),
+        ("logic.clientMessages=shout", &["logic.clientMessages", "shout", "\"room\""]),
+        ("job.room.batch=0", &["job.room.batch", "= 0", "1 to 1000"]),
+        ("log.format=xml", &["log.format", "xml", "\"json\""]),
+        ("comet=5", &["comet", "section"]),
+        ("comet.tcp.bind.more=5", &["comet.tcp.bind"]),
+    ];
+    for (set, parts) in rows {
+        let stderr = refused(&["--set", &bind, "--set", set], EXIT_CONFIG);
+        expect_line(&stderr, parts);
+        // And the check alone says the same.
+        assert_eq!(refused(&["--check-config", "--set", &bind, "--set", set], EXIT_CONFIG), stderr);
+    }
+}
+
+#[test]
+fn an_unknown_key_is_refused_and_the_nearest_one_named() {
+    for (set, parts) in [
+        ("comet.tcp.bnid=127.0.0.1:1", &["comet.tcp.bnid", "unknown key", "did you mean bind?"][..]),
+        ("comet.tcp.keepAlive=true", &["comet.tcp.keepAlive", "did you mean keepalive?"]),
+        ("commet.tcp.bind=127.0.0.1:1", &["commet", "did you mean comet?"]),
+        ("logic.nodes.heartbeat=5s", &["logic.nodes", "did you mean node?"]),
+        ("comet.limits.nothing=1", &["comet.limits.nothing", "known here:", "frameRate"]),
+    ] {
+        expect_line(&refused(&["--set", set], EXIT_CONFIG), parts);
+    }
+}
+
+#[test]
+fn a_set_that_is_none_is_refused() {
+    for (set, parts) in [
+        ("comet.tcp.bind", &["--set comet.tcp.bind", "key=value"][..]),
+        ("=5", &["--set"]),
+        ("a b=5", &["--set a b"]),
+        ("comet.tcp.bind=[\"127.0.0.1:1\"", &["comet.tcp.bind"]),
+    ] {
+        expect_line(&refused(&["--set", set], EXIT_CONFIG), parts);
+    }
+    let output = run(&["--nonsense"]);
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--nonsense"));
+}
+
+#[test]
+fn a_file_that_is_none_is_refused_with_its_place() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("halley.toml");
+    let file = file.to_str().expect("UTF-8");
+    expect_line(&refused(&["--config", file], EXIT_CONFIG), &[file, "cannot read"]);
+    for (text, parts) in [
+        ("[comet.tcp]\nbind = \n", &["halley.toml:2:"][..]),
+        ("[comet.tcp\n", &["halley.toml:1:"]),
+        ("[comet.limits]\naccepts = 0\n", &["comet.limits.accepts", "= 0", "1 to 4096"]),
+        ("[comet.tcp]\nbnid = \"127.0.0.1:1\"\n", &["comet.tcp.bnid", "did you mean bind?"]),
+        ("[comet.tcp]\nbind = [\"127.0.0.1:1\", \"x\"]\n", &["comet.tcp.bind", "x"]),
+        ("comet = 1\n", &["comet", "section"]),
+    ] {
+        fs::write(file, text).expect("a file");
+        expect_line(&refused(&["--config", file], EXIT_CONFIG), parts);
+    }
+    fs::write(file, b"\xff\xfe").expect("a file");
+    expect_line(&refused(&["--config", file], EXIT_CONFIG), &[file]);
+}
+
+#[test]
+fn strangers_are_kept_out_unless_that_is_asked_for() {
+    let rows: &[(&[&str], &[&str])] = &[
+        (&["comet.tcp.bind=0.0.0.0:0"], &["comet.tcp.bind", "0.0.0.0:0", "trust"]),
+        (&["comet.websocket.bind=:0"], &["comet.websocket.bind", "0.0.0.0:0", "trust"]),
+        (&["comet.websocket.bind=127.0.0.1:0,[::]:0"], &["comet.websocket.bind", "[::]:0", "trust"]),
+        (&["logic.httpServer.addr=0.0.0.0:0"], &["logic.httpServer.addr", "0.0.0.0:0", "logic.push.tokens"]),
+        (&["logic.rpcServer.addr=0.0.0.0:0"], &["logic.rpcServer.addr", "0.0.0.0:0"]),
+        (&["comet.rpcServer.addr=0.0.0.0:0"], &["comet.rpcServer.addr", "0.0.0.0:0"]),
+        (&["logic.push.tokens=sesame", "comet.tcp.bind=0.0.0.0:0"], &["comet.tcp.bind", "trust"]),
+    ];
+    for (sets, parts) in rows {
+        let args: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+        let stderr = refused(&args, EXIT_CONFIG);
+        expect_line(&stderr, parts);
+        expect_line(&stderr, &["allowInsecure"]);
+    }
+    // A token is enough for the push API, and nothing is insecure then.
+    let server = Server::start(&["logic.httpServer.addr=0.0.0.0:0", "logic.push.tokens=sesame"]);
+    assert_eq!(server.metrics().get("halley_insecure"), Some(0.0));
+    // Asked for, warned of, and seen by whoever watches the metrics.
+    let server = Server::start(&["comet.tcp.bind=0.0.0.0:0", "logic.auth.allowInsecure=true"]);
+    assert_eq!(server.metrics().get("halley_insecure"), Some(1.0));
+    let log = server.log();
+    assert!(log.contains("WARN") && log.contains("comet.tcp.bind = 0.0.0.0:0"), "{log}");
+}
+
+#[test]
+fn the_printed_default_is_a_configuration_and_the_default() {
+    let printed = run(&["--print-default-config"]);
+    assert!(printed.status.success());
+    let text = String::from_utf8(printed.stdout).expect("text");
+    for line in [
+        "bind = [\"127.0.0.1:3101\"]",
+        "bind = [\"127.0.0.1:3102\"]",
+        "addr = \"127.0.0.1:3109\"",
+        "addr = [\"127.0.0.1:3111\"]",
+        "addr = [\"127.0.0.1:3119\"]",
+        "handshakeTimeout = \"5s\"",
+        "mode = \"trust\"",
+        "driver = \"auto\"",
+    ] {
+        assert!(text.lines().any(|other| other == line), "{line:?} is not in\n{text}");
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("halley.toml");
+    fs::write(&file, &text).expect("a file");
+    let file = file.to_str().expect("UTF-8");
+    let checked = run(&["--config", file, "--check-config"]);
+    assert!(checked.status.success(), "{checked:?}");
+    let server = Server::start_with(&["--config".to_owned(), file.to_owned()]);
+    assert!(server.client(Transport::Tcp, &Login::key("k")).stream.peer_addr().is_ok());
+}
+
+#[test]
+fn what_is_set_goes_over_the_file_and_the_file_over_the_default() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("halley.toml");
+    let text = "[comet.limits]\nrooms = 1\naccepts = 2\n\
+        [comet.tcp]\nbind = [\"127.0.0.1:0\", \"127.0.0.2:0\"]\n\
+        [comet.protocol]\nunknownOpReply = \"same\"\n";
+    fs::write(&file, text).expect("a file");
+    let args = ["--config", file.to_str().expect("UTF-8"), "--set", "comet.limits.accepts=3"];
+    let server = Server::start_with(&args.map(str::to_owned));
+    let mut client = server.client(Transport::Ws, &Login::key("k").room("live://1"));
+    client.send(14, 1, "1,2,3");
+    client.expect_reply(Frame::new(15, 1, "1,2,3"));
+    client.send(14, 2, "4");
+    client.expect_reply(Frame::new(15, 2, ""));
+    client.send(2_000_000_000, 3, "live://2");
+    client.expect_reply(Frame::new(2_000_000_001, 3, ""));
+    client.send(1000, 4, "");
+    client.expect_reply(Frame::new(1000, 4, ""));
+}
+
+#[test]
+fn a_list_may_be_one_string() {
+    let server = Server::start(&["comet.tcp.bind=127.0.0.1:0, 127.0.0.2:0"]);
+    let log = server.log();
+    let line = log.lines().find(|line| line.trim_start().starts_with("clients, TCP")).expect("a line");
+    let addresses: Vec<&str> =
+        line.split([' ', ',']).filter(|word| word.starts_with("127.")).collect();
+    assert_eq!(addresses.len(), 2, "{line}");
+    for address in addresses {
+        let mut client = Client::raw(Transport::Tcp, address.parse().expect("an address"));
+        client.login(&Login::default());
+    }
+}
+
+#[test]
+fn keys_of_goim_without_a_meaning_are_reported_once_and_harmless() {
+    let server = Server::start(&["job.comet.routineChan=1024", "logic.redis.active=60000"]);
+    let log = server.log();
+    for key in ["job.comet.routineChan", "logic.redis.active"] {
+        assert_eq!(log.matches(key).count(), 1, "{key} in {log}");
+    }
+}
+
+#[test]
+fn the_version_names_the_commit() {
+    let output = run(&["--version"]);
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert!(text.starts_with(&format!("halley {}", env!("CARGO_PKG_VERSION"))), "{text}");
+    let has_commit = text
+        .split(|c: char| !c.is_ascii_alphanumeric())
+        .any(|word| (7..=40).contains(&word.len()) && word.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    assert!(has_commit, "{text}");
+}
+
+#[test]
+fn help_tells_the_options() {
+    let output = run(&["--help"]);
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).expect("text");
+    for option in ["--config", "--set", "--print-default-config", "--check-config", "--version"] {
+        assert!(text.contains(option), "{text}");
+    }
+}
+
+#[test]
+fn a_port_in_use_is_refused_in_one_line() {
+    let ours = ["comet.tcp.bind", "comet.websocket.bind", "comet.rpcServer.addr", "logic.httpServer.addr", "logic.rpcServer.addr"];
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let taken = taken.local_addr().expect("an address").to_string();
+    let server = Server::start(&[]);
+    let by_halley = [server.tcp, server.ws, server.comet_rpc, server.http, server.logic_rpc];
+    for (key, by_halley) in ours.into_iter().zip(by_halley) {
+        for address in [&taken, &by_halley.to_string()] {
+            let sets: Vec<String> = ours
+                .iter()
+                .map(|other| format!("{other}={}", if *other == key { address } else { "127.0.0.1:0" }))
+                .collect();
+            let args: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+            let output = run(&args);
+            let stderr = String::from_utf8(output.stderr).expect("text");
+            assert_eq!(output.status.code(), Some(EXIT_START), "{key} = {address}: {stderr}");
+            let line = stderr.lines().last().unwrap_or_default();
+            assert!(line.contains(key) && line.contains(address.as_str()), "{key} = {address}: {stderr}");
+            assert!(line.to_lowercase().contains("in use"), "{stderr}");
+        }
+    }
+    // The one that was there first noticed nothing.
+    for _ in 0..20 {
+        server.client(Transport::Tcp, &Login::default()).leave();
+    }
+}

@@ -1,0 +1,48 @@
+//! The one place of the tests that reads a clock, and waiting with an end.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Longest time anything may take that is not itself about time. Far above what it takes on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A moment from which time is counted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stopwatch(Instant);
+
+impl Stopwatch {
+    #[allow(clippy::disallowed_methods)] // the module that exists for it
+    pub(crate) fn start() -> Stopwatch {
+        Stopwatch(Instant::now())
+    }
+
+    pub(crate) fn elapsed(self) -> Duration {
+        self.0.elapsed()
+    }
+
+    /// What is left of `within`, `None` when it is over.
+    pub(crate) fn left(self, within: Duration) -> Option<Duration> {
+        within.checked_sub(self.elapsed()).filter(|left| !left.is_zero())
+    }
+}
+
+/// Asks again and again until `probe` gives something, and fails the test when it does not in [`PATIENCE`].
+#[track_caller]
+pub(crate) fn eventually<T>(what: &str, probe: impl FnMut() -> Option<T>) -> T {
+    within(PATIENCE, what, probe)
+}
+
+/// The same with a time of one's own.
+#[track_caller]
+pub(crate) fn within<T>(limit: Duration, what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+    let started = Stopwatch::start();
+    loop {
+        if let Some(found) = probe() {
+            return found;
+        }
+        assert!(started.elapsed() < limit, "not within {limit:?}: {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}

@@ -1,0 +1,16 @@
+//! What the tests stand on: the built binary, a raw client, a raw HTTP client.
+
+pub(crate) mod client;
+pub(crate) mod clock;
+pub(crate) mod http;
+pub(crate) mod metrics;
+pub(crate) mod server;
+pub(crate) mod wire;
+
+pub(crate) use self::{
+    client::{BOTH, Client, End, Next, Transport},
+    clock::{PATIENCE, Stopwatch, eventually, within},
+    http::{Answer, Http, SUCCESS},
+    server::{Server, run},
+    wire::{Frame, Login, hex, masked},
+};

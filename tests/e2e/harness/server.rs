@@ -1,0 +1,268 @@
+//! The built `halley`, on ports of its own.
+
+use std::{
+    fs,
+    io::Write as _,
+    net::SocketAddr,
+    process::{Child, Command, Output, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{
+    client::{Client, Transport},
+    clock::{PATIENCE, Stopwatch, eventually, within},
+    http::{self, Answer},
+    metrics::Metrics,
+    wire::Login,
+};
+
+const HALLEY: &str = env!("CARGO_BIN_EXE_halley");
+
+/// Ports the system chooses; a drain that does not wait; two shards, so that connections change shards on any machine.
+const OURS: [&str; 8] = [
+    "comet.tcp.bind=127.0.0.1:0",
+    "comet.websocket.bind=127.0.0.1:0",
+    "comet.rpcServer.addr=127.0.0.1:0",
+    "logic.httpServer.addr=127.0.0.1:0",
+    "logic.rpcServer.addr=127.0.0.1:0",
+    "comet.reactor.shards=2",
+    "comet.reactor.ringEntries=256",
+    "comet.drain.spread=0s",
+];
+
+/// A server that serves. When it is dropped it has to end by SIGTERM with status 0, so every test is one of that too.
+pub(crate) struct Server {
+    child: Child,
+    directory: tempfile::TempDir,
+    pub(crate) tcp: SocketAddr,
+    pub(crate) ws: SocketAddr,
+    pub(crate) http: SocketAddr,
+    pub(crate) comet_rpc: SocketAddr,
+    pub(crate) logic_rpc: SocketAddr,
+    ended: bool,
+}
+
+impl Server {
+    /// Starts one with the defaults but for ports and shards, and `sets` on top.
+    #[track_caller]
+    pub(crate) fn start(sets: &[&str]) -> Server {
+        let args: Vec<String> = sets.iter().flat_map(|set| ["--set".to_owned(), (*set).to_owned()]).collect();
+        Server::start_with(&args)
+    }
+
+    /// The same with whole arguments on top.
+    #[track_caller]
+    pub(crate) fn start_with(args: &[String]) -> Server {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let log = fs::File::create(directory.path().join("log")).expect("a log file");
+        let mut command = Command::new(HALLEY);
+        for set in OURS {
+            command.args(["--set", set]);
+        }
+        command.args(args).env("NO_COLOR", "1").stdin(Stdio::null());
+        command.stdout(log.try_clone().expect("a second descriptor")).stderr(log);
+        let child = command.spawn().expect("halley starts");
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut server = Server {
+            child,
+            directory,
+            tcp: nowhere,
+            ws: nowhere,
+            http: nowhere,
+            comet_rpc: nowhere,
+            logic_rpc: nowhere,
+            ended: false,
+        };
+        server.wait_until_ready();
+        server
+    }
+
+    /// Reads the addresses from the lines of the start.
+    fn wait_until_ready(&mut self) {
+        eventually("the start-up lines", || {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                self.ended = true;
+                panic!("halley ended with {status}");
+            }
+            self.log().contains("open files").then_some(())
+        });
+        let log = self.log();
+        let row = |name: &str| {
+            let line = log.lines().find(|line| line.trim_start().starts_with(name));
+            line.unwrap_or_else(|| panic!("no line {name:?} at start")).replace("ws://", "").replace("/sub", "")
+        };
+        let address = |line: String, before: &str| -> SocketAddr {
+            let (_, rest) = line.rsplit_once(before).expect("the word is there");
+            let address = rest.trim_start_matches("http://").split([',', ' ']).next().expect("a word");
+            address.parse().unwrap_or_else(|_| panic!("no address in {line:?}"))
+        };
+        self.tcp = address(row("clients, TCP"), " ");
+        self.ws = address(row("clients, WebSocket"), " ");
+        self.http = address(row("HTTP API"), " ");
+        self.comet_rpc = address(row("gRPC"), "comet ");
+        self.logic_rpc = address(row("gRPC"), "logic ");
+        eventually("/readyz answers 200", || (self.get("/readyz").status == 200).then_some(()));
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything it printed so far.
+    pub(crate) fn log(&self) -> String {
+        let bytes = fs::read(self.directory.path().join("log")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    // Clients
+
+    pub(crate) fn address(&self, transport: Transport) -> SocketAddr {
+        match transport {
+            Transport::Tcp => self.tcp,
+            Transport::Ws => self.ws,
+        }
+    }
+
+    /// Connected, and on WebSocket upgraded; not logged in.
+    #[track_caller]
+    pub(crate) fn connect(&self, transport: Transport) -> Client {
+        let mut client = Client::raw(transport, self.address(transport));
+        if transport == Transport::Ws {
+            client.upgrade("/sub", "");
+        }
+        client
+    }
+
+    /// Connected and logged in.
+    #[track_caller]
+    pub(crate) fn client(&self, transport: Transport, login: &Login) -> Client {
+        let mut client = self.connect(transport);
+        client.login(login);
+        client
+    }
+
+    // HTTP
+
+    #[track_caller]
+    pub(crate) fn get(&self, target: &str) -> Answer {
+        http::request(self.http, "GET", target, &[], b"")
+    }
+
+    #[track_caller]
+    pub(crate) fn post(&self, target: &str, body: impl AsRef<[u8]>) -> Answer {
+        http::request(self.http, "POST", target, &[], body.as_ref())
+    }
+
+    /// A push that has to be accepted without a word.
+    #[track_caller]
+    pub(crate) fn push(&self, target: &str, body: impl AsRef<[u8]>) {
+        self.post(&format!("/goim/push/{target}"), body).expect_success();
+    }
+
+    #[track_caller]
+    pub(crate) fn metrics(&self) -> Metrics {
+        Metrics::parse(&self.get("/metrics").body)
+    }
+
+    /// Waits until a sample has this value. Shards report ten times a second.
+    #[track_caller]
+    pub(crate) fn expect_metric(&self, sample: &str, expected: f64) {
+        let mut last = None;
+        let started = Stopwatch::start();
+        while started.elapsed() < PATIENCE {
+            last = self.metrics().get(sample);
+            if last == Some(expected) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        panic!("{sample} is {last:?}, not {expected}");
+    }
+
+    // The process
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a pid");
+        kill_process(pid, signal).expect("the process is there");
+    }
+
+    /// Waits for its end and gives its exit status, `None` after a signal.
+    #[track_caller]
+    pub(crate) fn exit_status(&mut self, limit: Duration) -> Option<i32> {
+        let status = within(limit, "the process ends", || self.child.try_wait().expect("a child"));
+        self.ended = true;
+        status.code()
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_none()
+    }
+
+    /// Open descriptors.
+    pub(crate) fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("a process of ours").count()
+    }
+
+    /// Resident memory that is not of files, bytes.
+    pub(crate) fn memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a process of ours");
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("a Linux of this decade");
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        kib << 10
+    }
+
+    fn end(&mut self) -> Option<String> {
+        self.signal(Signal::TERM);
+        let started = Stopwatch::start();
+        loop {
+            match self.child.try_wait() {
+                Ok(Some(status)) if status.success() => return None,
+                Ok(Some(status)) => return Some(format!("ended with {status}")),
+                Ok(None) if started.elapsed() < PATIENCE => thread::sleep(Duration::from_millis(5)),
+                Ok(None) => break,
+                Err(error) => return Some(error.to_string()),
+            }
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        Some(format!("did not end within {PATIENCE:?} after SIGTERM"))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let trouble = if self.ended { None } else { self.end() };
+        if thread::panicking() {
+            let _ = writeln!(std::io::stderr(), "--- halley {}:\n{}---", self.pid(), self.log());
+        } else if let Some(trouble) = trouble {
+            panic!("halley {trouble}:\n{}", self.log());
+        }
+    }
+}
+
+/// Runs `halley` to its end with these arguments, nothing added.
+#[track_caller]
+pub(crate) fn run(args: &[&str]) -> Output {
+    let child = Command::new(HALLEY)
+        .args(args)
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("halley starts");
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a pid");
+    let (sender, receiver) = mpsc::sync_channel(1);
+    thread::spawn(move || sender.send(child.wait_with_output()));
+    match receiver.recv_timeout(PATIENCE) {
+        Ok(output) => output.expect("its output"),
+        Err(_) => {
+            let _ = kill_process(pid, Signal::KILL);
+            panic!("halley {args:?} goes on running");
+        }
+    }
+}

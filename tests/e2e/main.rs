@@ -1,0 +1,14 @@
+//! End to end: the real `halley`, only its wire and its public interfaces. One file per subject; every test starts a server
+//! of its own on ports the system chooses, and ends it by SIGTERM.
+
+mod bad_input;
+mod close_reasons;
+mod config;
+mod delivery;
+mod grpc;
+mod harness;
+mod http;
+mod lifecycle;
+mod metrics;
+mod operations;
+mod sessions;

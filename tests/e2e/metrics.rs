@@ -1,0 +1,111 @@
+//! `/metrics`, `/healthz`, `/readyz`.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::harness::{BOTH, Client, Frame, Http, Login, PATIENCE, Server, Transport, eventually, hex, http};
+
+#[test]
+fn the_metrics_are_there_before_anything_happened() {
+    let server = Server::start(&[]);
+    let answer = server.get("/metrics");
+    assert_eq!(answer.status, 200);
+    assert!(answer.header("content-type").is_some_and(|kind| kind.starts_with("application/openmetrics-text")));
+    let metrics = server.metrics();
+    // What the issue names: connections by protocol, logins, pushes, deliveries, drops by reason, bytes, bad input by
+    // reason, queue bytes, mailbox depth, the stages of a push.
+    for (family, kind) in [
+        ("halley_connections", "gauge"),
+        ("halley_logins", "counter"),
+        ("halley_pushes", "counter"),
+        ("halley_deliveries", "counter"),
+        ("halley_drops", "counter"),
+        ("halley_written_bytes", "counter"),
+        ("halley_read_bytes", "counter"),
+        ("halley_bad_input", "counter"),
+        ("halley_closes", "counter"),
+        ("halley_queue_bytes", "gauge"),
+        ("halley_mailbox_depth", "gauge"),
+        ("halley_sessions", "gauge"),
+        ("halley_broker_entries", "gauge"),
+        ("halley_accept_to_broker_seconds", "histogram"),
+        ("halley_accept_to_dispatch_seconds", "histogram"),
+        ("halley_stage_dispatch_to_shard_seconds", "histogram"),
+        ("halley_stage_shard_to_written_seconds", "histogram"),
+        ("halley_insecure", "gauge"),
+    ] {
+        assert_eq!(metrics.family(family), Some(kind), "{family}");
+    }
+}
+
+#[test]
+fn the_counters_add_up() {
+    let server = Server::start(&[]);
+    let mut clients: Vec<_> = (0..6)
+        .map(|n| server.client(BOTH[n % 2], &Login::key(&format!("k{n}")).room("live://1000").accepts(&[1000])))
+        .collect();
+    for _ in 0..10 {
+        server.push("room?operation=1000&type=live&room=1000", "0123456789");
+    }
+    server.push("keys?operation=1000&keys=k0&keys=k1", "0123456789");
+    for (n, client) in clients.iter_mut().enumerate() {
+        for _ in 0..if n < 2 { 11 } else { 10 } {
+            client.expect_push(1000, "0123456789");
+        }
+    }
+    // The answers to the logins are deliveries too.
+    server.expect_metric("halley_deliveries_total", 6.0 + 62.0);
+    server.expect_metric("halley_connections{transport=\"tcp\"}", 3.0);
+    server.expect_metric("halley_connections{transport=\"websocket\"}", 3.0);
+    server.expect_metric("halley_connections_open", 6.0);
+    server.expect_metric("halley_pushes_total{kind=\"room\"}", 10.0);
+    server.expect_metric("halley_pushes_total{kind=\"keys\"}", 1.0);
+    server.expect_metric("halley_sessions", 6.0);
+    server.expect_metric("halley_broker_entries", 0.0);
+    server.expect_metric("halley_queue_bytes", 0.0);
+    let metrics = server.metrics();
+    assert_eq!(metrics.sum("halley_drops_total"), 0.0);
+    assert_eq!(metrics.sum("halley_mailbox_depth"), 0.0);
+    // 62 frames of 26 bytes, three of six inside a WebSocket message and operation 9, and what the logins took.
+    assert!(metrics.sum("halley_written_bytes_total") > 62.0 * 26.0, "{metrics:?}");
+    assert!(metrics.sum("halley_read_bytes_total") > 6.0 * 40.0, "{metrics:?}");
+    assert_eq!(metrics.get("halley_accept_to_broker_seconds_count"), Some(11.0));
+    for stage in ["dispatch_to_shard", "shard_to_written"] {
+        let count = metrics.get(&format!("halley_stage_{stage}_seconds_count"));
+        assert!(count.is_some_and(|count| count >= 11.0), "{stage}: {count:?}");
+    }
+    // Bad input has its proto and its reason.
+    let mut bad = server.connect(Transport::Tcp);
+    bad.send_bytes(&hex("ffffffff 0010 0001 00000002 00000000"));
+    bad.end();
+    server.expect_metric("halley_bad_input_total{proto=\"frame\",reason=\"len\"}", 1.0);
+    server.post("/goim/push/keys?operation=5&keys=k0", "x").expect_error(400, -400);
+    server.expect_metric("halley_http_errors_total{code=\"400\"}", 1.0);
+    clients.into_iter().for_each(Client::leave);
+    server.expect_metric("halley_connections_open", 0.0);
+    server.expect_metric("halley_connections{transport=\"tcp\"}", 0.0);
+    server.expect_metric("halley_sessions", 0.0);
+}
+
+#[test]
+fn health_is_told() {
+    let mut server = Server::start(&[]);
+    for path in ["/healthz", "/readyz"] {
+        let answer = server.get(path);
+        assert_eq!((answer.status, answer.body.trim()), (200, "ok"), "{path}");
+    }
+    assert_eq!(http::request(server.http, "POST", "/healthz", &[], b"").status, 405);
+    // A request that is not finished keeps the HTTP port alive while everything else goes away.
+    let mut connection = Http::connect(server.http);
+    connection.write(b"POST /goim/push/keys?keys=a&operation=1000 HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n1".to_vec());
+    let mut client = server.client(Transport::Tcp, &Login::key("a"));
+    client.send(2, 1, "");
+    assert_eq!(client.frame(), Frame::new(3, 1, [0; 4]));
+    std::thread::sleep(Duration::from_millis(50));
+    server.signal(Signal::TERM);
+    connection.write(b"2".to_vec());
+    assert_eq!(connection.answer().status, 200);
+    eventually("the end", || (!server.is_running()).then_some(()));
+    assert_eq!(server.exit_status(PATIENCE), Some(0));
+}
