@@ -1,7 +1,7 @@
 //! `loadgen churn`: clients that come and go at random, and counts that must follow them exactly.
 //!
-//! A round connects everybody, then takes random steps: a client that is away connects, one that is
-//! connected leaves (one in four by RST), one whose login is still under way may be given up. After the
+//! A round connects everybody, then takes random steps: a client that is away connects (one in sixteen gives up at once),
+//! one that is connected leaves (one in four by RST), one whose login is under way gives up. After the
 //! first connects, after each quarter of the steps and after everybody left, it lets the logins end and
 //! compares the server's online counts with what is connected.
 
@@ -151,11 +151,14 @@ impl Churn {
     fn step(&mut self, round: &mut Round) -> Result<()> {
         let n = self.rng.below(self.worker.count());
         if self.worker.is_away(n) {
-            return self.connect(n, round);
+            self.connect(n, round)?;
+            if self.rng.below(16) > 0 {
+                return Ok(());
+            }
         }
         if self.worker.is_open(n) {
             self.leave(n, round);
-        } else if self.rng.below(4) == 0 {
+        } else {
             self.worker.leave(n, Leave::Close);
             round.given_up += 1;
         }

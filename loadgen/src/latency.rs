@@ -10,12 +10,12 @@
 //!   socket, at most. When the loop slept, that is the time since it woke and what it waited for a CPU
 //!   then; when it found more work without sleeping, the time since it last looked.
 //!
-//! At the median and at the 99th percentile both together may be [`OWN_SHARE_MAX`] of the latency
-//! or [`OWN_FLOOR_US`], whichever is more. Beyond that the figures would describe this program
-//! rather than the server, and they are not reported.
+//! At each point of the distribution both together may be [`OWN_SHARE_MAX`] of the latency or
+//! [`OWN_FLOOR_US`], whichever is more. From the first point on where they are more, the figures would
+//! describe this program rather than the server, and are not reported.
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Serialize, Serializer, ser::SerializeMap};
 
 /// The part of the latency that may be this program's own.
 pub(crate) const OWN_SHARE_MAX: f64 = 0.25;
@@ -30,15 +30,77 @@ const LONGEST_US: u64 = 600_000_000;
 #[derive(Clone, Debug)]
 pub(crate) struct Times(Histogram<u64>);
 
-/// A distribution in numbers, in µs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// A point of a distribution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Point {
+    P50,
+    P90,
+    P99,
+    P999,
+    Max,
+}
+
+/// A distribution in numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Quantiles {
     pub(crate) count: u64,
-    pub(crate) p50_us: u64,
-    pub(crate) p90_us: u64,
-    pub(crate) p99_us: u64,
-    pub(crate) p999_us: u64,
-    pub(crate) max_us: u64,
+    /// µs at each of [`Point::ALL`]; none where it may not be reported.
+    us: [Option<u64>; Point::ALL.len()],
+}
+
+impl Point {
+    /// All of them, ascending.
+    pub(crate) const ALL: [Point; 5] = [Point::P50, Point::P90, Point::P99, Point::P999, Point::Max];
+
+    /// `p99.9`.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Point::P50 => "p50",
+            Point::P90 => "p90",
+            Point::P99 => "p99",
+            Point::P999 => "p99.9",
+            Point::Max => "max",
+        }
+    }
+
+    /// Its name in JSON.
+    const fn field(self) -> &'static str {
+        match self {
+            Point::P50 => "p50_us",
+            Point::P90 => "p90_us",
+            Point::P99 => "p99_us",
+            Point::P999 => "p999_us",
+            Point::Max => "max_us",
+        }
+    }
+
+    const fn quantile(self) -> f64 {
+        match self {
+            Point::P50 => 0.5,
+            Point::P90 => 0.9,
+            Point::P99 => 0.99,
+            Point::P999 => 0.999,
+            Point::Max => 1.0,
+        }
+    }
+}
+
+impl Quantiles {
+    /// µs at `point`; none where it may not be reported.
+    pub(crate) fn at(&self, point: Point) -> Option<u64> {
+        self.us[point as usize]
+    }
+}
+
+impl Serialize for Quantiles {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(1 + self.us.len()))?;
+        map.serialize_entry("count", &self.count)?;
+        for point in Point::ALL {
+            map.serialize_entry(point.field(), &self.at(point))?;
+        }
+        map.end()
+    }
 }
 
 impl Times {
@@ -67,48 +129,45 @@ impl Times {
 
     /// The distribution so far; none when nothing was recorded.
     pub(crate) fn quantiles(&self) -> Option<Quantiles> {
-        (!self.0.is_empty()).then(|| Quantiles {
-            count: self.0.len(),
-            p50_us: self.at(0.5),
-            p90_us: self.at(0.9),
-            p99_us: self.at(0.99),
-            p999_us: self.at(0.999),
-            max_us: self.max(),
-        })
+        let us = || Point::ALL.map(|point| Some(self.at(point)));
+        (!self.0.is_empty()).then(|| Quantiles { count: self.0.len(), us: us() })
     }
 
-    /// Rounded down to the three digits kept, as the maximum is, so that no quantile is above it.
-    fn at(&self, quantile: f64) -> u64 {
-        self.0.lowest_equivalent(self.0.value_at_quantile(quantile))
-    }
-
-    fn max(&self) -> u64 {
-        self.0.lowest_equivalent(self.0.max())
+    /// µs at `point`, rounded down to the three digits kept; 0 when nothing was recorded.
+    fn at(&self, point: Point) -> u64 {
+        self.0.lowest_equivalent(self.0.value_at_quantile(point.quantile()))
     }
 }
 
-/// The latency as it may be reported, or why it may not.
-pub(crate) fn verdict(latency: &Times, pusher: &Times, reader: &Times) -> Result<Quantiles, String> {
-    let Some(quantiles) = latency.quantiles() else {
-        return Err("no message of this run was timed".to_owned());
+/// The latency as far as it may be reported, and why not beyond.
+pub(crate) fn verdict(
+    latency: &Times,
+    pusher: &Times,
+    reader: &Times,
+) -> (Option<Quantiles>, Option<String>) {
+    let Some(mut quantiles) = latency.quantiles() else {
+        return (None, Some("no message of this run was timed".to_owned()));
     };
-    for (quantile, name) in [(0.5, "p50"), (0.99, "p99")] {
-        let total = latency.at(quantile);
-        let (push, read) = (pusher.at(quantile), reader.at(quantile));
+    for point in Point::ALL {
+        let total = latency.at(point);
+        let (push, read) = (pusher.at(point), reader.at(point));
         let allowed = ((total as f64 * OWN_SHARE_MAX) as u64).max(OWN_FLOOR_US);
         if push + read > allowed {
-            return Err(format!(
-                "this generator was late by {} at {name} (pusher {}, reader {}), more than {:.0} % of the {} measured; \
+            let why = format!(
+                "at {} this generator was late by {} (pusher {}, reader {}), more than {:.0} % of the {} measured; \
                  give it a core of its own (taskset) or less to do",
+                point.name(),
                 human_us(push + read),
                 human_us(push),
                 human_us(read),
                 OWN_SHARE_MAX * 100.0,
                 human_us(total),
-            ));
+            );
+            quantiles.us[point as usize..].fill(None);
+            return ((point != Point::P50).then_some(quantiles), Some(why));
         }
     }
-    Ok(quantiles)
+    (Some(quantiles), None)
 }
 
 /// A duration as people read it: `840 µs`, `3.21 ms`, `1.50 s`.
@@ -143,41 +202,51 @@ mod tests {
     #[test]
     fn quantiles_are_those_of_the_recorded_times() {
         let q = times(1..=1000).quantiles().expect("recorded");
-        assert_eq!((q.count, q.p50_us, q.p90_us), (1000, 500, 900));
-        assert_eq!((q.p99_us, q.p999_us, q.max_us), (990, 999, 1000));
+        assert_eq!(q.count, 1000);
+        assert_eq!(Point::ALL.map(|point| q.at(point)), [500, 900, 990, 999, 1000].map(Some));
         assert_eq!(Times::new().quantiles(), None);
     }
 
     #[test]
-    fn punctual_generators_report() {
-        let q = verdict(&times([4000, 5000, 20_000]), &times([60, 70]), &times([300, 900]));
-        assert_eq!(q.map(|q| q.p50_us), Ok(5000));
+    fn punctual_generators_report_everything() {
+        let latency = times([4000, 5000, 20_000]);
+        let (q, why) = verdict(&latency, &times([60, 70]), &times([300, 900]));
+        assert_eq!((q, why), (latency.quantiles(), None));
     }
 
     #[test]
     fn a_late_pusher_is_refused() {
-        let why =
-            verdict(&times([4000; 100]), &times([1500; 100]), &times([10; 100])).expect_err("1.5 ms of 4 ms");
-        assert!(why.contains("late by 1.51 ms") && why.contains("pusher 1.50 ms"), "{why}");
+        let (q, why) = verdict(&times([4000; 100]), &times([1500; 100]), &times([10; 100]));
+        let why = why.expect("1.5 ms of 4 ms");
+        assert!(why.contains("at p50 this generator was late by 1.51 ms (pusher 1.50 ms"), "{why}");
+        assert_eq!(q, None);
     }
 
     #[test]
-    fn a_stalled_reader_is_refused_even_when_only_the_tail_shows_it() {
+    fn a_stalled_reader_is_refused_from_where_it_shows() {
         let latency = times((0..100).map(|n| if n < 98 { 1000 } else { 9000 }));
         let reader = times((0..100).map(|n| if n < 98 { 100 } else { 8000 }));
-        let why = verdict(&latency, &times([10; 100]), &reader).expect_err("8 ms of 9 ms");
-        assert!(why.contains("p99") && why.contains("reader 8.00 ms"), "{why}");
+        let (q, why) = verdict(&latency, &times([10; 100]), &reader);
+        let (q, why) = (q.expect("p50 is sound"), why.expect("8 ms of 9 ms"));
+        assert!(why.contains("at p99 ") && why.contains("reader 8.00 ms"), "{why}");
+        assert_eq!(Point::ALL.map(|point| q.at(point)), [Some(1000), Some(1000), None, None, None]);
+        let json = serde_json::to_string(&q).expect("JSON");
+        let expected =
+            r#"{"count":100,"p50_us":1000,"p90_us":1000,"p99_us":null,"p999_us":null,"max_us":null}"#;
+        assert_eq!(json, expected);
     }
 
     #[test]
     fn waking_up_is_not_lateness() {
-        assert!(verdict(&times([200; 10]), &times([120; 10]), &times([60; 10])).is_ok());
-        assert!(verdict(&times([200; 10]), &times([200; 10]), &times([60; 10])).is_err());
+        let refused = |pusher| verdict(&times([200; 10]), &times([pusher; 10]), &times([60; 10])).1.is_some();
+        assert!(!refused(120));
+        assert!(refused(200));
     }
 
     #[test]
     fn nothing_timed_is_no_latency() {
-        assert!(verdict(&Times::new(), &Times::new(), &Times::new()).is_err());
+        let (q, why) = verdict(&Times::new(), &Times::new(), &Times::new());
+        assert!(q.is_none() && why.is_some());
     }
 
     #[test]

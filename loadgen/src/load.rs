@@ -329,7 +329,7 @@ fn summary(pushing: &Pushing, pushed: &[Pushed], clients: &[(u32, Client)], meas
         }
     });
     let (tally, lost) = (&measured.tally, lost.sum());
-    let latency = verdict(&measured.latency, &lateness, &measured.delays);
+    let (latency, latency_not_reported) = verdict(&measured.latency, &lateness, &measured.delays);
     Pushes {
         kind: plan.kind.to_possible_value().map(|kind| kind.get_name().to_owned()).unwrap_or_default(),
         rate: plan.rate,
@@ -343,8 +343,8 @@ fn summary(pushing: &Pushing, pushed: &[Pushed], clients: &[(u32, Client)], meas
         duplicated: tally.duplicated,
         out_of_order: tally.out_of_order,
         damaged: tally.damaged,
-        latency: latency.as_ref().ok().copied(),
-        latency_not_reported: latency.err(),
+        latency,
+        latency_not_reported,
         own_pusher: lateness.quantiles(),
         own_reader: measured.delays.quantiles(),
     }

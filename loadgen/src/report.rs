@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use crate::{
-    latency::{Quantiles, human_us},
+    latency::{Point, Quantiles, human_us},
     tally::Reasons,
 };
 
@@ -58,7 +58,7 @@ pub(crate) struct Pushes {
     pub(crate) duplicated: u64,
     pub(crate) out_of_order: u64,
     pub(crate) damaged: u64,
-    /// From the planned send time to the read; none when it may not be reported.
+    /// From the planned send time to the read; none, or none from some point on, when it may not be reported.
     pub(crate) latency: Option<Quantiles>,
     pub(crate) latency_not_reported: Option<String>,
     pub(crate) own_pusher: Option<Quantiles>,
@@ -116,13 +116,15 @@ impl Report {
         let answered = grouped(self.heartbeats_answered);
         row("heartbeats", format!("{} sent, {answered} answered", grouped(self.heartbeats_sent)));
         if let Some(pushes) = &self.pushes {
-            row(
-                "latency",
-                match &pushes.latency_not_reported {
-                    Some(reason) => format!("not reported: {reason}"),
-                    None => distribution(pushes.latency),
-                },
-            );
+            match (&pushes.latency, &pushes.latency_not_reported) {
+                (None, Some(why)) => row("latency", format!("not reported: {why}")),
+                (some, why) => {
+                    row("latency", distribution(*some));
+                    if let Some(why) = why {
+                        row("", format!("the rest is not reported: {why}"));
+                    }
+                }
+            }
             row("own: pusher late", distribution(pushes.own_pusher));
             row("own: reader late", distribution(pushes.own_reader));
         }
@@ -162,18 +164,27 @@ pub(crate) fn per_second(count: u64, seconds: f64) -> String {
 }
 
 fn distribution(quantiles: Option<Quantiles>) -> String {
-    let Some(q) = quantiles else { return "none".to_owned() };
-    [("p50", q.p50_us), ("p90", q.p90_us), ("p99", q.p99_us), ("p99.9", q.p999_us), ("max", q.max_us)]
-        .map(|(name, us)| format!("{name} {}", human_us(us)))
-        .join("   ")
+    let Some(quantiles) = quantiles else { return "none".to_owned() };
+    let points = Point::ALL.iter().filter_map(|&point| quantiles.at(point).map(|us| (point, us)));
+    let texts: Vec<_> = points.map(|(point, us)| format!("{} {}", point.name(), human_us(us))).collect();
+    texts.join("   ")
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::latency::Times;
 
-    const TIMES: Quantiles =
-        Quantiles { count: 9, p50_us: 800, p90_us: 1200, p99_us: 15_000, p999_us: 16_000, max_us: 2_000_000 };
+    /// What the table below shows.
+    fn times() -> Option<Quantiles> {
+        let mut times = Times::new();
+        for (count, us) in [(60, 800), (31, 1200), (8, 15_000)] {
+            (0..count * 10).for_each(|_| times.record_ns(us * 1000));
+        }
+        (0..9).for_each(|_| times.record_ns(16_000_000));
+        times.record_ns(2_000_000_000);
+        times.quantiles()
+    }
 
     fn report() -> Report {
         let mut disconnects = Reasons::default();
@@ -187,7 +198,7 @@ pub(crate) mod tests {
             connect_failures: Reasons::default(),
             disconnects,
             connect_seconds: 2.0,
-            connect_latency: Some(TIMES),
+            connect_latency: times(),
             pushes: Some(Pushes {
                 kind: "room".to_owned(),
                 rate: 8.0,
@@ -195,15 +206,15 @@ pub(crate) mod tests {
                 accepted: 160,
                 failed: 0,
                 first_failure: None,
-                answers: Some(TIMES),
+                answers: times(),
                 expected: 1_600_000,
                 lost: 3,
                 duplicated: 2,
                 out_of_order: 1,
                 damaged: 0,
-                latency: Some(TIMES),
+                latency: times(),
                 latency_not_reported: None,
-                own_pusher: Some(TIMES),
+                own_pusher: times(),
                 own_reader: None,
             }),
             seconds: 20.0,

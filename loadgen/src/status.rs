@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 
 use crate::{
     clock::ns,
-    latency::human_us,
+    latency::{Point, human_us},
     report::{grouped, per_second},
     tally::Measured,
 };
@@ -70,7 +70,9 @@ impl Status {
         }
         line += &format!("  deliveries {deliveries}");
         if let Some(q) = measured.latency.quantiles() {
-            line += &format!("  p50 {}  p99 {}", human_us(q.p50_us), human_us(q.p99_us));
+            for point in [Point::P50, Point::P99] {
+                line += &format!("  {} {}", point.name(), human_us(q.at(point).unwrap_or(0)));
+            }
         }
         line
     }
