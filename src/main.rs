@@ -31,6 +31,7 @@ use control::{
     metrics::{BrokerMetrics, JobMetrics, LogicMetrics, SessionMetrics},
     session::MemorySessions,
 };
+use prometheus_client::metrics::gauge::Gauge;
 use tracing::{info, warn};
 
 use self::{banner::Banner, cli::Cli, config::HalleyConfig};
@@ -127,6 +128,9 @@ async fn run(config: &HalleyConfig, exposure: &Exposure) -> anyhow::Result<()> {
     session_metrics.register(&mut metrics);
     let comet_metrics = Comet::metrics(&config.comet);
     comet_metrics.register(&mut metrics);
+    let insecure = Gauge::<i64>::default();
+    insecure.set(i64::from(*exposure != Exposure::Closed));
+    metrics.register("halley_insecure", "1 when strangers can log in as anybody, or push to everybody", insecure);
     let health = Arc::new(Health::new());
     health.unmet("starting", "the services are being started");
 

@@ -95,8 +95,9 @@ pub fn launch(config: &CometConfig, connections: usize) -> Result<Launched, Laun
     listening.bind("tcp.bind", Transport::Tcp, config.tcp.bind.get(), config, shards)?;
     listening.bind("websocket.bind", Transport::WebSocket, config.websocket.bind.get(), config, shards)?;
     let cpus = cpus(config, shards);
-    // Keys spread evenly over the shards, accepts nearly so.
-    let per_shard = connections.div_ceil(shards).saturating_add(connections / 8);
+    // Keys spread nearly evenly over the shards: each may have an eighth more than its share.
+    let share = connections.div_ceil(shards);
+    let per_shard = if shards == 1 { share } else { share.saturating_add(share / 8) };
     let rules = config.shard(shards, per_shard);
     let entries = config.reactor.ring_entries.u32();
     let (mut senders, mut inboxes) = (Vec::new(), Vec::new());
