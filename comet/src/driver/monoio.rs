@@ -230,6 +230,10 @@ impl Reactor {
         let Attach { descriptor, state } = attach;
         let Descriptor::Os(fd) = descriptor else { return };
         match Socket::adopt(fd) {
+            // Whoever hung up meanwhile must not take the key from the connection it has made since.
+            Ok(socket) if socket.has_hung_up() => {
+                self.tell(|core, _| core.shard.left_on_the_way(state, &mut core.out))
+            }
             Ok(socket) => self.tell(|core, now| {
                 // What the commands before asked for comes first: the new connection may get the slot that one of them
                 // freed.
@@ -238,7 +242,7 @@ impl Reactor {
                 self.serve(core, id, socket, true);
             }),
             // The kernel has no room for it: the session ends with the connection.
-            Err(_) => self.tell(|core, _| core.out.mail.push_back(orphan(state))),
+            Err(_) => self.tell(|core, _| core.shard.left_on_the_way(state, &mut core.out)),
         }
     }
 
@@ -358,21 +362,9 @@ fn detach(reactor: &Rc<Reactor>, socket: Rc<Socket>, to: u16, state: Handover) {
     let mail = match Socket::detach(socket) {
         Ok(fd) => ToFront::Moved { to, attach: Box::new(Attach { descriptor: Descriptor::Os(fd), state }) },
         // Cannot be: the shard detaches with nothing in flight. If it were, the session must not outlive the connection.
-        Err(_) => orphan(state),
+        Err(_) => ToFront::Abandoned(state.session),
     };
     reactor.tell(|core, _| core.out.mail.push_back(mail));
-}
-
-/// The end of a session whose connection got lost between two shards.
-fn orphan(state: Handover) -> ToFront {
-    let session = state.session;
-    ToFront::Ended {
-        mid: session.mid,
-        key: session.key,
-        generation: session.generation,
-        peer: None,
-        replaced: false,
-    }
 }
 
 async fn accept(reactor: Rc<Reactor>, transport: Transport, listener: Rc<Listener>) {
@@ -410,6 +402,9 @@ async fn take_mail(
                 ToShard::Attach(attach) => reactor.attach(*attach),
                 mail => {
                     let mut core = reactor.core.borrow_mut();
+                    if let ToShard::Verdict(verdict) = &mail {
+                        core.look_for_hang_up(verdict.id);
+                    }
                     let core = &mut *core;
                     core.shard.mail(Time::now(), mail, &mut core.out);
                 }
@@ -452,6 +447,13 @@ async fn tick(reactor: Rc<Reactor>) {
 }
 
 impl Core {
+    /// A client that hung up while its login was decided must not take its key from the connection it has made since.
+    fn look_for_hang_up(&mut self, id: ConnectionId) {
+        if self.shard.is_in_lobby(id) && self.socket(id).is_some_and(|socket| socket.has_hung_up()) {
+            self.shard.hung_up(Time::now(), id, &mut self.out);
+        }
+    }
+
     /// A held connection that its client left is read on, to its end.
     fn watch_held(&mut self) {
         let gone: Vec<ConnectionId> = self

@@ -43,6 +43,7 @@ fn take(front: &Arc<Front>, shard: u16, mail: ToFront) {
                 tokio::spawn(async move { front.outboxes.send(to, mail).await });
             }
         }
+        ToFront::Abandoned(session) => front.abandoned(session),
         ToFront::Opened { mid, key, generation, ticket: _, peer } => {
             front.online().opened(peer);
             front.lanes.opened(front, SessionRef { mid, key, server: front.server.clone(), generation });

@@ -2,7 +2,7 @@
 //! the other, so that a client's messages stay in order and the end of a session never overtakes its renewal.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     hash::{BuildHasher, RandomState},
     sync::{Arc, Mutex},
     time::Duration,
@@ -27,11 +27,44 @@ const LANE_CAPACITY: usize = 4096;
 /// Attempts to tell logic of a session's end; after them its time to live ends it.
 const END_ATTEMPTS: u32 = 4;
 
-/// How long the end of a session without a generation is remembered, for the heartbeat that follows a newer login.
-const END_REMEMBERED: Duration = Duration::from_secs(30);
+/// How long the end of a session is remembered, for the heartbeat that follows a newer login of its key. A login takes
+/// no longer than its handshake deadline.
+const END_REMEMBERED: Duration = Duration::from_secs(10);
 
-/// Ends remembered at most.
+/// Ends remembered at most; beyond it the oldest are forgotten.
 const ENDS_MAX: usize = 100_000;
+
+/// Sessions whose end was told lately, by the hash of their key: two keys with one hash cost a heartbeat too many.
+#[derive(Default)]
+struct Ends {
+    at: HashMap<u64, Time>,
+    in_order: VecDeque<(Time, u64)>,
+}
+
+impl Ends {
+    fn remember(&mut self, key: u64, now: Time) {
+        self.forget_old(now);
+        self.at.insert(key, now);
+        self.in_order.push_back((now, key));
+    }
+
+    fn ended_lately(&mut self, key: u64, now: Time) -> bool {
+        self.forget_old(now);
+        self.at.contains_key(&key)
+    }
+
+    fn forget_old(&mut self, now: Time) {
+        while let Some((at, _)) = self.in_order.front()
+            && (now.since(*at) >= END_REMEMBERED || self.in_order.len() >= ENDS_MAX)
+        {
+            let Some((at, key)) = self.in_order.pop_front() else { return };
+            // A later end of the same key has an entry of its own.
+            if self.at.get(&key) == Some(&at) {
+                self.at.remove(&key);
+            }
+        }
+    }
+}
 
 /// One thing for logic.
 pub(super) enum Work {
@@ -73,8 +106,7 @@ impl Work {
 pub(super) struct Lanes {
     lanes: Vec<mpsc::Sender<Work>>,
     hasher: RandomState,
-    /// Sessions without a generation whose end was told: a login of the same key may have been in the lobby then.
-    ends: Mutex<HashMap<Key, Time>>,
+    ends: Mutex<Ends>,
 }
 
 impl Lanes {
@@ -97,27 +129,14 @@ impl Lanes {
 
     /// A session ended.
     pub(super) fn ended(&self, front: &Front, session: SessionRef) {
-        if session.generation.is_none() {
-            let mut ends = lock(&self.ends);
-            if ends.len() >= ENDS_MAX {
-                let now = Time::now();
-                ends.retain(|_, at| now.since(*at) < END_REMEMBERED);
-            }
-            if ends.len() < ENDS_MAX {
-                ends.insert(session.key.clone(), Time::now());
-            }
-        }
+        lock(&self.ends).remember(self.hasher.hash_one(&session.key), Time::now());
         self.push(front, Work::Disconnect(session));
     }
 
-    /// A connection opened. A logic without fences may have dropped the new session with the end of the old one: a
-    /// heartbeat puts it back.
+    /// A connection opened. If a session of its key was ended while it logged in, that may have been its own as logic
+    /// saw it (a logic without fences drops whatever is there): a heartbeat puts it back.
     pub(super) fn opened(&self, front: &Front, session: SessionRef) {
-        if session.generation.is_some() {
-            return;
-        }
-        let ended = lock(&self.ends).remove(&session.key);
-        if ended.is_some_and(|at| Time::now().since(at) < END_REMEMBERED) {
+        if lock(&self.ends).ended_lately(self.hasher.hash_one(&session.key), Time::now()) {
             self.push(front, Work::Renew(session));
         }
     }
@@ -180,4 +199,21 @@ async fn disconnect(front: &Front, session: SessionRef) -> Result<(), LogicError
         pause *= 2;
     }
     front.logic.disconnect(session).await.map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_remembered_for_as_long_as_a_login_takes() {
+        let (mut ends, key) = (Ends::default(), 7);
+        let at = |secs: u64| Time::from_micros(secs * 1_000_000);
+        ends.remember(key, at(1));
+        ends.remember(key, at(5));
+        assert!(ends.ended_lately(key, at(10)));
+        assert!(ends.ended_lately(key, at(14)), "the later end counts");
+        assert!(!ends.ended_lately(key, at(15)));
+        assert!(ends.at.is_empty() && ends.in_order.is_empty());
+    }
 }

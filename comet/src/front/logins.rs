@@ -6,11 +6,11 @@ use std::{
     time::Duration,
 };
 
-use cluster::services::{ConnectRequest, LogicError, Session, SessionRef};
+use cluster::services::{ConnectRequest, LogicError, Session};
 use proto::close::CloseReason;
 use tokio::sync::Semaphore;
 
-use super::{Front, lanes::Work, lock};
+use super::{Front, lock};
 use crate::{
     clock::Time,
     shard::mail::{ConnectionId, Login, Outcome, ToShard, Verdict},
@@ -75,11 +75,7 @@ async fn decide(front: Arc<Front>, login: Login) {
     });
     let outcome = match result {
         Ok(session) if still_there => place(&front, id, session),
-        Ok(session) => {
-            let Session { mid, key, generation, .. } = session;
-            let session = SessionRef { mid, key, server: front.server.clone(), generation };
-            return front.lanes.push(&front, Work::Disconnect(session));
-        }
+        Ok(session) => return front.abandoned(session),
         Err(Some(error)) if still_there => refusal(error),
         Err(_) => return,
     };

@@ -29,7 +29,7 @@ use std::{
     time::Duration,
 };
 
-use cluster::services::LogicApi;
+use cluster::services::{LogicApi, Session};
 use proto::ids::ServerId;
 use tokio::sync::Notify;
 
@@ -128,6 +128,17 @@ impl Front {
             self.lanes.finish().await;
         };
         tokio::time::timeout(timeout, all_gone).await.is_ok()
+    }
+
+    /// Logic accepted a login whose client had left: the shard that owns the key decides, since a newer connection may
+    /// have the key by now.
+    fn abandoned(self: &Arc<Self>, session: Session) {
+        let owner = self.outboxes.owner(&session.key);
+        if let Err(mail) = self.outboxes.try_send(owner, ToShard::Abandoned(session)) {
+            // Bounded as the logins are.
+            let front = Arc::clone(self);
+            tokio::spawn(async move { front.outboxes.send(owner, mail).await });
+        }
     }
 
     fn online(&self) -> MutexGuard<'_, Online> {

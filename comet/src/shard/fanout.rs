@@ -36,7 +36,7 @@ pub(super) struct Fanout {
     /// Replies: flushed at the end of the event.
     urgent: Vec<u32>,
     /// Pushes: flushed in turns; those before `next` are done.
-    dirty: Vec<u32>,
+    pub(super) dirty: Vec<u32>,
     next: usize,
     flush_at: Time,
     batch: Batch,

@@ -43,13 +43,7 @@ impl Shard {
         let in_lobby = |connection: &&mut Connection| matches!(connection.state, State::Lobby(_));
         let Some(connection) = self.slots.get_mut(id).filter(in_lobby) else {
             if let Outcome::Open(session) | Outcome::Move { session, .. } = outcome {
-                out.mail.push_back(ToFront::Ended {
-                    mid: session.mid,
-                    key: session.key,
-                    generation: session.generation,
-                    peer: None,
-                    replaced: false,
-                });
+                out.mail.push_back(ToFront::Abandoned(session));
             }
             return;
         };
@@ -61,6 +55,25 @@ impl Shard {
             return;
         }
         self.decide(now, id, outcome, out);
+    }
+
+    /// A login of one of this shard's keys whose client had left is a session without a connection: it ends. Logic may
+    /// have stored it over the session of a newer connection, which is then put back.
+    pub(super) fn abandoned(&mut self, session: Session, out: &mut Outputs) {
+        let live = self.find_key(&session.key).and_then(|slot| self.slots.at_mut(slot));
+        let renew = live.and_then(|(_, connection)| connection.as_open()).map(|open| ToFront::Renew {
+            mid: open.mid,
+            key: open.key.clone(),
+            generation: open.session_generation,
+        });
+        out.mail.push_back(ToFront::Ended {
+            mid: session.mid,
+            key: session.key,
+            generation: session.generation,
+            peer: None,
+            replaced: false,
+        });
+        out.mail.extend(renew);
     }
 
     /// Carries out a verdict.

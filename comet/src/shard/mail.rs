@@ -39,6 +39,8 @@ pub enum ToShard {
     Verdict(Box<Verdict>),
     /// A connection that logged in on another shard comes to live here.
     Attach(Box<Attach>),
+    /// A login of one of this shard's keys was accepted after its client had left.
+    Abandoned(Session),
     /// Close the connection of a key, if its generation is below `below` (none: whatever it is).
     Kick {
         /// The device key.
@@ -180,6 +182,8 @@ pub enum ToFront {
     Login(Box<Login>),
     /// A client left the lobby: no verdict is needed any more.
     LoginGone(ConnectionId),
+    /// Logic accepted a login whose client had left: the shard that owns the key says what becomes of the session.
+    Abandoned(Session),
     /// A connection is on its way to the shard that owns its key.
     Moved {
         /// That shard.

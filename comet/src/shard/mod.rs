@@ -202,7 +202,6 @@ pub struct Shard {
     last_ticket: u64,
     draining: Option<closing::Draining>,
     reported: Stats,
-    expired: Vec<Entry>,
 }
 
 impl Shard {
@@ -224,7 +223,6 @@ impl Shard {
             last_ticket: 0,
             draining: None,
             reported: Stats::default(),
-            expired: Vec::new(),
             config,
         }
     }
@@ -259,6 +257,23 @@ impl Shard {
     /// A connection that logged in on another shard arrived with its descriptor.
     pub fn attached(&mut self, now: Time, state: Handover, out: &mut Outputs) -> ConnectionId {
         self.attach(now, state, out)
+    }
+
+    /// Where [`ToShard::Attach`] found that the client has left on the way: the descriptor was closed instead.
+    pub fn left_on_the_way(&mut self, state: Handover, out: &mut Outputs) {
+        self.abandoned(state.session, out);
+    }
+
+    /// True while logic's verdict on this connection is awaited.
+    pub fn is_in_lobby(&self, id: ConnectionId) -> bool {
+        self.slots.get(id).is_some_and(|connection| matches!(connection.state, State::Lobby(_)))
+    }
+
+    /// A held connection was found hung up: the client has left.
+    pub fn hung_up(&mut self, now: Time, id: ConnectionId, out: &mut Outputs) {
+        let reason = CloseReason::ClientClosed;
+        self.close(now, id, reason, reason.text(), out);
+        self.flush_urgent(out);
     }
 
     /// Bytes came; WebSocket payloads are unmasked in place.
@@ -320,6 +335,7 @@ impl Shard {
                 let Attach { state, descriptor: _ } = *attach;
                 debug_assert!(false, "the driver attaches: {state:?}");
             }
+            ToShard::Abandoned(session) => self.abandoned(session, out),
             ToShard::Kick { key, below, reason } => self.kick(now, &key, below, reason, out),
             ToShard::Reply { id, header, body } => self.logic_reply(id, header, &body),
             ToShard::Elsewhere(rooms) => {
@@ -350,12 +366,11 @@ impl Shard {
         self.stats.load_permille = load;
         self.stats.mailbox_depth = mailbox_depth;
         self.fanout.observe_load(load);
-        let mut expired = std::mem::take(&mut self.expired);
+        let mut expired = Vec::new();
         self.wheel.expire(now, &mut expired);
-        for entry in expired.drain(..) {
+        for entry in expired {
             self.expire(now, entry, out);
         }
-        self.expired = expired;
         self.pace(now, out);
         self.drain_some(now, out);
         self.flush_urgent(out);
