@@ -58,6 +58,7 @@ until_online() {
     sleep 0.1
   done
 }
+# in the foreground; in the background taskset is called itself, so that $! is the generator
 load() { taskset -c "$CLIENT_CPUS" $loadgen "$@"; }
 # field FILE NAME.NAME: one number of loadgen's JSON report; "none" where it reported none
 field() {
@@ -67,7 +68,8 @@ for name in sys.argv[2].split("."):
     value = value.get(name) if isinstance(value, dict) else None
 print("none" if value is None else value)' "$1" "$2"
 }
-median() { printf '%s\n' "$@" | sort -n | awk '{ a[NR] = $1 } END { print (NR % 2) ? a[(NR + 1) / 2] : (a[NR / 2] + a[NR / 2 + 1]) / 2 }'; }
+# of the numbers among its arguments; "none" when there is none
+median() { printf '%s\n' "$@" | grep -v none | sort -n | awk '{ a[NR] = $1 } END { if (!NR) print "none"; else print (NR % 2) ? a[(NR + 1) / 2] : (a[NR / 2] + a[NR / 2 + 1]) / 2 }'; }
 note() { printf '%s\n' "$*" >&2; }
 
 declare -A all
@@ -79,7 +81,8 @@ for round in $(seq "$ROUNDS"); do
   for members in 1 1000; do
     json=$out/quiet-$members-$round.json
     load 1 $members 127.0.0.1:3101 --push http://127.0.0.1:3111 --rate 10 --duration 10s --warmup 1s --json "$json" >"$out/loadgen.log" || note "  loadgen ended with $?"
-    for p in p50 p90 p99 p999 max; do record "quiet_${members}_${p}_us" "$(field "$json" $p)"; done
+    for p in p50 p90 p99 p999 max; do record "quiet_${members}_${p}_us" "$(field "$json" "pushes.latency.${p}_us")"; done
+    record "quiet_${members}_lost" "$(field "$json" pushes.lost)"
     until_online 0
   done
   stop
@@ -88,14 +91,8 @@ for round in $(seq "$ROUNDS"); do
   for mode in off adaptive; do
     start --set log.level=warn --set comet.batch.mode=$mode
     json=$out/room-$mode-$round.json
-    load 1 "$MEMBERS" 127.0.0.1:3101 --duration 40s >"$out/hold.log" 2>&1 &
-    holder=$!
-    until_online "$MEMBERS"
-    sleep 1
-    kill -INT $holder; wait $holder || true
-    until_online 0
-    # Once connected and gone, everything is warm. Now the load itself, with CPU taken around the pushes.
-    load 1 "$MEMBERS" 127.0.0.1:3101 --push http://127.0.0.1:3111 --rate "$RATE" --duration 20s --json "$json" >"$out/loadgen.log" &
+    # CPU is taken from three seconds after the first push, when everything is warm.
+    taskset -c "$CLIENT_CPUS" $loadgen 1 "$MEMBERS" 127.0.0.1:3101 --push http://127.0.0.1:3111 --rate "$RATE" --duration 20s --json "$json" >"$out/loadgen.log" &
     pusher=$!
     until_online "$MEMBERS"
     sleep 3
@@ -104,8 +101,9 @@ for round in $(seq "$ROUNDS"); do
     after=$(cpu); done_=$(curl -fs http://127.0.0.1:3111/metrics | awk '/^halley_deliveries_total/ { print $2 }')
     wait $pusher || note "  loadgen ended with $?"
     record "room_${mode}_cpu_per_delivery_us" "$(awk -v a="$before" -v b="$after" -v s="$sent" -v d="$done_" 'BEGIN { printf "%.2f", (b - a) / (d - s) }')"
-    for p in p50 p99 p999; do record "room_${mode}_${p}_us" "$(field "$json" $p)"; done
-    record "room_${mode}_lost" "$(field "$json" lost)"
+    for p in p50 p99 p999; do record "room_${mode}_${p}_us" "$(field "$json" "pushes.latency.${p}_us")"; done
+    record "room_${mode}_lost" "$(field "$json" pushes.lost)"
+    record "room_${mode}_client_cpu_us" "$(awk -v c="$(field "$json" cpu_seconds)" -v d="$(field "$json" deliveries)" 'BEGIN { printf "%.2f", c * 1e6 / d }')"
     stop
   done
 
@@ -114,13 +112,13 @@ for round in $(seq "$ROUNDS"); do
     start --set log.level=warn
     port=3101; ws=''
     [ $transport = tcp ] || { port=3102; ws=--ws; }
-    load 1 5000 127.0.0.1:$port $ws --duration 120s --in-flight 100 >"$out/hold-a.log" 2>&1 &
+    taskset -c "$CLIENT_CPUS" $loadgen 1 5000 127.0.0.1:$port $ws --duration 120s --in-flight 100 >"$out/hold-a.log" 2>&1 &
     a=$!
     until_online 5000
     sleep 3
     low=$(anon)
     before=$(cpu)
-    load 100001 10000 127.0.0.1:$port $ws --duration 120s --in-flight 100 >"$out/hold-b.log" 2>&1 &
+    taskset -c "$CLIENT_CPUS" $loadgen 100001 10000 127.0.0.1:$port $ws --duration 120s --in-flight 100 >"$out/hold-b.log" 2>&1 &
     b=$!
     until_online 15000
     after=$(cpu)
@@ -128,10 +126,21 @@ for round in $(seq "$ROUNDS"); do
     high=$(anon)
     record "idle_${transport}_bytes" "$(awk -v l="$low" -v h="$high" 'BEGIN { printf "%.0f", (h - l) / 10000 }')"
     record "login_${transport}_cpu_us" "$(awk -v a="$before" -v b="$after" 'BEGIN { printf "%.1f", (b - a) / 10000 }')"
-    kill -INT $a $b; wait $a || true; wait $b || true
+    kill -TERM $a $b; wait $a || true; wait $b || true
     until_online 0
     stop
   done
+  note "round $round: 10,000 clients that come and go at random, three times"
+  start --set log.level=warn
+  record churn_descriptors_before "$(ls "/proc/$server/fd" | wc -l)"
+  for turn in 1 2 3; do
+    load churn 1 10000 127.0.0.1:3101 --rounds 1 --push http://127.0.0.1:3111 >"$out/loadgen.log" 2>&1 || note "  loadgen ended with $?: $(tail -1 "$out/loadgen.log")"
+    sleep 2
+    record "churn_rss_after_${turn}_kb" "$(awk '/VmRSS/ { print $2 }' "/proc/$server/status")"
+  done
+  record churn_descriptors_after "$(ls "/proc/$server/fd" | wc -l)"
+  record churn_online_after "$(online)"
+  stop
 done
 
 cpu_model=$(awk -F': ' '/model name/ { print $2; exit }' /proc/cpuinfo)
@@ -146,7 +155,7 @@ cpu_model=$(awk -F': ' '/model name/ { print $2; exit }' /proc/cpuinfo)
     # shellcheck disable=SC2086
     values=$(echo ${all[$name]} | tr ' ' ',')
     # shellcheck disable=SC2086
-    printf '%s    "%s": { "median": %s, "runs": [%s] }' "$sep" "$name" "$(median ${all[$name]})" "$values"
+    printf '%s    "%s": { "median": "%s", "runs": "%s" }' "$sep" "$name" "$(median ${all[$name]})" "$values"
     sep=$',\n'
   done
   printf '\n  }\n}\n'
