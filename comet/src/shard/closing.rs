@@ -16,7 +16,7 @@ use proto::{
 use super::{
     Action, LINGER, Outputs, Shard,
     connection::{Open, State, Wire},
-    mail::{ConnectionId, ToFront},
+    mail::{ConnectionId, Outcome, ToFront},
     queue::Outgoing,
     stats::DropReason,
     wheel::{TICK_MICROS, Tick},
@@ -47,11 +47,17 @@ impl Shard {
         let draining =
             self.draining.as_ref().filter(|_| reason == CloseReason::GoingAway).map(|drain| drain.over);
         let Some(connection) = self.slots.get_mut(id) else { return };
-        let reasons = match &connection.state {
+        let reasons = match &mut connection.state {
             State::Closing { .. } | State::Ended => return,
             State::Open(open) => open.reasons,
             State::Lobby(lobby) => {
-                out.mail.push_back(ToFront::LoginGone(id));
+                // With a verdict that waits here the front has forgotten the login: what is left of it is the session.
+                out.mail.push_back(match lobby.outcome.take() {
+                    Some(Outcome::Open(session) | Outcome::Move { session, .. }) => {
+                        ToFront::Abandoned(session)
+                    }
+                    Some(Outcome::Refuse { .. }) | None => ToFront::LoginGone(id),
+                });
                 lobby.reasons
             }
             State::Handshaking { .. } | State::AwaitAuth { .. } => false,
@@ -123,7 +129,6 @@ impl Shard {
         if matches!(connection.state, State::Ended) {
             return;
         }
-        self.stats.queue_bytes -= u64::from(connection.queue.bytes());
         connection.end();
         out.actions.push(Action::Shut { id, reset });
         self.release_if_drained(id, out);
@@ -194,7 +199,8 @@ impl Shard {
     /// One tick's share of a drain.
     pub(super) fn drain_some(&mut self, now: Time, out: &mut Outputs) {
         let Some(draining) = &mut self.draining else { return };
-        let from = draining.next_slot;
+        // Round and round: a connection that was on its way from another shard may come into a slot that was passed.
+        let from = if draining.next_slot < self.slots.end() { draining.next_slot } else { 0 };
         let to = from.saturating_add(draining.per_tick).min(self.slots.end());
         draining.next_slot = to;
         let first_empty =
@@ -235,10 +241,8 @@ impl Shard {
 
     fn drop_waiting(&mut self, id: ConnectionId, reason: DropReason) {
         let Some(connection) = self.slots.get_mut(id) else { return };
-        let wire = connection.wire_kind();
-        let before = connection.queue.bytes();
-        let frames = connection.queue.clear_pushes(wire);
-        self.stats.queue_bytes -= u64::from(before - connection.queue.bytes());
+        self.stats.queue_bytes -= u64::from(connection.queue.bytes());
+        let frames = connection.queue.clear();
         self.stats.drop_frames(reason, u64::from(frames));
     }
 }

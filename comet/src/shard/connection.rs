@@ -101,7 +101,7 @@ pub(super) struct Open {
     pub(super) refusals: u8,
     /// Ticks of silence after which it is closed.
     pub(super) heartbeat_ticks: u32,
-    /// When the last frame came.
+    /// When the last frame came, rounded up: silence is never found too long too early.
     pub(super) heard: Tick,
     /// When an incomplete frame must be complete.
     pub(super) frame_deadline: Tick,
@@ -123,8 +123,11 @@ impl Open {
         self.memberships.first().copied().filter(|_| self.has_first_room)
     }
 
-    /// When it is closed if nothing more comes.
+    /// When it is closed if nothing more comes. Never while it waits for the way to the front: what it says is not read.
     pub(super) fn deadline(&self) -> Tick {
+        if self.carried.is_some() {
+            return Tick::NEVER;
+        }
         self.heard.plus(self.heartbeat_ticks).min(self.frame_deadline)
     }
 }

@@ -3,9 +3,9 @@
 //! Two steps: a push is appended to the queues of all its receivers in one go, then the connections that have anything
 //! are flushed, so many a turn, each with one write for all that waits. What arrives in between joins the same write.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
-use proto::{ids::RoomId, op::Op};
+use proto::{close::CloseReason, ids::RoomId, op::Op};
 
 use super::{
     Action, Batch, Outputs, Shard,
@@ -35,9 +35,8 @@ pub enum FlushState {
 pub(super) struct Fanout {
     /// Replies: flushed at the end of the event.
     urgent: Vec<u32>,
-    /// Pushes: flushed in turns; those before `next` are done.
-    pub(super) dirty: Vec<u32>,
-    next: usize,
+    /// Pushes: flushed in turns. Each connection stands here once, or as often again as its slot had tenants.
+    pub(super) dirty: VecDeque<u32>,
     flush_at: Time,
     batch: Batch,
     window: Duration,
@@ -64,8 +63,7 @@ impl Fanout {
         };
         Fanout {
             urgent: Vec::new(),
-            dirty: Vec::new(),
-            next: 0,
+            dirty: VecDeque::new(),
             flush_at: Time::default(),
             batch,
             window,
@@ -83,7 +81,7 @@ impl Fanout {
 
     /// Some connection waits for a flush.
     pub(super) fn is_dirty(&self) -> bool {
-        self.next < self.dirty.len()
+        !self.dirty.is_empty()
     }
 
     /// The connection is looked at when the event ends.
@@ -97,7 +95,7 @@ impl Shard {
     pub(super) fn push(&mut self, now: Time, push: &Push, out: &mut Outputs) {
         self.stats.pushes += 1;
         self.stats.dispatch_to_shard.record(now.since(push.dispatched).as_micros() as u64);
-        if self.fanout.next == self.fanout.dirty.len() {
+        if self.fanout.dirty.is_empty() {
             self.fanout.flush_at = now.after(self.fanout.window);
         }
         let outgoing = Outgoing::push(&push.encoded);
@@ -105,29 +103,39 @@ impl Shard {
             PushTo::Keys(keys) => {
                 for key in keys {
                     match self.find_key(key) {
-                        Some(slot) => drop(self.push_if_accepted(slot, push.filter, &outgoing)),
+                        Some(slot) => drop(self.push_if_accepted(slot, push.filter, &outgoing, out)),
                         None => self.stats.drop_frames(DropReason::Absent, push.encoded.frames() as u64),
                     };
                 }
             }
-            PushTo::Room(room) => self.push_room(room, push, &outgoing),
+            PushTo::Room(room) => self.push_room(room, push, &outgoing, out),
             PushTo::All { speed: 0 } => {
                 for slot in 0..self.slots.end() {
-                    self.push_if_accepted(slot, push.filter, &outgoing);
+                    self.push_if_accepted(slot, push.filter, &outgoing, out);
                 }
             }
-            PushTo::All { speed } => self.start_paced(now, outgoing, push.filter, *speed),
+            PushTo::All { speed } => self.start_paced(now, outgoing, push.filter, *speed, out),
         }
-        while let Some(id) = self.fanout.overflowed.pop() {
-            let reason = proto::close::CloseReason::SlowConsumer;
-            self.close(now, id, reason, reason.text(), out);
+    }
+
+    /// Queues a push. What waits is handed out first where it would be too much with it: a connection is slow only while
+    /// a write is under way.
+    fn deliver(&mut self, slot: u32, outgoing: Outgoing, out: &mut Outputs) {
+        let limit = self.config.queue_bytes_max;
+        let Some((id, connection)) = self.slots.at_mut(slot) else { return };
+        if !connection.send_in_flight && !connection.queue.fits(&outgoing, connection.wire_kind(), limit) {
+            self.send(id, out);
         }
+        self.enqueue(slot, outgoing, false);
     }
 
     /// Puts a frame into a connection's queue. An urgent one leaves with the end of the event.
     pub(super) fn enqueue(&mut self, slot: u32, outgoing: Outgoing, urgent: bool) {
-        let (limit, policy) = (self.config.queue_bytes_max, self.config.slow_consumer);
+        let (mut limit, policy) = (self.config.queue_bytes_max, self.config.slow_consumer);
         let Some((id, connection)) = self.slots.at_mut(slot) else { return };
+        if urgent && !connection.send_in_flight {
+            limit = u32::MAX; // it leaves with the event, and one read asks for so much only
+        }
         let wire = connection.wire_kind();
         let before = connection.queue.bytes();
         let frames = u64::from(outgoing.frames());
@@ -145,45 +153,45 @@ impl Shard {
         self.stats.queue_bytes =
             self.stats.queue_bytes + u64::from(connection.queue.bytes()) - u64::from(before);
         if connection.send_in_flight {
-            return; // its end takes what waits
+            return; // the end of that write takes what waits
         }
         if urgent {
             self.fanout.urgent.push(slot);
         } else if !connection.dirty {
             connection.dirty = true;
-            self.fanout.dirty.push(slot);
+            self.fanout.dirty.push_back(slot);
         }
     }
 
     /// Flushes pushes to at most `budget` connections.
     pub fn flush(&mut self, now: Time, budget: usize, out: &mut Outputs) -> FlushState {
-        if self.fanout.next == self.fanout.dirty.len() {
+        if self.fanout.dirty.is_empty() {
             return FlushState::Idle;
         }
         if self.fanout.flush_at > now {
             return FlushState::Wait(self.fanout.flush_at);
         }
-        let end = self.fanout.dirty.len().min(self.fanout.next + budget);
-        while self.fanout.next < end {
-            let slot = self.fanout.dirty[self.fanout.next];
-            self.fanout.next += 1;
+        for _ in 0..budget {
+            let Some(slot) = self.fanout.dirty.pop_front() else { break };
             if let Some((id, connection)) = self.slots.at_mut(slot)
                 && std::mem::take(&mut connection.dirty)
             {
                 self.send(id, out);
             }
         }
-        if self.fanout.next < self.fanout.dirty.len() {
+        if self.fanout.is_dirty() {
             return FlushState::More;
         }
-        self.fanout.dirty.clear();
-        self.fanout.next = 0;
         self.joined.clear();
         FlushState::Idle
     }
 
-    /// Sends what waits urgently.
-    pub(super) fn flush_urgent(&mut self, out: &mut Outputs) {
+    /// Ends an event: closes who had no room for more, and sends what waits urgently.
+    pub(super) fn flush_urgent(&mut self, now: Time, out: &mut Outputs) {
+        while let Some(id) = self.fanout.overflowed.pop() {
+            let reason = CloseReason::SlowConsumer;
+            self.close(now, id, reason, reason.text(), out);
+        }
         while let Some(slot) = self.fanout.urgent.pop() {
             if let Some((id, _)) = self.slots.at_mut(slot) {
                 self.send(id, out);
@@ -205,14 +213,15 @@ impl Shard {
                 _ => {}
             };
         }
-        if self.fanout.window.is_zero() || !matches!(connection.state, State::Open(_)) {
+        let pushes_only = matches!(connection.state, State::Open(_)) && !connection.queue.has_reply();
+        if self.fanout.window.is_zero() || !pushes_only {
             self.send(id, out);
         } else if !connection.dirty {
             connection.dirty = true;
-            if self.fanout.next == self.fanout.dirty.len() {
+            if self.fanout.dirty.is_empty() {
                 self.fanout.flush_at = now.after(self.fanout.window);
             }
-            self.fanout.dirty.push(id.slot);
+            self.fanout.dirty.push_back(id.slot);
         }
     }
 
@@ -226,30 +235,26 @@ impl Shard {
             while broadcast.next_slot < self.slots.end() && broadcast.done < due {
                 let slot = broadcast.next_slot;
                 broadcast.next_slot += 1;
-                if self.push_if_accepted(slot, broadcast.filter, &broadcast.outgoing) {
+                if self.push_if_accepted(slot, broadcast.filter, &broadcast.outgoing, out) {
                     broadcast.done += 1;
                 }
             }
             broadcast.next_slot < self.slots.end()
         });
         self.fanout.paced = paced;
-        while let Some(id) = self.fanout.overflowed.pop() {
-            let reason = proto::close::CloseReason::SlowConsumer;
-            self.close(now, id, reason, reason.text(), out);
-        }
     }
 
-    fn start_paced(&mut self, now: Time, outgoing: Outgoing, filter: Op, per_second: u32) {
+    fn start_paced(&mut self, now: Time, outgoing: Outgoing, filter: Op, per_second: u32, out: &mut Outputs) {
         if self.fanout.paced.len() == PACED_MAX {
             let oldest = self.fanout.paced.remove(0);
             for slot in oldest.next_slot..self.slots.end() {
-                self.push_if_accepted(slot, oldest.filter, &oldest.outgoing);
+                self.push_if_accepted(slot, oldest.filter, &oldest.outgoing, out);
             }
         }
         self.fanout.paced.push(Paced { outgoing, filter, per_second, next_slot: 0, started: now, done: 0 });
     }
 
-    fn push_room(&mut self, room: &RoomId, push: &Push, outgoing: &Outgoing) {
+    fn push_room(&mut self, room: &RoomId, push: &Push, outgoing: &Outgoing, out: &mut Outputs) {
         let Some(index) = self.rooms.find(room) else { return };
         let origin = push
             .origin
@@ -258,21 +263,21 @@ impl Shard {
         for position in 0..self.rooms.members(index).len() {
             let slot = self.rooms.members(index)[position];
             match &origin {
-                Some((sender, copy)) if *sender == slot => self.enqueue(slot, copy.clone(), false),
-                _ => self.enqueue(slot, outgoing.clone(), false),
+                Some((sender, copy)) if *sender == slot => self.deliver(slot, copy.clone(), out),
+                _ => self.deliver(slot, outgoing.clone(), out),
             }
         }
     }
 
     /// True when the connection in `slot` is for it.
-    fn push_if_accepted(&mut self, slot: u32, filter: Op, outgoing: &Outgoing) -> bool {
+    fn push_if_accepted(&mut self, slot: u32, filter: Op, outgoing: &Outgoing, out: &mut Outputs) -> bool {
         let accepted = self
             .slots
             .at_mut(slot)
             .and_then(|(_, connection)| connection.as_open())
             .is_some_and(|open| open.accepts(filter));
         if accepted {
-            self.enqueue(slot, outgoing.clone(), false);
+            self.deliver(slot, outgoing.clone(), out);
         }
         accepted
     }

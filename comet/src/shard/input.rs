@@ -3,7 +3,7 @@
 use proto::{
     close::CloseReason,
     encoded::Encoded,
-    frame::{self, Decoded, Frame, FrameReader, HEADER_LEN},
+    frame::{Frame, FrameReader, HEADER_LEN, frames_of_message},
     op::Op,
     websocket::{Item, Opcode, Reader, Request, Upgrade},
 };
@@ -87,25 +87,21 @@ impl Shard {
         frames: &[u8],
         out: &mut Outputs,
     ) -> Flow {
-        let mut rest = frames;
-        while !rest.is_empty() {
-            let (frame, used) = match frame::decode(rest, self.config.body_max) {
-                Ok(Decoded::Frame { frame, used }) => (frame, used),
-                Ok(Decoded::NeedMore { .. }) => {
-                    self.bad_frame(now, id, "truncated", out);
-                    return Flow::Read;
-                }
+        let mut used = 0;
+        for frame in frames_of_message(frames, self.config.body_max) {
+            let frame = match frame {
+                Ok(frame) => frame,
                 Err(violation) => {
                     self.bad_frame(now, id, violation.label(), out);
                     return Flow::Read;
                 }
             };
-            rest = &rest[used..];
+            used += HEADER_LEN + frame.body.len();
             match self.frame(now, id, &frame, out) {
                 Next::Frame => {}
                 Next::Closed => return Flow::Read,
                 Next::Hold => {
-                    self.carry(id, |carried| carried.frames.extend_from_slice(rest));
+                    self.carry(id, |carried| carried.frames.extend_from_slice(&frames[used..]));
                     return Flow::Hold;
                 }
             }
@@ -115,9 +111,7 @@ impl Shard {
 
     /// Puts unparsed input aside for when the connection goes on.
     pub(super) fn carry_raw(&mut self, id: ConnectionId, raw: &[u8]) {
-        if !raw.is_empty() {
-            self.carry(id, |carried| carried.raw.extend_from_slice(raw));
-        }
+        self.carry(id, |carried| carried.raw.extend_from_slice(raw));
     }
 
     fn carry(&mut self, id: ConnectionId, add: impl FnOnce(&mut Carried)) {
@@ -169,11 +163,13 @@ impl Shard {
         loop {
             match reader.next(&mut rest, &limits) {
                 Ok(None) => return Flow::Read,
-                Ok(Some(Item::Message(message))) => {
-                    if !message.is_empty() && message.len() < HEADER_LEN {
-                        self.bad_frame(now, id, "truncated", out);
+                // A message without a frame says nothing and costs as much as one that does.
+                Ok(Some(Item::Pong | Item::Message([]))) => {
+                    if !self.take_token(now, id, out) {
                         return Flow::Read;
                     }
+                }
+                Ok(Some(Item::Message(message))) => {
                     if self.frames_of(now, id, message, out) == Flow::Hold {
                         self.carry_raw(id, rest);
                         return Flow::Hold;
@@ -184,11 +180,6 @@ impl Shard {
                         return Flow::Read;
                     }
                     self.reply(id.slot, &Encoded::ws_control(Opcode::Pong, payload));
-                }
-                Ok(Some(Item::Pong)) => {
-                    if !self.take_token(now, id, out) {
-                        return Flow::Read;
-                    }
                 }
                 Ok(Some(Item::Close(code))) => {
                     let payload = code.map(u16::to_be_bytes);
@@ -266,7 +257,8 @@ impl Shard {
                 Next::Closed
             }
             State::Open(open) => {
-                open.heard = Tick::of(now);
+                open.heard = Tick::not_before(now);
+                open.frame_deadline = Tick::NEVER;
                 if !self.take_token(now, id, out) {
                     return Next::Closed;
                 }
@@ -311,7 +303,7 @@ impl Shard {
     }
 
     /// An incomplete frame has a deadline of its own, or a byte now and then would keep it for ever.
-    fn watch_partial(&mut self, now: Time, id: ConnectionId) {
+    pub(super) fn watch_partial(&mut self, now: Time, id: ConnectionId) {
         let deadline = Tick::not_before(now.after(self.config.frame));
         let Some(connection) = self.slots.get_mut(id) else { return };
         let partial = connection.has_partial();

@@ -116,7 +116,7 @@ impl Shard {
         *self.stats.connections.of(transport) += 1;
         self.stats.attached += 1;
         self.open(now, id, header, &session, reasons, carried, out);
-        self.flush_urgent(out);
+        self.flush_urgent(now, out);
         id
     }
 
@@ -135,7 +135,7 @@ impl Shard {
         let renew_at = Tick::not_before(now.after(self.config.renew));
         let bucket = TokenBucket::new(self.config.rate, now);
         let Some(connection) = self.slots.get_mut(id) else { return };
-        connection.open(session, reasons, Tick::of(now), renew_at, bucket);
+        connection.open(session, reasons, Tick::not_before(now), renew_at, bucket);
         let (ticket, peer) = (connection.ticket, connection.peer);
         self.stats.open += 1;
         out.mail.push_back(ToFront::Opened {

@@ -197,8 +197,8 @@ pub struct Shard {
     /// Connections before their login, oldest first; entries of others are skipped.
     unauthenticated: VecDeque<(u32, u32)>,
     unauthenticated_now: usize,
-    /// Connections that wait for the way to the front.
-    congested: Vec<ConnectionId>,
+    /// Connections that wait for the way to the front, the one that waits longest first.
+    congested: VecDeque<ConnectionId>,
     last_ticket: u64,
     draining: Option<closing::Draining>,
     reported: Stats,
@@ -219,7 +219,7 @@ impl Shard {
             stats: Stats::default(),
             unauthenticated: VecDeque::new(),
             unauthenticated_now: 0,
-            congested: Vec::new(),
+            congested: VecDeque::new(),
             last_ticket: 0,
             draining: None,
             reported: Stats::default(),
@@ -251,6 +251,7 @@ impl Shard {
         self.forget_logged_in();
         self.unauthenticated.push_back((id.slot, id.generation));
         self.arm(id.slot);
+        self.flush_urgent(now, out);
         Some(id)
     }
 
@@ -273,7 +274,7 @@ impl Shard {
     pub fn hung_up(&mut self, now: Time, id: ConnectionId, out: &mut Outputs) {
         let reason = CloseReason::ClientClosed;
         self.close(now, id, reason, reason.text(), out);
-        self.flush_urgent(out);
+        self.flush_urgent(now, out);
     }
 
     /// Bytes came; WebSocket payloads are unmasked in place.
@@ -283,7 +284,7 @@ impl Shard {
         }
         self.stats.bytes_read += bytes.len() as u64;
         let flow = self.input(now, id, bytes, out);
-        self.flush_urgent(out);
+        self.flush_urgent(now, out);
         flow
     }
 
@@ -317,11 +318,14 @@ impl Shard {
         }
         let Some(connection) = self.slots.get_mut(id) else { return };
         connection.send_in_flight = false;
-        if !done.complete && !matches!(connection.state, State::Ended) {
-            self.close(now, id, CloseReason::ConnectionLost, "", out);
+        match connection.state {
+            _ if done.complete => {}
+            State::Ended => {}
+            State::Closing { .. } => self.shut(id, false, out),
+            _ => self.close(now, id, CloseReason::ConnectionLost, "", out),
         }
         self.after_send(now, id, out);
-        self.flush_urgent(out);
+        self.flush_urgent(now, out);
         self.release_if_drained(id, out);
     }
 
@@ -343,16 +347,16 @@ impl Shard {
             }
             ToShard::Drain { over } => self.drain(now, over, out),
         }
-        self.flush_urgent(out);
+        self.flush_urgent(now, out);
     }
 
     /// The way to the front has room again: connections that waited for it go on.
     pub fn mail_taken(&mut self, now: Time, out: &mut Outputs) {
         while !out.is_congested() {
-            let Some(id) = self.congested.pop() else { return };
+            let Some(id) = self.congested.pop_front() else { break };
             self.go_on(now, id, out);
         }
-        self.flush_urgent(out);
+        self.flush_urgent(now, out);
     }
 
     /// True while a connection waits for the way to the front.
@@ -373,7 +377,7 @@ impl Shard {
         }
         self.pace(now, out);
         self.drain_some(now, out);
-        self.flush_urgent(out);
+        self.flush_urgent(now, out);
         self.report(out);
     }
 

@@ -31,9 +31,9 @@ impl Shard {
     ) -> Next {
         match frame.header.op {
             Op::HEARTBEAT => self.heartbeat(now, id, frame.header, out),
-            Op::CHANGE_ROOM => self.change_room(id, frame),
             Op::SUBSCRIBE => self.subscribe(id, frame),
             Op::UNSUBSCRIBE => self.unsubscribe(id, frame),
+            Op::CHANGE_ROOM => self.change_room(id, frame),
             Op::JOIN_ROOM => self.join_room(id, frame),
             Op::LEAVE_ROOM => self.leave_one_room(id, frame),
             op if op == Op::AUTH || op.is_server_only() => {
@@ -44,7 +44,12 @@ impl Shard {
             }
             _ => return self.message(id, frame, out),
         }
-        self.close_after_refusals(now, id, out)
+        let changes_rooms = matches!(frame.header.op, Op::CHANGE_ROOM | Op::JOIN_ROOM | Op::LEAVE_ROOM);
+        match self.close_after_refusals(now, id, out) {
+            // Each room that comes or goes is a count for the front.
+            Next::Frame if changes_rooms => self.hold_if_congested(id, out),
+            next => next,
+        }
     }
 
     /// Logic's answer to a client message.
@@ -60,8 +65,13 @@ impl Shard {
     /// The way to the front is free again: the connection goes on with what it carries.
     pub(super) fn go_on(&mut self, now: Time, id: ConnectionId, out: &mut Outputs) {
         let Some(open) = self.open_at(id) else { return };
-        let carried = open.carried.take().map_or_else(Default::default, |carried| *carried);
-        self.go_on_with(now, id, carried, out);
+        let Some(carried) = open.carried.take() else { return };
+        // It was silent because it was not read.
+        open.heard = Tick::not_before(now);
+        open.frame_deadline = Tick::NEVER;
+        self.arm(id.slot);
+        self.go_on_with(now, id, *carried, out);
+        self.watch_partial(now, id);
     }
 
     /// Joins the room that operation 12 changes.
@@ -146,24 +156,24 @@ impl Shard {
             [] => Ok(None),
             body => parse_room(body).map(Some),
         };
-        let Some(open) = self.open_at(id) else { return };
-        let current = open.first_room();
+        let Some(open) = self.slots.get(id).and_then(|connection| connection.as_open()) else { return };
+        let current = open.first_room().map(|membership| self.rooms.id(membership.room).clone());
         let others = open.memberships.len() - usize::from(current.is_some());
+        let fits =
+            |room| others < self.config.rooms_max || find_membership(&self.rooms, open, room).is_some();
         match target {
-            Ok(target) if target.is_none() || others < self.config.rooms_max => {
-                if let Some(membership) = current {
-                    let room = self.rooms.id(membership.room).clone();
-                    self.exit_room(id.slot, &room);
-                }
-                if let Some(room) = &target {
-                    self.enter_first_room(id.slot, room);
+            Ok(target) if target.as_ref().is_none_or(fits) => {
+                if target != current {
+                    if let Some(room) = &current {
+                        self.exit_room(id.slot, room);
+                    }
+                    if let Some(room) = &target {
+                        self.enter_first_room(id.slot, room);
+                    }
                 }
                 self.answer(id, frame.header, frame.body);
             }
-            _ => {
-                let room = current.map(|membership| self.rooms.id(membership.room).clone());
-                self.refuse(id, frame.header, room.as_ref().map_or(&[], |room| room.as_str().as_bytes()));
-            }
+            _ => self.refuse(id, frame.header, current.as_ref().map_or(&[], |room| room.as_str().as_bytes())),
         }
     }
 
@@ -227,11 +237,16 @@ impl Shard {
                 body: Bytes::copy_from_slice(frame.body),
             }),
         });
-        if out.is_congested() {
-            self.congested.push(id);
-            return Next::Hold;
+        self.hold_if_congested(id, out)
+    }
+
+    /// While the way to the front is full, who adds to it is read no further: each owes it one thing at most.
+    fn hold_if_congested(&mut self, id: ConnectionId, out: &Outputs) -> Next {
+        if !out.is_congested() {
+            return Next::Frame;
         }
-        Next::Frame
+        self.congested.push_back(id);
+        Next::Hold
     }
 
     fn answer(&mut self, id: ConnectionId, request: Header, body: &[u8]) {

@@ -14,9 +14,9 @@ pub struct Outgoing {
     /// Where a TCP client's bytes begin; a WebSocket client gets everything.
     tcp_start: u16,
     /// goim frames inside, for the counters.
-    frames: u16,
-    /// Replies and control frames are never dropped for a slow reader: they are few, and the connection depends on
-    /// them.
+    frames: u32,
+    /// Replies and control frames are never dropped for a slow reader: the connection depends on them. They have as
+    /// much room again as pushes; whoever asks on and on and takes nothing is closed.
     droppable: bool,
 }
 
@@ -39,14 +39,14 @@ impl Outgoing {
     fn new(encoded: &Encoded, droppable: bool) -> Outgoing {
         Outgoing {
             tcp_start: encoded.tcp_start() as u16,
-            frames: u16::try_from(encoded.frames()).unwrap_or(u16::MAX),
+            frames: encoded.frames() as u32,
             bytes: Rc::new(encoded.bytes().clone()),
             droppable,
         }
     }
 
     /// goim frames inside.
-    pub fn frames(&self) -> u16 {
+    pub fn frames(&self) -> u32 {
         self.frames
     }
 
@@ -98,7 +98,7 @@ pub enum Queued {
     DroppedOldest(u32),
     /// It was dropped.
     DroppedNewest,
-    /// The policy is to close: nothing was queued.
+    /// Nothing was queued and the connection is to be closed: the policy says so, or it is a reply.
     Overflow,
 }
 
@@ -135,6 +135,17 @@ impl SendQueue {
         self.waiting.is_empty()
     }
 
+    /// A reply waits, which nothing should hold up.
+    pub fn has_reply(&self) -> bool {
+        self.waiting.iter().any(|frame| !frame.droppable)
+    }
+
+    /// Whether a frame can be queued as if the queue had no policy.
+    pub fn fits(&self, outgoing: &Outgoing, wire: WireKind, limit: u32) -> bool {
+        let limit = if outgoing.droppable { limit } else { limit.saturating_mul(2) };
+        self.waiting.is_empty() || self.bytes.saturating_add(outgoing.len(wire) as u32) <= limit
+    }
+
     /// Queues a frame. One that is larger than `limit` by itself is taken into an empty queue, or it could never be
     /// sent at all.
     pub fn push(&mut self, outgoing: Outgoing, wire: WireKind, limit: u32, policy: SlowConsumer) -> Queued {
@@ -143,8 +154,9 @@ impl SendQueue {
             return Queued::Waiting;
         }
         let mut dropped = 0;
-        if outgoing.droppable && !self.waiting.is_empty() && self.bytes.saturating_add(len) > limit {
+        if !self.fits(&outgoing, wire, limit) {
             match policy {
+                _ if !outgoing.droppable => return Queued::Overflow,
                 SlowConsumer::DropNewest => return Queued::DroppedNewest,
                 SlowConsumer::Close => return Queued::Overflow,
                 SlowConsumer::DropOldest => dropped = self.make_room(len, wire, limit),
@@ -162,7 +174,7 @@ impl SendQueue {
             let drop = frame.droppable && bytes.saturating_add(len) > limit;
             if drop {
                 bytes -= frame.len(wire) as u32;
-                dropped += u32::from(frame.frames);
+                dropped += frame.frames;
             }
             !drop
         });
@@ -170,27 +182,17 @@ impl SendQueue {
         dropped
     }
 
-    /// Drops every push that waits and returns how many frames that were.
-    pub fn clear_pushes(&mut self, wire: WireKind) -> u32 {
-        let (mut bytes, mut dropped) = (self.bytes, 0);
-        self.waiting.retain(|frame| {
-            if frame.droppable {
-                bytes -= frame.len(wire) as u32;
-                dropped += u32::from(frame.frames);
-            }
-            !frame.droppable
-        });
-        self.bytes = bytes;
-        dropped
+    /// Drops everything that waits and returns how many frames that were.
+    pub fn clear(&mut self) -> u32 {
+        self.bytes = 0;
+        std::mem::take(&mut self.waiting).iter().map(|frame| frame.frames).sum()
     }
 
     /// Takes everything that waits as one run.
     pub fn take(&mut self, wire: WireKind, joined: &mut JoinedRuns) -> Option<Run> {
         let run = match self.waiting.as_slice() {
             [] => return None,
-            [one] => {
-                Run { bytes: Rc::clone(&one.bytes), start: one.start(wire), frames: u32::from(one.frames) }
-            }
+            [one] => Run { bytes: Rc::clone(&one.bytes), start: one.start(wire), frames: one.frames },
             several => joined.join(several, wire),
         };
         self.bytes = 0;
@@ -231,7 +233,7 @@ impl JoinedRuns {
         let run = Run {
             bytes: Rc::new(bytes.freeze()),
             start: 0,
-            frames: frames.iter().map(|frame| u32::from(frame.frames)).sum(),
+            frames: frames.iter().map(|frame| frame.frames).sum(),
         };
         if self.recent.len() == RECENT_MAX {
             self.recent.remove(0);
@@ -310,8 +312,8 @@ mod tests {
         fill(&mut queue, 10, 1000, SlowConsumer::DropOldest);
         let reply = Outgoing::reply(&Encoded::push(Op(3), &[0; 4]));
         assert_eq!(queue.push(reply, WireKind::Tcp, 1000, SlowConsumer::DropOldest), Queued::Waiting);
-        assert_eq!(queue.clear_pushes(WireKind::Tcp), 10);
-        assert_eq!(queue.bytes(), 20);
+        assert!(queue.has_reply());
+        assert_eq!((queue.clear(), queue.bytes()), (11, 0));
     }
 
     #[test]

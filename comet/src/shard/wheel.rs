@@ -31,9 +31,10 @@ impl Tick {
         Tick(self.0.saturating_add(ticks))
     }
 
-    /// Whole ticks in a time, rounded up.
+    /// Whole ticks in a time, rounded up; of several centuries, as many as there are.
     pub const fn count_of(time: Duration) -> u32 {
-        (time.as_micros() as u64).div_ceil(TICK_MICROS) as u32
+        let ticks = time.as_micros().div_ceil(TICK_MICROS as u128);
+        if ticks < u32::MAX as u128 { ticks as u32 } else { u32::MAX }
     }
 
     /// The first tick that begins at or after `time`: a deadline is never met early.
