@@ -147,7 +147,6 @@ fn login_error(status: Status) -> LogicError {
     }
 }
 
-#[allow(clippy::needless_pass_by_value)] // for map_err
 fn unavailable(status: Status) -> LogicError {
     LogicError::Unavailable(format!("{:?}: {}", status.code(), status.message()))
 }

@@ -13,7 +13,7 @@ use proto::{
 
 use crate::world::{PATIENCE, World, key, login, room};
 
-pub fn a_login_is_answered_and_a_push_arrives(world: World) {
+pub(crate) fn a_login_is_answered_and_a_push_arrives(world: World) {
     // Enough of them that both shards get some, and some change shards at login.
     let mut clients: Vec<_> = (0..20).map(|n| world.login(&format!("k{n}"))).collect();
     for (n, client) in clients.iter_mut().enumerate() {
@@ -27,7 +27,7 @@ pub fn a_login_is_answered_and_a_push_arrives(world: World) {
     world.eventually("some of twenty connections changed shards", || moved.sum(|stats| stats.attached) > 0);
 }
 
-pub fn order_holds_over_many_pushes_to_a_slow_reader(world: World) {
+pub(crate) fn order_holds_over_many_pushes_to_a_slow_reader(world: World) {
     let mut client = world.login("slow");
     let pushes = 400;
     // 80 KB at a time: less than kernel and send queue take, so that nothing is dropped.
@@ -43,7 +43,7 @@ pub fn order_holds_over_many_pushes_to_a_slow_reader(world: World) {
     }
 }
 
-pub fn a_short_write_is_continued(world: World) {
+pub(crate) fn a_short_write_is_continued(world: World) {
     let mut client = world.login("big");
     // Larger than the send buffer: the kernel takes it in parts while the client is not reading yet.
     let body: Vec<u8> = (0..900_000u32).map(|n| n as u8).collect();
@@ -52,7 +52,7 @@ pub fn a_short_write_is_continued(world: World) {
     assert!(client.next().expect("a push").1 == body);
 }
 
-pub fn bytes_sent_behind_the_login_survive_the_hand_over(world: World) {
+pub(crate) fn bytes_sent_behind_the_login_survive_the_hand_over(world: World) {
     for n in 0..20 {
         let mut client = world.connect();
         let mut bytes = Vec::new();
@@ -74,7 +74,7 @@ pub fn bytes_sent_behind_the_login_survive_the_hand_over(world: World) {
 /// A verdict that moved a connection away and the arrival of another one often come in one drain of the mailbox. The
 /// second got the slot of the first before its descriptor was taken out of there, and one login in sixty was never
 /// answered.
-pub fn logins_at_once_that_swap_shards_are_all_answered(world: World) {
+pub(crate) fn logins_at_once_that_swap_shards_are_all_answered(world: World) {
     let mut clients: Vec<_> = (0..600)
         .map(|n| {
             let mut client = world.connect();
@@ -94,7 +94,7 @@ pub fn logins_at_once_that_swap_shards_are_all_answered(world: World) {
     world.eventually("no socket is left", || metrics.sum(|stats| stats.connections.tcp) == 0);
 }
 
-pub fn a_hang_up_in_the_lobby_is_seen(world: World) {
+pub(crate) fn a_hang_up_in_the_lobby_is_seen(world: World) {
     let metrics = world.comet.front.metrics();
     let sockets = || metrics.sum(|stats| stats.connections.tcp);
     let door = world.runtime.block_on(world.logic.closed.lock());
@@ -107,7 +107,7 @@ pub fn a_hang_up_in_the_lobby_is_seen(world: World) {
     world.eventually("the session logic made all the same is ended", || world.ended() == 1);
 }
 
-pub fn every_descriptor_is_closed_once(world: World) {
+pub(crate) fn every_descriptor_is_closed_once(world: World) {
     let open = || std::fs::read_dir("/proc/self/fd").expect("proc").count();
     let metrics = world.comet.front.metrics();
     let sockets = || metrics.sum(|stats| stats.connections.tcp);
@@ -129,7 +129,7 @@ pub fn every_descriptor_is_closed_once(world: World) {
     world.eventually("every session ended", || world.ended() == 301);
 }
 
-pub fn a_push_to_a_sleeping_shard_is_seen_at_once(world: World) {
+pub(crate) fn a_push_to_a_sleeping_shard_is_seen_at_once(world: World) {
     let mut client = world.login("k");
     for _ in 0..20 {
         std::thread::sleep(Duration::from_millis(30));
@@ -140,7 +140,7 @@ pub fn a_push_to_a_sleeping_shard_is_seen_at_once(world: World) {
     }
 }
 
-pub fn one_huge_room_does_not_starve_a_heartbeat(world: World) {
+pub(crate) fn one_huge_room_does_not_starve_a_heartbeat(world: World) {
     let mut members: Vec<_> = (0..500).map(|n| world.login(&format!("m{n}"))).collect();
     let mut alone = world.login("alone");
     for n in 0..40u32 {
@@ -163,7 +163,7 @@ pub fn one_huge_room_does_not_starve_a_heartbeat(world: World) {
     }
 }
 
-pub fn a_reset_ends_the_session(world: World) {
+pub(crate) fn a_reset_ends_the_session(world: World) {
     let client = world.login("k");
     let stream = socket2::Socket::from(client.stream);
     stream.set_linger(Some(Duration::ZERO)).expect("linger");
@@ -174,7 +174,7 @@ pub fn a_reset_ends_the_session(world: World) {
     world.eventually("a client that ends its side is gone", || world.ended() == 2);
 }
 
-pub fn a_drain_closes_everybody(world: World) {
+pub(crate) fn a_drain_closes_everybody(world: World) {
     let mut clients: Vec<_> = (0..50).map(|n| world.login(&format!("k{n}"))).collect();
     assert!(world.runtime.block_on(world.comet.drain()));
     assert!(clients.iter_mut().all(|client| client.next().is_none()));

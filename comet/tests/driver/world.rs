@@ -29,16 +29,16 @@ use proto::{
 use tokio::runtime::Runtime;
 
 /// How long anything may take before a test gives up on it.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Lets everybody in and remembers who left.
 #[derive(Default)]
-pub struct OpenDoor {
+pub(crate) struct OpenDoor {
     generation: AtomicI64,
     /// Keys whose session ended, in order.
-    pub ended: Mutex<Vec<Key>>,
+    pub(crate) ended: Mutex<Vec<Key>>,
     /// While set, logins are not answered.
-    pub closed: tokio::sync::Mutex<()>,
+    pub(crate) closed: tokio::sync::Mutex<()>,
 }
 
 #[async_trait]
@@ -82,14 +82,14 @@ impl LogicApi for OpenDoor {
 }
 
 /// A comet under test.
-pub struct World {
-    pub runtime: Runtime,
-    pub comet: Comet,
-    pub logic: Arc<OpenDoor>,
+pub(crate) struct World {
+    pub(crate) runtime: Runtime,
+    pub(crate) comet: Comet,
+    pub(crate) logic: Arc<OpenDoor>,
 }
 
 impl World {
-    pub fn start(driver: DriverChoice) -> World {
+    pub(crate) fn start(driver: DriverChoice) -> World {
         let mut config = CometConfig::default();
         let any: SocketAddr = ([127, 0, 0, 1], 0).into();
         config.tcp.bind = cluster::config::Addrs::new(vec![any]).expect("an address");
@@ -111,13 +111,13 @@ impl World {
         World { runtime, comet, logic }
     }
 
-    pub fn connect(&self) -> Client {
+    pub(crate) fn connect(&self) -> Client {
         let stream = TcpStream::connect(self.comet.tcp[0]).expect("a connection");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         Client { stream, buffer: Vec::new() }
     }
 
-    pub fn login(&self, key: &str) -> Client {
+    pub(crate) fn login(&self, key: &str) -> Client {
         let mut client = self.connect();
         client.send(Op::AUTH, login(key).as_bytes());
         let (header, body) = client.next().expect("a reply");
@@ -125,11 +125,11 @@ impl World {
         client
     }
 
-    pub fn push(&self, receivers: Receivers, body: &[u8]) {
+    pub(crate) fn push(&self, receivers: Receivers, body: &[u8]) {
         self.push_all(vec![(receivers, body.to_vec())]);
     }
 
-    pub fn push_all(&self, pushes: Vec<(Receivers, Vec<u8>)>) {
+    pub(crate) fn push_all(&self, pushes: Vec<(Receivers, Vec<u8>)>) {
         let batch = pushes
             .into_iter()
             .map(|(receivers, body)| Dispatch {
@@ -144,7 +144,7 @@ impl World {
     }
 
     /// Waits for something that takes a moment to come true.
-    pub fn eventually(&self, what: &str, mut check: impl FnMut() -> bool) {
+    pub(crate) fn eventually(&self, what: &str, mut check: impl FnMut() -> bool) {
         let end = Instant::now() + PATIENCE;
         while !check() {
             assert!(Instant::now() < end, "never came true: {what}");
@@ -152,38 +152,38 @@ impl World {
         }
     }
 
-    pub fn ended(&self) -> usize {
+    pub(crate) fn ended(&self) -> usize {
         self.logic.ended.lock().expect("no panic before").len()
     }
 }
 
-pub fn login(key: &str) -> String {
+pub(crate) fn login(key: &str) -> String {
     format!(r#"{{"mid":1,"key":"{key}","room_id":"live://1","accepts":[1000]}}"#)
 }
 
-pub fn key(name: &str) -> Receivers {
+pub(crate) fn key(name: &str) -> Receivers {
     Receivers::Keys(vec![Key::new(name)])
 }
 
-pub fn room() -> Receivers {
+pub(crate) fn room() -> Receivers {
     Receivers::Room(RoomId::parse("live://1").expect("a room"))
 }
 
 /// A client on a plain socket.
-pub struct Client {
-    pub stream: TcpStream,
+pub(crate) struct Client {
+    pub(crate) stream: TcpStream,
     buffer: Vec<u8>,
 }
 
 impl Client {
-    pub fn send(&mut self, op: Op, body: &[u8]) {
+    pub(crate) fn send(&mut self, op: Op, body: &[u8]) {
         let mut bytes = Vec::new();
         encode(Header { ver: 1, op, seq: 7 }, body, &mut bytes);
         self.stream.write_all(&bytes).expect("a write");
     }
 
     /// The next frame; `None` at the end of the stream.
-    pub fn next(&mut self) -> Option<(Header, Vec<u8>)> {
+    pub(crate) fn next(&mut self) -> Option<(Header, Vec<u8>)> {
         loop {
             if let Decoded::Frame { frame, used } = decode(&self.buffer, 1 << 24).expect("a valid frame") {
                 let result = (frame.header, frame.body.to_vec());

@@ -128,7 +128,6 @@ fn message(payload: Payload) -> Proto {
 }
 
 /// A Go comet says UNKNOWN, and only about arguments.
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn error(status: Status) -> DispatchError {
     match status.code() {
         Code::InvalidArgument | Code::Unknown | Code::Unimplemented | Code::OutOfRange => {
