@@ -9,6 +9,8 @@ use control::config::AuthMode;
 pub(crate) struct Banner<'a> {
     /// The gateway.
     pub(crate) comet: &'a Comet,
+    /// Path of the WebSocket upgrade.
+    pub(crate) websocket_path: &'a str,
     /// Addresses of the HTTP API.
     pub(crate) http: &'a [SocketAddr],
     /// Addresses of logic's gRPC port.
@@ -41,8 +43,19 @@ impl Banner<'_> {
         let limit = format!("{}, enough for {} connections", self.open_files, self.connections);
         let rows = [
             ("clients, TCP", join(&comet.tcp)),
-            ("clients, WebSocket", comet.websocket.iter().map(|address| format!("ws://{address}/sub")).collect::<Vec<_>>().join(", ")),
-            ("HTTP API", http.iter().map(|address| format!("http://{address}")).collect::<Vec<_>>().join(", ")),
+            (
+                "clients, WebSocket",
+                comet
+                    .websocket
+                    .iter()
+                    .map(|address| format!("ws://{address}{}", self.websocket_path))
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            ),
+            (
+                "HTTP API",
+                http.iter().map(|address| format!("http://{address}")).collect::<Vec<_>>().join(", "),
+            ),
             ("gRPC", format!("comet {}, logic {}", comet.rpc, join(rpc))),
             ("driver", comet.driver.to_string()),
             ("shards", shards),

@@ -80,17 +80,20 @@ fn main() -> ExitCode {
 
 /// Reads and checks everything that can be checked before a port is bound.
 fn read_config(cli: &Cli) -> anyhow::Result<(HalleyConfig, Exposure)> {
-    let unused: Vec<String> = [("logic", LogicConfig::UNUSED_GOIM_KEYS), ("job", JobConfig::UNUSED_GOIM_KEYS)]
-        .into_iter()
-        .flat_map(|(service, keys)| keys.iter().map(move |key| format!("{service}.{key}")))
-        .collect();
+    let unused: Vec<String> =
+        [("logic", LogicConfig::UNUSED_GOIM_KEYS), ("job", JobConfig::UNUSED_GOIM_KEYS)]
+            .into_iter()
+            .flat_map(|(service, keys)| keys.iter().map(move |key| format!("{service}.{key}")))
+            .collect();
     let unused: Vec<&str> = unused.iter().map(String::as_str).collect();
     let Loaded { config, unused }: Loaded<HalleyConfig> = load(cli.config.as_deref(), &cli.set, &unused)?;
     if !unused.is_empty() {
         eprintln!("halley: keys without a meaning here: {}", unused.join(", "));
     }
     config.logic.check()?;
-    for (key, addresses) in [("comet.tcp.bind", &config.comet.tcp.bind), ("comet.websocket.bind", &config.comet.websocket.bind)] {
+    for (key, addresses) in
+        [("comet.tcp.bind", &config.comet.tcp.bind), ("comet.websocket.bind", &config.comet.websocket.bind)]
+    {
         if addresses.is_empty() {
             return Err(ConfigError::value(key, "[]", "must have at least one address").into());
         }
@@ -116,7 +119,8 @@ async fn run(config: &HalleyConfig, exposure: &Exposure) -> anyhow::Result<()> {
     on_signals(drain.clone()).context("no signal handlers")?;
     let limit = ring::raise_open_file_limit();
     let open_files = limit.after.unwrap_or(u64::MAX);
-    let connections = usize::try_from(open_files.saturating_sub(DESCRIPTORS_KEPT).max(1)).unwrap_or(usize::MAX);
+    let connections =
+        usize::try_from(open_files.saturating_sub(DESCRIPTORS_KEPT).max(1)).unwrap_or(usize::MAX);
 
     let mut metrics = prometheus_client::registry::Registry::default();
     telemetry::register(&mut metrics);
@@ -130,7 +134,11 @@ async fn run(config: &HalleyConfig, exposure: &Exposure) -> anyhow::Result<()> {
     comet_metrics.register(&mut metrics);
     let insecure = Gauge::<i64>::default();
     insecure.set(i64::from(*exposure != Exposure::Closed));
-    metrics.register("halley_insecure", "1 when strangers can log in as anybody, or push to everybody", insecure);
+    metrics.register(
+        "halley_insecure",
+        "1 when strangers can log in as anybody, or push to everybody",
+        insecure,
+    );
     let health = Arc::new(Health::new());
     health.unmet("starting", "the services are being started");
 
@@ -147,17 +155,26 @@ async fn run(config: &HalleyConfig, exposure: &Exposure) -> anyhow::Result<()> {
     let admin = admin::router(Arc::clone(&health), Arc::new(metrics));
     let logic = logic::start(&config.logic, deps, admin, drain.clone()).await?;
     let api: Arc<dyn LogicApi> = logic.logic();
-    let comet = Comet::start(&config.comet, None, connections, api, comet_metrics).await.map_err(in_section)?;
+    let comet =
+        Comet::start(&config.comet, None, connections, api, comet_metrics).await.map_err(in_section)?;
     let registration = register(&*registry, &comet).await?;
     let front: Arc<dyn CometApi> = comet.front.clone();
     let server = comet.front.server().clone();
     let connect: job::Connect = Box::new(move |node| {
-        (node.server == server).then(|| job::Comet { server: server.clone(), api: Arc::clone(&front), calls: Calls::Batches })
+        (node.server == server).then(|| job::Comet {
+            server: server.clone(),
+            api: Arc::clone(&front),
+            calls: Calls::Batches,
+        })
     });
-    let job = job::start(&config.job, JobDeps { broker, registry, connect, metrics: job_metrics, drain: drain.clone() });
+    let job = job::start(
+        &config.job,
+        JobDeps { broker, registry, connect, metrics: job_metrics, drain: drain.clone() },
+    );
 
     let banner = Banner {
         comet: &comet,
+        websocket_path: &config.comet.websocket.path,
         http: logic.http_addrs(),
         rpc: logic.rpc_addrs(),
         login: config.logic.auth.mode,
@@ -194,10 +211,11 @@ async fn register(registry: &dyn Registry, comet: &Comet) -> anyhow::Result<Box<
 }
 
 fn hostname() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").map(|name| name.trim().to_owned()).unwrap_or_default()
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map(|name| name.trim().to_owned())
+        .unwrap_or_default()
 }
 
-#[allow(clippy::needless_pass_by_value)] // for map_err
 /// comet names its keys without the section they stand in here.
 fn in_section(error: comet::StartError) -> anyhow::Error {
     anyhow::anyhow!("comet.{error}")
