@@ -2,7 +2,9 @@
 
 use std::{thread, time::Duration};
 
-use crate::harness::{BOTH, Client, Frame, Login, Next, PATIENCE, Server, Stopwatch, Transport, eventually, hex, masked};
+use crate::harness::{
+    BOTH, Client, Frame, Login, Next, PATIENCE, Server, Stopwatch, Transport, eventually, hex, masked,
+};
 
 /// A header with lengths of its own.
 fn header(pack_len: i32, header_len: i16, op: i32) -> Vec<u8> {
@@ -258,7 +260,12 @@ fn broken_upgrades_are_answered_by_their_status() {
         (101, with("Sec-WebSocket-Protocol: chat, superchat\r\n")),
         (101, with("Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n")),
         (101, with("Cookie: session=1\r\n")),
-        (101, with("").replace("Connection: Upgrade", "Connection: keep-alive, upgrade").replace("websocket", "WebSocket")),
+        (
+            101,
+            with("")
+                .replace("Connection: Upgrade", "Connection: keep-alive, upgrade")
+                .replace("websocket", "WebSocket"),
+        ),
         (400, with("").replace(key, "")),
         (400, with("").replace("dGhlIHNhbXBsZSBub25jZQ==", "c2hvcnQ=")),
         (400, with("").replace("dGhlIHNhbXBsZSBub25jZQ==", "!!!!IHNhbXBsZSBub25jZQ==")),
@@ -303,9 +310,15 @@ fn broken_upgrades_are_answered_by_their_status() {
         let mut client = Client::raw(Transport::Ws, server.ws);
         client.write(request.as_bytes());
         let head = client.head();
-        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{status} is the answer to {shown:?}, not {head:?}");
+        assert!(
+            head.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{status} is the answer to {shown:?}, not {head:?}"
+        );
         assert_eq!(head.contains("Sec-WebSocket-Version: 13\r\n"), status == 426, "{head}");
-        assert!(!head.contains("Sec-WebSocket-Extensions") && !head.contains("Sec-WebSocket-Protocol"), "{head}");
+        assert!(
+            !head.contains("Sec-WebSocket-Extensions") && !head.contains("Sec-WebSocket-Protocol"),
+            "{head}"
+        );
         if status == 101 {
             client.login(&Login::key("upgraded"));
             client.leave();
@@ -344,9 +357,10 @@ fn pages_of_the_same_host_may_connect_and_others_not() {
 #[test]
 fn bytes_behind_the_upgrade_are_websocket() {
     let server = Server::start(&[]);
-    let mut request = b"GET /sub HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    let mut request =
+        b"GET /sub HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-        .to_vec();
+            .to_vec();
     request.extend(masked(0x82, &Frame::new(7, 1, "{}").bytes()));
     request.extend(masked(0x89, b"ping"));
     let mut client = Client::raw(Transport::Ws, server.ws);
@@ -389,7 +403,8 @@ fn pings_are_answered_and_fragments_put_together() {
 #[test]
 fn dripping_bytes_end_at_the_deadline_and_delay_nobody() {
     let mut server = Server::start(&["comet.protocol.handshakeTimeout=1s", "comet.protocol.frameTimeout=1s"]);
-    let mut dripping: Vec<Client> = (0..40).map(|n| Client::raw(BOTH[n % 2], server.address(BOTH[n % 2]))).collect();
+    let mut dripping: Vec<Client> =
+        (0..40).map(|n| Client::raw(BOTH[n % 2], server.address(BOTH[n % 2]))).collect();
     for client in &mut dripping[20..] {
         if client.transport == Transport::Ws {
             client.upgrade("/sub", "");
@@ -411,10 +426,7 @@ fn dripping_bytes_end_at_the_deadline_and_delay_nobody() {
         thread::sleep(Duration::from_millis(100));
         open = 0;
         for client in &mut dripping {
-            open += usize::from(!matches!(
-                client.next(Duration::from_millis(1)),
-                Next::End(_)
-            ));
+            open += usize::from(!matches!(client.next(Duration::from_millis(1)), Next::End(_)));
         }
     }
 }

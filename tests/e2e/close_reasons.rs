@@ -7,7 +7,8 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::harness::{
-    BOTH, Client, End, Frame, Http, Login, Next, PATIENCE, Server, Stopwatch, Transport, eventually, hex, masked,
+    BOTH, Client, End, Frame, Http, Login, Next, PATIENCE, Server, Stopwatch, Transport, eventually, hex,
+    masked,
 };
 
 /// One row of the table of close reasons.
@@ -21,13 +22,15 @@ struct Reason {
 const PROTOCOL_VIOLATION: Reason =
     Reason { code: 1002, label: "protocol_violation", text: "protocol violation", reconnect: false };
 const BAD_UTF8: Reason = Reason { code: 1007, label: "bad_utf8", text: "bad UTF-8", reconnect: false };
-const LIMIT_BROKEN: Reason = Reason { code: 1008, label: "limit_broken", text: "limit broken", reconnect: true };
+const LIMIT_BROKEN: Reason =
+    Reason { code: 1008, label: "limit_broken", text: "limit broken", reconnect: true };
 const MESSAGE_TOO_BIG: Reason =
     Reason { code: 1009, label: "message_too_big", text: "message too big", reconnect: false };
 const HEARTBEAT_TIMEOUT: Reason =
     Reason { code: 4408, label: "heartbeat_timeout", text: "heartbeat timeout", reconnect: true };
 const REPLACED: Reason = Reason { code: 4409, label: "replaced", text: "replaced", reconnect: false };
-const SLOW_CONSUMER: Reason = Reason { code: 4413, label: "slow_consumer", text: "slow consumer", reconnect: true };
+const SLOW_CONSUMER: Reason =
+    Reason { code: 4413, label: "slow_consumer", text: "slow consumer", reconnect: true };
 
 fn counter(label: &str) -> String {
     format!("halley_closes_total{{reason=\"{label}\"}}")
@@ -201,7 +204,10 @@ fn heartbeat_timeout() {
                     let end = client.end();
                     expect_end(&end, transport, asked, &HEARTBEAT_TIMEOUT);
                     let waited = since_login.elapsed();
-                    assert!((Duration::from_millis(900)..Duration::from_secs(5)).contains(&waited), "{waited:?}");
+                    assert!(
+                        (Duration::from_millis(900)..Duration::from_secs(5)).contains(&waited),
+                        "{waited:?}"
+                    );
                 });
             }
         }
@@ -258,7 +264,12 @@ fn slow_consumer() {
         while server.metrics().count(&counter("slow_consumer")) == before {
             assert!(started.elapsed() < PATIENCE, "it is never called slow");
             for _ in 0..200 {
-                connection.send("POST", "/goim/push/room?operation=1000&type=live&room=1000", &[], &[b'x'; 4000]);
+                connection.send(
+                    "POST",
+                    "/goim/push/room?operation=1000&type=live&room=1000",
+                    &[],
+                    &[b'x'; 4000],
+                );
                 connection.answer().expect_success();
             }
         }
@@ -268,13 +279,14 @@ fn slow_consumer() {
 #[test]
 fn going_away() {
     let mut server = Server::start(&["comet.drain.spread=300ms"]);
-    let mut clients: Vec<(bool, Client)> = [(Transport::Tcp, true), (Transport::Tcp, false), (Transport::Ws, true), (Transport::Ws, false)]
-        .into_iter()
-        .map(|(transport, asked)| {
-            let login = Login::key(&format!("{transport:?}{asked}"));
-            (asked, server.client(transport, &if asked { login.reasons() } else { login }))
-        })
-        .collect();
+    let mut clients: Vec<(bool, Client)> =
+        [(Transport::Tcp, true), (Transport::Tcp, false), (Transport::Ws, true), (Transport::Ws, false)]
+            .into_iter()
+            .map(|(transport, asked)| {
+                let login = Login::key(&format!("{transport:?}{asked}"));
+                (asked, server.client(transport, &if asked { login.reasons() } else { login }))
+            })
+            .collect();
     server.signal(Signal::TERM);
     for (asked, client) in &mut clients {
         let end = client.end();
@@ -315,7 +327,8 @@ fn overloaded() {
 #[test]
 fn too_many_connections() {
     let server = Server::start(&["comet.limits.connections=10", "comet.reactor.shards=1"]);
-    let mut clients: Vec<Client> = (0..10).map(|n| server.client(BOTH[n % 2], &Login::key(&format!("k{n}")))).collect();
+    let mut clients: Vec<Client> =
+        (0..10).map(|n| server.client(BOTH[n % 2], &Login::key(&format!("k{n}")))).collect();
     for transport in BOTH {
         let mut refused = Client::raw(transport, server.address(transport));
         assert_eq!(refused.end().frames, []);

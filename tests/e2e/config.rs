@@ -38,7 +38,10 @@ fn a_wrong_value_is_named_with_key_and_bound() {
         ("comet.protocol.handshakeTimeout=5", &["comet.protocol.handshakeTimeout", "= 5", "\"5s\""]),
         ("comet.protocol.handshakeTimeout=soon", &["comet.protocol.handshakeTimeout", "soon"]),
         ("comet.protocol.handshakeTimeout=-5s", &["comet.protocol.handshakeTimeout", "-5s"]),
-        ("comet.protocol.unknownOpReply=maybe", &["comet.protocol.unknownOpReply", "maybe", "\"next\" or \"same\""]),
+        (
+            "comet.protocol.unknownOpReply=maybe",
+            &["comet.protocol.unknownOpReply", "maybe", "\"next\" or \"same\""],
+        ),
         ("comet.tcp.bind=nonsense", &["comet.tcp.bind", "nonsense", "127.0.0.1:3101"]),
         ("comet.tcp.bind=localhost:3101", &["comet.tcp.bind", "localhost:3101"]),
         ("comet.tcp.bind=127.0.0.1:99999", &["comet.tcp.bind", "127.0.0.1:99999"]),
@@ -51,7 +54,10 @@ fn a_wrong_value_is_named_with_key_and_bound() {
         ("comet.limits.accepts=0", &["comet.limits.accepts", "= 0", "1 to 4096"]),
         ("comet.limits.accepts=4097", &["comet.limits.accepts", "4097", "1 to 4096"]),
         ("comet.limits.accepts=many", &["comet.limits.accepts", "many"]),
-        ("comet.limits.slowConsumer=panic", &["comet.limits.slowConsumer", "panic", "\"drop-oldest\"", "\"close\""]),
+        (
+            "comet.limits.slowConsumer=panic",
+            &["comet.limits.slowConsumer", "panic", "\"drop-oldest\"", "\"close\""],
+        ),
         ("comet.batch.mode=often", &["comet.batch.mode", "often", "\"adaptive\""]),
         ("comet.batch.window=2s", &["comet.batch.window", "2s", "1s"]),
         ("comet.reactor.driver=kqueue", &["comet.reactor.driver", "kqueue", "\"io_uring\"", "\"epoll\""]),
@@ -206,8 +212,7 @@ fn a_list_may_be_one_string() {
     let server = Server::start(&["comet.tcp.bind=127.0.0.1:0, 127.0.0.2:0"]);
     let log = server.log();
     let line = log.lines().find(|line| line.trim_start().starts_with("clients, TCP")).expect("a line");
-    let addresses: Vec<&str> =
-        line.split([' ', ',']).filter(|word| word.starts_with("127.")).collect();
+    let addresses: Vec<&str> = line.split([' ', ',']).filter(|word| word.starts_with("127.")).collect();
     assert_eq!(addresses.len(), 2, "{line}");
     for address in addresses {
         let mut client = Client::raw(Transport::Tcp, address.parse().expect("an address"));
@@ -248,7 +253,13 @@ fn help_tells_the_options() {
 
 #[test]
 fn a_port_in_use_is_refused_in_one_line() {
-    let ours = ["comet.tcp.bind", "comet.websocket.bind", "comet.rpcServer.addr", "logic.httpServer.addr", "logic.rpcServer.addr"];
+    let ours = [
+        "comet.tcp.bind",
+        "comet.websocket.bind",
+        "comet.rpcServer.addr",
+        "logic.httpServer.addr",
+        "logic.rpcServer.addr",
+    ];
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let taken = taken.local_addr().expect("an address").to_string();
     let server = Server::start(&[]);

@@ -6,7 +6,9 @@ use crate::harness::{BOTH, Client, Frame, Http, Login, PATIENCE, Server, Stopwat
 
 /// Eight devices, so that both shards and both transports have some.
 fn eight(server: &Server, login: impl Fn(Login) -> Login) -> Vec<Client> {
-    (0..8).map(|n| server.client(BOTH[n % 2], &login(Login::key(&format!("k{n}")).mid(n as i64 / 2)))).collect()
+    (0..8)
+        .map(|n| server.client(BOTH[n % 2], &login(Login::key(&format!("k{n}")).mid(n as i64 / 2))))
+        .collect()
 }
 
 #[test]
@@ -88,7 +90,8 @@ fn pushes_to_users_reach_all_their_devices() {
 fn pushes_to_a_room_reach_its_members_whatever_they_accept() {
     let server = Server::start(&[]);
     let mut members = eight(&server, |login| login.room("live://1000"));
-    let mut outside = server.client(Transport::Tcp, &Login::key("outside").room("live://2000").accepts(&[1000]));
+    let mut outside =
+        server.client(Transport::Tcp, &Login::key("outside").room("live://2000").accepts(&[1000]));
     let mut homeless = server.client(Transport::Ws, &Login::key("homeless").accepts(&[1000]));
     for op in [1000, 22, 1_999_999_999, -1] {
         server.push(&format!("room?operation={op}&type=live&room=1000"), "inside");
@@ -161,7 +164,8 @@ fn a_broadcast_with_a_speed_takes_its_time_and_reaches_all() {
 fn five_thousand_pushes_to_one_key_arrive_once_and_in_order() {
     const PUSHES: usize = 5000;
     let server = Server::start(&[]);
-    let mut clients = BOTH.map(|transport| server.client(transport, &Login::key(&format!("{transport:?}")).accepts(&[1000])));
+    let mut clients = BOTH
+        .map(|transport| server.client(transport, &Login::key(&format!("{transport:?}")).accepts(&[1000])));
     thread::scope(|scope| {
         for client in &mut clients {
             scope.spawn(|| {
@@ -172,7 +176,12 @@ fn five_thousand_pushes_to_one_key_arrive_once_and_in_order() {
         }
         let mut connection = Http::connect(server.http);
         for n in 0..PUSHES {
-            connection.send("POST", "/goim/push/keys?operation=1000&keys=Tcp&keys=Ws", &[], n.to_string().as_bytes());
+            connection.send(
+                "POST",
+                "/goim/push/keys?operation=1000&keys=Tcp&keys=Ws",
+                &[],
+                n.to_string().as_bytes(),
+            );
             assert_eq!(connection.answer().status, 200);
         }
     });
@@ -189,7 +198,9 @@ fn several_senders_to_one_room_are_each_in_order_and_nothing_is_lost() {
     let orders: Vec<Vec<String>> = thread::scope(|scope| {
         let readers: Vec<_> = members
             .iter_mut()
-            .map(|member| scope.spawn(|| (0..SENDERS * PUSHES).map(|_| member.frame().text()).collect::<Vec<_>>()))
+            .map(|member| {
+                scope.spawn(|| (0..SENDERS * PUSHES).map(|_| member.frame().text()).collect::<Vec<_>>())
+            })
             .collect();
         for sender in 0..SENDERS {
             let http = server.http;
@@ -197,7 +208,12 @@ fn several_senders_to_one_room_are_each_in_order_and_nothing_is_lost() {
                 let mut connection = Http::connect(http);
                 for n in 0..PUSHES {
                     let body = format!("{sender} {n}");
-                    connection.send("POST", "/goim/push/room?operation=1000&type=live&room=1000", &[], body.as_bytes());
+                    connection.send(
+                        "POST",
+                        "/goim/push/room?operation=1000&type=live&room=1000",
+                        &[],
+                        body.as_bytes(),
+                    );
                     assert_eq!(connection.answer().status, 200);
                 }
             });

@@ -66,7 +66,11 @@ fn comet_takes_the_calls_of_goims_job() {
             .await
             .expect("an absent key is no error");
         comet
-            .broadcast_room(BroadcastRoomReq { room_id: "live://1000".into(), proto: one(), ..Default::default() })
+            .broadcast_room(BroadcastRoomReq {
+                room_id: "live://1000".into(),
+                proto: one(),
+                ..Default::default()
+            })
             .await
             .expect("accepted");
         comet
@@ -83,7 +87,11 @@ fn comet_takes_the_calls_of_goims_job() {
             .await
             .expect("accepted");
         comet
-            .broadcast_room(BroadcastRoomReq { room_id: "live://none".into(), proto: one(), ..Default::default() })
+            .broadcast_room(BroadcastRoomReq {
+                room_id: "live://none".into(),
+                proto: one(),
+                ..Default::default()
+            })
             .await
             .expect("accepted");
     });
@@ -101,7 +109,8 @@ fn joined_messages_stay_joined() {
     let mut clients = two_clients(&server);
     block_on(async {
         let mut comet = CometClient::new(channel(server.comet_rpc).await);
-        let request = BroadcastRoomReq { room_id: "live://1000".into(), proto: raw(&three()), ..Default::default() };
+        let request =
+            BroadcastRoomReq { room_id: "live://1000".into(), proto: raw(&three()), ..Default::default() };
         comet.broadcast_room(request).await.expect("accepted");
         let keys = vec!["Tcp".to_owned(), "Ws".to_owned()];
         let request = PushMsgReq { keys, proto: raw(&three()), proto_op: 1000, ..Default::default() };
@@ -139,8 +148,11 @@ fn comet_tells_its_rooms() {
             comet.rooms(RoomsReq {}).await.expect("an answer").into_inner().rooms
         })
     };
-    let expected = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), true)).collect::<HashMap<_, _>>();
-    eventually("three rooms", || (rooms() == expected(&["live://1000", "live://2000", "game://1"])).then_some(()));
+    let expected =
+        |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), true)).collect::<HashMap<_, _>>();
+    eventually("three rooms", || {
+        (rooms() == expected(&["live://1000", "live://2000", "game://1"])).then_some(())
+    });
     drop((clients, third));
     eventually("no room", || rooms().is_empty().then_some(()));
 }
@@ -162,8 +174,12 @@ fn comet_refuses_what_is_no_push() {
         let none = PushMsgReq { keys: vec![], proto: raw(&three()), proto_op: 1000, ..Default::default() };
         assert_eq!(comet.push_msg(none).await.expect_err("refused").code(), Code::InvalidArgument);
         for room_id in ["", "\u{0}", &"x".repeat(129)] {
-            let request = BroadcastRoomReq { room_id: room_id.into(), proto: raw(&three()), ..Default::default() };
-            assert_eq!(comet.broadcast_room(request).await.expect_err("refused").code(), Code::InvalidArgument);
+            let request =
+                BroadcastRoomReq { room_id: room_id.into(), proto: raw(&three()), ..Default::default() };
+            assert_eq!(
+                comet.broadcast_room(request).await.expect_err("refused").code(),
+                Code::InvalidArgument
+            );
         }
         let request = BroadcastReq { proto_op: 1000, proto: raw(&three()), speed: -1, ..Default::default() };
         assert_eq!(comet.broadcast(request).await.expect_err("refused").code(), Code::InvalidArgument);
@@ -189,7 +205,8 @@ fn logic_takes_the_calls_of_goims_comet() {
     let server = Server::start(&["logic.node.heartbeat=20s"]);
     block_on(async {
         let mut logic = LogicClient::new(channel(server.logic_rpc).await);
-        let token = r#"{"mid":123,"key":"k1","room_id":"live://1000","platform":"web","accepts":[1000,1001]}"#;
+        let token =
+            r#"{"mid":123,"key":"k1","room_id":"live://1000","platform":"web","accepts":[1000,1001]}"#;
         let reply = logic.connect(connect_request(token)).await.expect("let in").into_inner();
         assert_eq!((reply.mid, reply.key.as_str(), reply.room_id.as_str()), (123, "k1", "live://1000"));
         assert_eq!(reply.accepts, [1000, 1001]);
@@ -201,9 +218,13 @@ fn logic_takes_the_calls_of_goims_comet() {
         assert_eq!((reply.key.len(), reply.key.matches('-').count()), (36, 4), "a UUID: {}", reply.key);
 
         assert!(logic.connect(connect_request("nonsense")).await.is_err());
-        assert!(logic.connect(ConnectReq { token: "{}".into(), ..Default::default() }).await.is_err(), "no server");
+        assert!(
+            logic.connect(ConnectReq { token: "{}".into(), ..Default::default() }).await.is_err(),
+            "no server"
+        );
 
-        let heartbeat = HeartbeatReq { mid: 123, key: "k1".into(), server: "127.0.0.1:9999".into(), generation: 0 };
+        let heartbeat =
+            HeartbeatReq { mid: 123, key: "k1".into(), server: "127.0.0.1:9999".into(), generation: 0 };
         logic.heartbeat(heartbeat).await.expect("renewed");
 
         // A Go comet has no generation; then only the comet that holds the session may end it.
@@ -214,9 +235,13 @@ fn logic_takes_the_calls_of_goims_comet() {
             generation,
         };
         assert!(!logic.disconnect(disconnect("127.0.0.1:1", 0)).await.expect("an answer").into_inner().has);
-        assert!(!logic.disconnect(disconnect("127.0.0.1:9999", 1)).await.expect("an answer").into_inner().has);
+        assert!(
+            !logic.disconnect(disconnect("127.0.0.1:9999", 1)).await.expect("an answer").into_inner().has
+        );
         assert!(logic.disconnect(disconnect("127.0.0.1:9999", 0)).await.expect("an answer").into_inner().has);
-        assert!(!logic.disconnect(disconnect("127.0.0.1:9999", 0)).await.expect("an answer").into_inner().has);
+        assert!(
+            !logic.disconnect(disconnect("127.0.0.1:9999", 0)).await.expect("an answer").into_inner().has
+        );
 
         let nodes = NodesReq { platform: "web".into(), client_ip: "127.0.0.1".into() };
         let reply = logic.nodes(nodes).await.expect("an answer").into_inner();
@@ -233,8 +258,13 @@ fn a_compressed_report_of_rooms_is_understood_and_summed_up() {
     let reply = block_on(async {
         let logic = LogicClient::new(channel(server.logic_rpc).await);
         let mut logic = logic.send_compressed(CompressionEncoding::Gzip);
-        let rooms = |count| HashMap::from([("live://1000".to_owned(), count), ("live://theirs".to_owned(), 3)]);
-        let report = |count| OnlineReq { server: "127.0.0.1:9999".into(), room_count: rooms(count), ..Default::default() };
+        let rooms =
+            |count| HashMap::from([("live://1000".to_owned(), count), ("live://theirs".to_owned(), 3)]);
+        let report = |count| OnlineReq {
+            server: "127.0.0.1:9999".into(),
+            room_count: rooms(count),
+            ..Default::default()
+        };
         logic.renew_online(report(5)).await.expect("an answer");
         logic.renew_online(report(2)).await.expect("an answer").into_inner().all_room_count
     });

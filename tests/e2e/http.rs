@@ -35,7 +35,10 @@ fn pushes_answer_as_goim_does() {
         ("keys?operation=1000&keys=a&nonsense=1", SUCCESS),
         // No comma is a separator: this is one key, and nobody has it.
         ("keys?operation=1000&keys=a,b", r#"{"code":0,"message":"","data":{"offline":["a,b"]}}"#),
-        ("keys?operation=1000&keys=a&keys=x&keys=b&keys=y&keys=x", r#"{"code":0,"message":"","data":{"offline":["x","y"]}}"#),
+        (
+            "keys?operation=1000&keys=a&keys=x&keys=b&keys=y&keys=x",
+            r#"{"code":0,"message":"","data":{"offline":["x","y"]}}"#,
+        ),
         ("mids?operation=1000&mids=1&mids=2", SUCCESS),
         ("mids?mids=1", SUCCESS),
         ("mids?operation=1000&mids=1&mids=7", r#"{"code":0,"message":"","data":{"offline":[7]}}"#),
@@ -209,7 +212,9 @@ fn bad_parameters_are_answered_with_400() {
 #[test]
 fn wrong_paths_are_404_and_wrong_methods_405() {
     let server = Server::start(&[]);
-    for path in ["/", "/goim", "/goim/push", "/goim/push/room/x", "/goim/push//room", "/goim/pus", "/goim/online/1"] {
+    for path in
+        ["/", "/goim", "/goim/push", "/goim/push/room/x", "/goim/push//room", "/goim/pus", "/goim/online/1"]
+    {
         for method in ["GET", "POST"] {
             http::request(server.http, method, path, &[], b"").expect_error(404, -404);
         }
@@ -249,7 +254,8 @@ fn slashes_at_the_end_and_bodies_of_gets_do_no_harm() {
     ] {
         connection.send("GET", &format!("/goim/{path}"), &[], b"a body that nobody asked for");
         assert_eq!(connection.answer().status, 200, "{path}");
-        let slash = path.split_once('?').map_or(format!("{path}/"), |(path, query)| format!("{path}/?{query}"));
+        let slash =
+            path.split_once('?').map_or(format!("{path}/"), |(path, query)| format!("{path}/?{query}"));
         connection.send("GET", &format!("/goim/{slash}"), &[], b"");
         assert_eq!(connection.answer().status, 200, "{slash}");
     }
@@ -363,7 +369,8 @@ fn pushes_above_the_rate_are_told_to_wait() {
     assert!(accepted.len() >= 5 && refused.len() >= 5, "{} accepted", accepted.len());
     for answer in refused {
         answer.expect_error(429, -429);
-        let wait: u32 = answer.header("retry-after").and_then(|wait| wait.parse().ok()).expect("Retry-After in seconds");
+        let wait: u32 =
+            answer.header("retry-after").and_then(|wait| wait.parse().ok()).expect("Retry-After in seconds");
         assert!((1..=60).contains(&wait));
     }
     eventually("a push is accepted again", || {

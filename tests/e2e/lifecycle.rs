@@ -8,12 +8,19 @@ use std::{
 
 use rustix::process::Signal;
 
-use crate::harness::{BOTH, Client, Http, Login, Next, PATIENCE, Server, Stopwatch, Transport, eventually, run};
+use crate::harness::{
+    BOTH, Client, Http, Login, Next, PATIENCE, Server, Stopwatch, Transport, eventually, run,
+};
 
 /// Pushes of every kind to devices on both transports and all shards.
 fn core_delivery(server: &Server) {
     let mut clients: Vec<Client> = (0..10)
-        .map(|n| server.client(BOTH[n % 2], &Login::key(&format!("k{n}")).mid(1).room("live://1000").accepts(&[1000])))
+        .map(|n| {
+            server.client(
+                BOTH[n % 2],
+                &Login::key(&format!("k{n}")).mid(1).room("live://1000").accepts(&[1000]),
+            )
+        })
         .collect();
     let keys: String = (0..10).map(|n| format!("&keys=k{n}")).collect();
     let targets = [
@@ -30,15 +37,19 @@ fn core_delivery(server: &Server) {
         for client in &mut clients {
             let mut bodies: Vec<String> = targets.iter().map(|_| client.frame().text()).collect();
             bodies.sort();
-            let mut expected: Vec<String> = targets.iter().map(|target| format!("{round} {target}")).collect();
+            let mut expected: Vec<String> =
+                targets.iter().map(|target| format!("{round} {target}")).collect();
             expected.sort();
             assert_eq!(bodies, expected);
         }
     }
     let big = vec![b'x'; 300_000];
     server.push("room?operation=1000&type=live&room=1000", &big);
+    // All have it before anything else is said: it is longer than the queue behind a write under way.
     for client in &mut clients {
         assert!(client.frame().body == big);
+    }
+    for client in &mut clients {
         client.send(4, 1, "to all");
     }
     for client in &mut clients {
@@ -63,7 +74,8 @@ fn epoll_delivers() {
 fn io_uring_delivers_or_says_why_not() {
     let server = Server::start(&["comet.reactor.driver=auto"]);
     let log = server.log();
-    let line = log.lines().find(|line| line.trim_start().starts_with("driver")).expect("a line about the driver");
+    let line =
+        log.lines().find(|line| line.trim_start().starts_with("driver")).expect("a line about the driver");
     if line.contains("epoll") {
         assert!(line.contains("because"), "{line}");
         let output = run(&["--set", "comet.reactor.driver=io_uring", "--set", "comet.tcp.bind=127.0.0.1:0"]);
@@ -80,8 +92,9 @@ fn io_uring_delivers_or_says_why_not() {
 fn one_shard_and_many_deliver() {
     for shards in ["1", "5"] {
         let server = Server::start(&[&format!("comet.reactor.shards={shards}")]);
-        let mut clients: Vec<Client> =
-            (0..10).map(|n| server.client(BOTH[n % 2], &Login::key(&format!("k{n}")).room("live://1000"))).collect();
+        let mut clients: Vec<Client> = (0..10)
+            .map(|n| server.client(BOTH[n % 2], &Login::key(&format!("k{n}")).room("live://1000")))
+            .collect();
         server.push("room?operation=1000&type=live&room=1000", "x");
         for client in &mut clients {
             client.expect_push(1000, "x");
@@ -92,10 +105,16 @@ fn one_shard_and_many_deliver() {
 #[test]
 fn a_fixed_window_joins_and_loses_nothing() {
     let server = Server::start(&["comet.batch.mode=fixed", "comet.batch.window=100ms"]);
-    let mut clients = BOTH.map(|transport| server.client(transport, &Login::key(&format!("{transport:?}")).room("live://1")));
+    let mut clients = BOTH
+        .map(|transport| server.client(transport, &Login::key(&format!("{transport:?}")).room("live://1")));
     let mut connection = Http::connect(server.http);
     for n in 0..100 {
-        connection.send("POST", "/goim/push/room?operation=1000&type=live&room=1", &[], n.to_string().as_bytes());
+        connection.send(
+            "POST",
+            "/goim/push/room?operation=1000&type=live&room=1",
+            &[],
+            n.to_string().as_bytes(),
+        );
         connection.answer().expect_success();
     }
     for client in &mut clients {
@@ -140,6 +159,18 @@ fn a_start_prints_what_one_should_know() {
 }
 
 #[test]
+fn the_path_of_the_upgrade_can_be_another() {
+    let server = Server::start(&["comet.websocket.path=/push/ws"]);
+    assert!(server.log().contains(&format!("ws://{}/push/ws", server.ws)), "{}", server.log());
+    let mut client = Client::raw(Transport::Ws, server.ws);
+    client.upgrade("/push/ws?x=1", "");
+    client.login(&Login::default());
+    let mut other = Client::raw(Transport::Ws, server.ws);
+    other.write(b"GET /sub HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(other.head().starts_with("HTTP/1.1 404 "));
+}
+
+#[test]
 fn logs_can_be_json() {
     let server = Server::start(&["log.format=json", "log.level=debug"]);
     server.client(Transport::Tcp, &Login::key("k")).leave();
@@ -147,7 +178,8 @@ fn logs_can_be_json() {
     let lines: Vec<&str> = log.lines().filter(|line| line.starts_with('{')).collect();
     assert!(!lines.is_empty(), "{log}");
     for line in lines {
-        let parsed: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        let parsed: serde_json::Value =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         assert!(parsed["level"].is_string(), "{line}");
     }
 }
@@ -155,9 +187,8 @@ fn logs_can_be_json() {
 #[test]
 fn sigterm_drains_and_ends_with_0() {
     let mut server = Server::start(&["comet.drain.spread=500ms"]);
-    let mut clients: Vec<Client> = (0..40)
-        .map(|n| server.client(BOTH[n % 2], &Login::key(&format!("k{n}")).reasons()))
-        .collect();
+    let mut clients: Vec<Client> =
+        (0..40).map(|n| server.client(BOTH[n % 2], &Login::key(&format!("k{n}")).reasons())).collect();
     let silent = server.connect(Transport::Tcp);
     let started = Stopwatch::start();
     server.signal(Signal::TERM);
@@ -185,7 +216,8 @@ fn sigint_drains_too() {
 #[test]
 fn a_client_that_does_not_go_does_not_hold_up_the_end() {
     let mut server = Server::start(&["comet.drain.timeout=1s"]);
-    let mut clients: Vec<Client> = BOTH.map(|transport| server.client(transport, &Login::key(&format!("{transport:?}")))).into();
+    let mut clients: Vec<Client> =
+        BOTH.map(|transport| server.client(transport, &Login::key(&format!("{transport:?}")))).into();
     // Never reads, never closes.
     clients.push(server.connect(Transport::Ws));
     let started = Stopwatch::start();
@@ -199,7 +231,10 @@ fn a_second_sigterm_ends_at_once() {
     let mut server = Server::start(&[]);
     // A request whose body does not come holds up a drain.
     let mut connection = Http::connect(server.http);
-    connection.write(b"POST /goim/push/keys?operation=1000&keys=a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n".to_vec());
+    connection.write(
+        b"POST /goim/push/keys?operation=1000&keys=a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
+            .to_vec(),
+    );
     thread::sleep(Duration::from_millis(100));
     server.signal(Signal::TERM);
     thread::sleep(Duration::from_millis(500));
@@ -213,7 +248,9 @@ fn a_second_sigterm_ends_at_once() {
 #[test]
 fn pushes_accepted_before_the_end_are_delivered() {
     let mut server = Server::start(&["comet.drain.spread=200ms"]);
-    let mut clients = BOTH.map(|transport| server.client(transport, &Login::key(&format!("{transport:?}")).room("live://1000")));
+    let mut clients = BOTH.map(|transport| {
+        server.client(transport, &Login::key(&format!("{transport:?}")).room("live://1000"))
+    });
     let accepted = AtomicU32::new(0);
     let (http, accepted) = (server.http, &accepted);
     let received: Vec<Vec<String>> = thread::scope(|scope| {
@@ -235,7 +272,12 @@ fn pushes_accepted_before_the_end_are_delivered() {
         scope.spawn(move || {
             let mut connection = Http::connect(http);
             for n in 0u32.. {
-                connection.send("POST", "/goim/push/room?operation=1000&type=live&room=1000", &[], n.to_string().as_bytes());
+                connection.send(
+                    "POST",
+                    "/goim/push/room?operation=1000&type=live&room=1000",
+                    &[],
+                    n.to_string().as_bytes(),
+                );
                 // The answer before the end of this connection is the last one.
                 let Some(answer) = connection.try_answer() else { break };
                 if answer.status != 200 {
@@ -270,7 +312,10 @@ fn a_thousand_connections_leave_no_descriptor_behind() {
                     // Some say nothing, some not enough.
                     0 => Client::raw(transport, server.address(transport)),
                     1 => server.connect(transport),
-                    _ => server.client(transport, &Login::key(&format!("{}", batch * 10 + n % 30)).room("live://1000")),
+                    _ => server.client(
+                        transport,
+                        &Login::key(&format!("{}", batch * 10 + n % 30)).room("live://1000"),
+                    ),
                 }
             })
             .collect();
@@ -281,11 +326,16 @@ fn a_thousand_connections_leave_no_descriptor_behind() {
             }
         }
     }
-    let mut last = 0;
-    eventually("descriptors as before", || {
-        last = server.descriptors();
-        (last <= before).then_some(())
-    });
+    let started = Stopwatch::start();
+    loop {
+        let now = server.descriptors();
+        if now.len() <= before.len() {
+            break;
+        }
+        let new: Vec<&String> = now.iter().filter(|descriptor| !before.contains(descriptor)).collect();
+        assert!(started.elapsed() < PATIENCE, "more than before: {new:?} {:?}", server.metrics());
+        thread::sleep(Duration::from_millis(20));
+    }
     server.expect_metric("halley_connections{transport=\"tcp\"}", 0.0);
     server.expect_metric("halley_connections{transport=\"websocket\"}", 0.0);
     let total = eventually("a report", || {

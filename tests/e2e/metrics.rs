@@ -11,7 +11,9 @@ fn the_metrics_are_there_before_anything_happened() {
     let server = Server::start(&[]);
     let answer = server.get("/metrics");
     assert_eq!(answer.status, 200);
-    assert!(answer.header("content-type").is_some_and(|kind| kind.starts_with("application/openmetrics-text")));
+    assert!(
+        answer.header("content-type").is_some_and(|kind| kind.starts_with("application/openmetrics-text"))
+    );
     let metrics = server.metrics();
     // What the issue names: connections by protocol, logins, pushes, deliveries, drops by reason, bytes, bad input by
     // reason, queue bytes, mailbox depth, the stages of a push.
@@ -43,7 +45,9 @@ fn the_metrics_are_there_before_anything_happened() {
 fn the_counters_add_up() {
     let server = Server::start(&[]);
     let mut clients: Vec<_> = (0..6)
-        .map(|n| server.client(BOTH[n % 2], &Login::key(&format!("k{n}")).room("live://1000").accepts(&[1000])))
+        .map(|n| {
+            server.client(BOTH[n % 2], &Login::key(&format!("k{n}")).room("live://1000").accepts(&[1000]))
+        })
         .collect();
     for _ in 0..10 {
         server.push("room?operation=1000&type=live&room=1000", "0123456789");
@@ -100,7 +104,10 @@ fn health_is_told() {
     assert_eq!(http::request(server.http, "POST", "/healthz", &[], b"").status, 405);
     // A request that is not finished keeps the HTTP port alive while everything else goes away.
     let mut connection = Http::connect(server.http);
-    connection.write(b"POST /goim/push/keys?keys=a&operation=1000 HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n1".to_vec());
+    connection.write(
+        b"POST /goim/push/keys?keys=a&operation=1000 HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n1"
+            .to_vec(),
+    );
     let mut client = server.client(Transport::Tcp, &Login::key("a"));
     client.send(2, 1, "");
     assert_eq!(client.frame(), Frame::new(3, 1, [0; 4]));

@@ -17,7 +17,8 @@ fn a_login_is_answered_by_an_empty_operation_8() {
     let server = Server::start(&[]);
     for transport in BOTH {
         let mut client = server.connect(transport);
-        let body = br#"{"mid":123,"key":"k1","room_id":"live://1000","platform":"web","accepts":[1000,1001]}"#;
+        let body =
+            br#"{"mid":123,"key":"k1","room_id":"live://1000","platform":"web","accepts":[1000,1001]}"#;
         client.send(7, 0x0102_0304, &body[..]);
         expect_hex(&mut client, "00000010 0010 0001 00000008 01020304");
         for (target, op) in [("keys?operation=1000&keys=k1", 1000), ("mids?operation=1001&mids=123", 1001)] {
@@ -35,7 +36,9 @@ fn replies_copy_version_and_sequence() {
     let server = Server::start(&[]);
     for transport in BOTH {
         let mut client = server.connect(transport);
-        for (op, reply, ver, seq) in [(7, 8, 3, -1), (2, 3, 0, i32::MIN), (2, 3, -2, i32::MAX), (1000, 1001, 7, 0)] {
+        for (op, reply, ver, seq) in
+            [(7, 8, 3, -1), (2, 3, 0, i32::MIN), (2, 3, -2, i32::MAX), (1000, 1001, 7, 0)]
+        {
             let body = if op == 7 { "{}" } else { "" };
             client.send_bytes(&Frame { ver, op, seq, body: body.into() }.bytes());
             let body: &[u8] = if op == 2 { &[0, 0, 0, 0] } else { b"" };
@@ -132,8 +135,9 @@ fn a_heartbeat_is_answered_with_the_people_in_the_room_on_all_shards() {
     let server = Server::start(&[]);
     for transport in BOTH {
         // Enough that both shards have some.
-        let mut clients: Vec<Client> =
-            (0..8).map(|n| server.client(BOTH[n % 2], &Login::key(&format!("k{n}")).room("live://1000"))).collect();
+        let mut clients: Vec<Client> = (0..8)
+            .map(|n| server.client(BOTH[n % 2], &Login::key(&format!("k{n}")).room("live://1000")))
+            .collect();
         let mut client = server.client(transport, &Login::key("asks").room("live://1000"));
         eventually("nine people", || {
             client.send(2, 5, "a body that nobody reads");
@@ -159,7 +163,8 @@ fn a_heartbeat_is_answered_with_the_people_in_the_room_on_all_shards() {
 #[test]
 fn change_room_echoes_the_room_and_the_room_follows() {
     let server = Server::start(&[]);
-    let push = |room: &str, body: &str| server.push(&format!("room?operation=1000&type=live&room={room}"), body);
+    let push =
+        |room: &str, body: &str| server.push(&format!("room?operation=1000&type=live&room={room}"), body);
     for transport in BOTH {
         let mut client = server.client(transport, &Login::key("k").room("live://1000"));
         push("1000", "first");
@@ -211,7 +216,9 @@ fn subscriptions_answer_with_the_list_that_was_applied() {
         expect_hex(&mut client, "00000019 0010 0001 0000000f 00000001 \"1002,1003\"");
         client.send(14, 2, " 1002 , 1003 ");
         client.expect_reply(Frame::new(15, 2, "1002,1003"));
-        for (seq, bad) in ["1002,x", "", "1002,,1003", "1,2,3,4", "99999999999", "\u{0}"].into_iter().enumerate() {
+        for (seq, bad) in
+            ["1002,x", "", "1002,,1003", "1,2,3,4", "99999999999", "\u{0}"].into_iter().enumerate()
+        {
             client.send(14, seq as i32, bad);
             client.expect_reply(Frame::new(15, seq as i32, ""));
         }
@@ -294,9 +301,16 @@ fn other_operations_are_answered_by_the_next_number() {
     let server = Server::start(&[]);
     for transport in BOTH {
         let mut client = server.client(transport, &Login::key("k").room("live://1000"));
-        for (op, reply) in
-            [(1000, 1001), (0, 1), (18, 19), (20, 21), (22, 23), (-7, -6), (i32::MIN, i32::MIN + 1), (1_999_999_998, 1_999_999_999)]
-        {
+        for (op, reply) in [
+            (1000, 1001),
+            (0, 1),
+            (18, 19),
+            (20, 21),
+            (22, 23),
+            (-7, -6),
+            (i32::MIN, i32::MIN + 1),
+            (1_999_999_998, 1_999_999_999),
+        ] {
             client.send(op, 42, "who knows");
             client.expect_reply(Frame::new(reply, 42, ""));
         }
@@ -333,7 +347,10 @@ fn operations_of_the_server_and_a_second_login_close() {
             }
         }
     }
-    server.expect_metric("halley_bad_input_total{proto=\"frame\",reason=\"operation\"}", 2.0 * ops.len() as f64);
+    server.expect_metric(
+        "halley_bad_input_total{proto=\"frame\",reason=\"operation\"}",
+        2.0 * ops.len() as f64,
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{BOTH, Client, Frame, Login, Server, Transport, within};
+use crate::harness::{BOTH, Client, Frame, Http, Login, Server, Stopwatch, Transport, within};
 
 /// The bound for what the API tells.
 const TRUTH: Duration = Duration::from_secs(2);
@@ -38,14 +38,19 @@ fn the_counts_follow_the_clients() {
             server.client(BOTH[n % 2], &Login::key(&format!("k{n}")).room(room))
         })
         .collect();
-    let mut several = server.client(Transport::Ws, &Login::key("several").rooms(&["live://small", "game://1"]));
+    let mut several =
+        server.client(Transport::Ws, &Login::key("several").rooms(&["live://small", "game://1"]));
     let _homeless = server.client(Transport::Tcp, &Login::key("homeless"));
     expect_online(&server, "total", total(14));
     let room = |id: &str, count: usize| json!({"room_id": id, "count": count});
     expect_online(&server, "top?type=live&limit=5", json!([room("big", 8), room("small", 5)]));
     expect_online(&server, "top?type=live&limit=1", json!([room("big", 8)]));
     expect_online(&server, "top?type=game&limit=5", json!([room("1", 1)]));
-    expect_online(&server, "room?type=live&rooms=big&rooms=small&rooms=none", json!({"big": 8, "small": 5, "none": 0}));
+    expect_online(
+        &server,
+        "room?type=live&rooms=big&rooms=small&rooms=none",
+        json!({"big": 8, "small": 5, "none": 0}),
+    );
 
     // Six change over, one to nowhere.
     for (n, client) in clients.iter_mut().take(7).enumerate() {
@@ -108,8 +113,58 @@ fn a_hundred_quick_reconnects_stay_reachable() {
         drop(kept);
     }
     expect_online(&server, "total", total(0));
-    let answer = server.post("/goim/push/keys?operation=1000&keys=phone", "x").json();
-    assert_eq!(answer["data"], json!({"offline": ["phone"]}));
+    within(TRUTH, "the last session ends", || {
+        let answer = server.post("/goim/push/keys?operation=1000&keys=phone", "x").json();
+        (answer["data"] == json!({"offline": ["phone"]})).then_some(())
+    });
+}
+
+/// G4: in goim a login whose key has an old connection that takes nothing waits for it, and a 32nd of all users with it.
+#[test]
+fn a_login_does_not_wait_for_an_old_connection_that_is_stuck() {
+    let server = Server::start(&["comet.tcp.sndbuf=4096", "comet.limits.sendQueue=8KiB"]);
+    let login = Login::key("stuck").room("live://1000").accepts(&[1000]);
+    let mut old = server.client(Transport::Tcp, &login);
+    let mut connection = Http::connect(server.http);
+    while server.metrics().count("halley_drops_total{reason=\"slow_consumer\"}") == 0.0 {
+        for _ in 0..200 {
+            connection.send("POST", "/goim/push/room?operation=1000&type=live&room=1000", &[], &[b'x'; 4000]);
+            connection.answer().expect_success();
+        }
+    }
+    let started = Stopwatch::start();
+    let mut new = server.client(Transport::Ws, &login);
+    for n in 0..20 {
+        server.client(Transport::Tcp, &Login::key(&format!("k{n}"))).leave();
+    }
+    server.push("keys?operation=1000&keys=stuck", "hello");
+    new.expect_push(1000, "hello");
+    assert!(started.elapsed() < TRUTH, "{:?}", started.elapsed());
+    // The old one is over too, though it never read what waited for it.
+    expect_online(&server, "total", total(1));
+    old.end();
+}
+
+/// G13: joining a room while it empties fails in goim, and its count lingers.
+#[test]
+fn a_room_that_empties_and_fills_at_once_still_delivers() {
+    let server = Server::start(&[]);
+    let mut clients: Vec<Client> =
+        (0..6).map(|n| server.client(BOTH[n % 2], &Login::key(&format!("k{n}")))).collect();
+    for round in 0..60 {
+        let (leaving, joining) = (round % 6, (round + 1) % 6);
+        // Without waiting for an answer, so that the two shards do it at once.
+        clients[leaving].send(12, 1, "");
+        clients[joining].send(12, 2, "live://1000");
+        clients[leaving].expect_reply(Frame::new(13, 1, ""));
+        clients[joining].expect_reply(Frame::new(13, 2, "live://1000"));
+        server.push("room?operation=1000&type=live&room=1000", round.to_string());
+        // The shard may come to the push before only after the join.
+        while clients[joining].frame() != Frame::new(1000, 0, round.to_string()) {}
+    }
+    expect_online(&server, "top?type=live&limit=5", json!([{"room_id": "1000", "count": 1}]));
+    drop(clients);
+    expect_online(&server, "top?type=live&limit=5", json!([]));
 }
 
 #[test]
@@ -118,7 +173,9 @@ fn who_left_is_offline_and_who_never_was_too() {
     let client = server.client(Transport::Tcp, &Login::key("k").mid(3).accepts(&[1000]));
     server.push("keys?operation=1000&keys=k", "x");
     client.leave();
-    for (target, offline) in [("keys?operation=1000&keys=k", json!(["k"])), ("mids?operation=1000&mids=3", json!([3]))] {
+    for (target, offline) in
+        [("keys?operation=1000&keys=k", json!(["k"])), ("mids?operation=1000&mids=3", json!([3]))]
+    {
         within(TRUTH, "the session ends", || {
             let answer = server.post(&format!("/goim/push/{target}"), "x").json();
             (answer["data"]["offline"] == offline).then_some(())
@@ -129,7 +186,8 @@ fn who_left_is_offline_and_who_never_was_too() {
 #[test]
 fn a_device_without_a_key_gets_one_and_is_reached_by_its_user() {
     let server = Server::start(&[]);
-    let mut clients: Vec<Client> = (0..6).map(|n| server.client(BOTH[n % 2], &Login::default().mid(9).accepts(&[1000]))).collect();
+    let mut clients: Vec<Client> =
+        (0..6).map(|n| server.client(BOTH[n % 2], &Login::default().mid(9).accepts(&[1000]))).collect();
     server.push("mids?operation=1000&mids=9", "all six");
     for client in &mut clients {
         client.expect_push(1000, "all six");

@@ -275,7 +275,9 @@ impl Client {
                 self.input.extend_from_slice(&buffer[..read]);
                 Filled::More
             }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Filled::Nothing,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                Filled::Nothing
+            }
             Err(error) if error.kind() == ErrorKind::Interrupted => Filled::More,
             Err(_) => Filled::End { reset: true },
         }

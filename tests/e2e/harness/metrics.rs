@@ -46,7 +46,9 @@ impl Metrics {
 
     /// Sum over all labels.
     pub(crate) fn sum(&self, name: &str) -> f64 {
-        let of_name = |sample: &str| sample.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('{'));
+        let of_name = |sample: &str| {
+            sample.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('{'))
+        };
         self.samples.iter().filter(|(sample, _)| of_name(sample)).map(|(_, value)| value).sum()
     }
 

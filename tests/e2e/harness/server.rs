@@ -93,11 +93,13 @@ impl Server {
         let log = self.log();
         let row = |name: &str| {
             let line = log.lines().find(|line| line.trim_start().starts_with(name));
-            line.unwrap_or_else(|| panic!("no line {name:?} at start")).replace("ws://", "").replace("/sub", "")
+            line.unwrap_or_else(|| panic!("no line {name:?} at start"))
+                .replace("ws://", "")
+                .replace("/sub", "")
         };
         let address = |line: String, before: &str| -> SocketAddr {
             let (_, rest) = line.rsplit_once(before).expect("the word is there");
-            let address = rest.trim_start_matches("http://").split([',', ' ']).next().expect("a word");
+            let address = rest.trim_start_matches("http://").split([',', ' ', '/']).next().expect("a word");
             address.parse().unwrap_or_else(|_| panic!("no address in {line:?}"))
         };
         self.tcp = address(row("clients, TCP"), " ");
@@ -202,15 +204,20 @@ impl Server {
         self.child.try_wait().expect("a child").is_none()
     }
 
-    /// Open descriptors.
-    pub(crate) fn descriptors(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("a process of ours").count()
+    /// Open descriptors, what each stands for.
+    pub(crate) fn descriptors(&self) -> Vec<String> {
+        let all = fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("a process of ours");
+        all.flatten()
+            .filter_map(|entry| fs::read_link(entry.path()).ok())
+            .map(|target| target.display().to_string())
+            .collect()
     }
 
     /// Resident memory that is not of files, bytes.
     pub(crate) fn memory(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a process of ours");
-        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("a Linux of this decade");
+        let line =
+            status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("a Linux of this decade");
         let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
         kib << 10
     }
