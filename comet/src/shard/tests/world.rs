@@ -50,7 +50,7 @@ pub(super) struct Socket {
     /// What the client sent and the driver has not read.
     unread: VecDeque<u8>,
     /// How the client's side ended, true when it broke, while the driver has not seen it.
-    ending: Option<bool>,
+    pub(super) ending: Option<bool>,
     held: bool,
     reading: bool,
     ends_told: u32,
@@ -293,6 +293,11 @@ impl World {
         wire::read(transport, &self.bytes(id))
     }
 
+    /// What the client of a connection that is over got, for the last time.
+    pub(super) fn last_got(&mut self, id: ConnectionId) -> Option<Vec<Got>> {
+        self.over.remove(&id).map(|socket| wire::read(socket.transport, &socket.inbox))
+    }
+
     /// The client takes the write under way, or, where not `complete`, only some of it and no more ever.
     pub(super) fn take_write(&mut self, id: ConnectionId, complete: bool) {
         self.end_write(id, complete);
@@ -340,9 +345,14 @@ impl World {
     /// flushed.
     pub(super) fn mails(&mut self, mails: impl IntoIterator<Item = ToShard>) {
         for mail in mails {
-            self.shard.mail(self.now, mail, &mut self.out);
+            self.hand(mail);
         }
         self.settle();
+    }
+
+    /// One command of several; the driver does nothing before it has handed over all of them ([`World::mails`]).
+    pub(super) fn hand(&mut self, mail: ToShard) {
+        self.shard.mail(self.now, mail, &mut self.out);
     }
 
     /// Logic's word. The driver looks first whether the client is still there.
@@ -411,6 +421,14 @@ impl World {
         assert!(self.sockets.insert(id, socket).is_none(), "{id:?} names one connection");
         self.settle();
         id
+    }
+
+    /// The client of a connection on its way to this shard has left.
+    pub(super) fn left_on_the_way(&mut self, detached: Detached) {
+        assert!(detached.socket.ending.is_some());
+        self.shard.left_on_the_way(*detached.state, &mut self.out);
+        self.over.insert(detached.id, detached.socket);
+        self.settle();
     }
 
     /// Flushes by hand.
