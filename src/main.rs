@@ -91,6 +91,7 @@ fn read_config(cli: &Cli) -> anyhow::Result<(HalleyConfig, Exposure)> {
         eprintln!("halley: keys without a meaning here: {}", unused.join(", "));
     }
     config.logic.check()?;
+    check_across(&config)?;
     for (key, addresses) in
         [("comet.tcp.bind", &config.comet.tcp.bind), ("comet.websocket.bind", &config.comet.websocket.bind)]
     {
@@ -106,6 +107,23 @@ fn read_config(cli: &Cli) -> anyhow::Result<(HalleyConfig, Exposure)> {
         Listener { key: "comet.rpcServer.addr", addrs: &rpc },
     ])?;
     Ok((config, exposure))
+}
+
+/// Checks what concerns keys of more than one service.
+fn check_across(config: &HalleyConfig) -> Result<(), ConfigError> {
+    let (max_body, push) = (config.logic.push.max_body, config.comet.limits.push);
+    if max_body.get() > push.get() {
+        let reason = format!("above comet.limits.push = {push}: accepted pushes could not be delivered");
+        return Err(ConfigError::value("logic.push.maxBody", max_body, reason));
+    }
+    let (renew, expire) = (config.comet.protocol.renew_interval, config.logic.redis.expire);
+    if renew.get() > expire.get() / 2 {
+        let reason = format!(
+            "above half of logic.redis.expire = {expire}: sessions would expire under living clients"
+        );
+        return Err(ConfigError::value("comet.protocol.renewInterval", renew, reason));
+    }
+    Ok(())
 }
 
 /// Runs until a signal ends it.
@@ -191,9 +209,10 @@ async fn run(config: &HalleyConfig, exposure: &Exposure) -> anyhow::Result<()> {
     drain.draining().await;
     info!("draining: new clients and pushes are refused, accepted pushes are delivered");
     health.unmet("draining", "the process is going away");
-    registration.deregister().await;
     logic.stopped().await;
     job.stopped().await;
+    // Not before: job still has accepted pushes for the gateway.
+    registration.deregister().await;
     if !comet.drain().await {
         warn!("some connections were left after comet.drain.timeout");
     }

@@ -14,6 +14,7 @@
 //! It never touches a client's connection or a client's bytes, holds no rule of the protocol, and has no global state
 //! but the logs. Nothing here runs on a shard's hot path: [`telemetry::LogLimit`] is the one thing a shard calls.
 
+pub mod accept;
 pub mod admin;
 pub mod build;
 mod clock;

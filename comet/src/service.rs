@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use cluster::services::LogicApi;
+use cluster::{accept::incoming, services::LogicApi};
 use proto::ids::ServerId;
 use tokio::net::TcpListener;
 
@@ -84,7 +84,7 @@ impl Comet {
             .http2_keepalive_interval(Some(Duration::from_secs(10)))
             .http2_keepalive_timeout(Some(Duration::from_secs(3)))
             .add_service(rpc::service(Arc::clone(&front), push_max));
-        tokio::spawn(service.serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener)));
+        tokio::spawn(service.serve_with_incoming(incoming(listener)));
         Ok(Comet {
             front,
             tcp,

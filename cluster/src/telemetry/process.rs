@@ -1,9 +1,6 @@
 //! What the process says about itself, read from `/proc/self` when it is asked for.
 
-use std::{
-    fmt, fs,
-    time::UNIX_EPOCH,
-};
+use std::{fmt, fs, time::UNIX_EPOCH};
 
 use prometheus_client::{
     collector::Collector,

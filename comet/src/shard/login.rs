@@ -150,6 +150,11 @@ impl Shard {
             return self.close(now, id, reason, reason.text(), out);
         }
         self.arm(id.slot);
+        let rooms = session.rooms.len() + usize::from(session.room.is_some());
+        if rooms > self.config.rooms_max || session.accepts.len() > self.config.accepts_max {
+            let reason = CloseReason::LimitBroken;
+            return self.close(now, id, reason, reason.text(), out);
+        }
         self.join_rooms(id.slot, session);
         let reply = Header { op: header.op.reply(), ..header };
         self.reply(id.slot, &Encoded::reply(reply, &[]));

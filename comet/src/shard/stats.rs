@@ -108,7 +108,7 @@ pub struct Stats {
     pub refused: u64,
     /// From the front's hand-out to the shard.
     pub dispatch_to_shard: Histogram,
-    /// From the send queue to the end of the write.
+    /// From the begin of a write to its end.
     pub shard_to_written: Histogram,
     /// Busy share of the last tick in thousandths.
     pub load_permille: u64,

@@ -11,7 +11,7 @@ use std::{
 };
 
 use axum::{Router, extract::Request, http};
-use cluster::{shutdown::Drain, telemetry::OUTSIDERS};
+use cluster::{accept::accept, shutdown::Drain};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -22,13 +22,10 @@ use tokio::{
     time::{Sleep, sleep, timeout},
 };
 use tower::Service as _;
-use tracing::{Level, debug, warn};
+use tracing::debug;
 
 /// Longest head of a request, bytes: room for the longest URL that HTTP libraries take (64 KiB) and its headers.
 const HEAD_LEN_MAX: usize = 128 << 10;
-
-/// Pause after an accept that failed (no descriptors left), so that it neither ends nor spins.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// After an answer that cut a body off: how long, and how many bytes of the rest, are thrown away as they come. Without
 /// that a client that only reads when it has written all it wants meets a reset instead of the answer.
@@ -58,23 +55,6 @@ pub(super) async fn serve(listeners: Vec<TcpListener>, router: Router, limits: H
         listening.spawn(listen(listener, router.clone(), limits, Arc::clone(&connections), drain.clone()));
     }
     while listening.join_next().await.is_some() {}
-}
-
-/// The next connection. An accept that fails is logged and made again, after a pause: it ends nothing and never spins.
-pub(super) async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                // Answers are small and whole: nothing is gained by waiting for more of them.
-                let _ = stream.set_nodelay(true);
-                return (stream, peer);
-            }
-            Err(error) => {
-                OUTSIDERS.log(Level::WARN, || warn!("cannot accept a connection: {error}"));
-                sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
 }
 
 async fn listen(

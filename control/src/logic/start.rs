@@ -3,8 +3,7 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
-use cluster::{config::Addrs, shutdown::Drain};
-use futures_util::stream;
+use cluster::{accept::incoming, config::Addrs, shutdown::Drain};
 use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 use tonic::transport::Server;
 use tracing::warn;
@@ -71,12 +70,9 @@ pub async fn start(
             .http2_keepalive_interval(Some(KEEP_ALIVE))
             .add_service(RpcLogic::service(Arc::clone(&logic)));
         let drain = drain.clone();
-        let incoming = stream::unfold(listener, async |listener| {
-            let (stream, _) = listen::accept(&listener).await;
-            Some((Ok::<_, io::Error>(stream), listener))
-        });
         rpc.push(tokio::spawn(async move {
-            let served = server.serve_with_incoming_shutdown(incoming, async move { drain.draining().await });
+            let served = server
+                .serve_with_incoming_shutdown(incoming(listener), async move { drain.draining().await });
             if let Err(error) = served.await {
                 warn!("the gRPC server of logic ended: {error}");
             }

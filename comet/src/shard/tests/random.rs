@@ -338,7 +338,8 @@ impl Model {
 
     fn operate(&mut self, n: usize, op: i32, seq: i32, body: Vec<u8>) {
         let people = |clients: &[Client], room: &RoomId| {
-            let inside = |client: &&Client| client.first.as_ref() == Some(room) || client.others.contains(room);
+            let inside =
+                |client: &&Client| client.first.as_ref() == Some(room) || client.others.contains(room);
             clients.iter().filter(|client| client.place == Place::Open).filter(inside).count() as i32
         };
         let named = std::str::from_utf8(&body).ok().and_then(|name| RoomId::parse(name).ok());
@@ -405,7 +406,8 @@ impl Model {
         let client = &mut self.clients[n];
         let session = client.session.clone().expect("a session was granted");
         client.place = Place::Open;
-        let same_key = |client: &Client| client.session.as_ref().is_some_and(|other| other.key == session.key);
+        let same_key =
+            |client: &Client| client.session.as_ref().is_some_and(|other| other.key == session.key);
         let other = (0..self.clients.len())
             .find(|m| *m != n && self.clients[*m].place == Place::Open && same_key(&self.clients[*m]));
         if let Some(m) = other {
@@ -486,7 +488,8 @@ impl Model {
                         .map(|_| Key::new(format!("k{}", self.random.below(KEYS))))
                         .collect();
                     for key in &keys {
-                        let of_key = |client: &&mut Client| client.session.as_ref().map(|s| &s.key) == Some(key);
+                        let of_key =
+                            |client: &&mut Client| client.session.as_ref().map(|s| &s.key) == Some(key);
                         match self.clients.iter_mut().filter(open).find(of_key) {
                             Some(client) if client.accepts => client.expected.push(got.clone()),
                             Some(_) => {}
@@ -549,7 +552,8 @@ impl Model {
         }
         let at = self.random.below(self.world.detached.len() as u64) as usize;
         let detached = self.world.detached.swap_remove(at);
-        let n = self.clients.iter().position(|client| client.id == detached.id).expect("a client of the model");
+        let n =
+            self.clients.iter().position(|client| client.id == detached.id).expect("a client of the model");
         self.open(n);
         if detached.socket.ending.is_some() {
             return self.world.left_on_the_way(detached);
@@ -629,7 +633,11 @@ impl Model {
         }
         self.follow();
         let moving = self.world.detached.len() as u64;
-        assert_eq!(self.granted, self.said_ended + self.said_abandoned + moving, "no session outlives its client");
+        assert_eq!(
+            self.granted,
+            self.said_ended + self.said_abandoned + moving,
+            "no session outlives its client"
+        );
         assert_eq!(self.said_opened, self.said_ended);
         for reason in [
             CloseReason::Replaced,
@@ -637,7 +645,11 @@ impl Model {
             CloseReason::LoginRefused,
             CloseReason::ProtocolViolation,
         ] {
-            assert_eq!(self.world.closes(reason), self.closes.get(&reason).copied().unwrap_or(0), "{reason:?}");
+            assert_eq!(
+                self.world.closes(reason),
+                self.closes.get(&reason).copied().unwrap_or(0),
+                "{reason:?}"
+            );
         }
         assert_eq!(self.clients.len(), self.world.detached.len());
         let dropped = self.world.drops(DropReason::SlowConsumer) + self.world.drops(DropReason::Closed);
