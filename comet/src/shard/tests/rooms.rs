@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use cluster::services::{Session, Transport};
+use proto::{ids::Key, op::Op};
 
 use super::{
-    super::mail::{ConnectionId, ToShard},
+    super::mail::{ConnectionId, Outcome, ToShard},
     wire::{self, Got, bodies},
-    world::{World, room, rooms, session, session_in},
+    world::{Said, World, room, rooms, session, session_in},
 };
 
 const JOIN: i32 = 2_000_000_000;
@@ -62,12 +63,24 @@ fn a_room_named_twice_at_login_is_joined_once() {
 }
 
 #[test]
-fn a_login_joins_no_more_rooms_than_allowed() {
-    let mut world = World::with(|config| config.rooms_max = 2);
+fn a_login_into_more_rooms_or_operations_than_allowed_is_closed() {
     let names = ["live://1", "live://2", "live://3"];
-    let id = world.open(Transport::Tcp, Session { rooms: rooms(&names), ..session_in("k", "live://0") });
-    let heard = ["live://0", "live://1", "live://2", "live://3"].map(|name| hears(&mut world, id, name));
-    assert_eq!(heard, [1, 1, 0, 0]);
+    let all_rooms = Session { rooms: rooms(&names), ..session_in("k", "live://0") };
+    let all_ops = Session { accepts: [1, 2, 3, 4, 5].map(Op).to_vec(), ..session("k") };
+    for (allowed, session) in [(3, all_rooms.clone()), (4, all_rooms), (4, all_ops.clone()), (5, all_ops)] {
+        let mut world = World::with(|config| (config.rooms_max, config.accepts_max) = (allowed, allowed));
+        let wanted = session.accepts.len().max(session.rooms.len() + 1);
+        let id = world.ask_login(Transport::WebSocket);
+        world.verdict(id, Outcome::Open(session));
+        if wanted <= allowed {
+            assert!(!world.is_over(id));
+            continue;
+        }
+        let close = Got::Close { code: 1008, text: "limit broken".to_owned() };
+        assert_eq!(world.got(id), [close], "{allowed}");
+        assert!(world.said().contains(&Said::Ended { key: Key::new("k"), replaced: false, known: true }));
+        assert_eq!(world.shard.stats().rooms, 0);
+    }
 }
 
 /// goim G13: who changes into the room it is in gets nothing from it any more.
