@@ -8,6 +8,7 @@ use std::{collections::HashMap, net::IpAddr, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+pub use proto::envelope::Origin;
 use proto::{
     close::CloseReason,
     frame::Header,
@@ -180,15 +181,6 @@ pub enum Receivers {
         /// Receivers a second on this comet.
         speed: u32,
     },
-}
-
-/// The sender of a room message that a client sent itself: its copy carries its own sequence number.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Origin {
-    /// Device key of the sender.
-    pub key: Key,
-    /// Sequence number of its request.
-    pub seq: i32,
 }
 
 /// One push, addressed to one comet.

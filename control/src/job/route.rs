@@ -1,6 +1,6 @@
 //! Which comets an envelope concerns, and what each of them is told.
 
-use cluster::services::{Dispatch, Origin, Payload, Receivers};
+use cluster::services::{Dispatch, Payload, Receivers};
 use proto::{
     envelope::{Envelope, Target},
     ids::ServerId,
@@ -31,7 +31,7 @@ pub(super) fn route(envelope: Envelope, comets: usize) -> (To, Dispatch) {
         receivers,
         filter: envelope.op,
         payload: Payload::Message { op: envelope.op, body: envelope.body },
-        origin: envelope.origin.map(|origin| Origin { key: origin.key, seq: origin.seq }),
+        origin: envelope.origin,
         accepted_at_us: envelope.accepted_at_us,
     };
     (to, dispatch)
@@ -55,7 +55,7 @@ pub(super) fn size(dispatch: &Dispatch) -> usize {
 mod tests {
     use bytes::Bytes;
     use proto::{
-        envelope,
+        envelope::Origin,
         ids::{Key, RoomId},
         op::Op,
     };
@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn a_room_message_keeps_its_sender() {
         let room = RoomId::parse("live://1").unwrap();
-        let origin = Some(envelope::Origin { key: Key::new("k"), seq: 9 });
+        let origin = Some(Origin { key: Key::new("k"), seq: 9 });
         let (to, dispatch) = route(Envelope { origin, ..envelope(Target::Room(room.clone())) }, 3);
         assert_eq!(to, To::Every);
         assert_eq!(dispatch.receivers, Receivers::Room(room));
