@@ -303,7 +303,7 @@ impl Shard {
     }
 
     /// An incomplete frame has a deadline of its own, or a byte now and then would keep it for ever.
-    pub(super) fn watch_partial(&mut self, now: Time, id: ConnectionId) {
+    fn watch_partial(&mut self, now: Time, id: ConnectionId) {
         let deadline = Tick::not_before(now.after(self.config.frame));
         let Some(connection) = self.slots.get_mut(id) else { return };
         let partial = connection.has_partial();

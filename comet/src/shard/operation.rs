@@ -68,10 +68,8 @@ impl Shard {
         let Some(carried) = open.carried.take() else { return };
         // It was silent because it was not read.
         open.heard = Tick::not_before(now);
-        open.frame_deadline = Tick::NEVER;
         self.arm(id.slot);
         self.go_on_with(now, id, *carried, out);
-        self.watch_partial(now, id);
     }
 
     /// Joins the room that operation 12 changes.

@@ -132,20 +132,24 @@ fn held_connections_go_on_in_the_order_in_which_they_were_held() {
 #[test]
 fn a_held_connection_is_not_taken_for_a_silent_one() {
     for transport in BOTH {
-        let mut world = world();
-        let heartbeat = Duration::from_secs(5);
-        let id = world.open(transport, Session { heartbeat, ..session("k") });
-        world.ring = 0;
-        let half = sent(transport, &frame(2, 9, b"body"));
-        world.send(id, &[&sent(transport, &messages(0, MAIL_WAITING_MAX)), &half[..5]].concat());
-        world.advance(Duration::from_secs(30));
-        assert!(world.is_held(id));
-        assert_eq!(world.closes(CloseReason::HeartbeatTimeout), 0);
-        world.take_mail(usize::MAX);
-        world.send(id, &half[5..]);
-        assert_eq!(world.got(id).len(), 1);
-        world.advance(Duration::from_millis(5300));
-        assert_eq!(world.closes(CloseReason::HeartbeatTimeout), 1, "silence counts again");
+        for (heartbeat, behind) in [(5, 0), (15, 5)] {
+            let mut world = world();
+            let heartbeat = Duration::from_secs(heartbeat);
+            let id = world.open(transport, Session { heartbeat, ..session("k") });
+            world.ring = 0;
+            let half = &sent(transport, &frame(2, 9, b"body"))[..behind];
+            world.send(id, &[&sent(transport, &messages(0, MAIL_WAITING_MAX)), half].concat());
+            world.advance(Duration::from_secs(30));
+            assert!(world.is_held(id));
+            world.take_mail(usize::MAX);
+            // Silence counts from now on, and so does the time for half a frame.
+            let deadline = if behind == 0 { heartbeat } else { Duration::from_secs(10) };
+            world.advance(deadline - Duration::from_millis(1));
+            assert!(!world.is_over(id), "{behind}");
+            world.advance(Duration::from_millis(201));
+            assert!(world.is_over(id), "{behind}");
+            assert_eq!(world.closes(CloseReason::HeartbeatTimeout), 1);
+        }
     }
 }
 

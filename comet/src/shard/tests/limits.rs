@@ -114,6 +114,15 @@ fn a_client_that_asks_and_does_not_read_is_closed() {
 }
 
 #[test]
+fn one_read_of_requests_is_answered_however_small_the_queue_is() {
+    let mut world = World::with(|config| config.queue_bytes_max = 4096);
+    let id = world.open(Transport::Tcp, session("k"));
+    world.send(id, &frame(2, 1, b"").repeat(400));
+    assert_eq!(world.bytes(id).len(), 400 * 20);
+    assert!(!world.is_over(id));
+}
+
+#[test]
 fn ten_thousand_pipelined_heartbeats_are_cut_off_with_1008() {
     for transport in BOTH {
         let mut world = World::with(|config| config.message.message_max = 1 << 20);
@@ -304,11 +313,12 @@ fn a_login_that_drips_in_is_closed_at_the_handshake_deadline() {
 #[test]
 fn silence_is_closed_after_the_heartbeat_deadline_exactly_once_and_never_before() {
     for transport in BOTH {
-        for offset in (0..100).step_by(7) {
+        for (offset, heartbeats) in (0..100).step_by(7).flat_map(|offset| [(offset, 0), (offset, 5)]) {
             let mut world = World::new();
+            world.advance(Duration::from_millis(offset));
             let heartbeat = Duration::from_secs(2);
             let id = world.open(transport, Session { heartbeat, ..session("k") });
-            for _ in 0..5 {
+            for _ in 0..heartbeats {
                 world.advance(Duration::from_millis(1900 + offset));
                 world.say(id, 2, 1, b"");
             }
