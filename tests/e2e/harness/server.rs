@@ -187,7 +187,10 @@ impl Server {
 
     // The process
 
-    pub(crate) fn signal(&self, signal: Signal) {
+    #[track_caller]
+    pub(crate) fn signal(&mut self, signal: Signal) {
+        // Not yet waited for, the pid is still its own.
+        assert!(self.is_running(), "halley is gone already");
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a pid");
         kill_process(pid, signal).expect("the process is there");
     }
@@ -222,15 +225,18 @@ impl Server {
         kib << 10
     }
 
+    /// Ends it by SIGTERM; what was wrong with that.
     fn end(&mut self) -> Option<String> {
+        if let Ok(Some(status)) = self.child.try_wait() {
+            return Some(format!("ended by itself with {status}"));
+        }
         self.signal(Signal::TERM);
         let started = Stopwatch::start();
-        loop {
+        while started.elapsed() < PATIENCE {
             match self.child.try_wait() {
+                Ok(None) => thread::sleep(Duration::from_millis(5)),
                 Ok(Some(status)) if status.success() => return None,
                 Ok(Some(status)) => return Some(format!("ended with {status}")),
-                Ok(None) if started.elapsed() < PATIENCE => thread::sleep(Duration::from_millis(5)),
-                Ok(None) => break,
                 Err(error) => return Some(error.to_string()),
             }
         }
