@@ -27,7 +27,7 @@ pub struct LogicServer {
 
 /// An address that logic cannot have. Not retried: the process ends and names it.
 #[derive(Debug, thiserror::Error)]
-#[error("{key} = {addr}: {source}")]
+#[error("{key} = {addr} cannot be listened on")]
 pub struct StartError {
     /// The key, with its sections.
     pub key: &'static str,
