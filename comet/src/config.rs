@@ -147,11 +147,13 @@ impl Default for RpcServerConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct LimitsConfig {
-    /// Connections in all; 0: as many as the open-file limit allows.
+    /// Connections in all; 0: as many as the open-file limit allows. Each of several shards takes up to an eighth more
+    /// than its share, since clients do not spread evenly.
     pub connections: Bounded<0, 100_000_000>,
     /// Connections that have not logged in; one more closes the oldest of them.
     pub unauthenticated: Bounded<1, 10_000_000>,
-    /// Bytes of pushes that may wait for one connection beyond the kernel's buffer.
+    /// Bytes of pushes that may wait for one connection beyond the kernel's buffer. One push that is longer by itself may
+    /// wait beside them.
     pub send_queue: ByteSize<4096, 67_108_864>,
     /// What happens beyond: "drop-oldest", "drop-newest" or "close" (4413). Every drop is counted.
     pub slow_consumer: SlowConsumer,

@@ -143,7 +143,15 @@ impl SendQueue {
     /// Whether a frame can be queued as if the queue had no policy.
     pub fn fits(&self, outgoing: &Outgoing, wire: WireKind, limit: u32) -> bool {
         let limit = if outgoing.droppable { limit } else { limit.saturating_mul(2) };
-        self.waiting.is_empty() || self.bytes.saturating_add(outgoing.len(wire) as u32) <= limit
+        let others = self.bytes - self.overlong(wire, limit);
+        self.waiting.is_empty() || others.saturating_add(outgoing.len(wire) as u32) <= limit
+    }
+
+    /// Bytes of the first frame if it is longer than `limit` by itself. It was taken because nothing else waited, and
+    /// leaves the usual room to those behind it: a long push must not make a healthy reader lose short ones, nor they it.
+    fn overlong(&self, wire: WireKind, limit: u32) -> u32 {
+        let first = self.waiting.first().map_or(0, |frame| frame.len(wire) as u32);
+        if first > limit { first } else { 0 }
     }
 
     /// Queues a frame. One that is larger than `limit` by itself is taken into an empty queue, or it could never be
@@ -169,16 +177,21 @@ impl SendQueue {
 
     /// Drops the oldest droppable frames until `len` bytes fit; returns how many.
     fn make_room(&mut self, len: u32, wire: WireKind, limit: u32) -> u32 {
-        let (mut bytes, mut dropped) = (self.bytes, 0);
+        // An overlong frame makes room for another one only.
+        let mut kept = if len > limit { 0 } else { self.overlong(wire, limit) };
+        let (mut others, mut dropped) = (self.bytes - kept, 0);
+        self.bytes = 0;
         self.waiting.retain(|frame| {
-            let drop = frame.droppable && bytes.saturating_add(len) > limit;
+            let drop = kept == 0 && frame.droppable && others.saturating_add(len) > limit;
             if drop {
-                bytes -= frame.len(wire) as u32;
+                others -= frame.len(wire) as u32;
                 dropped += frame.frames;
+            } else {
+                self.bytes += frame.len(wire) as u32;
             }
+            kept = 0; // only the first one is
             !drop
         });
-        self.bytes = bytes;
         dropped
     }
 
@@ -314,6 +327,20 @@ mod tests {
         assert_eq!(queue.push(reply, WireKind::Tcp, 1000, SlowConsumer::DropOldest), Queued::Waiting);
         assert!(queue.has_reply());
         assert_eq!((queue.clear(), queue.bytes()), (11, 0));
+    }
+
+    /// A push longer than the queue's limit that waited behind a write was dropped with the next short one, so a healthy
+    /// reader lost it.
+    #[test]
+    fn a_long_push_and_the_short_ones_behind_it_do_not_drop_each_other() {
+        let mut queue = SendQueue::default();
+        let mut push_len =
+            |len: usize| queue.push(push(&vec![0; len - 16]), WireKind::Tcp, 1000, SlowConsumer::DropOldest);
+        assert_eq!(push_len(5000), Queued::Waiting);
+        assert!((0..10).all(|_| push_len(100) == Queued::Waiting));
+        assert_eq!(push_len(100), Queued::DroppedOldest(1), "of the short ones");
+        assert_eq!(push_len(6000), Queued::DroppedOldest(11), "one long push at a time");
+        assert_eq!(queue.bytes(), 6000);
     }
 
     #[test]

@@ -272,6 +272,7 @@ fn members_share_the_bytes_of_one_frame_and_of_several() {
         assert!(Rc::ptr_eq(&alone.bytes, &tcp[1].bytes), "one allocation for both wires");
     }
     assert_ne!(tcp[0].as_slice(), web[0].as_slice());
+    assert_eq!(Rc::strong_count(&web[0].bytes), 4 + 1, "the shard keeps none of it");
 }
 
 #[test]

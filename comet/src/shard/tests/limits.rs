@@ -116,9 +116,9 @@ fn a_client_that_asks_and_does_not_read_is_closed() {
 #[test]
 fn one_read_of_requests_is_answered_however_small_the_queue_is() {
     let mut world = World::with(|config| config.queue_bytes_max = 4096);
-    let id = world.open(Transport::Tcp, session("k"));
-    world.send(id, &frame(2, 1, b"").repeat(400));
-    assert_eq!(world.bytes(id).len(), 400 * 20);
+    let id = world.open(Transport::WebSocket, session("k"));
+    world.send(id, &sent(Transport::WebSocket, &frame(2, 1, b"").repeat(400)));
+    assert_eq!(world.bytes(id).len(), 400 * 22);
     assert!(!world.is_over(id));
 }
 
@@ -334,6 +334,22 @@ fn silence_is_closed_after_the_heartbeat_deadline_exactly_once_and_never_before(
             assert_eq!(world.got(id), wanted);
         }
     }
+}
+
+/// Each half frame has an earlier deadline than the heartbeat, and so an entry of its own in the wheel: it goes when it
+/// comes up, instead of coming back for ever beside the others.
+#[test]
+fn a_connection_keeps_about_one_entry_in_the_wheel() {
+    let mut world = World::new();
+    let id = world.open(Transport::Tcp, Session { heartbeat: Duration::from_secs(100), ..session("k") });
+    for _ in 0..100 {
+        world.send(id, &frame(2, 1, b"")[..5]);
+        world.advance(Duration::from_secs(1));
+        world.send(id, &frame(2, 1, b"")[5..]);
+        world.advance(Duration::from_secs(11));
+    }
+    assert!(!world.is_over(id));
+    assert!(world.shard.expired.capacity() <= 16, "at once at most");
 }
 
 #[test]

@@ -23,7 +23,7 @@ use proto::{
 
 use super::{
     super::{
-        Action, Batch, Flow, FlushState, Outputs, Rate, Sent, Shard, ShardConfig, SlowConsumer,
+        Action, Batch, Flow, FlushState, Outputs, ROOMS_PAGE, Rate, Sent, Shard, ShardConfig, SlowConsumer,
         mail::{ConnectionId, Handover, Outcome, Push, PushTo, ToFront, ToShard, Verdict},
         queue::Run,
         stats::DropReason,
@@ -612,6 +612,7 @@ impl World {
                 Said::Message { id, op: message.header.op.0, room: message.room, body: message.body.to_vec() }
             }
             ToFront::Rooms(counts) => {
+                assert!(!counts.is_empty() && counts.len() <= ROOMS_PAGE);
                 self.reported.extend(counts);
                 return None;
             }
