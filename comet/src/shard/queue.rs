@@ -142,9 +142,9 @@ impl SendQueue {
 
     /// Whether a frame can be queued as if the queue had no policy.
     pub fn fits(&self, outgoing: &Outgoing, wire: WireKind, limit: u32) -> bool {
-        let limit = if outgoing.droppable { limit } else { limit.saturating_mul(2) };
         let others = self.bytes - self.overlong(wire, limit);
-        self.waiting.is_empty() || others.saturating_add(outgoing.len(wire) as u32) <= limit
+        let room = if outgoing.droppable { limit } else { limit.saturating_mul(2) };
+        self.waiting.is_empty() || others.saturating_add(outgoing.len(wire) as u32) <= room
     }
 
     /// Bytes of the first frame if it is longer than `limit` by itself. It was taken because nothing else waited, and
@@ -341,6 +341,10 @@ mod tests {
         assert_eq!(push_len(100), Queued::DroppedOldest(1), "of the short ones");
         assert_eq!(push_len(6000), Queued::DroppedOldest(11), "one long push at a time");
         assert_eq!(queue.bytes(), 6000);
+        let reply = |len: usize| Outgoing::reply(&Encoded::push(Op(3), &vec![0; len - 16]));
+        assert!(
+            queue.fits(&reply(2000), WireKind::Tcp, 1000) && !queue.fits(&reply(2001), WireKind::Tcp, 1000)
+        );
     }
 
     #[test]

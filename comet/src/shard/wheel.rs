@@ -73,6 +73,12 @@ impl Wheel {
         tick
     }
 
+    /// Entries in it, live or not.
+    #[cfg(test)]
+    pub(super) fn entries(&self) -> usize {
+        self.places.iter().map(Vec::len).sum()
+    }
+
     /// Appends every entry due at `now` to `expired`.
     pub fn expire(&mut self, now: Time, expired: &mut Vec<Entry>) {
         let now = Tick::of(now);
