@@ -1,0 +1,257 @@
+//! The fake driver: it carries out what the shard wants done, and the time.
+
+use std::time::Duration;
+
+use hashbrown::HashMap;
+
+use super::{
+    super::super::{
+        Action, Flow, FlushState, ROOMS_PAGE, Sent,
+        mail::{ConnectionId, ToFront},
+        wheel::TICK_MICROS,
+    },
+    Detached, Said, Socket, World,
+};
+
+impl World {
+    /// A connection that left another shard arrives.
+    pub(in super::super) fn attach(&mut self, detached: Detached) -> ConnectionId {
+        let Detached { state, mut socket, .. } = detached;
+        let id = self.shard.attached(self.now, *state, &mut self.out);
+        socket.held = true;
+        assert!(self.sockets.insert(id, socket).is_none(), "{id:?} names one connection");
+        self.settle();
+        id
+    }
+
+    /// The client of a connection on its way to this shard has left.
+    pub(in super::super) fn left_on_the_way(&mut self, detached: Detached) {
+        assert!(detached.socket.ending.is_some());
+        self.shard.left_on_the_way(*detached.state, &mut self.out);
+        self.over.insert(detached.id, detached.socket);
+        self.settle();
+    }
+
+    /// Flushes by hand.
+    pub(in super::super) fn flush(&mut self, budget: usize) -> FlushState {
+        let state = self.shard.flush(self.now, budget, &mut self.out);
+        self.settle();
+        state
+    }
+
+    /// Time passes, with its ticks and with the flushes that were waiting for it.
+    pub(in super::super) fn advance(&mut self, time: Duration) {
+        let end = self.now.after(time);
+        loop {
+            let flush_at = self.flush_at.filter(|at| *at > self.now).unwrap_or(end);
+            self.now = self.next_tick.min(flush_at).min(end);
+            if self.now == self.next_tick {
+                self.next_tick = self.next_tick.after(Duration::from_micros(TICK_MICROS));
+                self.shard.tick(self.now, self.load, 0, &mut self.out);
+                self.watch_held();
+            }
+            self.settle();
+            if self.now == end {
+                return;
+            }
+        }
+    }
+
+    /// A held connection whose client ended its side is read on.
+    fn watch_held(&mut self) {
+        let mut gone: Vec<_> =
+            self.sockets.iter().filter(|(_, s)| s.held && s.ending.is_some()).map(|(id, _)| *id).collect();
+        gone.sort_by_key(|id| (id.slot, id.generation));
+        for id in gone {
+            self.let_go(id);
+        }
+    }
+
+    /// Carries out everything that is to be done, until nothing more happens by itself.
+    pub(super) fn settle(&mut self) {
+        loop {
+            for action in std::mem::take(&mut self.out.actions) {
+                self.act(action);
+            }
+            self.post();
+            if self.out.mail.is_empty() && self.shard.is_congested() {
+                self.shard.mail_taken(self.now, &mut self.out);
+            } else if let Some(id) = self.writes.pop_front() {
+                self.end_write(id, true);
+            } else if let Some(id) = self.readers.pop_front() {
+                self.read_once(id);
+            } else if !self.flush_if_wanted() {
+                break;
+            }
+        }
+        if self.checks {
+            self.check();
+        }
+    }
+
+    /// True when there may be more to do.
+    fn flush_if_wanted(&mut self) -> bool {
+        self.flush_at = None;
+        let Some(budget) = self.auto_flush.filter(|_| self.shard.wants_flush()) else { return false };
+        match self.shard.flush(self.now, budget, &mut self.out) {
+            FlushState::Wait(until) => {
+                assert!(until > self.now && self.out.actions.is_empty());
+                self.flush_at = Some(until);
+                false
+            }
+            FlushState::Idle | FlushState::More => true,
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Send { id, run } => {
+                let socket = live(&mut self.sockets, id);
+                assert!(socket.write.is_none(), "one write at a time");
+                assert!(
+                    !socket.finished && socket.shut.is_none(),
+                    "nothing is written to a socket that is shut"
+                );
+                assert!(!run.as_slice().is_empty(), "a write has something to write");
+                socket.write = Some((run, self.now));
+                if !socket.stalled {
+                    self.writes.push_back(id);
+                }
+            }
+            Action::Resume { id } => {
+                live(&mut self.sockets, id);
+                self.let_go(id);
+            }
+            Action::Finish { id } => {
+                let socket = live(&mut self.sockets, id);
+                assert!(!socket.finished && socket.shut.is_none(), "our side is shut once");
+                assert!(socket.write.is_none(), "everything is written before our side is shut");
+                socket.finished = true;
+                if !socket.stubborn && socket.ending.is_none() {
+                    socket.ending = Some(false);
+                }
+                self.let_go(id);
+                self.readers.push_back(id);
+            }
+            Action::Shut { id, reset } => {
+                let socket = live(&mut self.sockets, id);
+                assert!(socket.shut.is_none(), "a socket is shut once");
+                socket.shut = Some(reset);
+                socket.ending = socket.ending.or(Some(false));
+                self.let_go(id);
+                self.readers.push_back(id);
+                self.writes.push_back(id);
+            }
+            Action::Release { id } => {
+                let socket = self.sockets.remove(&id).expect("a connection is released once");
+                assert!(socket.write.is_none(), "the driver writes no more");
+                assert!(
+                    !socket.reading && socket.ends_told == 1,
+                    "the driver reads no more and has said so once"
+                );
+                assert!(socket.shut.is_some(), "a connection is shut before it is released");
+                self.over.insert(id, socket);
+            }
+            Action::Detach { id, to, state } => {
+                let socket = self.sockets.remove(&id).expect("a connection leaves once");
+                assert!(socket.held && socket.reading, "it is not read while it moves");
+                assert!(socket.write.is_none(), "no operation is in flight");
+                assert!(!socket.finished && socket.shut.is_none());
+                self.moved += 1;
+                self.detached.push(Detached { id, to, state, socket });
+            }
+            Action::StopAccepting => {
+                assert!(!std::mem::replace(&mut self.stopped_accepting, true), "told once");
+            }
+        }
+    }
+
+    /// A held connection is read again.
+    fn let_go(&mut self, id: ConnectionId) {
+        let Some(socket) = self.sockets.get_mut(&id) else { return };
+        if std::mem::take(&mut socket.held) {
+            self.readers.push_back(id);
+        }
+    }
+
+    fn post(&mut self) {
+        while self.ring > 0
+            && let Some(mail) = self.out.mail.pop_front()
+        {
+            self.ring = self.ring.saturating_sub(usize::from(self.ring != usize::MAX));
+            let said = self.note(mail);
+            self.said.extend(said);
+        }
+    }
+
+    fn note(&mut self, mail: ToFront) -> Option<Said> {
+        Some(match mail {
+            ToFront::Login(login) => {
+                Said::Login { id: login.id, cookie: login.cookie, token: login.token.to_vec() }
+            }
+            ToFront::LoginGone(id) => Said::LoginGone(id),
+            ToFront::Abandoned(session) => Said::Abandoned(session.key),
+            ToFront::Moved { .. } => unreachable!("only a driver says so"),
+            ToFront::Opened { key, .. } => Said::Opened(key),
+            ToFront::Ended { key, replaced, peer, .. } => {
+                Said::Ended { key, replaced, known: peer.is_some() }
+            }
+            ToFront::Renew { key, .. } => Said::Renew(key),
+            ToFront::Message { id, message } => {
+                Said::Message { id, op: message.header.op.0, room: message.room, body: message.body.to_vec() }
+            }
+            ToFront::Rooms(counts) => {
+                assert!(!counts.is_empty() && counts.len() <= ROOMS_PAGE);
+                self.reported.extend(counts);
+                return None;
+            }
+            ToFront::Stats(stats) => {
+                assert!(stats.bytes_written <= self.shard.stats().bytes_written);
+                return None;
+            }
+            ToFront::Drained => Said::Drained,
+        })
+    }
+
+    pub(super) fn end_write(&mut self, id: ConnectionId, complete: bool) {
+        let Some(socket) = self.sockets.get_mut(&id) else { return };
+        let Some((run, since)) = socket.write.take() else { return };
+        let complete = complete && socket.shut.is_none();
+        let bytes = run.as_slice();
+        let written = if complete { bytes.len() } else { bytes.len() / 2 };
+        self.taken.1 += written as u64;
+        self.taken.2 += 1;
+        if complete {
+            socket.inbox.extend_from_slice(bytes);
+            self.taken.0 += u64::from(run.frames);
+        }
+        let sent = Sent { complete, written: written as u64, frames: run.frames, since };
+        if complete {
+            socket.runs.push(run);
+        }
+        self.shard.sent(self.now, id, sent, &mut self.out);
+    }
+
+    fn read_once(&mut self, id: ConnectionId) {
+        let Some(socket) = self.sockets.get_mut(&id) else { return };
+        if socket.held || !socket.reading {
+            return;
+        }
+        if !socket.unread.is_empty() {
+            let len = socket.unread.len().min(self.read_size);
+            let mut bytes: Vec<u8> = socket.unread.drain(..len).collect();
+            self.read += len as u64;
+            let flow = self.shard.received(self.now, id, &mut bytes, &mut self.out);
+            socket.held = flow == Flow::Hold;
+            self.readers.push_back(id);
+        } else if let Some(lost) = socket.ending {
+            socket.reading = false;
+            socket.ends_told += 1;
+            self.shard.input_ended(self.now, id, lost, &mut self.out);
+        }
+    }
+}
+
+fn live(sockets: &mut HashMap<ConnectionId, Socket>, id: ConnectionId) -> &mut Socket {
+    sockets.get_mut(&id).expect("no action for a connection that was released")
+}
