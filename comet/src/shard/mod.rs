@@ -375,6 +375,7 @@ impl Shard {
         for entry in expired {
             self.expire(now, entry, out);
         }
+        self.joined.clear(); // runs of writes that ended outside of a flush
         self.pace(now, out);
         self.drain_some(now, out);
         self.flush_urgent(now, out);

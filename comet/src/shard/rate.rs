@@ -67,6 +67,17 @@ mod tests {
     }
 
     #[test]
+    fn time_between_whole_tokens_is_not_lost() {
+        let start = Time::from_micros(0);
+        let mut bucket = TokenBucket::new(RATE, start);
+        let asked = (0..=100).map(|n| Time::from_micros(n * 150_000));
+        assert_eq!(asked.filter(|now| bucket.take(RATE, *now)).count(), 101);
+        let asked = (0..1000).map(|n| Time::from_micros(15_000_000 + n * 15_000));
+        let taken = asked.filter(|now| bucket.take(RATE, *now)).count();
+        assert!((149..=153).contains(&taken), "{taken}");
+    }
+
+    #[test]
     fn time_saved_up_is_bounded_by_the_burst() {
         let mut bucket = TokenBucket::new(RATE, Time::from_micros(0));
         let later = Time::from_micros(3_600_000_000);

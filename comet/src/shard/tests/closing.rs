@@ -252,6 +252,18 @@ fn a_write_that_fails_while_closing_is_the_end() {
     assert_eq!(world.drops(DropReason::Closed), 2);
 }
 
+#[test]
+fn a_client_that_breaks_off_while_it_is_closed_is_let_go_at_once() {
+    let mut world = World::new();
+    let id = world.open(Transport::WebSocket, session_in("k", "live://1"));
+    world.stall(id, true);
+    world.push_room("live://1", "under way");
+    world.kick("k", None, CloseReason::Kicked);
+    world.leave(id, true);
+    assert!(world.is_over(id));
+    assert_eq!(world.drops(DropReason::Closed), 1);
+}
+
 /// Replies that wait when a connection breaks are frames that are not delivered, as pushes are.
 #[test]
 fn replies_that_are_lost_are_counted_too() {

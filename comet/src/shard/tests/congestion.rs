@@ -8,7 +8,7 @@ use proto::close::CloseReason;
 use super::{
     super::{MAIL_WAITING_MAX, Rate, mail::ConnectionId},
     wire::{BOTH, frame, sent},
-    world::{End, Said, World, session, session_in},
+    world::{End, Said, World, room, session, session_in},
 };
 
 /// A world where clients may say as much as they like.
@@ -216,6 +216,22 @@ fn sessions_are_not_renewed_into_a_full_ring_but_after_it() {
     assert!(!world.said().iter().any(|said| matches!(said, Said::Renew(_))));
     world.say(id, 2, 2, b"");
     assert_eq!(world.said(), [Said::Renew(session("k").key)]);
+}
+
+#[test]
+fn counts_wait_in_the_shard_while_the_ring_is_full() {
+    let mut world = world();
+    let talker = world.open(Transport::Tcp, session("talker"));
+    let leaver = world.open(Transport::Tcp, session_in("leaver", "live://1"));
+    world.ring = 0;
+    world.send(talker, &messages(0, MAIL_WAITING_MAX));
+    world.leave(leaver, false);
+    let waiting = world.mail_waiting();
+    world.advance(Duration::from_secs(2));
+    assert_eq!(world.mail_waiting(), waiting);
+    world.take_mail(usize::MAX);
+    world.advance(Duration::from_millis(100));
+    assert_eq!(world.reported, [(room("live://1"), 0)].into());
 }
 
 #[test]

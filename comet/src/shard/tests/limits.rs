@@ -408,6 +408,19 @@ fn half_a_frame_has_a_deadline_of_its_own() {
     }
 }
 
+#[test]
+fn half_a_ping_that_becomes_whole_has_no_deadline_any_more() {
+    let mut world = World::with(|config| config.frame = Duration::from_secs(3));
+    let id = world.open(Transport::WebSocket, session("k"));
+    let ping = masked(Opcode::Ping, b"whole");
+    world.send(id, &ping[..4]);
+    world.advance(Duration::from_secs(2));
+    world.send(id, &ping[4..]);
+    world.advance(Duration::from_secs(10));
+    assert_eq!(world.got(id), [Got::Pong(b"whole".to_vec())]);
+    assert!(!world.is_over(id));
+}
+
 /// The deadline was not moved while one frame ended and the next began in the same read: a client that sent without a
 /// pause was closed although each of its frames came in time.
 #[test]

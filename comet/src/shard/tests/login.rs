@@ -335,6 +335,7 @@ fn a_client_that_hung_up_before_the_verdict_is_not_opened() {
         world.verdict(id, outcome);
         assert_eq!(world.said(), [Said::LoginGone(id), abandoned("k")]);
         assert!(world.is_over(id) && !world.is_over(newer) && world.detached.is_empty());
+        assert_eq!(world.closes(CloseReason::ClientClosed), 1);
     }
 }
 

@@ -412,6 +412,11 @@ impl World {
         std::mem::take(&mut self.said)
     }
 
+    /// Mails that wait for room in the ring.
+    pub(super) fn mail_waiting(&self) -> usize {
+        self.out.mail.len()
+    }
+
     /// The front takes so many mails more from the ring.
     pub(super) fn take_mail(&mut self, mails: usize) {
         self.ring = self.ring.saturating_add(mails);
