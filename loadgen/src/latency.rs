@@ -6,9 +6,10 @@
 //! - the pusher's lateness: how much earlier one that is never late would have written the push. It
 //!   too would have waited until the push was due and its connection had the answer to the one before,
 //!   so what a slow server adds is the server's;
-//! - the reader's delay: how long a message can have waited for this program to come round to its
-//!   socket, at most. When the loop slept, that is the time since it woke and what it waited for a CPU
-//!   then; when it found more work without sleeping, the time since it last looked.
+//! - the reader's delay: how long a message waited for this program to come round to its socket. The
+//!   kernel notes when it arrived there (`SO_TIMESTAMPNS`). Without such a note it is the longest it can
+//!   have been: when the loop slept, the time since it woke and what it waited for a CPU then; when it
+//!   found more work without sleeping, the time since it last looked.
 //!
 //! At each point of the distribution both together may be [`OWN_SHARE_MAX`] of the latency or
 //! [`OWN_FLOOR_US`], whichever is more. From the first point on where they are more, the figures would

@@ -1,15 +1,22 @@
 //! Sockets of clients: how they connect, end, and fail.
 
 use std::{
-    io::{self, ErrorKind},
+    io::{self, ErrorKind, IoSliceMut},
     net::{IpAddr, SocketAddr, TcpStream as StdTcpStream},
+    os::fd::AsRawFd,
     time::Duration,
 };
 
 use mio::net::TcpStream;
 use nix::{
     errno::Errno,
-    sys::socket::{setsockopt, sockopt::IpBindAddressNoPort},
+    sys::{
+        socket::{
+            ControlMessageOwned, MsgFlags, recvmsg, setsockopt,
+            sockopt::{IpBindAddressNoPort, ReceiveTimestampns},
+        },
+        time::TimeSpec,
+    },
 };
 use socket2::{Domain, SockRef, Socket, Type};
 
@@ -26,6 +33,33 @@ pub(crate) fn connect(target: SocketAddr, source: Option<IpAddr>) -> io::Result<
         Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => Err(error),
         _ => Ok(TcpStream::from_std(StdTcpStream::from(socket))),
     }
+}
+
+/// Makes the kernel note when bytes arrive, for [`receive`]; where it does not, none are told.
+pub(crate) fn note_arrivals(socket: &TcpStream) {
+    let _ = setsockopt(socket, ReceiveTimestampns, &true);
+}
+
+/// Room for the kernel's note.
+pub(crate) fn arrival_space() -> Vec<u8> {
+    nix::cmsg_space!(TimeSpec)
+}
+
+/// Reads what has arrived, and when the last of it did: wall clock, ns. One system call.
+pub(crate) fn receive(
+    socket: &TcpStream,
+    buffer: &mut [u8],
+    space: &mut [u8],
+) -> io::Result<(usize, Option<u64>)> {
+    let mut parts = [IoSliceMut::new(buffer)];
+    let received = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(space), MsgFlags::empty())?;
+    let arrived = received.cmsgs()?.find_map(|note| match note {
+        ControlMessageOwned::ScmTimestampns(at) => {
+            Some(at.tv_sec() as u64 * 1_000_000_000 + at.tv_nsec() as u64)
+        }
+        _ => None,
+    });
+    Ok((received.bytes, arrived))
 }
 
 /// Makes the close of this socket a reset, as a crash would; should the option fail, it is closed in order.

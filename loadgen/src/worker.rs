@@ -6,7 +6,7 @@
 
 use std::{
     collections::VecDeque,
-    io::{self, ErrorKind, Read, Write},
+    io::{self, ErrorKind, Write},
     sync::Arc,
     time::Duration,
 };
@@ -17,7 +17,7 @@ use proto::{frame::Header, op::Op};
 use crate::{
     beats::Beats,
     client::{Client, Ears, Expected, Joining, Link, State},
-    clock::{Clock, ns},
+    clock::{self, Clock, ns},
     fleet::Fleet,
     rng::Rng,
     runqueue::RunQueue,
@@ -42,6 +42,8 @@ pub(crate) struct Worker {
     poll: Poll,
     events: Events,
     buffer: Box<[u8]>,
+    /// Where the kernel notes when what was read had arrived.
+    arrival: Vec<u8>,
     /// Bytes to send, built here and empty between uses.
     out: Vec<u8>,
     /// Who joins and since when, oldest first; may name clients that are done.
@@ -94,6 +96,7 @@ impl Worker {
             poll: Poll::new()?,
             events: Events::with_capacity((count as usize).max(64)),
             buffer: vec![0; BUFFER_LEN].into_boxed_slice(),
+            arrival: socket::arrival_space(),
             out: Vec::new(),
             joining: VecDeque::new(),
             in_flight: 0,
@@ -149,6 +152,9 @@ impl Worker {
         let index = self.index(n);
         let mut stream = socket::connect(self.fleet.target(index).addr, self.fleet.source(index))?;
         let both = Interest::READABLE | Interest::WRITABLE;
+        if self.expected.is_some() {
+            socket::note_arrivals(&stream);
+        }
         self.poll.registry().register(&mut stream, Token(n as usize), both)?;
         Ok(stream)
     }
@@ -273,20 +279,24 @@ impl Worker {
             let index = self.index(n);
             let client = &mut self.clients[n as usize];
             let Some(link) = client.link() else { return };
-            let length = match link.socket.read(&mut self.buffer) {
-                Ok(0) => return self.lose(n, "closed by the server"),
-                Ok(length) => length,
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) => return self.lose(n, &socket::reason(&error)),
-            };
+            let (length, arrived_ns) =
+                match socket::receive(&link.socket, &mut self.buffer, &mut self.arrival) {
+                    Ok((0, _)) => return self.lose(n, "closed by the server"),
+                    Ok(received) => received,
+                    Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                    Err(error) => return self.lose(n, &socket::reason(&error)),
+                };
             self.measured.tally.bytes += length as u64;
+            let read_ns = self.clock.now_ns();
+            // What the kernel noted is exact; without it, the longest it can have been.
+            let waited_ns = arrived_ns.map(|arrived| clock::ns(clock::wall()).saturating_sub(arrived));
             let ears = Ears {
                 expected: self.expected.as_ref(),
                 index,
                 measured: &mut self.measured,
-                read_ns: self.clock.now_ns(),
-                ready_ns,
+                read_ns,
+                ready_ns: waited_ns.map_or(ready_ns, |waited| read_ns.saturating_sub(waited)),
             };
             let todo = match client.hear(&mut self.buffer[..length], ears) {
                 Ok(todo) => todo,
