@@ -36,7 +36,7 @@ use crate::{
 const READ_BUFFER: usize = 64 * 1024;
 
 /// Writes handed to the kernel between two looks at everything else.
-const SENDS_PER_TURN: usize = 256;
+const SENDS_PER_TURN: usize = 1000;
 
 /// Commands taken from the mailbox between two looks at everything else.
 const MAIL_PER_TURN: usize = 1024;
