@@ -76,6 +76,7 @@ pub struct Plan {
 pub async fn run(plan: Plan) -> io::Result<()> {
     let now = Time::now();
     let turns = Turns::start()?;
+    let bytes_per_turn = plan.config.queue_bytes_max as usize;
     let mut listeners = Vec::new();
     for (transport, listener) in plan.listeners {
         listeners.push((transport, Rc::new(Listener::from_std(listener, turns.clone())?)));
@@ -102,7 +103,7 @@ pub async fn run(plan: Plan) -> io::Result<()> {
     monoio::spawn(tick(Rc::clone(&reactor)));
     monoio::spawn(flush(Rc::clone(&reactor)));
     let sleeper = ShardSleeper::new(plan.bell, plan.wake)?;
-    take_mail(reactor, plan.inbox, sleeper).await
+    take_mail(reactor, plan.inbox, sleeper, bytes_per_turn).await
 }
 
 /// One shard's thread.
@@ -205,8 +206,14 @@ impl Reactor {
                 core.held.remove(&id);
             }
             Action::Detach { id, to, state } => {
-                core.sockets[id.slot as usize] = None;
-                core.release(id, Released::Detach { to, state });
+                let socket = core.sockets[id.slot as usize].take();
+                if core.held.contains_key(&id) {
+                    core.release(id, Released::Detach { to, state });
+                } else {
+                    // Its reader was let go to see a hang-up: the client has left.
+                    core.out.mail.push_back(ToFront::Abandoned(state.session));
+                    let _ = socket.map(|socket| socket.shutdown(Shutdown::Both));
+                }
             }
             Action::StopAccepting => self.listeners.iter().for_each(|listener| listener.stop()),
         }
@@ -247,7 +254,11 @@ impl Reactor {
     }
 
     /// Takes what has arrived on a socket.
-    fn receive(self: &Rc<Self>, id: ConnectionId, socket: &Socket) -> Step {
+    fn receive(self: &Rc<Self>, id: ConnectionId, socket: &Rc<Socket>) -> Step {
+        let is_ours = |own: &Rc<Socket>| Rc::ptr_eq(own, socket);
+        if !self.core.borrow().socket(id).is_some_and(is_ours) {
+            return Step::End; // it was taken from here while this task was on its way
+        }
         let mut buffer = self.read_buffer.borrow_mut();
         let received = socket.try_receive(&mut buffer);
         self.tell(|core, now| match received {
@@ -389,32 +400,41 @@ async fn accept(reactor: Rc<Reactor>, transport: Transport, listener: Rc<Listene
     }
 }
 
-/// Takes the front's commands: all that wait, then the writes they led to, then sleep.
+/// Takes the front's commands: all that wait, then the writes they led to, then sleep. A turn takes no more bytes of
+/// pushes than may wait for one connection: more for a single client would be dropped before its first write was made,
+/// however fast it reads.
 async fn take_mail(
     reactor: Rc<Reactor>,
     mut inbox: Receiver<ToShard, ()>,
     mut sleeper: ShardSleeper,
+    bytes_per_turn: usize,
 ) -> io::Result<()> {
     loop {
         let depth = inbox.depth();
+        let mut bytes = 0;
         for mail in inbox.drain().take(MAIL_PER_TURN) {
             match mail {
                 ToShard::Attach(attach) => reactor.attach(*attach),
                 mail => {
                     let mut core = reactor.core.borrow_mut();
-                    if let ToShard::Verdict(verdict) = &mail {
-                        core.look_for_hang_up(verdict.id);
+                    match &mail {
+                        ToShard::Verdict(verdict) => core.look_for_hang_up(verdict.id),
+                        ToShard::Push(push) => bytes += push.encoded.bytes().len(),
+                        _ => {}
                     }
                     let core = &mut *core;
                     core.shard.mail(Time::now(), mail, &mut core.out);
                 }
             }
+            if bytes >= bytes_per_turn {
+                break;
+            }
         }
         reactor.tell(|core, _| core.mailbox_depth = core.mailbox_depth.max(depth as u64));
-        if depth >= MAIL_PER_TURN {
-            reactor.turns.next().await;
-        } else {
+        if inbox.is_empty() {
             sleeper.sleep_until(|| !inbox.is_empty() || reactor.core.borrow().may_post()).await?;
+        } else {
+            reactor.turns.next().await;
         }
     }
 }

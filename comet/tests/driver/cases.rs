@@ -43,6 +43,21 @@ pub(crate) fn order_holds_over_many_pushes_to_a_slow_reader(world: World) {
     }
 }
 
+/// A burst for one client that reads as fast as it can was dropped where the mailbox handed over more in one go than its
+/// queue holds.
+pub(crate) fn a_burst_for_a_fast_reader_is_not_dropped(world: World) {
+    let mut client = world.login("fast");
+    let reader = std::thread::spawn(move || {
+        for n in 0..256u32 {
+            let (_, body) = client.next().expect("a push");
+            assert_eq!(&body[..4], n.to_be_bytes());
+        }
+    });
+    let burst = (0..256u32).map(|n| (key("fast"), [&n.to_be_bytes()[..], &[0; 1020]].concat()));
+    world.push_all(burst.collect());
+    reader.join().expect("everything came in order");
+}
+
 pub(crate) fn a_short_write_is_continued(world: World) {
     let mut client = world.login("big");
     // Larger than the send buffer: the kernel takes it in parts while the client is not reading yet.
