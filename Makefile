@@ -24,6 +24,12 @@ run: ## The gateway, all in one process
 .PHONY: test
 test: deps lint ## Everything that must pass: lints, unit, property, conformance and end-to-end tests
 	$(CARGO) test --workspace --no-fail-fast
+	$(MAKE) --no-print-directory page-test
+
+.PHONY: page-test
+page-test: ## The page: its goim client in node, and all of it in real browsers (pictures in target/page)
+	$(CARGO) build --quiet
+	node --test page/tests/*.test.js
 
 .PHONY: lint
 lint: ## Formatting and clippy, warnings are errors

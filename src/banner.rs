@@ -41,6 +41,7 @@ impl Banner<'_> {
             false => "open to whoever reaches it",
         };
         let limit = format!("{}, enough for {} connections", self.open_files, self.connections);
+        let urls = |path| http.iter().map(|address| format!("http://{address}{path}")).collect::<Vec<_>>();
         let rows = [
             ("clients, TCP", join(&comet.tcp)),
             (
@@ -52,10 +53,8 @@ impl Banner<'_> {
                     .collect::<Vec<_>>()
                     .join(", "),
             ),
-            (
-                "HTTP API",
-                http.iter().map(|address| format!("http://{address}")).collect::<Vec<_>>().join(", "),
-            ),
+            ("HTTP API", join(&urls(""))),
+            ("page", join(&urls("/_/"))),
             ("gRPC", format!("comet {}, logic {}", comet.rpc, join(rpc))),
             ("driver", comet.driver.to_string()),
             ("shards", shards),

@@ -3,14 +3,20 @@
 //! The three services are the same libraries that run as processes of their own in a cluster; here they call each
 //! other directly. One thread runs logic, job and the gateway's front, one pinned thread per core holds the clients.
 //!
-//! Modules: [`cli`] the command line, [`config`] what can be set, [`banner`] what a start prints.
+//! Modules: [`cli`] the command line, [`config`] what can be set, [`banner`] what a start prints, [`page`] the page for
+//! people.
 #![forbid(unsafe_code)]
 
 mod banner;
 mod cli;
 mod config;
+mod page;
 
-use std::{net::SocketAddr, process::ExitCode, sync::Arc};
+use std::{
+    net::SocketAddr,
+    process::ExitCode,
+    sync::{Arc, OnceLock},
+};
 
 use anyhow::Context;
 use clap::Parser;
@@ -22,7 +28,7 @@ use cluster::{
     shutdown::{Drain, on_signals},
     telemetry::{self, init_logs},
 };
-use comet::Comet;
+use comet::{Comet, clock::Time};
 use control::{
     broker::MemoryBroker,
     config::{Exposure, JobConfig, Listener, LogicConfig},
@@ -34,7 +40,12 @@ use control::{
 use prometheus_client::metrics::gauge::Gauge;
 use tracing::{info, warn};
 
-use self::{banner::Banner, cli::Cli, config::HalleyConfig};
+use self::{
+    banner::Banner,
+    cli::Cli,
+    config::HalleyConfig,
+    page::{Page, Started},
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -164,14 +175,20 @@ async fn run(config: &HalleyConfig, exposure: &Exposure) -> anyhow::Result<()> {
     let broker = Arc::new(MemoryBroker::new(config.logic.broker_limits(), broker_metrics));
     let sessions = Arc::new(MemorySessions::new(config.logic.redis.expire.get(), session_metrics));
     sessions.start_sweeping();
+    let page = Arc::new(Page {
+        comet: Arc::clone(&comet_metrics),
+        logic: logic_metrics.clone(),
+        job: job_metrics.clone(),
+        started: OnceLock::new(),
+    });
     let deps = LogicDeps {
         broker: Arc::clone(&broker) as _,
         sessions,
         registry: Arc::clone(&registry),
         metrics: logic_metrics,
     };
-    let admin = admin::router(Arc::clone(&health), Arc::new(metrics));
-    let logic = logic::start(&config.logic, deps, admin, drain.clone()).await?;
+    let extra = admin::router(Arc::clone(&health), Arc::new(metrics)).merge(page::router(Arc::clone(&page)));
+    let logic = logic::start(&config.logic, deps, extra, drain.clone()).await?;
     let api: Arc<dyn LogicApi> = logic.logic();
     let comet =
         Comet::start(&config.comet, None, connections, api, comet_metrics).await.map_err(in_section)?;
@@ -190,6 +207,19 @@ async fn run(config: &HalleyConfig, exposure: &Exposure) -> anyhow::Result<()> {
         JobDeps { broker, registry, connect, metrics: job_metrics, drain: drain.clone() },
     );
 
+    // It is set here only, so it cannot be set yet.
+    let _ = page.started.set(Started {
+        at: Time::now(),
+        logic: logic.logic(),
+        config: page::Config {
+            version: cluster::build::LONG_VERSION,
+            driver: if comet.driver.io_uring { "io_uring" } else { "epoll" },
+            shards: comet.shards,
+            websocket_port: comet.websocket.first().map(SocketAddr::port),
+            websocket_path: config.comet.websocket.path.clone(),
+            push_token: !config.logic.push.tokens.is_empty(),
+        },
+    });
     let banner = Banner {
         comet: &comet,
         websocket_path: &config.comet.websocket.path,

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Installs what building and testing needs and is not there: a C compiler (mimalloc is C), make, curl, and the pinned
-# Rust with rustfmt and clippy. Prints one line and changes nothing when all is there.
+# Installs what building and testing needs and is not there: a C compiler (mimalloc is C), make, curl, node and Chromium
+# (for the page), and the pinned Rust with rustfmt and clippy. Prints a few lines and changes nothing when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 missing=()
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
 command -v curl >/dev/null || missing+=(curl)
+command -v node >/dev/null || missing+=(nodejs)
 if [ ${#missing[@]} -gt 0 ]; then
   command -v apt-get >/dev/null || { echo "deps: please install: ${missing[*]}" >&2; exit 1; }
   sudo=''
@@ -15,8 +16,10 @@ if [ ${#missing[@]} -gt 0 ]; then
   $sudo apt-get -o DPkg::Lock::Timeout=120 update -q
   $sudo env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 install -q -y --no-install-recommends "${missing[@]}"
 fi
+# Without apt the test of the page in a browser says that it is skipped; in CI it fails.
+if command -v apt-get >/dev/null; then tests/services/chromium.sh install; fi
 command -v cargo >/dev/null || { echo "deps: no cargo: install Rust by rustup (https://rustup.rs), then run make again" >&2; exit 1; }
 # rustup installs the toolchain of rust-toolchain.toml with the first call of cargo; without rustup what is there is used.
 cargo clippy --version >/dev/null
 cargo fmt --version >/dev/null
-echo "deps: $(cargo --version), $(cc --version | head -1)"
+echo "deps: $(cargo --version), node $(node --version), $(cc --version | head -1)"

@@ -123,6 +123,11 @@ impl<L: Label> CounterBy<L> {
     pub fn of(&self, label: L) -> &Counter {
         &self.counters[label.index()]
     }
+
+    /// Every value of the label with its count.
+    pub fn all(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        L::WORDS.iter().copied().zip(self.counters.iter().map(|counter| counter.get()))
+    }
 }
 
 /// A histogram of seconds, with buckets from 10 µs to 10 s.

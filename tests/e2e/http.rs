@@ -213,7 +213,7 @@ fn bad_parameters_are_answered_with_400() {
 fn wrong_paths_are_404_and_wrong_methods_405() {
     let server = Server::start(&[]);
     for path in
-        ["/", "/goim", "/goim/push", "/goim/push/room/x", "/goim/push//room", "/goim/pus", "/goim/online/1"]
+        ["/x", "/goim", "/goim/push", "/goim/push/room/x", "/goim/push//room", "/goim/pus", "/goim/online/1"]
     {
         for method in ["GET", "POST"] {
             http::request(server.http, method, path, &[], b"").expect_error(404, -404);

@@ -11,4 +11,5 @@ mod http;
 mod lifecycle;
 mod metrics;
 mod operations;
+mod page;
 mod sessions;

@@ -24,6 +24,27 @@ use crate::{
     shard::stats::{BUCKETS, Histogram, PerTransport, Stats},
 };
 
+/// Part of the counters at one moment, all shards together: what a page shows.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Sockets open now, logged in or not.
+    pub connections: PerTransport,
+    /// Connections logged in now.
+    pub open: u64,
+    /// Frames written to clients since the start, pushes and replies.
+    pub deliveries: u64,
+    /// Frames not delivered, by reason.
+    pub drops: BTreeMap<&'static str, u64>,
+    /// Bad input by protocol and reason.
+    pub bad_input: BTreeMap<(&'static str, &'static str), u64>,
+    /// From the acceptance of a push to the begin of its dispatch.
+    pub accept_to_dispatch: Histogram,
+    /// From the front's hand-out to the shard.
+    pub dispatch_to_shard: Histogram,
+    /// From the begin of a write to its end.
+    pub shard_to_written: Histogram,
+}
+
 /// Counters of one comet.
 #[derive(Debug, Default)]
 pub struct Metrics {
@@ -55,6 +76,23 @@ impl Metrics {
     /// Sum of a number over all shards, as the last ticks brought it.
     pub fn sum(&self, number: impl Fn(&Stats) -> u64) -> u64 {
         lock(&self.shards).iter().map(number).sum()
+    }
+
+    /// What a page shows, as the last ticks brought it.
+    pub fn snapshot(&self) -> Snapshot {
+        let mut all = Snapshot::default();
+        for stats in lock(&self.shards).iter() {
+            all.connections.tcp += stats.connections.tcp;
+            all.connections.websocket += stats.connections.websocket;
+            all.open += stats.open;
+            all.deliveries += stats.deliveries;
+            stats.drops.iter().for_each(|(reason, n)| *all.drops.entry(reason.label()).or_default() += n);
+            stats.bad_input.iter().for_each(|(what, n)| *all.bad_input.entry(*what).or_default() += n);
+            all.dispatch_to_shard.add(&stats.dispatch_to_shard);
+            all.shard_to_written.add(&stats.shard_to_written);
+        }
+        all.accept_to_dispatch = lock(&self.front).accepted_to_dispatch;
+        all
     }
 
     /// Takes a shard's counters. Bad input is told to the log from here, since a shard never writes one: a line per
@@ -251,10 +289,7 @@ impl Text<'_, '_> {
     /// One stage of a push's way, over all shards.
     fn stages<'h>(&mut self, stage: &str, histograms: impl Iterator<Item = &'h Histogram>) -> fmt::Result {
         let mut all = Histogram::default();
-        for histogram in histograms {
-            all.sum_micros += histogram.sum_micros;
-            all.counts.iter_mut().zip(histogram.counts).for_each(|(sum, count)| *sum += count);
-        }
+        histograms.for_each(|histogram| all.add(histogram));
         // Only every second power of two: enough to see, and a fourth of the lines.
         let mut buckets: Vec<(f64, u64)> = Vec::new();
         for pair in 0..BUCKETS / 2 {

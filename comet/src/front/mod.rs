@@ -35,7 +35,7 @@ use tokio::sync::Notify;
 
 pub use self::{
     inbox::Inbox,
-    metrics::Metrics,
+    metrics::{Metrics, Snapshot},
     outbox::{Outboxes, RING_CAPACITY},
 };
 use self::{lanes::Lanes, logins::Logins, online::Online};

@@ -24,6 +24,12 @@ impl Histogram {
         self.counts[bucket.min(BUCKETS - 1)] += 1;
         self.sum_micros += micros;
     }
+
+    /// Adds the values of another one.
+    pub fn add(&mut self, other: &Histogram) {
+        self.sum_micros += other.sum_micros;
+        self.counts.iter_mut().zip(other.counts).for_each(|(sum, count)| *sum += count);
+    }
 }
 
 /// Why frames were not delivered. Each reason is a label of `halley_drops_total`.

@@ -106,6 +106,11 @@ impl Logic {
         }
     }
 
+    /// Rooms with anybody in them, over all comets.
+    pub fn room_count(&self) -> usize {
+        self.online().room_count()
+    }
+
     /// Larger than every one before, those of earlier runs included (unless the clock was set back in between): comets,
     /// which outlive a restart of logic, compare them.
     fn next_generation(&self) -> Generation {

@@ -67,6 +67,11 @@ impl Online {
         self.rooms.iter().map(|(room, people)| (room.clone(), capped(*people))).collect()
     }
 
+    /// Rooms with anybody in them.
+    pub(super) fn room_count(&self) -> usize {
+        self.rooms.len()
+    }
+
     /// People in one room.
     pub(super) fn room(&self, room: &RoomId) -> u64 {
         self.rooms.get(room).copied().unwrap_or(0)

@@ -1,0 +1,368 @@
+// The person's half of the page: log in, listen, talk, push. The gateway's half is live.js, the protocol goim.js.
+
+import { Client, OP } from './goim.js';
+import { duration, span, startLive } from './live.js';
+
+/** Messages kept on the page. */
+const SHOWN_MAX = 500;
+/** More often than the gateway needs, so that the count of people is fresh. */
+const HEARTBEAT_MS = 5000;
+
+const $ = (id) => document.getElementById(id);
+const words = (id) => $(id).value.split(/[\s,]+/).filter(Boolean);
+
+/** Milliseconds since 1970, in fractions. */
+const now = () => performance.timeOrigin + performance.now();
+
+/** Who speaks, as others see it. */
+let name = '';
+let config = null;
+let client = null;
+
+// Log in and out
+
+$('mid').value = 1 + Math.floor(Math.random() * 999);
+$('key').value = `web-${Math.random().toString(36).slice(2, 8)}`;
+
+$('login').addEventListener('submit', (event) => {
+  event.preventDefault();
+  const mid = Number($('mid').value);
+  name = `user ${mid}`;
+  client?.close();
+  client = new Client($('url').value, {
+    mid,
+    key: $('key').value,
+    rooms: words('rooms'),
+    accepts: words('accepts').map(Number),
+    heartbeatMs: HEARTBEAT_MS,
+    onstate: showState,
+    onmessage: showMessage,
+    onpeople: (count) => {
+      people = count;
+      showRooms();
+    },
+  });
+  client.connect();
+});
+
+$('leave').addEventListener('click', () => client.close());
+$('retry').addEventListener('click', () => client.connect());
+// The network is back: no reason to wait longer.
+addEventListener('online', () => client?.state.name === 'waiting' && client.connect());
+
+let countdown = null;
+let people = null;
+
+function showState(state) {
+  clearInterval(countdown);
+  const { name, why, code } = state;
+  const left = name === 'closed' && code === 1000;
+  const shown = $('state');
+  shown.dataset.state = left ? 'idle' : name;
+  if (name === 'waiting') {
+    // Announced once, without the seconds.
+    const seconds = cell('', '');
+    seconds.setAttribute('aria-hidden', 'true');
+    const tick = () => (seconds.textContent = ` in ${Math.max(0, Math.ceil((state.until - Date.now()) / 1000))} s`);
+    tick();
+    countdown = setInterval(tick, 250);
+    const line = cell('', 'reconnecting');
+    line.append(seconds, ` because: ${why}`);
+    shown.replaceChildren(line);
+  } else {
+    shown.textContent = {
+      idle: 'not connected',
+      connecting: state.attempt > 0 ? `connecting, attempt ${state.attempt + 1}` : 'connecting',
+      open: 'connected',
+      closed: left ? 'logged out' : `closed for good because: ${why} (${code})`,
+    }[name];
+  }
+  const away = name === 'idle' || name === 'closed';
+  $('login').hidden = !away;
+  $('inside').hidden = away;
+  $('leave').hidden = away;
+  $('retry').hidden = name !== 'waiting';
+  for (const control of $('inside').querySelectorAll('input, button')) control.disabled = name !== 'open';
+  if (name !== 'open') people = null;
+  if (name === 'open') addEvent('connected');
+  else if (why && !left) addEvent(`${why} (${code})`);
+  note('');
+  showRooms();
+  // The form that had the keyboard is gone, or was disabled for a while.
+  const focused = document.activeElement;
+  if (name === 'open' && (focused === document.body || $('login').contains(focused))) $('chat-text').focus({ preventScroll: true });
+}
+
+// Rooms
+
+function showRooms() {
+  const list = $('memberships');
+  const open = client?.state.name === 'open';
+  const rooms = client?.rooms ?? [];
+  const counts = people === null ? '' : ` · ${people}`;
+  // Only what changed is touched, or the keyboard's focus would be lost with every heartbeat.
+  const key = JSON.stringify([rooms, client?.firstRoom, open]);
+  if (list.dataset.key !== key) {
+    list.dataset.key = key;
+    list.replaceChildren(
+      ...rooms.map((room) => {
+        const first = room === client.firstRoom;
+        const item = document.createElement('li');
+        item.classList.toggle('first', first);
+        const speak = button(room, first ? `You speak in ${room}` : `Speak in ${room}`, () => client.speakIn(room));
+        speak.setAttribute('aria-pressed', String(first));
+        item.append(speak, button('×', `Leave ${room}`, () => leave(room)));
+        for (const control of item.children) control.disabled = !open;
+        return item;
+      }),
+    );
+  }
+  const first = list.querySelector('.first button');
+  if (first) {
+    first.textContent = client.firstRoom + counts;
+    first.title = people === null ? `You speak in ${client.firstRoom}` : `You speak in ${client.firstRoom}, ${people} are there`;
+  }
+  $('chat-text').placeholder = client?.firstRoom ? `Say something in ${client.firstRoom}` : 'Join a room to speak';
+}
+
+function button(text, title, act) {
+  const made = document.createElement('button');
+  made.type = 'button';
+  made.textContent = text;
+  made.title = title;
+  if (text === '×') made.setAttribute('aria-label', title);
+  made.addEventListener('click', () => attempt(async () => {
+    await act();
+    people = null;
+    people = await client.heartbeat();
+  }));
+  return made;
+}
+
+/** Leaves a room; the next one becomes the one to speak in. */
+async function leave(room) {
+  await client.leave(room);
+  const [next] = client.rooms;
+  if (client.firstRoom === null && next) await client.speakIn(next);
+}
+
+$('join').addEventListener('submit', (event) => {
+  event.preventDefault();
+  const room = $('join-room').value.trim();
+  if (room === '') return;
+  attempt(async () => {
+    await client.join(room);
+    $('join-room').value = '';
+  });
+});
+
+/** Does something with the client and says what went wrong. */
+async function attempt(act) {
+  try {
+    await act();
+    note('');
+  } catch (error) {
+    note(error.message);
+  }
+  showRooms();
+}
+
+function note(text) {
+  if ($('client-note').textContent !== text) $('client-note').textContent = text;
+}
+
+// Messages
+
+let arrived = 0;
+const latencies = [];
+
+/** What this page sends: words, who says them, and when. */
+const wrap = (text) => JSON.stringify({ text, from: name || undefined, sent: Math.round(now() * 10) / 10 });
+
+function unwrap(text) {
+  try {
+    const value = JSON.parse(text);
+    if (typeof value?.text === 'string' && typeof value.sent === 'number') return value;
+  } catch {
+    // Not of this page: shown as it is.
+  }
+  return { text };
+}
+
+function showMessage({ op, seq, body, text }) {
+  const message = unwrap(text);
+  const item = document.createElement('li');
+  const own = op === OP.SEND_REPLY && seq !== 0;
+  item.classList.toggle('own', own);
+  const what = cell('words', '');
+  if (message.from || own) what.append(cell('who', `${own ? 'you' : message.from}  `));
+  what.append(message.text || `(${body.length} bytes)`);
+  const late = cell('ms', '');
+  if (message.sent) {
+    const us = (now() - message.sent) * 1000;
+    late.textContent = us < -1000 ? 'other clock' : duration(Math.max(us, 0));
+    late.title = 'from the sender’s clock to this one';
+    if (us >= -1000) summarise(us);
+  }
+  item.append(time(), cell('op', op === OP.SEND_REPLY ? 'chat' : String(op)), what, late);
+  append(item);
+  $('count').textContent = String(++arrived);
+}
+
+/** Half of the last hundred were faster than this. */
+function summarise(us) {
+  latencies.push(us);
+  if (latencies.length > 100) latencies.shift();
+  const sorted = [...latencies].sort((a, b) => a - b);
+  $('latency-summary').textContent = ` · median ${duration(Math.max(0, sorted[sorted.length >> 1]))}`;
+}
+
+function addEvent(text) {
+  const item = document.createElement('li');
+  item.className = 'event';
+  item.append(time(), cell('op', ''), cell('words', text), cell('ms', ''));
+  append(item);
+}
+
+/** Rows that wait to be shown: a busy room brings thousands a second, and the page is laid out once for many. */
+let waiting = [];
+
+function append(item) {
+  if (waiting.length === 0) setTimeout(flush, 30);
+  waiting.push(item);
+  if (waiting.length > SHOWN_MAX) waiting.shift();
+}
+
+function flush() {
+  const list = $('messages');
+  const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 8;
+  list.append(...waiting);
+  waiting = [];
+  while (list.childElementCount > SHOWN_MAX) list.firstElementChild.remove();
+  // Who reads further up is left there.
+  if (atEnd) list.scrollTop = list.scrollHeight;
+}
+
+function time() {
+  const made = document.createElement('time');
+  const moment = new Date();
+  const two = (value) => String(value).padStart(2, '0');
+  made.dateTime = moment.toISOString();
+  made.textContent = `${two(moment.getHours())}:${two(moment.getMinutes())}:${two(moment.getSeconds())}.${Math.floor(moment.getMilliseconds() / 100)}`;
+  return made;
+}
+
+function cell(kind, content) {
+  const made = document.createElement('span');
+  made.className = kind;
+  made.textContent = content;
+  return made;
+}
+
+$('chat').addEventListener('submit', (event) => {
+  event.preventDefault();
+  const text = $('chat-text').value;
+  if (text === '') return;
+  attempt(async () => {
+    const said = client.send(wrap(text));
+    $('chat-text').value = '';
+    try {
+      await said;
+    } catch (error) {
+      $('chat-text').value ||= text;
+      throw error;
+    }
+  });
+});
+
+// Push over HTTP
+
+const TARGETS = {
+  room: ['Rooms', 'live://1000'],
+  keys: ['Device keys', ''],
+  mids: ['Users', ''],
+  all: [null, ''],
+};
+
+const target = () => $('push').elements.to.value;
+const typed = {};
+let targeted = 'room';
+
+$('push').addEventListener('change', (event) => {
+  if (event.target.name !== 'to') return;
+  typed[targeted] = $('target').value;
+  targeted = target();
+  const [label, proposal] = TARGETS[targeted];
+  $('target-label').hidden = label === null;
+  $('target-name').textContent = label ?? '';
+  $('target').value = typed[targeted] ?? (targeted === 'keys' ? $('key').value : targeted === 'mids' ? $('mid').value : proposal);
+});
+
+$('push').addEventListener('submit', async (event) => {
+  event.preventDefault();
+  const say = (text) => ($('push-note').textContent = text);
+  try {
+    const begun = performance.now();
+    const headers = $('token').value ? { Authorization: `Bearer ${$('token').value}` } : {};
+    const urls = pushUrls();
+    const body = $('timed').checked ? wrap($('body').value) : $('body').value;
+    let absent = [];
+    for (const url of urls) {
+      const response = await fetch(url, { method: 'POST', headers, body });
+      const answer = await response.json();
+      if (answer.code !== 0) throw new Error(answer.code === -401 ? 'refused: the token is missing or wrong' : `refused: ${answer.message} (${answer.code})`);
+      absent = absent.concat(answer.data?.offline ?? []);
+    }
+    const taken = `accepted in ${duration((performance.now() - begun) * 1000)}`;
+    say(absent.length > 0 ? `${taken}; nobody is there for ${absent.join(', ')}` : taken);
+  } catch (error) {
+    say(error instanceof TypeError ? 'the gateway did not answer' : error.message);
+  }
+});
+
+/** One URL; for rooms one a type, as the API wants them. */
+function pushUrls() {
+  const to = target();
+  const query = new URLSearchParams({ operation: $('operation').value });
+  if (to === 'all') return [`/goim/push/all?${query}`];
+  const values = words('target');
+  if (values.length === 0) throw new Error(`${TARGETS[to][0].toLowerCase()} are missing`);
+  if (to !== 'room') {
+    for (const value of values) query.append(to, value);
+    return [`/goim/push/${to}?${query}`];
+  }
+  const types = new Map();
+  for (const value of values) {
+    const [, type, room] = /^(.+?):\/\/(.+)$/.exec(value) ?? [];
+    if (!room) throw new Error(`${value} is no room: type://name`);
+    types.set(type, [...(types.get(type) ?? []), room]);
+  }
+  return [...types].map(([type, rooms]) => {
+    const one = new URLSearchParams(query);
+    one.set('type', type);
+    for (const room of rooms) one.append('room', room);
+    return `/goim/push/room?${one}`;
+  });
+}
+
+// The gateway
+
+/** Asked again after each silence: what answers then may be another one, on another port. */
+async function readConfig() {
+  const answer = await fetch('config.json', { cache: 'no-store' });
+  if (!answer.ok) return;
+  config = await answer.json();
+  const scheme = location.protocol === 'https:' ? 'wss' : 'ws';
+  if (!$('url').value) $('url').value = `${scheme}://${location.hostname}:${config.websocket_port}${config.websocket_path}`;
+  $('token-label').hidden = $('token-help').hidden = !config.push_token;
+}
+
+let silent = true;
+startLive((stats) => {
+  if (stats && silent) readConfig().catch(() => (silent = true));
+  silent = !stats;
+  if (config && stats) {
+    $('about').textContent = `${config.version} · ${config.driver} · ${config.shards} ${config.shards === 1 ? 'shard' : 'shards'} · up ${span(stats.uptime_ms / 1000)}`;
+  }
+});
+showState({ name: 'idle' });

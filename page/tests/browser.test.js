@@ -1,0 +1,250 @@
+// The page in real browsers, on the real gateway. Screenshots are left in target/page/.
+//
+// Needs the built program (target/debug/halley, or what HALLEY names) and Chromium (tests/services/chromium.sh install).
+
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdirSync } from 'node:fs';
+import test from 'node:test';
+import { fileURLToPath } from 'node:url';
+
+import { Browser, eventually, isInstalled, sleep } from './chromium.js';
+
+const root = fileURLToPath(new URL('../..', import.meta.url));
+const HALLEY = process.env.HALLEY ?? `${root}target/debug/halley`;
+const PICTURES = `${root}target/page`;
+
+// Where it has to run it fails without a browser; elsewhere it says that it did not run.
+const skip = process.env.CI !== 'true' && !isInstalled() && 'no Chromium: tests/services/chromium.sh install';
+const TIMEOUT_MS = 180_000;
+
+/** The gateway, which can go away and come back on the same ports. */
+class Gateway {
+  ports = { 'comet.tcp.bind': 0, 'comet.websocket.bind': 0, 'comet.rpcServer.addr': 0, 'logic.httpServer.addr': 0, 'logic.rpcServer.addr': 0 };
+  #child;
+  #log = '';
+  #sets;
+
+  constructor(...sets) {
+    this.#sets = ['comet.drain.spread=0s', 'comet.reactor.shards=2', 'comet.reactor.ringEntries=256', ...sets];
+  }
+
+  async start() {
+    const ports = Object.entries(this.ports).map(([key, port]) => `${key}=127.0.0.1:${port}`);
+    const args = [...ports, ...this.#sets].flatMap((set) => ['--set', set]);
+    this.#log = '';
+    this.#child = spawn(HALLEY, args, { stdio: ['ignore', 'ignore', 'pipe'] });
+    this.#child.stderr.on('data', (chunk) => (this.#log += chunk));
+    await eventually('the gateway starts', () => {
+      assert.equal(this.#child.exitCode, null, this.#log);
+      return this.#log.includes('open files');
+    });
+    const port = (pattern) => Number(pattern.exec(this.#log)?.[1]);
+    this.ports = {
+      'comet.tcp.bind': port(/TCP .*:(\d+)/),
+      'comet.websocket.bind': port(/ws:.*:(\d+)\/sub/),
+      'comet.rpcServer.addr': port(/comet [\d.]+:(\d+)/),
+      'logic.httpServer.addr': port(/HTTP API .*:(\d+)/),
+      'logic.rpcServer.addr': port(/logic [\d.]+:(\d+)/),
+    };
+    return this;
+  }
+
+  get http() {
+    return `http://127.0.0.1:${this.ports['logic.httpServer.addr']}`;
+  }
+
+  async stop() {
+    if (this.#child.exitCode !== null) return;
+    const ended = once(this.#child, 'exit');
+    this.#child.kill('SIGTERM');
+    const [status] = await ended;
+    assert.equal(status, 0, this.#log);
+  }
+
+  async push(target, body) {
+    const answer = await fetch(`${this.http}/goim/push/${target}`, { method: 'POST', body });
+    assert.equal(await answer.text(), '{"code":0,"message":""}');
+  }
+}
+
+async function logIn(page, mid, key, rooms) {
+  await page.fill('#mid', String(mid));
+  await page.fill('#key', key);
+  await page.fill('#rooms', rooms);
+  await page.press('Enter', 13);
+  await page.sees('#state', /^connected$/);
+}
+
+const messages = (page) => page.texts('#messages li:not(.event) .words');
+const received = (page, text) => eventually(text, async () => (await messages(page)).some((words) => words.includes(text)));
+const count = async (page, text) => (await messages(page)).filter((words) => words.includes(text)).length;
+
+test('two people in a room, on a gateway that is restarted', { skip, timeout: TIMEOUT_MS }, async (t) => {
+  mkdirSync(PICTURES, { recursive: true });
+  const gateway = await new Gateway().start();
+  const [left, right] = [new Browser(), new Browser()];
+  t.after(() => Promise.all([left.close(), right.close(), gateway.stop()]));
+  // The way in is the bare address.
+  const [ann, bob] = await Promise.all([left.page(gateway.http), right.page(`${gateway.http}/_`)]);
+  await ann.look({ width: 1280, height: 900 });
+
+  await ann.sees('#about', /shards · up/);
+  await ann.screenshot(`${PICTURES}/before-login.png`);
+
+  await t.test('log in by keyboard, and see each other', async () => {
+    assert.equal(await ann.eval('location.pathname'), '/_/');
+    await logIn(ann, 1, 'ann', 'live://1000');
+    await logIn(bob, 2, 'bob', 'live://1000 live://1001');
+    await ann.sees('#memberships .first', /live:\/\/1000 · 2/);
+    await bob.sees('#memberships .first', /live:\/\/1000 · 2/);
+    assert.deepEqual(await bob.texts('#memberships li button:first-child'), ['live://1000 · 2', 'live://1001']);
+  });
+
+  await t.test('what each says, and what HTTP says, reaches both once', async () => {
+    // The keyboard is where one goes on.
+    await ann.type('hello from Ann');
+    await ann.press('Enter', 13);
+    await bob.fill('#chat-text', 'hello from Bob');
+    await bob.click('#chat .main');
+    await received(ann, 'hello from Bob');
+    await ann.fill('#body', 'pushed by Ann');
+    await ann.click('#push > button');
+    await ann.sees('#push-note', /^accepted in/);
+    await gateway.push('room?operation=1000&type=live&room=1000', 'plain, from a backend');
+    const all = ['hello from Ann', 'hello from Bob', 'pushed by Ann', 'plain, from a backend'];
+    for (const page of [ann, bob]) {
+      for (const text of all) await received(page, text);
+    }
+    await sleep(300);
+    for (const page of [ann, bob]) {
+      for (const text of all) assert.equal(await count(page, text), 1, text);
+      assert.equal(await page.text('#count'), '4');
+    }
+    assert.match(await bob.text('#messages li:nth-child(2)'), /chat\s+user 1 +hello from Ann\s+[\d.]+ (µs|ms)/);
+    assert.match(await bob.text('#messages .own'), /you +hello from Bob/);
+    // No time of sending, no latency.
+    const last = '#messages li:last-child';
+    assert.deepEqual([await ann.text(`${last} .op`), await ann.text(`${last} .words`), await ann.text(`${last} .ms`)], ['1000', 'plain, from a backend', '']);
+  });
+
+  await t.test('devices, users and everybody', async () => {
+    for (const [to, target, text, receivers] of [
+      ['keys', 'ann', 'to a device', [ann]],
+      ['mids', '2', 'to a user', [bob]],
+      ['all', null, 'to everybody', [ann, bob]],
+    ]) {
+      await ann.click(`[name=to][value=${to}]`);
+      if (target) await ann.fill('#target', target);
+      await ann.fill('#body', text);
+      await ann.click('#push > button');
+      for (const page of receivers) await received(page, text);
+      assert.equal(await count(ann, text) + (await count(bob, text)), receivers.length, text);
+    }
+    await ann.click('[name=to][value=keys]');
+    await ann.fill('#target', 'bob nobody');
+    await ann.click('#push > button');
+    await ann.sees('#push-note', /nobody is there for nobody/);
+    await ann.click('[name=to][value=room]');
+  });
+
+  await t.test('rooms are joined and left', async () => {
+    await ann.fill('#join-room', 'live://2000');
+    await ann.press('Enter', 13);
+    await eventually('two rooms', async () => (await ann.texts('#memberships li')).length === 2);
+    await gateway.push('room?operation=1000&type=live&room=2000', 'in the second room');
+    await received(ann, 'in the second room');
+    assert.equal(await count(bob, 'in the second room'), 0);
+    // Speak there for a moment, then leave it.
+    await ann.click('#memberships li:nth-child(2) button');
+    await ann.sees('#memberships .first', /live:\/\/2000 · 1/);
+    await ann.click('#memberships .first button + button');
+    await ann.sees('#memberships', /^live:\/\/1000 · 2\s+×$/);
+    await gateway.push('room?operation=1000&type=live&room=2000', 'not for Ann');
+    await ann.fill('#chat-text', 'after all that');
+    await ann.press('Enter', 13);
+    for (const page of [ann, bob]) await received(page, 'after all that');
+    assert.equal(await count(ann, 'not for Ann'), 0);
+  });
+
+  await t.test('the numbers are live', async () => {
+    const values = () => ann.texts('.chart .value');
+    for (let n = 0; n < 60; n++) {
+      const burst = 1 + Math.round(6 * (1 + Math.sin(n / 9)));
+      for (let i = 0; i < burst; i++) await gateway.push('room?operation=1000&type=live&room=1001', `tick ${n}`);
+      await sleep(100);
+      if (n === 30) {
+        const [connections, rooms, deliveries, pushes] = await values();
+        assert.deepEqual([connections, rooms], ['2', '2']);
+        assert.ok(Number(deliveries) > 0 && Number(pushes) > 0, `${deliveries} ${pushes}`);
+      }
+    }
+    assert.match(await ann.text('#charts'), /2 WebSocket · 0 TCP · 2 logged in/);
+    assert.match(await ann.text('#stages'), /shard → written\s+\d+/);
+  });
+
+  await t.test('it fits a screen and a phone, by day and by night', async () => {
+    await ann.screenshot(`${PICTURES}/desktop-light.png`);
+    await ann.look({ width: 1280, height: 900, dark: true });
+    await ann.screenshot(`${PICTURES}/desktop-dark.png`);
+    for (const dark of [false, true]) {
+      await ann.look({ width: 360, height: 740, mobile: true, dark });
+      assert.equal(await ann.eval('document.documentElement.scrollWidth'), 360, 'nothing sticks out');
+      await ann.screenshot(`${PICTURES}/phone-${dark ? 'dark' : 'light'}.png`);
+    }
+    await ann.look({ width: 1280, height: 900 });
+  });
+
+  await t.test('a restart is told, and waited out', async () => {
+    await gateway.stop();
+    for (const page of [ann, bob]) await page.sees('#state', /^reconnecting in \d+ s because: \S/);
+    await ann.sees('#messages li:last-child .words', /server is going away/);
+    await ann.sees('#live-state', /no answer since/);
+    await ann.screenshot(`${PICTURES}/away.png`, false);
+    await gateway.start();
+    for (const page of [ann, bob]) await page.sees('#state', /^connected$/);
+    await ann.sees('#live-state', /^live$/);
+    await bob.fill('#chat-text', 'we are back');
+    await bob.press('Enter', 13);
+    await received(ann, 'we are back');
+    await ann.sees('#memberships .first', /live:\/\/1000 · 2/);
+  });
+
+  await t.test('a newer login with the key ends the older one for good', async () => {
+    const again = await right.page(`${gateway.http}/_/`);
+    await logIn(again, 1, 'ann', 'live://1000');
+    await ann.sees('#state', /^closed for good because: replaced by a newer login with the same key \(4409\)$/);
+    assert.equal(await ann.eval("document.querySelector('#login').hidden"), false);
+    await sleep(1500);
+    assert.match(await ann.text('#state'), /^closed for good/);
+    await again.click('#leave');
+    await again.sees('#state', /^logged out$/);
+    await ann.screenshot(`${PICTURES}/closed.png`, false);
+    assert.deepEqual(again.errors, []);
+  });
+
+  for (const page of [ann, bob]) {
+    assert.deepEqual(page.errors, []);
+    const elsewhere = [...page.asked].filter((url) => new URL(url).hostname !== '127.0.0.1');
+    assert.deepEqual(elsewhere, [], 'it asks nobody but the gateway');
+  }
+});
+
+test('with a token configured everybody may watch and only who has it may push', { skip, timeout: TIMEOUT_MS }, async (t) => {
+  const gateway = await new Gateway('logic.push.tokens=sesame').start();
+  const browser = new Browser();
+  t.after(() => Promise.all([browser.close(), gateway.stop()]));
+  const page = await browser.page(`${gateway.http}/_/`);
+  await page.sees('#live-state', /^live$/);
+  await eventually('the field is there', () => page.eval("!document.querySelector('#token-label').hidden"));
+  await logIn(page, 1, 'a', 'live://1000');
+  await page.click('#push > button');
+  await page.sees('#push-note', /token is missing or wrong/);
+  await page.fill('#token', 'sesame');
+  await page.click('#push > button');
+  await page.sees('#push-note', /^accepted in/);
+  await received(page, 'Hello');
+  assert.equal(await page.eval('JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie])'), '[{},{},""]');
+  assert.deepEqual(page.errors, []);
+});
