@@ -99,7 +99,7 @@ function showRooms() {
   const list = $('memberships');
   const open = client?.state.name === 'open';
   const rooms = client?.rooms ?? [];
-  const counts = people === null ? '' : ` · ${people}`;
+  const counts = people === null ? '' : ` · ${people} here`;
   // Only what changed is touched, or the keyboard's focus would be lost with every heartbeat.
   const key = JSON.stringify([rooms, client?.firstRoom, open]);
   if (list.dataset.key !== key) {
