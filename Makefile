@@ -22,9 +22,17 @@ run: ## The gateway, all in one process
 	$(CARGO) run --release
 
 .PHONY: test
-test: deps lint ## Everything that must pass: lints, unit, property, conformance and end-to-end tests
+test: deps lint ## Everything that must pass: lints, unit, property, conformance and end-to-end tests, fuzzing
 	$(CARGO) test --workspace --no-fail-fast
 	$(MAKE) --no-print-directory page-test
+	fuzz/run.sh
+
+# For each target.
+export SECONDS_EACH ?= 15
+
+.PHONY: fuzz
+fuzz: deps ## Fuzz what outsiders can reach, guided by coverage: make fuzz SECONDS_EACH=600
+	fuzz/run.sh
 
 .PHONY: page-test
 page-test: ## The page: its goim client in node, and all of it in real browsers (pictures in target/page)
@@ -34,6 +42,7 @@ page-test: ## The page: its goim client in node, and all of it in real browsers 
 .PHONY: lint
 lint: ## Formatting and clippy, warnings are errors
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
 
 .PHONY: bench

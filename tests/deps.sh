@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Installs what building and testing needs and is not there: a C compiler (mimalloc is C), make, curl, node and Chromium
-# (for the page), and the pinned Rust with rustfmt and clippy. Prints a few lines and changes nothing when all is there.
+# Installs what building and testing needs and is not there: C and C++ compilers (mimalloc, libFuzzer), make, curl, node
+# and Chromium (for the page), and the pinned Rust with rustfmt and clippy. Prints a few lines and changes nothing when
+# all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 missing=()
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
+command -v c++ >/dev/null || missing+=(g++)
 command -v curl >/dev/null || missing+=(curl)
 command -v node >/dev/null || missing+=(nodejs)
 if [ ${#missing[@]} -gt 0 ]; then
