@@ -230,6 +230,7 @@ fn a_command_that_cannot_be_run_ends_with_2() {
     }
 }
 
+/// Stopped several times, since one stop may fall into the wait for an answer, where it looks like a slow server.
 #[test]
 fn a_generator_that_was_held_up_does_not_report_the_tail() {
     let server = Server::start(Fault::None);
@@ -243,10 +244,13 @@ fn a_generator_that_was_held_up_does_not_report_the_tail() {
         let kill = Command::new("kill").args([name, &child.id().to_string()]).status();
         assert!(kill.expect("kill exists").success());
     };
-    std::thread::sleep(std::time::Duration::from_millis(600));
-    signal("-STOP");
-    std::thread::sleep(std::time::Duration::from_millis(300));
-    signal("-CONT");
+    std::thread::sleep(std::time::Duration::from_millis(400));
+    for _ in 0..5 {
+        signal("-STOP");
+        std::thread::sleep(std::time::Duration::from_millis(60));
+        signal("-CONT");
+        std::thread::sleep(std::time::Duration::from_millis(37));
+    }
     let output = child.wait_with_output().expect("it ends");
     let text = text(&output);
     assert!(text.contains("not reported: at p") && text.contains("this generator was late by"), "{text}");
