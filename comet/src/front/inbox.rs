@@ -36,15 +36,10 @@ fn take(front: &Arc<Front>, shard: u16, mail: ToFront) {
     match mail {
         ToFront::Login(login) => front.logins.begin(front, *login),
         ToFront::LoginGone(id) => front.logins.gone(id),
-        ToFront::Moved { to, attach } => {
-            if let Err(mail) = front.outboxes.try_send(to, ToShard::Attach(attach)) {
-                // Bounded by the connections on their way, each of which waits here and nowhere else.
-                let front = Arc::clone(front);
-                tokio::spawn(async move { front.outboxes.send(to, mail).await });
-            }
-        }
+        // Bounded by the connections on their way, each of which waits here and nowhere else.
+        ToFront::Moved { to, attach } => front.send_soon(to, ToShard::Attach(attach)),
         ToFront::Abandoned(session) => front.abandoned(session),
-        ToFront::Opened { mid, key, generation, ticket: _, peer } => {
+        ToFront::Opened { mid, key, generation, peer } => {
             front.online().opened(peer);
             front.lanes.opened(front, SessionRef { mid, key, server: front.server.clone(), generation });
         }

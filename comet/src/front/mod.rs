@@ -134,10 +134,16 @@ impl Front {
     /// have the key by now.
     fn abandoned(self: &Arc<Self>, session: Session) {
         let owner = self.outboxes.owner(&session.key);
-        if let Err(mail) = self.outboxes.try_send(owner, ToShard::Abandoned(session)) {
-            // Bounded as the logins are.
+        // Bounded as the logins are.
+        self.send_soon(owner, ToShard::Abandoned(session));
+    }
+
+    /// Sends what must arrive without waiting for it: a full ring is waited for by a task of its own, so the caller has
+    /// to bound how often that can happen.
+    fn send_soon(self: &Arc<Self>, shard: u16, mail: ToShard) {
+        if let Err(mail) = self.outboxes.try_send(shard, mail) {
             let front = Arc::clone(self);
-            tokio::spawn(async move { front.outboxes.send(owner, mail).await });
+            tokio::spawn(async move { front.outboxes.send(shard, mail).await });
         }
     }
 

@@ -136,13 +136,12 @@ impl Shard {
         let bucket = TokenBucket::new(self.config.rate, now);
         let Some(connection) = self.slots.get_mut(id) else { return };
         connection.open(session, reasons, Tick::not_before(now), renew_at, bucket);
-        let (ticket, peer) = (connection.ticket, connection.peer);
+        let peer = connection.peer;
         self.stats.open += 1;
         out.mail.push_back(ToFront::Opened {
             mid: session.mid,
             key: session.key.clone(),
             generation: session.generation,
-            ticket,
             peer,
         });
         if !self.take_key(now, id, session, out) {

@@ -199,8 +199,6 @@ pub enum ToFront {
         key: Key,
         /// Fence.
         generation: Option<Generation>,
-        /// Login order.
-        ticket: Ticket,
         /// Address of the client.
         peer: IpAddr,
     },
