@@ -9,6 +9,7 @@
 //! | [`telemetry`] | logs, a limit on lines that outsiders cause, metrics of the process |
 //! | [`admin`] | `/metrics`, `/healthz`, `/readyz` |
 //! | [`shutdown`] | SIGTERM and SIGINT: drain, then exit |
+//! | [`sim`] | the seams for the simulator; without its feature nothing |
 //! | [`build`] | version and commit |
 //!
 //! It never touches a client's connection or a client's bytes, holds no rule of the protocol, and has no global state
@@ -22,4 +23,5 @@ pub mod config;
 pub mod registry;
 pub mod services;
 pub mod shutdown;
+pub mod sim;
 pub mod telemetry;

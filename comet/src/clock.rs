@@ -16,6 +16,9 @@ impl Time {
     /// Reads the monotonic clock.
     #[allow(clippy::disallowed_methods)] // the module that exists for it
     pub fn now() -> Time {
+        if let Some(micros) = cluster::sim::micros() {
+            return Time(micros);
+        }
         Time(Instant::now().duration_since(*ORIGIN.get_or_init(Instant::now)).as_micros() as u64)
     }
 
@@ -43,5 +46,8 @@ impl Time {
 /// Wall clock in microseconds since 1970, for latencies that cross processes.
 #[allow(clippy::disallowed_methods)] // the module that exists for it
 pub fn wall_micros() -> u64 {
+    if let Some(micros) = cluster::sim::wall_micros() {
+        return micros;
+    }
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
 }

@@ -41,6 +41,12 @@ impl WakeSender {
 pub struct WakeReceiverSeed(OwnedFd);
 
 impl WakeReceiverSeed {
+    /// Takes the wakes sent so far without waiting; true when there was one. For a thread that never sleeps in the
+    /// kernel: the simulator's.
+    pub fn try_take(&self) -> bool {
+        rustix::io::read(&self.0, &mut [0; 8]).is_ok()
+    }
+
     /// Registers the receiver with the monoio runtime of the calling thread.
     ///
     /// # Errors

@@ -10,7 +10,10 @@
 //! - what the front puts into the mailbox is seen, however the shard sleeps.
 //!
 //! - [`monoio`]: io_uring, or epoll where the kernel refuses it.
+//! - `sim`: the simulator's, with its feature.
 //! - [`launch`]: choice of the driver, listeners, threads.
 
 pub mod launch;
 pub mod monoio;
+#[cfg(feature = "sim")]
+pub mod sim;

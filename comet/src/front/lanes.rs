@@ -3,12 +3,15 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    hash::{BuildHasher, RandomState},
+    hash::BuildHasher,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use cluster::services::{ClientMessage, LogicError, MessageReply, SessionRef};
+use cluster::{
+    services::{ClientMessage, LogicError, MessageReply, SessionRef},
+    sim::{self, RandomState},
+};
 use proto::ids::Key;
 use tokio::sync::{mpsc, oneshot};
 
@@ -111,7 +114,7 @@ pub(super) struct Lanes {
 
 impl Lanes {
     pub(super) fn new() -> (Lanes, Vec<mpsc::Receiver<Work>>) {
-        let (lanes, works) = (0..LANES).map(|_| mpsc::channel(LANE_CAPACITY)).unzip();
+        let (lanes, works) = (0..LANES).map(|_| mpsc::channel(sim::bound(LANE_CAPACITY))).unzip();
         (Lanes { lanes, hasher: RandomState::new(), ends: Mutex::default() }, works)
     }
 

@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use cluster::services::{ConnectRequest, LogicError, Session};
+use cluster::{
+    services::{ConnectRequest, LogicError, Session},
+    sim,
+};
 use proto::close::CloseReason;
 use tokio::sync::Semaphore;
 
@@ -35,7 +38,7 @@ pub(super) struct Logins {
 
 impl Default for Logins {
     fn default() -> Logins {
-        Logins { waiting: Mutex::default(), asking: Semaphore::new(ASKED_AT_ONCE) }
+        Logins { waiting: Mutex::default(), asking: Semaphore::new(sim::bound(ASKED_AT_ONCE)) }
     }
 }
 

@@ -5,14 +5,14 @@ use std::{
     net::IpAddr,
 };
 
-use cluster::services::ClientCount;
+use cluster::{services::ClientCount, sim::RandomState};
 use proto::ids::RoomId;
 
 /// Counts of this comet.
 #[derive(Default)]
 pub(super) struct Online {
     shards: usize,
-    rooms: HashMap<RoomId, RoomCount>,
+    rooms: HashMap<RoomId, RoomCount, RandomState>,
     addresses: HashMap<IpAddr, u32>,
     connections: u64,
     /// Something changed since the last report to logic.

@@ -1,11 +1,12 @@
 //! The front's end of the rings to the shards.
 
 use std::{
-    hash::{BuildHasher, RandomState},
+    hash::BuildHasher,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
+use cluster::sim::RandomState;
 use proto::ids::Key;
 use ring::WakeSender;
 
@@ -14,8 +15,9 @@ use crate::{mailbox::Sender, shard::mail::ToShard};
 /// Commands one shard can be behind.
 pub const RING_CAPACITY: usize = 8192;
 
-/// Places that dispatches leave to verdicts, attaches and kicks: a flood of pushes never keeps a client from logging in.
-const RESERVED: usize = 2048;
+/// The part of a ring, one in so many, that dispatches leave to verdicts, attaches and kicks: a flood of pushes never
+/// keeps a client from logging in.
+const RESERVED: usize = 4;
 
 /// How often a full ring is looked at again. It holds thousands of commands then, so this adds nothing that matters.
 const RETRY: Duration = Duration::from_millis(1);
@@ -64,7 +66,7 @@ impl Outboxes {
         loop {
             {
                 let mut sender = self.lock(shard);
-                if sender.free() > RESERVED
+                if sender.free() > sender.capacity() / RESERVED
                     && let Some(next) = mail.take()
                 {
                     match sender.push(next) {

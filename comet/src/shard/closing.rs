@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use cluster::services::Transport;
+use cluster::{
+    services::Transport,
+    sim::{self, Bug},
+};
 use proto::{
     close::{CloseReason, close_payload, disconnect_body},
     encoded::Encoded,
@@ -243,6 +246,9 @@ impl Shard {
         let Some(connection) = self.slots.get_mut(id) else { return };
         self.stats.queue_bytes -= u64::from(connection.queue.bytes());
         let frames = connection.queue.clear();
+        if sim::planted(Bug::UncountedDrop) {
+            return;
+        }
         self.stats.drop_frames(reason, u64::from(frames));
     }
 }

@@ -9,7 +9,10 @@
 
 use std::net::IpAddr;
 
-use cluster::services::{Session, Transport};
+use cluster::{
+    services::{Session, Transport},
+    sim::{self, Bug},
+};
 use proto::{
     close::CloseReason,
     frame::{FrameReader, Header},
@@ -233,7 +236,8 @@ impl Connection {
 
     /// True when the driver holds nothing of this connection: only then may the slot be used again.
     pub(super) fn is_drained(&self) -> bool {
-        matches!(self.state, State::Ended) && !self.send_in_flight && !self.reading
+        let writes = self.send_in_flight && !sim::planted(Bug::EarlySlotReuse);
+        matches!(self.state, State::Ended) && !writes && !self.reading
     }
 
     /// Which form of a frame it takes.

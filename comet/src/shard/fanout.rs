@@ -5,6 +5,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
+use cluster::sim::{self, Bug};
 use proto::{close::CloseReason, ids::RoomId, op::Op};
 
 use super::{
@@ -245,7 +246,7 @@ impl Shard {
     }
 
     fn start_paced(&mut self, now: Time, outgoing: Outgoing, filter: Op, per_second: u32, out: &mut Outputs) {
-        if self.fanout.paced.len() == PACED_MAX {
+        if self.fanout.paced.len() == sim::bound(PACED_MAX) {
             let oldest = self.fanout.paced.remove(0);
             for slot in oldest.next_slot..self.slots.end() {
                 self.push_if_accepted(slot, oldest.filter, &oldest.outgoing, out);
@@ -263,7 +264,13 @@ impl Shard {
         for position in 0..self.rooms.members(index).len() {
             let slot = self.rooms.members(index)[position];
             match &origin {
-                Some((sender, copy)) if *sender == slot => self.deliver(slot, copy.clone(), out),
+                _ if position == 2 && sim::planted(Bug::LostFrame) => {}
+                Some((sender, copy)) if *sender == slot => {
+                    self.deliver(slot, copy.clone(), out);
+                    if sim::planted(Bug::DoubleDelivery) {
+                        self.deliver(slot, outgoing.clone(), out);
+                    }
+                }
                 _ => self.deliver(slot, outgoing.clone(), out),
             }
         }

@@ -2,7 +2,10 @@
 //! happens when two connections have one key.
 
 use bytes::Bytes;
-use cluster::services::Session;
+use cluster::{
+    services::Session,
+    sim::{self, Bug},
+};
 use proto::{
     close::CloseReason,
     encoded::Encoded,
@@ -167,6 +170,7 @@ impl Shard {
             let ticket = self.slots.get(id).map(|connection| connection.ticket);
             let Some((other_id, other)) = self.slots.at_mut(slot) else { return true };
             let newer = match (session.generation, other.as_open().and_then(|open| open.session_generation)) {
+                (Some(ours), Some(theirs)) if sim::planted(Bug::ReloginRace) => ours < theirs,
                 (Some(ours), Some(theirs)) => ours > theirs,
                 _ => ticket > Some(other.ticket),
             };

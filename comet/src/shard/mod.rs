@@ -29,12 +29,15 @@ pub mod wheel;
 
 use std::{
     collections::VecDeque,
-    hash::{BuildHasher, RandomState},
+    hash::BuildHasher,
     net::IpAddr,
     time::Duration,
 };
 
-use cluster::services::Transport;
+use cluster::{
+    services::Transport,
+    sim::{self, Bug, RandomState},
+};
 use hashbrown::HashTable;
 use proto::{
     close::CloseReason,
@@ -128,7 +131,7 @@ pub struct Outputs {
 impl Outputs {
     /// The way to the front is full: no connection may add to it.
     fn is_congested(&self) -> bool {
-        self.mail.len() >= MAIL_WAITING_MAX
+        self.mail.len() >= sim::bound(MAIL_WAITING_MAX)
     }
 }
 
@@ -407,6 +410,20 @@ impl Shard {
         self.slots.len()
     }
 
+    /// What there is; all 0 when everybody has left.
+    #[cfg(feature = "sim")]
+    pub fn census(&self) -> Census {
+        Census {
+            connections: self.slots.len(),
+            unauthenticated: self.unauthenticated_now,
+            keys: self.keys.len(),
+            rooms: self.rooms.len(),
+            congested: self.congested.len(),
+            to_flush: self.fanout.dirty.len(),
+            queue_bytes: self.stats.queue_bytes,
+        }
+    }
+
     fn expire(&mut self, now: Time, entry: Entry, out: &mut Outputs) {
         let Some((id, connection)) = self.slots.at_mut(entry.slot) else { return };
         if connection.timer != entry.tick {
@@ -415,6 +432,9 @@ impl Shard {
         connection.timer = Tick::NEVER;
         let (deadline, reason) = connection.deadline();
         if deadline > Tick::of(now) {
+            if sim::planted(Bug::MissedHeartbeat) {
+                return;
+            }
             return self.arm(entry.slot);
         }
         match connection.state {
@@ -474,6 +494,26 @@ impl Shard {
     fn reply(&mut self, slot: u32, encoded: &proto::encoded::Encoded) {
         self.enqueue(slot, Outgoing::reply(encoded), true);
     }
+}
+
+/// What a shard holds, for the simulator.
+#[cfg(feature = "sim")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Slots in use.
+    pub connections: usize,
+    /// Connections that have not logged in.
+    pub unauthenticated: usize,
+    /// Keys of the table.
+    pub keys: usize,
+    /// Rooms with a member.
+    pub rooms: usize,
+    /// Connections that wait for the way to the front.
+    pub congested: usize,
+    /// Connections that wait to be flushed.
+    pub to_flush: usize,
+    /// Bytes in send queues.
+    pub queue_bytes: u64,
 }
 
 /// How a write ended.

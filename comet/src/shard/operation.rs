@@ -1,7 +1,10 @@
 //! What each operation of a logged-in client does (protocol.md, section 5).
 
 use bytes::Bytes;
-use cluster::services::ClientMessage;
+use cluster::{
+    services::ClientMessage,
+    sim::{self, Bug},
+};
 use proto::{
     close::CloseReason,
     encoded::Encoded,
@@ -66,6 +69,9 @@ impl Shard {
     pub(super) fn go_on(&mut self, now: Time, id: ConnectionId, out: &mut Outputs) {
         let Some(open) = self.open_at(id) else { return };
         let Some(carried) = open.carried.take() else { return };
+        if sim::planted(Bug::ForgottenResume) {
+            return;
+        }
         // It was silent because it was not read.
         open.heard = Tick::not_before(now);
         self.arm(id.slot);

@@ -6,14 +6,17 @@
 //! [`PARTS`], so that neither a sweep nor the growth of a table of millions stops the thread for long.
 
 use std::{
-    collections::{HashMap, HashSet, hash_map::RandomState},
+    collections::{HashMap, HashSet},
     hash::BuildHasher,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use cluster::services::SessionRef;
+use cluster::{
+    services::SessionRef,
+    sim::{self, Bug, RandomState},
+};
 use proto::ids::{Generation, Key, Mid, ServerId};
 use tokio::time::Instant;
 
@@ -56,7 +59,7 @@ struct Row {
 enum Keys {
     One(Key),
     #[expect(clippy::box_collection, reason = "a bare set would triple the size of the usual case")]
-    Many(Box<HashSet<Key>>),
+    Many(Box<HashSet<Key, RandomState>>),
 }
 
 /// Comets by small numbers. Comets are few, so none is ever forgotten.
@@ -141,7 +144,7 @@ impl Sessions for MemorySessions {
         let mut store = self.store();
         let Some(row) = store.live(&session.key, now_s) else { return Ok(false) };
         let is_it = match session.generation {
-            Some(generation) => row.generation == generation,
+            Some(generation) => row.generation == generation || sim::planted(Bug::UnfencedEnd),
             None => store.servers.id(row.server) == &session.server,
         };
         if is_it {
@@ -241,7 +244,7 @@ impl Store {
             }
             Some(one) => {
                 if let Keys::One(first) = one {
-                    *one = Keys::Many(Box::new(HashSet::from([first.clone(), key.clone()])));
+                    *one = Keys::Many(Box::new(HashSet::from_iter([first.clone(), key.clone()])));
                 }
             }
         }

@@ -1,0 +1,42 @@
+//! Bugs that can be planted where they could have been made, to prove that the simulator finds them.
+
+/// A bug on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Bug {
+    /// A fan-out to a room skips one member.
+    LostFrame,
+    /// The sender of a room message gets its own copy and everybody's.
+    DoubleDelivery,
+    /// A slot is free while a write of its last tenant is in flight.
+    EarlySlotReuse,
+    /// Who is about to sleep does not look once more.
+    LostWake,
+    /// A timer that comes up before the real deadline is not set again.
+    MissedHeartbeat,
+    /// Leaving a room that others are still in is not reported.
+    WrongRoomCount,
+    /// Of two logins of one key the older one stays.
+    ReloginRace,
+    /// The end of an older login removes the session of a newer one.
+    UnfencedEnd,
+    /// Frames that wait for a connection that breaks are not counted as dropped.
+    UncountedDrop,
+    /// A connection that waited for the way to the front is not read again.
+    ForgottenResume,
+}
+
+impl Bug {
+    /// Every one of them, with its name on the command line.
+    pub const ALL: &'static [(&'static str, Bug)] = &[
+        ("lost-frame", Bug::LostFrame),
+        ("double-delivery", Bug::DoubleDelivery),
+        ("early-slot-reuse", Bug::EarlySlotReuse),
+        ("lost-wake", Bug::LostWake),
+        ("missed-heartbeat", Bug::MissedHeartbeat),
+        ("wrong-room-count", Bug::WrongRoomCount),
+        ("relogin-race", Bug::ReloginRace),
+        ("unfenced-end", Bug::UnfencedEnd),
+        ("uncounted-drop", Bug::UncountedDrop),
+        ("forgotten-resume", Bug::ForgottenResume),
+    ];
+}

@@ -1,0 +1,55 @@
+//! The seams for the simulator (`tests/sim`): time, randomness, a few bounds, planted bugs.
+//!
+//! With the feature `sim`, which no shipped program has, they belong to the simulation that a thread has begun
+//! ([`begin`](thread::begin)); several run side by side, and every other thread has all as usual. Without the feature
+//! they are constants, so the compiler leaves nothing of them.
+
+mod bug;
+
+pub use bug::Bug;
+
+#[cfg(feature = "sim")]
+mod thread;
+
+#[cfg(feature = "sim")]
+pub use thread::*;
+
+#[cfg(not(feature = "sim"))]
+pub use none::*;
+
+#[cfg(not(feature = "sim"))]
+mod none {
+    use super::Bug;
+
+    pub use std::hash::RandomState;
+
+    /// The time of a simulation in microseconds: there is none.
+    #[inline(always)]
+    pub const fn micros() -> Option<u64> {
+        None
+    }
+
+    /// The wall clock of a simulation in microseconds since 1970: there is none.
+    #[inline(always)]
+    pub const fn wall_micros() -> Option<u64> {
+        None
+    }
+
+    /// A number of a simulation for names that nobody else may have: there is none.
+    #[inline(always)]
+    pub const fn name() -> Option<u64> {
+        None
+    }
+
+    /// A bound that a simulation makes small enough to be reached: as it is.
+    #[inline(always)]
+    pub const fn bound(usual: usize) -> usize {
+        usual
+    }
+
+    /// Whether a bug is planted: never.
+    #[inline(always)]
+    pub const fn planted(_: Bug) -> bool {
+        false
+    }
+}

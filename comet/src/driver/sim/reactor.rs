@@ -1,0 +1,668 @@
+//! One simulated shard: what [`super::super::monoio`] does with tasks, one step at a time.
+
+use std::{collections::BTreeSet, io, sync::Arc};
+
+use cluster::sim::Random;
+use ring::WakeReceiverSeed;
+
+use super::network::{Network, SocketId};
+use crate::{
+    clock::Time,
+    mailbox::{Receiver, Sender, ShardBell, TaskWake},
+    shard::{
+        Action, Flow, FlushState, Outputs, Run, Sent, Shard, ShardConfig,
+        mail::{Attach, ConnectionId, Descriptor, Handover, ToFront, ToShard},
+        wheel::TICK_MICROS,
+    },
+};
+
+/// Bytes read at once.
+const READ_BUFFER: usize = 64 * 1024;
+
+/// Commands taken from the mailbox in one step at most.
+const MAIL_PER_TURN: usize = 1024;
+
+/// Free places in the ring to the front that are worth waking up for, once it was full; fewer in a small ring.
+const POST_AT_LEAST: usize = 256;
+
+/// What a simulated shard is made of.
+pub struct Plan {
+    /// Number of the shard.
+    pub index: u16,
+    /// Its rules.
+    pub config: ShardConfig,
+    /// Commands of the front.
+    pub inbox: Receiver<ToShard, ()>,
+    /// Rung when the shard sleeps and there is something for it.
+    pub bell: Arc<ShardBell>,
+    /// The bell's other end.
+    pub wake: WakeReceiverSeed,
+    /// Mail for the front.
+    pub to_front: Sender<ToFront, TaskWake>,
+    /// Writes between two looks at everything else.
+    pub sends_per_turn: usize,
+}
+
+/// What happens on a shard, in order: first what it is told, then what it says and does about it.
+pub enum Event<'a> {
+    /// A socket was accepted.
+    Accepted(ConnectionId, SocketId),
+    /// A socket was refused, and is closed.
+    Refused(SocketId),
+    /// Bytes are handed to the shard.
+    Received(ConnectionId, SocketId, &'a [u8]),
+    /// What it made of them: so many frames, and whether it wants more.
+    Read(ConnectionId, SocketId, u64, Flow),
+    /// Reading ended; true when the connection broke.
+    InputEnded(ConnectionId, SocketId, bool),
+    /// A held connection was found hung up.
+    HungUp(ConnectionId, SocketId),
+    /// A write ended; true when all of its frames were taken.
+    Sent(ConnectionId, SocketId, bool, u32),
+    /// Mail of the front is handed to the shard. With the socket of the connection it names, when there is one.
+    Mail(&'a ToShard, Option<SocketId>),
+    /// Of the mail's connection so many frames were read.
+    MailDone(Option<SocketId>, u64),
+    /// A connection of another shard is handed to this one.
+    Attaching(SocketId, &'a Handover),
+    /// It is here; so many of its frames were read.
+    Attached(ConnectionId, SocketId, u64),
+    /// Its client had left.
+    LeftOnTheWay(SocketId, &'a Handover),
+    /// Mail has left: connections that waited for it went on, those in the list to their end, one perhaps in part; so
+    /// many frames in all.
+    WentOn(&'a [SocketId], u64),
+    /// Time passed.
+    Ticked,
+    /// The shard says something to the front.
+    Said(&'a ToFront),
+    /// The shard wants something done with a socket.
+    Act(&'a Action, Option<SocketId>),
+}
+
+/// Sees everything that happens on the shards.
+pub trait Watch {
+    /// It has happened, or is about to, at this moment on this shard.
+    fn event(&mut self, now: Time, shard: u16, event: Event<'_>);
+}
+
+/// What a step may use.
+pub struct Turn<'a> {
+    /// The time.
+    pub now: Time,
+    /// The sockets.
+    pub network: &'a mut Network,
+    /// Decides what is next.
+    pub schedule: &'a mut Random,
+    /// Sees it.
+    pub watch: &'a mut dyn Watch,
+}
+
+/// One simulated shard.
+pub struct Reactor {
+    index: u16,
+    shard: Shard,
+    out: Outputs,
+    inbox: Receiver<ToShard, ()>,
+    bell: Arc<ShardBell>,
+    wake: WakeReceiverSeed,
+    to_front: Sender<ToFront, TaskWake>,
+    sends_per_turn: usize,
+    bytes_per_turn: usize,
+    /// By slot.
+    places: Vec<Option<Place>>,
+    /// Slots of the connections that are not read.
+    held: BTreeSet<u32>,
+    /// What could be done now.
+    tasks: Vec<Task>,
+    mail: MailTask,
+    mailbox_depth: u64,
+    flush_at: Option<Time>,
+    next_tick: Time,
+    listening: bool,
+    read_buffer: Vec<u8>,
+}
+
+/// A connection as the driver has it.
+struct Place {
+    id: ConnectionId,
+    socket: SocketId,
+    /// Its reading has not ended.
+    reading: bool,
+    /// It is not read for now.
+    held: bool,
+    write: Option<Write>,
+    read_waits: bool,
+    write_waits: bool,
+}
+
+struct Write {
+    run: Run,
+    done: usize,
+    since: Time,
+}
+
+enum Task {
+    Read(ConnectionId),
+    Write(ConnectionId),
+    Detach(SocketId, u16, Box<Handover>),
+}
+
+/// Where the task that takes the front's mail stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum MailTask {
+    Awake,
+    /// It found nothing to do and is about to announce its sleep: others may get in between.
+    Drowsy,
+    Asleep,
+}
+
+impl Reactor {
+    /// An empty shard.
+    pub fn new(plan: Plan, now: Time) -> Reactor {
+        let Plan { index, config, inbox, bell, wake, to_front, sends_per_turn } = plan;
+        Reactor {
+            index,
+            bytes_per_turn: config.queue_bytes_max as usize,
+            shard: Shard::new(index, config, now),
+            out: Outputs::default(),
+            inbox,
+            bell,
+            wake,
+            to_front,
+            sends_per_turn,
+            places: Vec::new(),
+            held: BTreeSet::new(),
+            tasks: Vec::new(),
+            mail: MailTask::Awake,
+            mailbox_depth: 0,
+            flush_at: None,
+            next_tick: now.after(std::time::Duration::from_micros(TICK_MICROS)),
+            listening: true,
+            read_buffer: vec![0; READ_BUFFER],
+        }
+    }
+
+    /// The rules.
+    pub fn shard(&self) -> &Shard {
+        &self.shard
+    }
+
+    /// When the next tick is due.
+    pub fn next_tick(&self) -> Time {
+        self.next_tick
+    }
+
+    /// Connections that have a write under way.
+    pub fn writes(&self) -> usize {
+        self.places.iter().flatten().filter(|place| place.write.is_some()).count()
+    }
+
+    /// Commands that wait, and mail that waits: in the ring and before it.
+    pub fn waiting(&self) -> (usize, usize, usize) {
+        (self.inbox.depth(), self.to_front.depth(), self.out.mail.len())
+    }
+
+    /// The task that takes the mail sleeps, nobody has woken it, and there is something for it: a wake was lost.
+    pub fn sleeps_on_work(&mut self) -> bool {
+        self.wake_up();
+        self.mail == MailTask::Asleep && self.has_work()
+    }
+
+    /// The task that takes the mail is woken, if somebody rang. Without work for it the look costs a system call and
+    /// finds nothing.
+    fn wake_up(&mut self) {
+        if self.mail == MailTask::Asleep && self.has_work() && self.wake.try_take() {
+            self.bell.awake();
+            self.mail = MailTask::Awake;
+        }
+    }
+
+    /// Does one of the things that can be done now; false when there is none.
+    pub fn step(&mut self, turn: &mut Turn<'_>) -> bool {
+        self.notice(turn);
+        let accepts = self.listening && turn.network.has_backlog(self.index);
+        self.wake_up();
+        let mails = self.mail != MailTask::Asleep;
+        let flushes = self.shard.wants_flush() && self.flush_at.is_none_or(|at| at <= turn.now);
+        let ticks = self.next_tick <= turn.now;
+        let always = [accepts, mails, flushes, ticks];
+        let others = always.iter().filter(|possible| **possible).count();
+        if others + self.tasks.len() == 0 {
+            return false;
+        }
+        let chosen = turn.schedule.below(others + self.tasks.len());
+        match always.iter().enumerate().filter(|(_, possible)| **possible).nth(chosen).map(|(which, _)| which) {
+            Some(0) => self.accept(turn),
+            Some(1) => self.take_mail(turn),
+            Some(2) => self.flush(turn),
+            Some(_) => self.tick(turn),
+            None => match self.tasks.swap_remove(chosen - others) {
+                Task::Read(id) => self.read(turn, id),
+                Task::Write(id) => self.write(turn, id),
+                Task::Detach(socket, to, state) => self.detach(turn, socket, to, *state),
+            },
+        }
+        true
+    }
+
+    /// Tells the shard of something.
+    fn tell<T>(&mut self, turn: &mut Turn<'_>, event: impl FnOnce(&mut Shard, &mut Outputs) -> T) -> T {
+        let before = self.out.mail.len();
+        let result = event(&mut self.shard, &mut self.out);
+        for mail in self.out.mail.range(before..) {
+            turn.watch.event(turn.now, self.index, Event::Said(mail));
+        }
+        result
+    }
+
+    /// The same, with the number of frames that were read by it.
+    fn tell_counted<T>(
+        &mut self,
+        turn: &mut Turn<'_>,
+        event: impl FnOnce(&mut Shard, &mut Outputs) -> T,
+    ) -> (T, u64) {
+        let before = self.shard.stats().frames_read;
+        let result = self.tell(turn, event);
+        (result, self.shard.stats().frames_read - before)
+    }
+
+    fn say(&mut self, turn: &mut Turn<'_>, event: Event<'_>) {
+        turn.watch.event(turn.now, self.index, event);
+    }
+
+    /// Carries out actions and hands mail to the front, until the shard wants no more.
+    fn settle(&mut self, turn: &mut Turn<'_>) {
+        loop {
+            for action in std::mem::take(&mut self.out.actions) {
+                self.act(turn, action);
+            }
+            self.post();
+            if !self.out.mail.is_empty() || !self.shard.is_congested() {
+                break;
+            }
+            let now = turn.now;
+            let ((), frames) = self.tell_counted(turn, |shard, out| shard.mail_taken(now, out));
+            let resumed: Vec<SocketId> = self
+                .out
+                .actions
+                .iter()
+                .filter_map(|action| match action {
+                    Action::Resume { id } => self.place(*id).map(|place| place.socket),
+                    _ => None,
+                })
+                .collect();
+            self.say(turn, Event::WentOn(&resumed, frames));
+        }
+        if !self.shard.wants_flush() {
+            self.flush_at = None;
+        }
+    }
+
+    fn act(&mut self, turn: &mut Turn<'_>, action: Action) {
+        let named = match &action {
+            Action::Send { id, .. }
+            | Action::Resume { id }
+            | Action::Finish { id }
+            | Action::Shut { id, .. }
+            | Action::Release { id }
+            | Action::Detach { id, .. } => Some(*id),
+            Action::StopAccepting => None,
+        };
+        let socket = named.and_then(|id| self.place(id)).map(|place| place.socket);
+        self.say(turn, Event::Act(&action, socket));
+        let (Some(id), Some(socket)) = (named, socket) else {
+            if let Action::StopAccepting = action {
+                self.listening = false;
+                turn.network.stop_listening(self.index);
+            }
+            return;
+        };
+        match action {
+            Action::Send { run, .. } => {
+                let since = turn.now;
+                let Some(place) = self.place_mut(id) else { return };
+                assert!(place.write.is_none(), "two writes of {id:?} at once");
+                place.write = Some(Write { run, done: 0, since });
+                self.look(turn.network, id);
+            }
+            Action::Resume { .. } => self.release(turn.network, id),
+            Action::Finish { .. } => {
+                turn.network.end(socket);
+                self.release(turn.network, id);
+            }
+            Action::Shut { reset, .. } => {
+                if reset {
+                    turn.network.break_off(socket);
+                }
+                turn.network.shut(socket);
+                self.release(turn.network, id);
+            }
+            Action::Release { .. } => {
+                let Some(place) = self.places[id.slot as usize].take() else { return };
+                assert!(place.write.is_none(), "the slot of {id:?} is free while a write of it is in flight");
+                assert!(!place.reading, "the slot of {id:?} is free while it is read");
+                self.held.remove(&id.slot);
+                turn.network.close(place.socket);
+            }
+            Action::Detach { to, state, .. } => {
+                let Some(place) = self.places[id.slot as usize].take() else { return };
+                assert!(place.write.is_none(), "{id:?} moves with a write in flight");
+                if self.held.remove(&id.slot) {
+                    self.tasks.push(Task::Detach(socket, to, state));
+                } else {
+                    // It was let go to see a hang-up: the client has left.
+                    self.tell(turn, |_, out| out.mail.push_back(ToFront::Abandoned(state.session)));
+                    turn.network.close(socket);
+                }
+            }
+            Action::StopAccepting => {}
+        }
+    }
+
+    /// A held connection is read again.
+    fn release(&mut self, network: &Network, id: ConnectionId) {
+        if let Some(place) = self.place_mut(id) {
+            place.held = false;
+            self.held.remove(&id.slot);
+            self.look(network, id);
+        }
+    }
+
+    fn serve(&mut self, network: &mut Network, id: ConnectionId, socket: SocketId, held: bool) {
+        let slot = id.slot as usize;
+        if self.places.len() <= slot {
+            self.places.resize_with(slot + 1, || None);
+        }
+        let place =
+            Place { id, socket, reading: true, held, write: None, read_waits: false, write_waits: false };
+        assert!(self.places[slot].replace(place).is_none(), "the slot of {id:?} is in use");
+        if held {
+            self.held.insert(id.slot);
+        }
+        network.adopt(self.index, id.slot, socket);
+    }
+
+    /// Looks at the sockets with which something has happened.
+    fn notice(&mut self, turn: &mut Turn<'_>) {
+        for socket in turn.network.take_changed(self.index) {
+            let place = self.places.get(turn.network.slot(socket) as usize).and_then(Option::as_ref);
+            if let Some(id) = place.filter(|place| place.socket == socket).map(|place| place.id) {
+                self.look(turn.network, id);
+            }
+        }
+    }
+
+    /// Queues what can be done with a connection now.
+    fn look(&mut self, network: &Network, id: ConnectionId) {
+        let Some(place) = self.places.get_mut(id.slot as usize).and_then(Option::as_mut) else { return };
+        let reads = place.reading && !place.held && network.is_readable(place.socket);
+        if reads && !std::mem::replace(&mut place.read_waits, true) {
+            self.tasks.push(Task::Read(id));
+        }
+        let writes = place.write.is_some() && network.is_writable(place.socket);
+        if writes && !std::mem::replace(&mut place.write_waits, true) {
+            self.tasks.push(Task::Write(id));
+        }
+    }
+
+    fn place(&self, id: ConnectionId) -> Option<&Place> {
+        self.places.get(id.slot as usize)?.as_ref().filter(|place| place.id == id)
+    }
+
+    fn place_mut(&mut self, id: ConnectionId) -> Option<&mut Place> {
+        self.places.get_mut(id.slot as usize)?.as_mut().filter(|place| place.id == id)
+    }
+
+    fn accept(&mut self, turn: &mut Turn<'_>) {
+        let Some(socket) = turn.network.accept(self.index) else { return };
+        let (transport, peer) = turn.network.client(socket);
+        let now = turn.now;
+        match self.tell(turn, |shard, out| shard.accepted(now, transport, peer, out)) {
+            Some(id) => {
+                self.say(turn, Event::Accepted(id, socket));
+                self.serve(turn.network, id, socket, false);
+            }
+            None => {
+                self.say(turn, Event::Refused(socket));
+                turn.network.close(socket);
+            }
+        }
+        self.settle(turn);
+    }
+
+    fn read(&mut self, turn: &mut Turn<'_>, id: ConnectionId) {
+        let now = turn.now;
+        let Some(place) = self.place_mut(id) else { return };
+        place.read_waits = false;
+        if place.held || !place.reading {
+            return;
+        }
+        let socket = place.socket;
+        let mut buffer = std::mem::take(&mut self.read_buffer);
+        match turn.network.receive(socket, &mut buffer) {
+            Ok(bytes) if bytes > 0 => {
+                self.say(turn, Event::Received(id, socket, &buffer[..bytes]));
+                let (flow, frames) =
+                    self.tell_counted(turn, |shard, out| shard.received(now, id, &mut buffer[..bytes], out));
+                self.say(turn, Event::Read(id, socket, frames, flow));
+                if flow == Flow::Hold
+                    && let Some(place) = self.place_mut(id)
+                {
+                    // Before the actions are carried out: one of them may release it already.
+                    place.held = true;
+                    self.held.insert(id.slot);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => {
+                let lost = result.is_err();
+                place_ended(self.place_mut(id));
+                self.say(turn, Event::InputEnded(id, socket, lost));
+                self.tell(turn, |shard, out| shard.input_ended(now, id, lost, out));
+            }
+        }
+        self.read_buffer = buffer;
+        self.settle(turn);
+        if self.place(id).is_some() {
+            self.look(turn.network, id);
+        }
+    }
+
+    fn write(&mut self, turn: &mut Turn<'_>, id: ConnectionId) {
+        let now = turn.now;
+        let Some(place) = self.place_mut(id) else { return };
+        place.write_waits = false;
+        let socket = place.socket;
+        let Some(write) = &mut place.write else { return };
+        let result = turn.network.send(socket, &write.run.as_slice()[write.done..]);
+        if let Ok(bytes) = result {
+            write.done += bytes;
+        }
+        let complete = write.done == write.run.as_slice().len();
+        let failed = result.is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock);
+        if !complete && !failed {
+            return self.look(turn.network, id);
+        }
+        let frames = write.run.frames;
+        let sent = Sent { complete, written: write.done as u64, frames, since: write.since };
+        place.write = None;
+        self.say(turn, Event::Sent(id, socket, complete, frames));
+        self.tell(turn, |shard, out| shard.sent(now, id, sent, out));
+        self.settle(turn);
+    }
+
+    fn detach(&mut self, turn: &mut Turn<'_>, socket: SocketId, to: u16, state: Handover) {
+        let attach = Box::new(Attach { descriptor: Descriptor::Simulated(socket), state });
+        self.tell(turn, |_, out| out.mail.push_back(ToFront::Moved { to, attach }));
+        self.settle(turn);
+    }
+
+    fn attach(&mut self, turn: &mut Turn<'_>, attach: Attach) {
+        let now = turn.now;
+        let Attach { descriptor, state } = attach;
+        let Descriptor::Simulated(socket) = descriptor else { return };
+        // Whoever hung up meanwhile must not take the key from the connection it has made since.
+        if turn.network.has_hung_up(socket) {
+            self.say(turn, Event::LeftOnTheWay(socket, &state));
+            self.tell(turn, |shard, out| shard.left_on_the_way(state, out));
+            turn.network.close(socket);
+            return self.settle(turn);
+        }
+        // What the commands before asked for comes first: the new connection may get the slot that one of them freed.
+        self.settle(turn);
+        self.say(turn, Event::Attaching(socket, &state));
+        let (id, frames) = self.tell_counted(turn, |shard, out| shard.attached(now, state, out));
+        self.say(turn, Event::Attached(id, socket, frames));
+        self.serve(turn.network, id, socket, true);
+        self.settle(turn);
+    }
+
+    /// Takes the front's commands as far as this turn goes; then it goes on, or to sleep.
+    fn take_mail(&mut self, turn: &mut Turn<'_>) {
+        match self.mail {
+            MailTask::Asleep => return,
+            MailTask::Drowsy => {
+                let bell = Arc::clone(&self.bell);
+                let asleep = bell.try_sleep(|| self.is_ready());
+                self.mail = if asleep { MailTask::Asleep } else { MailTask::Awake };
+                return;
+            }
+            MailTask::Awake => {}
+        }
+        let now = turn.now;
+        let depth = self.inbox.depth();
+        let most = 1 + turn.schedule.below(MAIL_PER_TURN);
+        let mut bytes = 0;
+        let commands: Vec<ToShard> = self
+            .inbox
+            .drain()
+            .take(most)
+            .take_while_inclusive(|mail| {
+                if let ToShard::Push(push) = mail {
+                    bytes += push.encoded.bytes().len();
+                }
+                bytes < self.bytes_per_turn
+            })
+            .collect();
+        for mail in commands {
+            match mail {
+                ToShard::Attach(attach) => self.attach(turn, *attach),
+                mail => {
+                    let mut socket = None;
+                    if let ToShard::Verdict(verdict) = &mail {
+                        socket = self.place(verdict.id).map(|place| place.socket);
+                        self.look_for_hang_up(turn, verdict.id);
+                    }
+                    if let ToShard::Reply { id, .. } = &mail {
+                        socket = self.place(*id).map(|place| place.socket);
+                    }
+                    self.say(turn, Event::Mail(&mail, socket));
+                    let ((), frames) = self.tell_counted(turn, |shard, out| shard.mail(now, mail, out));
+                    self.say(turn, Event::MailDone(socket, frames));
+                }
+            }
+        }
+        self.mailbox_depth = self.mailbox_depth.max(depth as u64);
+        self.settle(turn);
+        if self.inbox.is_empty() && !self.is_ready() {
+            self.mail = MailTask::Drowsy;
+        }
+    }
+
+    fn flush(&mut self, turn: &mut Turn<'_>) {
+        let (now, budget) = (turn.now, self.sends_per_turn);
+        let state = self.tell(turn, |shard, out| shard.flush(now, budget, out));
+        self.settle(turn);
+        self.flush_at = match state {
+            FlushState::Wait(until) => Some(until),
+            FlushState::Idle | FlushState::More => None,
+        };
+    }
+
+    fn tick(&mut self, turn: &mut Turn<'_>) {
+        let (now, depth) = (turn.now, self.mailbox_depth);
+        let load = turn.schedule.below(1001) as u64;
+        self.tell(turn, |shard, out| shard.tick(now, load, depth, out));
+        self.say(turn, Event::Ticked);
+        self.mailbox_depth = 0;
+        self.next_tick = now.after(std::time::Duration::from_micros(TICK_MICROS));
+        self.settle(turn);
+        self.watch_held(turn.network);
+    }
+
+    /// A client that hung up while its login was decided must not take its key from the connection it has made since.
+    fn look_for_hang_up(&mut self, turn: &mut Turn<'_>, id: ConnectionId) {
+        let Some(socket) = self.place(id).map(|place| place.socket) else { return };
+        if self.shard.is_in_lobby(id) && turn.network.has_hung_up(socket) {
+            let now = turn.now;
+            self.say(turn, Event::HungUp(id, socket));
+            self.tell(turn, |shard, out| shard.hung_up(now, id, out));
+        }
+    }
+
+    /// A held connection that its client left is read on, to its end.
+    fn watch_held(&mut self, network: &Network) {
+        let gone: Vec<ConnectionId> = self
+            .held
+            .iter()
+            .filter_map(|slot| self.places[*slot as usize].as_ref())
+            .filter(|place| network.has_hung_up(place.socket))
+            .map(|place| place.id)
+            .collect();
+        for id in gone {
+            self.release(network, id);
+        }
+    }
+
+    /// What others ring the bell for: a command, or room for the mail that waits, for which a wish is left.
+    fn is_ready(&mut self) -> bool {
+        let places = self.post_at_least();
+        !self.inbox.is_empty() || (!self.out.mail.is_empty() && self.to_front.has_space(places))
+    }
+
+    /// The same without a wish: a look that changes nothing.
+    fn has_work(&mut self) -> bool {
+        let places = self.post_at_least();
+        !self.inbox.is_empty() || (!self.out.mail.is_empty() && self.to_front.free() >= places)
+    }
+
+    fn post_at_least(&self) -> usize {
+        POST_AT_LEAST.min(self.to_front.capacity() / 4)
+    }
+
+    /// Moves mail into the ring to the front, as far as it goes.
+    fn post(&mut self) {
+        while let Some(mail) = self.out.mail.pop_front() {
+            if let Err(mail) = self.to_front.push(mail) {
+                self.out.mail.push_front(mail);
+                break;
+            }
+        }
+        self.to_front.notify();
+    }
+}
+
+fn place_ended(place: Option<&mut Place>) {
+    if let Some(place) = place {
+        place.reading = false;
+    }
+}
+
+/// `take_while` that keeps the value it stops at.
+trait TakeWhileInclusive: Iterator + Sized {
+    fn take_while_inclusive(self, mut more: impl FnMut(&Self::Item) -> bool) -> impl Iterator<Item = Self::Item> {
+        let mut done = false;
+        let mut rest = self;
+        std::iter::from_fn(move || {
+            if done {
+                return None;
+            }
+            let item = rest.next()?;
+            done = !more(&item);
+            Some(item)
+        })
+    }
+}
+
+impl<I: Iterator> TakeWhileInclusive for I {}

@@ -1,0 +1,13 @@
+//! A whole comet with logic, job and clients on one thread, in virtual time and in an order that a seed decides.
+#![forbid(unsafe_code)]
+
+mod check;
+mod client;
+mod control;
+mod oracle;
+pub mod plan;
+pub mod run;
+pub mod trace;
+mod wire;
+mod workload;
+pub mod world;

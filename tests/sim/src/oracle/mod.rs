@@ -1,0 +1,704 @@
+//! The truth: what every connection must get, who holds every key, how many are where; and what breaks it.
+//!
+//! It sees everything that a shard is told, says and wants done ([`Watch`]), and knows what the clients wrote and which
+//! pushes logic accepted. From these alone it makes a model of each connection ([`connection`]), and compares: each frame
+//! the moment its shard sends it, each byte the moment its client reads it, the shards' counters at the end.
+
+pub(crate) mod connection;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::{Hash, Hasher},
+    time::Duration,
+};
+
+use cluster::services::Transport;
+use comet::{
+    clock::Time,
+    driver::sim::{
+        network::SocketId,
+        reactor::{Event, Watch},
+    },
+    shard::{
+        Action, Flow, Shard,
+        mail::{Outcome, PushTo, ToFront, ToShard},
+        stats::DropReason,
+    },
+};
+use proto::{
+    ids::{Generation, Key, RoomId},
+    op::Op,
+};
+
+use self::connection::{Conn, Phase, Request, push_id};
+use crate::{
+    trace::{Trace, short},
+    wire::Got,
+};
+
+/// What a deadline may be late by: a tick for its rounding, and a tick for being looked at.
+const LATE: Duration = Duration::from_millis(200);
+
+/// The limits that the model has to know.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    pub(crate) rooms_max: usize,
+    pub(crate) accepts_max: usize,
+    pub(crate) ignored_max: u8,
+    pub(crate) handshake: Duration,
+    pub(crate) unknown_reply_same: bool,
+}
+
+/// To whom an accepted push goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Every shard gets it once.
+    Shards,
+    /// So many keys get it.
+    Keys(usize),
+}
+
+struct Accepted {
+    id: u32,
+    reach: Reach,
+    /// Shards, or keys, that have it.
+    handed: usize,
+}
+
+#[derive(Default)]
+struct OfShard {
+    /// Place among the accepted of the last push that was handed to it.
+    last: Option<usize>,
+    /// Broadcasts with a speed.
+    paced: Vec<u32>,
+    absent: u64,
+    delivered: u64,
+    failed: u64,
+    missing: u64,
+    doubtful: u64,
+    /// Open connections that wait for the way to the front, in the order in which they began to.
+    congested: Vec<SocketId>,
+}
+
+/// The truth of one run.
+pub(crate) struct Oracle {
+    pub(crate) trace: Trace,
+    rules: Rules,
+    pub(crate) conns: Vec<Conn>,
+    shards: Vec<OfShard>,
+    accepted: Vec<Accepted>,
+    /// Place among the accepted, by number.
+    places: BTreeMap<u32, usize>,
+    /// Open connections by key: one at the end of each event.
+    live: BTreeMap<Key, Vec<SocketId>>,
+    /// Keys whose connections may have changed in this event.
+    touched: Option<Key>,
+    /// The connection that this event is about.
+    current: Option<SocketId>,
+    /// What was handed to it has to be read when this event is over.
+    unchecked: Option<SocketId>,
+    /// What it was promised before this event.
+    promised: usize,
+    /// Every key there ever was a session for.
+    pub(crate) keys: BTreeSet<Key>,
+    /// The first thing that is wrong.
+    pub(crate) broken: Option<String>,
+    /// Frames that clients read.
+    pub(crate) read_frames: u64,
+}
+
+impl Oracle {
+    pub(crate) fn new(rules: Rules, shards: usize, trace: Trace) -> Oracle {
+        Oracle {
+            trace,
+            rules,
+            conns: Vec::new(),
+            shards: (0..shards).map(|_| OfShard::default()).collect(),
+            accepted: Vec::new(),
+            places: BTreeMap::new(),
+            live: BTreeMap::new(),
+            touched: None,
+            current: None,
+            unchecked: None,
+            promised: 0,
+            keys: BTreeSet::new(),
+            broken: None,
+            read_frames: 0,
+        }
+    }
+
+    pub(crate) fn fail(&mut self, what: impl Into<String>) {
+        if self.broken.is_none() {
+            self.broken = Some(what.into());
+        }
+    }
+
+    fn check(&mut self, socket: SocketId, result: Result<(), String>) {
+        if let Err(what) = result {
+            self.fail(format!("connection {socket}: {what}"));
+        }
+    }
+
+    pub(crate) fn conn(&self, socket: SocketId) -> &Conn {
+        &self.conns[socket as usize]
+    }
+
+    fn conn_mut(&mut self, socket: SocketId) -> &mut Conn {
+        &mut self.conns[socket as usize]
+    }
+
+    // What clients and backends do.
+
+    pub(crate) fn connected(&mut self, transport: Transport, shard: u16, now: Time) {
+        self.conns.push(Conn::new(transport, shard, now));
+    }
+
+    /// A client writes bytes that are no frame, or only part of one.
+    pub(crate) fn wrote(&mut self, socket: SocketId, bytes: usize) {
+        self.conn_mut(socket).written += bytes as u64;
+    }
+
+    /// A client writes one frame.
+    pub(crate) fn requested(&mut self, socket: SocketId, op: Op, seq: i32, body: &[u8], bytes: usize) {
+        let conn = self.conn_mut(socket);
+        conn.written += bytes as u64;
+        let end = conn.written;
+        conn.requests.push_back(Request { op, seq, body: body.to_vec(), end });
+    }
+
+    /// logic has accepted a push.
+    pub(crate) fn accepted(&mut self, id: u32, reach: Reach) {
+        self.places.insert(id, self.accepted.len());
+        self.accepted.push(Accepted { id, reach, handed: 0 });
+    }
+
+    /// A client has read bytes.
+    pub(crate) fn client_read(&mut self, now: Time, socket: SocketId, bytes: &[u8]) -> Vec<Got> {
+        let result = self.conn_mut(socket).client_read(bytes);
+        let got = result.unwrap_or_else(|what| {
+            self.fail(format!("connection {socket}: {what}"));
+            Vec::new()
+        });
+        for got in &got {
+            self.read_frames += 1;
+            let hash = |trace: &mut Trace| {
+                trace.write_u64(socket);
+                match got {
+                    Got::Frame { op, seq, body } => (op, seq, body).hash(trace),
+                    Got::Http(status) => status.hash(trace),
+                    Got::Pong => trace.write_u8(1),
+                    Got::Close(code) => code.hash(trace),
+                }
+            };
+            self.trace.event(now, hash, || match got {
+                Got::Frame { op, seq, body } => {
+                    format!("client {socket} reads operation {op} seq {seq} {}", short(body))
+                }
+                other => format!("client {socket} reads {other:?}"),
+            });
+        }
+        got
+    }
+
+    /// Who is in a room.
+    pub(crate) fn people(&self, room: &RoomId) -> usize {
+        self.conns.iter().filter(|conn| conn.is_open() && conn.is_in(room)).count()
+    }
+
+    /// The open connections.
+    pub(crate) fn open(&self) -> impl Iterator<Item = (SocketId, &Conn)> {
+        self.conns.iter().enumerate().filter(|(_, conn)| conn.is_open()).map(|(n, conn)| (n as SocketId, conn))
+    }
+
+    /// Pushes that have not reached everybody they are for.
+    pub(crate) fn undelivered(&self, shards: usize) -> Option<String> {
+        self.accepted.iter().find_map(|push| {
+            let all = match push.reach {
+                Reach::Shards => shards,
+                Reach::Keys(keys) => keys,
+            };
+            (push.handed < all).then(|| {
+                format!("push {} was accepted, and reached {} of {all} ({:?})", push.id, push.handed, push.reach)
+            })
+        })
+    }
+
+    /// The counters of a shard are those that the model comes to.
+    pub(crate) fn settle_accounts(&mut self, index: usize, shard: &Shard) {
+        let stats = shard.stats();
+        let drops = |reason| stats.drops.get(&reason).copied().unwrap_or(0);
+        let of = &self.shards[index];
+        let (slow, closed) = (drops(DropReason::SlowConsumer), drops(DropReason::Closed));
+        let least = of.missing + of.failed;
+        let most = least + of.doubtful + (of.paced.len() * self.conns.len()) as u64;
+        let (absent, delivered) = (of.absent, of.delivered);
+        if !(least..=most).contains(&(slow + closed)) {
+            let extra = if least == most { String::new() } else { format!(" to {most}") };
+            self.fail(format!(
+                "shard {index} counts {slow} + {closed} dropped frames (slow, closed), and {least}{extra} were not delivered"
+            ));
+        } else if drops(DropReason::Absent) != absent {
+            self.fail(format!(
+                "shard {index} counts {} absent keys, and there were {absent}",
+                drops(DropReason::Absent)
+            ));
+        } else if stats.deliveries != delivered {
+            self.fail(format!("shard {index} counts {} deliveries of {delivered}", stats.deliveries));
+        }
+    }
+
+    // What shards do.
+
+    /// A mail of the front.
+    fn mail(&mut self, now: Time, shard: u16, mail: &ToShard, socket: Option<SocketId>) {
+        self.current = socket;
+        match mail {
+            ToShard::Push(push) => {
+                let Some(id) = frame_body(push.encoded.tcp()).and_then(push_id) else {
+                    return self.fail("a push that nobody made");
+                };
+                let keys = match &push.to {
+                    PushTo::Keys(keys) => Some(keys.len()),
+                    PushTo::Room(_) | PushTo::All { .. } => None,
+                };
+                self.handed(shard, id, keys);
+                let origin = push.origin.as_ref().map(|(key, copy)| (key.clone(), frame_seq(copy.tcp())));
+                self.push(shard, id, &push.to, push.filter, origin);
+            }
+            ToShard::Verdict(verdict) => {
+                if let (Some(socket), Outcome::Refuse { .. }) = (socket, &verdict.outcome)
+                    && self.conn(socket).phase == Phase::Lobby
+                {
+                    self.conn_mut(socket).close(now);
+                }
+                if let (Some(socket), Outcome::Open(session) | Outcome::Move { session, .. }) =
+                    (socket, &verdict.outcome)
+                {
+                    self.conn_mut(socket).session = Some(session.clone());
+                }
+            }
+            ToShard::Reply { header, body, .. } => {
+                let same = self.rules.unknown_reply_same && header.op != Op::SEND_MESSAGE;
+                let op = if same { header.op } else { header.op.reply() };
+                if let Some(socket) = socket
+                    && self.conn(socket).is_open()
+                {
+                    let conn = self.conn_mut(socket);
+                    conn.expect_reply(op, header.seq, Some(body.to_vec()), false);
+                    conn.asked -= u32::from(header.op != Op::SEND_MESSAGE);
+                }
+            }
+            _ => {}
+        }
+        self.promised = socket.map_or(0, |socket| self.conn(socket).expected_len());
+    }
+
+    /// A part of a push has come to a shard.
+    fn handed(&mut self, shard: u16, id: u32, keys: Option<usize>) {
+        let Some(place) = self.places.get(&id).copied() else {
+            return self.fail(format!("push {id} came to shard {shard} before it was accepted"));
+        };
+        let of = &mut self.shards[usize::from(shard)];
+        if of.last.is_some_and(|last| last >= place) {
+            let last = self.accepted[of.last.unwrap_or(0)].id;
+            return self.fail(format!("push {id} came to shard {shard} after push {last}: twice, or out of order"));
+        }
+        of.last = Some(place);
+        self.accepted[place].handed += keys.unwrap_or(1);
+    }
+
+    /// A shard is about to hand out a push.
+    fn push(&mut self, shard: u16, id: u32, to: &PushTo, filter: Op, origin: Option<(Key, i32)>) {
+        let here = |conn: &&mut Conn| conn.is_open() && conn.shard == shard;
+        match to {
+            PushTo::Room(room) => {
+                for conn in self.conns.iter_mut().filter(here).filter(|conn| conn.is_in(room)) {
+                    let own = origin.as_ref().filter(|(key, _)| conn.key() == Some(key));
+                    let seq = own.map_or(0, |(_, seq)| *seq);
+                    conn.expect_push(id, seq);
+                }
+            }
+            PushTo::All { speed: 0 } => {
+                for conn in self.conns.iter_mut().filter(here).filter(|conn| conn.accepts.contains(&filter)) {
+                    conn.expect_push(id, 0);
+                }
+            }
+            PushTo::All { .. } => self.shards[usize::from(shard)].paced.push(id),
+            PushTo::Keys(keys) => {
+                for key in keys {
+                    let socket = self.live.get(key).and_then(|live| live.last().copied());
+                    match socket.map(|socket| self.conn_mut(socket)).filter(|conn| conn.shard == shard) {
+                        Some(conn) if conn.accepts.contains(&filter) => conn.expect_push(id, 0),
+                        Some(_) => {}
+                        None => self.shards[usize::from(shard)].absent += 1,
+                    }
+                }
+            }
+        }
+    }
+
+    /// A shard says something.
+    fn said(&mut self, now: Time, said: &ToFront) {
+        match said {
+            ToFront::Login(_) => {
+                if let Some(socket) = self.current {
+                    self.conn_mut(socket).enter(Phase::Lobby, now);
+                }
+            }
+            ToFront::LoginGone(id) => {
+                if let Some(conn) = self.conns.iter_mut().find(|conn| conn.id == Some(*id)) {
+                    conn.close(now);
+                }
+            }
+            ToFront::Opened { key, .. } => {
+                let Some(socket) = self.current else { return self.fail("a connection opened out of nowhere") };
+                let rules = self.rules;
+                self.conn_mut(socket).open(&rules, now);
+                self.live.entry(key.clone()).or_default().push(socket);
+                self.keys.insert(key.clone());
+                self.touched = Some(key.clone());
+            }
+            ToFront::Ended { key, generation, peer: Some(_), replaced, .. } => {
+                self.ended(now, key, *generation, *replaced);
+            }
+            _ => {}
+        }
+    }
+
+    fn ended(&mut self, now: Time, key: &Key, generation: Option<Generation>, replaced: bool) {
+        let live = self.live.entry(key.clone()).or_default();
+        let conns = &self.conns;
+        let place = live.iter().position(|socket| conns[*socket as usize].generation() == generation);
+        let Some(place) = place else {
+            return self.fail(format!("the end of a connection with key {key} that was not open"));
+        };
+        let socket = live.remove(place);
+        let newest = live.iter().map(|socket| conns[*socket as usize].generation()).max().flatten();
+        if live.is_empty() {
+            self.live.remove(key);
+        }
+        if replaced && newest <= generation {
+            self.fail(format!(
+                "key {key}: the login of generation {generation:?} was closed as replaced, and {newest:?} stays"
+            ));
+        }
+        let (current, promised) = (self.current, self.promised);
+        let conn = self.conn_mut(socket);
+        conn.close(now);
+        if current == Some(socket) {
+            conn.doubt_replies(promised);
+        }
+        self.touched = Some(key.clone());
+    }
+
+    /// A shard has read so many frames of a connection.
+    fn took(&mut self, now: Time, socket: Option<SocketId>, frames: u64) {
+        let Some(socket) = socket else { return };
+        let rules = self.rules;
+        let result = self.conn_mut(socket).take(frames, &rules, now);
+        self.check(socket, result);
+        self.one_per_key();
+    }
+
+    fn one_per_key(&mut self) {
+        if let Some(key) = self.touched.take()
+            && let Some(live) = self.live.get(&key)
+            && live.len() > 1
+        {
+            let text = format!("key {key} has {} live connections: {live:?}", live.len());
+            self.fail(text);
+        }
+    }
+
+    fn ticked(&mut self, now: Time, shard: u16) {
+        let late = |since: Time, after: Duration| since.after(after).after(LATE) < now;
+        let handshake = self.rules.handshake;
+        let found = self.conns.iter().enumerate().filter(|(_, conn)| conn.shard == shard).find_map(|(n, conn)| {
+            let what = match conn.phase {
+                // The answer to its upgrade may be all that can be written.
+                Phase::Before(_) | Phase::Lobby if conn.writing || conn.doomed => return None,
+                Phase::Before(_) if late(conn.since, handshake) => "has not logged in",
+                Phase::Lobby if late(conn.since, handshake) => "waits for logic",
+                Phase::Open if !conn.carrying => {
+                    let silence = conn.session.as_ref().map(|session| session.heartbeat)?;
+                    if !late(conn.since, silence) {
+                        return None;
+                    }
+                    "is silent"
+                }
+                _ => return None,
+            };
+            let since = now.since(conn.since);
+            Some(format!("connection {n} {what} for {since:?}, and its shard has let the deadline pass"))
+        });
+        if let Some(what) = found {
+            self.fail(what);
+        }
+    }
+
+    fn act(&mut self, now: Time, shard: u16, action: &Action, socket: Option<SocketId>) {
+        let Some(socket) = socket else { return };
+        match action {
+            Action::Send { run, .. } => {
+                let paced = std::mem::take(&mut self.shards[usize::from(shard)].paced);
+                let conn = self.conn_mut(socket);
+                conn.writing = true;
+                let result = conn.sends(run.as_slice(), &paced);
+                self.shards[usize::from(shard)].paced = paced;
+                self.check(socket, result);
+            }
+            // Of an open connection its shard has said so before.
+            Action::Finish { .. } | Action::Shut { .. } => {
+                let conn = self.conn_mut(socket);
+                if conn.is_open() {
+                    self.fail(format!("connection {socket} is open and its descriptor is shut"));
+                } else if conn.phase != Phase::Closed {
+                    conn.close(now);
+                }
+            }
+            Action::Resume { .. } => {
+                self.conn_mut(socket).carrying = false;
+                let of = &mut self.shards[usize::from(shard)];
+                of.congested.retain(|other| *other != socket);
+                self.unchecked = Some(socket);
+            }
+            Action::Release { .. } => {
+                let conn = self.conn_mut(socket);
+                conn.over(now);
+                let (missing, doubtful) = (conn.missing, conn.doubtful);
+                let of = &mut self.shards[usize::from(shard)];
+                of.missing += missing;
+                of.doubtful += doubtful;
+                of.congested.retain(|other| *other != socket);
+            }
+            Action::Detach { .. } => self.conn_mut(socket).enter(Phase::Moving, now),
+            Action::StopAccepting => {}
+        }
+    }
+
+    /// Connections that waited for the way to the front went on.
+    fn went_on(&mut self, now: Time, shard: u16, resumed: &[SocketId], mut frames: u64) {
+        let waited = std::mem::take(&mut self.shards[usize::from(shard)].congested);
+        let mut still = Vec::new();
+        for socket in waited {
+            let handed = self.conn(socket).handed;
+            let ready =
+                self.conn(socket).requests.iter().take_while(|request| request.end <= handed).count() as u64;
+            if resumed.contains(&socket) {
+                let count = ready.min(frames);
+                frames -= count;
+                self.took(now, Some(socket), count);
+                self.conn_mut(socket).since = now;
+            } else if frames > 0 {
+                let count = frames.min(ready);
+                frames -= count;
+                self.took(now, Some(socket), count);
+                still.push(socket);
+            } else if self.conn(socket).is_open() {
+                still.push(socket);
+            }
+        }
+        self.shards[usize::from(shard)].congested = still;
+    }
+}
+
+impl Watch for Oracle {
+    fn event(&mut self, now: Time, shard: u16, event: Event<'_>) {
+        self.trace.event(now, |trace| hash(trace, shard, &event), || line(shard, &event));
+        if !matches!(event, Event::Said(_) | Event::Act(..) | Event::WentOn(..))
+            && let Some(socket) = self.unchecked.take()
+        {
+            let result = self.conn(socket).check_all_read();
+            self.check(socket, result);
+        }
+        match event {
+            Event::Accepted(id, socket) => {
+                let conn = self.conn_mut(socket);
+                conn.id = Some(id);
+                conn.shard = shard;
+                conn.enter(Phase::Before(0), now);
+            }
+            Event::Refused(socket) => self.conn_mut(socket).enter(Phase::Over, now),
+            Event::Received(_, socket, bytes) => {
+                self.current = Some(socket);
+                let conn = self.conn_mut(socket);
+                conn.handed += bytes.len() as u64;
+                self.promised = self.conn(socket).expected_len();
+            }
+            Event::Read(_, socket, frames, flow) => {
+                self.took(now, Some(socket), frames);
+                if flow == Flow::Hold && self.conn(socket).is_open() {
+                    self.conn_mut(socket).carrying = true;
+                    self.shards[usize::from(shard)].congested.push(socket);
+                } else {
+                    self.unchecked = Some(socket);
+                }
+                self.current = None;
+            }
+            Event::InputEnded(_, socket, _) | Event::HungUp(_, socket) => {
+                self.current = None;
+                let conn = self.conn_mut(socket);
+                if matches!(conn.phase, Phase::Before(_) | Phase::Lobby) {
+                    conn.close(now);
+                }
+            }
+            Event::Sent(_, socket, complete, frames) => {
+                self.current = None;
+                self.conn_mut(socket).writing = false;
+                let of = &mut self.shards[usize::from(shard)];
+                *if complete { &mut of.delivered } else { &mut of.failed } += u64::from(frames);
+            }
+            Event::Mail(mail, socket) => self.mail(now, shard, mail, socket),
+            Event::MailDone(socket, frames) => {
+                self.took(now, socket, frames);
+                self.one_per_key();
+                if let Some(socket) = socket
+                    && frames > 0
+                {
+                    self.read_behind_login(shard, socket);
+                }
+                self.current = None;
+            }
+            Event::Attaching(socket, state) => {
+                self.current = Some(socket);
+                let conn = self.conn_mut(socket);
+                conn.shard = shard;
+                conn.session = Some(state.session.clone());
+                self.promised = self.conn(socket).expected_len();
+            }
+            Event::Attached(id, socket, frames) => {
+                self.conn_mut(socket).id = Some(id);
+                self.took(now, Some(socket), frames);
+                self.read_behind_login(shard, socket);
+                self.current = None;
+            }
+            Event::LeftOnTheWay(socket, _) => self.conn_mut(socket).enter(Phase::Over, now),
+            Event::WentOn(resumed, frames) => self.went_on(now, shard, resumed, frames),
+            Event::Ticked => self.ticked(now, shard),
+            Event::Said(said) => self.said(now, said),
+            Event::Act(action, socket) => self.act(now, shard, action, socket),
+        }
+    }
+}
+
+impl Oracle {
+    /// What came behind a login was read with it, unless the way to the front was full meanwhile.
+    fn read_behind_login(&mut self, shard: u16, socket: SocketId) {
+        let conn = self.conn_mut(socket);
+        if conn.is_open() && conn.check_all_read().is_err() {
+            conn.carrying = true;
+            self.shards[usize::from(shard)].congested.push(socket);
+        }
+    }
+}
+
+fn frame_body(frame: &[u8]) -> Option<&[u8]> {
+    frame.get(16..)
+}
+
+fn frame_seq(frame: &[u8]) -> i32 {
+    frame.get(12..16).map_or(0, |bytes| i32::from_be_bytes(bytes.try_into().expect("four bytes")))
+}
+
+/// What tells two runs apart.
+fn hash(trace: &mut Trace, shard: u16, event: &Event<'_>) {
+    trace.write_u16(shard);
+    match event {
+        Event::Accepted(id, socket) => (1, id, socket).hash(trace),
+        Event::Refused(socket) => (2, socket).hash(trace),
+        Event::Received(id, socket, bytes) => (3, id, socket, bytes).hash(trace),
+        Event::Read(id, _, frames, flow) => (4, id, frames, *flow == Flow::Read).hash(trace),
+        Event::InputEnded(id, _, lost) => (5, id, lost).hash(trace),
+        Event::HungUp(id, _) => (6, id).hash(trace),
+        Event::Sent(id, _, complete, frames) => (7, id, complete, frames).hash(trace),
+        Event::Mail(mail, socket) => {
+            (8, socket).hash(trace);
+            match mail {
+                ToShard::Push(push) => {
+                    push.encoded.bytes().hash(trace);
+                    match &push.to {
+                        PushTo::Keys(keys) => keys.hash(trace),
+                        PushTo::Room(room) => room.hash(trace),
+                        PushTo::All { speed } => speed.hash(trace),
+                    }
+                }
+                ToShard::Verdict(verdict) => verdict.id.hash(trace),
+                ToShard::Attach(_) => {}
+                ToShard::Abandoned(session) => (&session.key, session.generation).hash(trace),
+                ToShard::Kick { key, below, .. } => (key, below).hash(trace),
+                ToShard::Reply { id, body, .. } => (id, body).hash(trace),
+                ToShard::Elsewhere(rooms) => rooms.hash(trace),
+                ToShard::Drain { over } => over.hash(trace),
+            }
+        }
+        Event::MailDone(_, frames) => (9, frames).hash(trace),
+        Event::Attaching(socket, state) => (10, socket, &state.session.key).hash(trace),
+        Event::Attached(id, _, frames) => (11, id, frames).hash(trace),
+        Event::LeftOnTheWay(socket, _) => (12, socket).hash(trace),
+        Event::WentOn(resumed, frames) => (13, resumed, frames).hash(trace),
+        Event::Ticked => trace.write_u8(14),
+        Event::Said(said) => {
+            trace.write_u8(15);
+            match said {
+                ToFront::Login(login) => (login.id, &login.token).hash(trace),
+                ToFront::LoginGone(id) => id.hash(trace),
+                ToFront::Abandoned(session) => (&session.key, session.generation).hash(trace),
+                ToFront::Moved { to, .. } => to.hash(trace),
+                ToFront::Opened { key, generation, .. } => (key, generation).hash(trace),
+                ToFront::Ended { key, generation, replaced, .. } => (key, generation, replaced).hash(trace),
+                ToFront::Renew { key, generation, .. } => (key, generation).hash(trace),
+                ToFront::Message { id, message } => (id, &message.body).hash(trace),
+                ToFront::Rooms(rooms) => rooms.hash(trace),
+                ToFront::Stats(stats) => (stats.deliveries, stats.bytes_read, stats.open).hash(trace),
+                ToFront::Drained => {}
+            }
+        }
+        Event::Act(action, socket) => {
+            (16, socket).hash(trace);
+            match action {
+                Action::Send { id, run } => (1, id, run.as_slice()).hash(trace),
+                Action::Resume { id } => (2, id).hash(trace),
+                Action::Finish { id } => (3, id).hash(trace),
+                Action::Shut { id, reset } => (4, id, reset).hash(trace),
+                Action::Release { id } => (5, id).hash(trace),
+                Action::Detach { id, to, .. } => (6, id, to).hash(trace),
+                Action::StopAccepting => trace.write_u8(7),
+            }
+        }
+    }
+}
+
+/// The same for people.
+fn line(shard: u16, event: &Event<'_>) -> String {
+    let what = match event {
+        Event::Accepted(id, socket) => format!("accepts {socket} into slot {}.{}", id.slot, id.generation),
+        Event::Refused(socket) => format!("refuses {socket}"),
+        Event::Received(_, socket, bytes) => format!("receives from {socket}: {}", short(bytes)),
+        Event::Read(_, socket, frames, flow) => format!("read {frames} frames of {socket}, {flow:?}"),
+        Event::InputEnded(_, socket, lost) => format!("sees the end of {socket}, lost: {lost}"),
+        Event::HungUp(_, socket) => format!("sees that {socket} hung up"),
+        Event::Sent(_, socket, complete, frames) => {
+            format!("wrote {frames} frames to {socket}, complete: {complete}")
+        }
+        Event::Mail(ToShard::Push(push), _) => {
+            format!("is mailed a push to {:?}: {}", push.to, short(push.encoded.tcp()))
+        }
+        Event::Mail(mail, _) => format!("is mailed {mail:?}"),
+        Event::MailDone(_, frames) if *frames > 0 => format!("read {frames} frames behind it"),
+        Event::MailDone(..) => "has done so".to_owned(),
+        Event::Attaching(socket, state) => format!("is handed {socket} with key {}", state.session.key),
+        Event::Attached(id, socket, frames) => {
+            format!("has {socket} in slot {}.{}, read {frames} frames", id.slot, id.generation)
+        }
+        Event::LeftOnTheWay(socket, _) => format!("is handed {socket}, which has left"),
+        Event::WentOn(resumed, frames) => format!("goes on with {resumed:?}, read {frames} frames"),
+        Event::Ticked => "ticks".to_owned(),
+        Event::Said(ToFront::Stats(stats)) => format!("says it has {} open", stats.open),
+        Event::Said(said) => format!("says {said:?}"),
+        Event::Act(Action::Send { run, .. }, socket) => {
+            format!("sends {} frames to {socket:?}: {}", run.frames, short(run.as_slice()))
+        }
+        Event::Act(action, socket) => format!("wants {action:?} of {socket:?}"),
+    };
+    format!("shard {shard} {what}")
+}

@@ -1,0 +1,401 @@
+//! What clients and backends do, by the seed: logins and logins again, room churn, pushes, kicks, and all that should not
+//! be done.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use cluster::services::{CometApi as _, Transport};
+use comet::driver::sim::network::ClientRead;
+use control::logic::{Push, PushTarget};
+use proto::{
+    close::CloseReason,
+    ids::{Generation, Key, Mid, RoomId},
+    op::Op,
+    websocket::Opcode,
+};
+
+use crate::{
+    client::{Client, Doing},
+    oracle::{Reach, connection::push_body},
+    wire::{Got, client_bytes, masked, upgrade},
+    world::World,
+};
+
+/// Time between two heartbeats of a client that behaves: the shortest deadline is a second.
+const BEAT: Duration = Duration::from_millis(350);
+
+/// Operation of the pushes.
+const PUSH: Op = Op(1000);
+
+/// Bodies are at most this long.
+const BODY_MAX: usize = 900;
+
+impl World {
+    /// One client or backend does one thing.
+    pub(crate) async fn somebody_acts(&mut self) {
+        match self.workload.below(100) {
+            0..14 => self.connect(),
+            14..34 => self.write_on(),
+            34..58 => self.speak(),
+            58..62 => self.misbehave(),
+            62..67 => self.toggle_stall(),
+            67..71 => self.somebody_leaves(),
+            71..73 => self.freeze(),
+            73..76 => self.kick().await,
+            _ => self.push_something().await,
+        }
+    }
+
+    fn pick(&mut self, fits: impl Fn(&Client) -> bool) -> Option<usize> {
+        let fitting: Vec<usize> = (0..self.clients.len()).filter(|n| fits(&self.clients[*n])).collect();
+        (!fitting.is_empty()).then(|| self.workload.of(&fitting))
+    }
+
+    pub(crate) fn key(&mut self) -> Key {
+        Key::new(format!("key-{}", self.workload.below(self.plan.keys)))
+    }
+
+    fn mid(&mut self) -> Mid {
+        Mid(self.workload.below(5) as i64)
+    }
+
+    fn room(&mut self) -> RoomId {
+        RoomId::parse(&format!("live://{}", self.workload.below(self.plan.rooms))).expect("a room id")
+    }
+
+    /// A client connects, and begins what it has to say.
+    fn connect(&mut self) {
+        self.clients.retain(Client::is_here);
+        if self.clients.len() >= self.plan.clients {
+            return;
+        }
+        let transport = self.workload.of(&[Transport::Tcp, Transport::WebSocket]);
+        let shard = self.workload.below(self.plan.shards) as u16;
+        let (least, most) = self.plan.socket_room;
+        let room = least + self.workload.below((most - least + 1) as usize) as u32;
+        let peer = IpAddr::from([10, 0, 0, self.workload.below(4) as u8]);
+        let socket = self.network.connect(shard, transport, peer, room);
+        self.oracle.connected(transport, shard, self.now);
+        let mut client = Client::new(socket, transport);
+        if transport == Transport::WebSocket {
+            let wrong = self.workload.one_in(40);
+            let path = if wrong { "/elsewhere" } else { "/sub?a=b" };
+            self.oracle.conns[socket as usize].doomed = wrong;
+            let head = upgrade(path);
+            self.oracle.wrote(socket, head.len());
+            client.unwritten.extend(head);
+        }
+        client.silent = self.workload.one_in(12);
+        self.clients.push(client);
+    }
+
+    /// Somebody goes on writing; who has nothing left to write logs in.
+    fn write_on(&mut self) {
+        let writes = |client: &Client| {
+            matches!(client.doing, Doing::Arriving | Doing::LoggingIn) || !client.unwritten.is_empty()
+        };
+        let Some(n) = self.pick(writes) else { return };
+        if self.clients[n].doing == Doing::Arriving && !self.clients[n].silent {
+            if self.workload.one_in(8) {
+                return self.request(n, Op::HEARTBEAT, b"too early");
+            }
+            self.log_in(n);
+        }
+        self.write_some(n);
+    }
+
+    fn log_in(&mut self, n: usize) {
+        let mut fields = vec![format!(r#""mid":{}"#, self.mid())];
+        if !self.workload.one_in(10) {
+            fields.push(format!(r#""key":"{}""#, self.key()));
+        }
+        if !self.workload.one_in(4) {
+            fields.push(format!(r#""room_id":"{}""#, self.room()));
+        }
+        if self.workload.one_in(4) {
+            let rooms: Vec<String> =
+                (0..1 + self.workload.below(5)).map(|_| format!(r#""{}""#, self.room())).collect();
+            fields.push(format!(r#""rooms":[{}]"#, rooms.join(",")));
+        }
+        fields.push(format!(r#""accepts":[{}]"#, self.workload.of(&["1000", "1000,1001", "7", ""])));
+        let reasons = self.workload.one_in(4);
+        if reasons {
+            fields.push(r#""features":["reasons"]"#.to_owned());
+        }
+        let body = match self.workload.one_in(30) {
+            true => "not a login".to_owned(),
+            false => format!("{{{}}}", fields.join(",")),
+        };
+        let socket = self.clients[n].socket as usize;
+        self.oracle.conns[socket].reasons = reasons && body.starts_with('{');
+        self.clients[n].doing = Doing::LoggingIn;
+        self.request_with(n, Op::AUTH, 1, body.as_bytes());
+        // Some say more before they know whether they are in.
+        for _ in 0..self.workload.below(4).saturating_sub(1) {
+            self.say_something(n);
+        }
+    }
+
+    /// A client writes some of what it has to write.
+    fn write_some(&mut self, n: usize) {
+        let client = &mut self.clients[n];
+        if !client.is_here() || client.unwritten.is_empty() {
+            return;
+        }
+        let count = match self.workload.below(4) {
+            0 => 1 + self.workload.below(client.unwritten.len()),
+            _ => client.unwritten.len(),
+        };
+        let bytes: Vec<u8> = client.unwritten.drain(..count).collect();
+        self.network.client_write(client.socket, &bytes);
+    }
+
+    /// A client has one more frame to write.
+    pub(crate) fn request(&mut self, n: usize, op: Op, body: &[u8]) {
+        let seq = self.clients[n].next_seq();
+        self.request_with(n, op, seq, body);
+    }
+
+    fn request_with(&mut self, n: usize, op: Op, seq: i32, body: &[u8]) {
+        let client = &mut self.clients[n];
+        let bytes = client_bytes(client.transport, op, seq, body);
+        self.oracle.requested(client.socket, op, seq, body, bytes.len());
+        client.unwritten.extend(bytes);
+    }
+
+    /// An open client says something.
+    fn speak(&mut self) {
+        let Some(n) = self.pick(|client| client.doing == Doing::Open) else { return };
+        for _ in 0..1 + self.workload.below(3) {
+            self.say_something(n);
+        }
+        self.write_some(n);
+    }
+
+    fn say_something(&mut self, n: usize) {
+        let room = self.room();
+        let room = room.as_str().as_bytes();
+        match self.workload.below(20) {
+            0..4 => self.request(n, Op::HEARTBEAT, b""),
+            4..7 => self.request(n, Op::CHANGE_ROOM, room),
+            7 => self.request(n, Op::CHANGE_ROOM, b""),
+            8..10 => self.request(n, Op::JOIN_ROOM, room),
+            10..12 => self.request(n, Op::LEAVE_ROOM, room),
+            12 => self.request(n, Op::SUBSCRIBE, b"1000"),
+            13 => self.request(n, Op::UNSUBSCRIBE, b"1000,3"),
+            14..18 => {
+                let (id, len) = (self.push_id(), self.workload.below(BODY_MAX));
+                self.request(n, Op::SEND_MESSAGE, &push_body(id, len));
+            }
+            18 => self.request(n, Op(500), b"a question to logic"),
+            _ => self.ping(n),
+        }
+    }
+
+    fn ping(&mut self, n: usize) {
+        if self.clients[n].transport == Transport::WebSocket {
+            self.raw(n, &masked(Opcode::Ping, b"ping"));
+        }
+    }
+
+    /// Something that its connection is closed for.
+    fn doom(&mut self, n: usize, bytes: &[u8]) {
+        self.oracle.conns[self.clients[n].socket as usize].doomed = true;
+        self.raw(n, bytes);
+    }
+
+    /// Bytes that are no frame of goim's.
+    fn raw(&mut self, n: usize, bytes: &[u8]) {
+        let client = &mut self.clients[n];
+        self.oracle.wrote(client.socket, bytes.len());
+        client.unwritten.extend(bytes);
+    }
+
+    /// Somebody does what he should not.
+    fn misbehave(&mut self) {
+        let Some(n) = self.pick(|client| matches!(client.doing, Doing::Arriving | Doing::Open)) else { return };
+        match self.workload.below(8) {
+            0 => {
+                // No length is like that.
+                let garbage = match self.clients[n].transport {
+                    Transport::Tcp => vec![0xff; 16],
+                    Transport::WebSocket => vec![0xff; 4],
+                };
+                self.doom(n, &garbage);
+            }
+            1 => (0..10).for_each(|_| self.request(n, Op::HEARTBEAT, b"")),
+            2 => (0..18).for_each(|_| self.request(n, Op::LEAVE_ROOM, b"nowhere")),
+            3 if self.clients[n].doing == Doing::Open => self.request(n, Op::RAW, b""),
+            4 if self.clients[n].transport == Transport::WebSocket => {
+                self.doom(n, &masked(Opcode::Close, &1000u16.to_be_bytes()));
+            }
+            5 => {
+                // The rest never comes.
+                let part = client_bytes(self.clients[n].transport, Op::HEARTBEAT, 1, b"");
+                self.doom(n, &part[..10]);
+            }
+            6 => (0..30).for_each(|_| self.request(n, Op::HEARTBEAT, b"")),
+            _ => self.clients[n].silent = true,
+        }
+        self.write_some(n);
+    }
+
+    fn toggle_stall(&mut self) {
+        if let Some(n) = self.pick(Client::is_here) {
+            self.clients[n].stalled = !self.clients[n].stalled;
+            *self.seen.entry("fault: stalled reader").or_default() += u64::from(self.clients[n].stalled);
+        }
+    }
+
+    fn somebody_leaves(&mut self) {
+        if let Some(n) = self.pick(Client::is_here) {
+            match self.workload.below(4) {
+                0 => {
+                    self.network.client_reset(self.clients[n].socket);
+                    self.clients[n].doing = Doing::Gone;
+                }
+                1 => {
+                    self.network.client_end(self.clients[n].socket);
+                    self.clients[n].doing = Doing::Leaving;
+                }
+                _ => self.leave(n),
+            }
+        }
+    }
+
+    /// A client closes its socket.
+    pub(crate) fn leave(&mut self, n: usize) {
+        if self.clients[n].is_here() {
+            self.network.client_close(self.clients[n].socket);
+            self.clients[n].doing = Doing::Gone;
+        }
+    }
+
+    /// A thread is held up for a while.
+    fn freeze(&mut self) {
+        let until = self.now.after(Duration::from_millis(self.workload.below(700) as u64));
+        match self.workload.below(self.shards.len() + 1) {
+            0 => {
+                self.tokio_frozen = until;
+                *self.seen.entry("fault: front held up").or_default() += 1;
+            }
+            shard => {
+                self.frozen[shard - 1] = until;
+                *self.seen.entry("fault: shard held up").or_default() += 1;
+            }
+        }
+    }
+
+    async fn kick(&mut self) {
+        let key = self.key();
+        let below = match self.workload.below(3) {
+            0 => None,
+            1 => Some(Generation(i64::MAX)),
+            _ => Some(Generation(0)),
+        };
+        let front = Arc::clone(&self.control.front);
+        // A ring without room makes it wait.
+        tokio::spawn(async move { front.kick(key, below, CloseReason::Kicked).await });
+    }
+
+    fn push_id(&mut self) -> u32 {
+        self.next_push += 1;
+        self.next_push
+    }
+
+    /// A backend pushes.
+    async fn push_something(&mut self) {
+        for _ in 0..1 + self.workload.below(4) {
+            let target = match self.workload.below(10) {
+                0..3 => PushTarget::Keys((0..1 + self.workload.below(3)).map(|_| self.key()).collect()),
+                3 => PushTarget::Mids(vec![self.mid()]),
+                4..8 => PushTarget::Rooms(vec![self.room()]),
+                8 if self.plan.paced => {
+                    PushTarget::All { speed: self.workload.of(&[1, 10, 100]) }
+                }
+                _ => PushTarget::All { speed: 0 },
+            };
+            let len = self.workload.below(BODY_MAX);
+            self.push(target, len).await;
+        }
+    }
+
+    /// logic is asked to push. What it accepts has to arrive.
+    pub(crate) async fn push(&mut self, target: PushTarget, len: usize) -> Option<u32> {
+        let id = self.push_id();
+        let body = Bytes::from(push_body(id, len));
+        // The memory store answers at once: nothing gets in between.
+        let devices = match &target {
+            PushTarget::Keys(keys) => {
+                let keys: Vec<Key> = keys.clone();
+                use control::session::Sessions as _;
+                let found = self.control.sessions.servers_of_keys(&keys).await.ok()?;
+                Some(found.iter().flatten().count())
+            }
+            PushTarget::Mids(mids) => {
+                use control::session::Sessions as _;
+                let found = self.control.sessions.sessions_of_mids(mids).await.ok()?;
+                Some(found.iter().map(Vec::len).sum())
+            }
+            PushTarget::Rooms(_) | PushTarget::All { .. } => None,
+        };
+        match self.control.logic.push(Push { target, op: PUSH, body }).await {
+            Ok(_) if devices == Some(0) => None,
+            Ok(_) => {
+                self.oracle.accepted(id, devices.map_or(Reach::Shards, Reach::Keys));
+                Some(id)
+            }
+            Err(_) => {
+                *self.seen.entry("push refused").or_default() += 1;
+                None
+            }
+        }
+    }
+
+    /// Clients whose time has come send heartbeats.
+    pub(crate) fn clients_beat(&mut self) {
+        for n in 0..self.clients.len() {
+            let client = &self.clients[n];
+            if client.doing == Doing::Open && !client.silent && client.next_beat <= self.now {
+                self.clients[n].next_beat = self.now.after(BEAT);
+                self.request(n, Op::HEARTBEAT, b"");
+                let bytes: Vec<u8> = self.clients[n].unwritten.drain(..).collect();
+                self.network.client_write(self.clients[n].socket, &bytes);
+            }
+        }
+    }
+
+    /// Clients read what has arrived; false when nothing has.
+    pub(crate) fn clients_read(&mut self) -> bool {
+        let mut busy = false;
+        let mut buffer = Vec::new();
+        self.network.take_arrived();
+        for n in 0..self.clients.len() {
+            let client = &self.clients[n];
+            if client.stalled || !client.is_here() {
+                continue;
+            }
+            let socket = client.socket;
+            let max = if self.workload.one_in(3) { 1 + self.workload.below(300) } else { usize::MAX };
+            buffer.clear();
+            match self.network.client_read(socket, max, &mut buffer) {
+                ClientRead::Bytes(_) => {
+                    busy = true;
+                    let got: Vec<Got> = self.oracle.client_read(self.now, socket, &buffer);
+                    got.iter().for_each(|got| self.clients[n].got(got, self.now));
+                }
+                ClientRead::Nothing => {}
+                // It answers the end with its own.
+                ClientRead::End => {
+                    busy = true;
+                    self.leave(n);
+                }
+                ClientRead::Reset => {
+                    busy = true;
+                    self.clients[n].doing = Doing::Gone;
+                }
+            }
+        }
+        busy
+    }
+}

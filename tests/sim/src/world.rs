@@ -1,0 +1,381 @@
+//! One run: a comet with its shards, logic, job, clients and backends on this thread, and who is next.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::Duration,
+};
+
+use cluster::sim::{self, Random};
+use comet::{
+    clock::Time,
+    driver::sim::{
+        network::{Faults, Injected, Network},
+        reactor::{self, Reactor, Turn},
+    },
+    front::{Inbox, Outboxes},
+    mailbox::{Bell, ShardBell, TaskBell, channel},
+};
+use tokio::task::yield_now;
+
+use crate::{
+    client::Client,
+    control::Control,
+    oracle::{Oracle, Rules},
+    plan::{Plan, ServiceFaults},
+    trace::{Lines, Trace},
+};
+
+/// How long everything gets to come to rest once nothing more goes wrong.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// How long a wake may take: none does, but a thread may be held up in between.
+const WAKE_MAX: Duration = Duration::from_millis(20);
+
+/// Steps of the tokio side in which what was put into a ring has to be taken.
+const TOKIO_STEPS_MAX: u64 = 200;
+
+/// What a run came to.
+#[derive(Clone, Debug, Default)]
+pub struct Figures {
+    /// Number of the trace.
+    pub hash: u64,
+    /// Events on shards and at clients.
+    pub events: u64,
+    /// Virtual time, microseconds.
+    pub micros: u64,
+    /// Frames that clients read.
+    pub frames: u64,
+    /// Pushes that logic accepted.
+    pub pushes: u64,
+    /// Connections.
+    pub connections: u64,
+    /// How often each thing happened: faults, closes, drops.
+    pub seen: BTreeMap<&'static str, u64>,
+}
+
+pub(crate) struct World {
+    pub(crate) plan: Plan,
+    pub(crate) now: Time,
+    pub(crate) schedule: Random,
+    pub(crate) workload: Random,
+    pub(crate) network: Network,
+    pub(crate) shards: Vec<Reactor>,
+    /// Shards whose thread is held up, and until when.
+    pub(crate) frozen: Vec<Time>,
+    /// The tokio thread likewise.
+    pub(crate) tokio_frozen: Time,
+    pub(crate) control: Control,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) oracle: Oracle,
+    pub(crate) next_push: u32,
+    pub(crate) seen: BTreeMap<&'static str, u64>,
+    tokio_steps: u64,
+    /// Since when, and since which step of the tokio side, each ring has been left alone with something in it.
+    unrung: Vec<Option<(Time, u64)>>,
+    unread: Vec<Option<(Time, u64)>>,
+}
+
+impl World {
+    pub(crate) async fn new(seed: u64, plan: Plan, lines: Lines) -> World {
+        let stream = |name| Random::stream(seed, name);
+        let now = Time::from_micros(0);
+        let (mut senders, mut inboxes, mut shards) = (Vec::new(), Vec::new(), Vec::new());
+        for index in 0..plan.shards {
+            let (wake, seed) = ring::wake_pair().expect("a descriptor or two");
+            let bell = Arc::new(ShardBell::new(wake));
+            let task = Arc::new(TaskBell::default());
+            let (sender, inbox) = channel(plan.ring, Arc::clone(&bell), Arc::<Bell<()>>::default());
+            let (to_front, receiver) = channel(plan.ring, Arc::clone(&task), Arc::clone(&bell));
+            senders.push(sender);
+            inboxes.push(Inbox { receiver, bell: task });
+            let plan = reactor::Plan {
+                index: index as u16,
+                config: plan.shard.clone(),
+                inbox,
+                bell,
+                wake: seed,
+                to_front,
+                sends_per_turn: plan.sends_per_turn,
+            };
+            shards.push(Reactor::new(plan, now));
+        }
+        let control = Control::start(&plan, Outboxes::new(senders), inboxes, stream("services")).await;
+        let rules = Rules {
+            rooms_max: plan.shard.rooms_max,
+            accepts_max: plan.shard.accepts_max,
+            ignored_max: plan.shard.ignored_max,
+            handshake: plan.shard.handshake,
+            unknown_reply_same: plan.shard.unknown_reply_same,
+        };
+        World {
+            now,
+            schedule: stream("schedule"),
+            workload: stream("workload"),
+            network: Network::new(plan.shards, plan.network, stream("network")),
+            frozen: vec![now; plan.shards],
+            tokio_frozen: now,
+            control,
+            clients: Vec::new(),
+            oracle: Oracle::new(rules, plan.shards, Trace::new(lines)),
+            next_push: 0,
+            seen: BTreeMap::new(),
+            tokio_steps: 0,
+            unrung: vec![None; plan.shards],
+            unread: vec![None; plan.shards],
+            shards,
+            plan,
+        }
+    }
+
+    /// The whole run. The error is the first thing that was wrong, in words.
+    pub(crate) async fn run(mut self) -> Result<Figures, String> {
+        for _ in 0..self.plan.steps {
+            match self.schedule.below(100) {
+                0..30 => self.tokio_side().await,
+                30..62 => {
+                    let shard = self.schedule.below(self.shards.len());
+                    let steps = 1 + self.schedule.below(12);
+                    self.shard_side(shard, steps);
+                }
+                62..78 => self.somebody_acts().await,
+                78..88 => drop(self.clients_read()),
+                _ => {
+                    let millis = if self.schedule.one_in(8) { 300 } else { 15 };
+                    let micros = self.schedule.below(millis * 1000) as u64;
+                    self.pass(Duration::from_micros(micros)).await;
+                }
+            }
+            self.verdict()?;
+        }
+        self.end_faults();
+        self.settle(SETTLE).await?;
+        self.check_settled().await?;
+        self.end().await
+    }
+
+    /// What broke, if something did.
+    fn verdict(&mut self) -> Result<(), String> {
+        match self.oracle.broken.take() {
+            Some(what) => Err(what),
+            None => Ok(()),
+        }
+    }
+
+    /// Some tasks of the tokio side run.
+    pub(crate) async fn tokio_side(&mut self) {
+        if self.tokio_frozen > self.now {
+            return;
+        }
+        for _ in 0..1 + self.schedule.below(4) {
+            yield_now().await;
+            self.tokio_steps += 1;
+        }
+        self.note_published();
+    }
+
+    /// Clients' messages that logic has put on the broker meanwhile.
+    fn note_published(&mut self) {
+        for body in self.control.between.take_published() {
+            match crate::oracle::connection::push_id(&body) {
+                Some(id) => self.oracle.accepted(id, crate::oracle::Reach::Shards),
+                None => self.oracle.fail("logic published what nobody said"),
+            }
+        }
+    }
+
+    /// A shard does some of what it can do; false when it could do nothing.
+    pub(crate) fn shard_side(&mut self, shard: usize, steps: usize) -> bool {
+        if self.frozen[shard] > self.now {
+            return false;
+        }
+        let mut turn = Turn {
+            now: self.now,
+            network: &mut self.network,
+            schedule: &mut self.schedule,
+            watch: &mut self.oracle,
+        };
+        (0..steps).take_while(|_| self.shards[shard].step(&mut turn)).count() > 0
+    }
+
+    /// Time passes.
+    pub(crate) async fn pass(&mut self, time: Duration) {
+        self.now = self.now.after(time);
+        sim::set_micros(self.now.as_micros());
+        if self.tokio_frozen > self.now {
+            // The clock goes on; nobody there sees it.
+            tokio::time::advance(time).await;
+            self.note_published();
+        } else {
+            tokio::time::advance(time).await;
+            self.tokio_steps += 1;
+            self.note_published();
+        }
+        self.look_for_lost_wakes();
+        self.clients_beat();
+    }
+
+    /// Nobody sleeps while there is something for him to do.
+    fn look_for_lost_wakes(&mut self) {
+        for (index, shard) in self.shards.iter_mut().enumerate() {
+            let moment = (self.now, self.tokio_steps);
+            let long = |since: &mut Option<(Time, u64)>, is: bool, steps: u64| {
+                if !is {
+                    *since = None;
+                    return false;
+                }
+                let (began, step) = *since.get_or_insert(moment);
+                moment.0.since(began) > WAKE_MAX && moment.1 - step > steps
+            };
+            let (inbox, in_ring, outside) = shard.waiting();
+            if self.frozen[index] <= self.now && long(&mut self.unrung[index], shard.sleeps_on_work(), 3) {
+                self.oracle.fail(format!(
+                    "shard {index} sleeps, nobody has woken it, and {inbox} commands wait for it ({outside} of its own mails wait for room)"
+                ));
+            }
+            if self.tokio_frozen <= self.now && long(&mut self.unread[index], in_ring > 0, TOKIO_STEPS_MAX) {
+                self.oracle.fail(format!("{in_ring} mails of shard {index} wait, and the front sleeps"));
+            }
+        }
+    }
+
+    /// From now on nothing more goes wrong, and everybody reads.
+    fn end_faults(&mut self) {
+        self.network.set_faults(Faults::default());
+        self.control.between.set_faults(ServiceFaults::default());
+        self.frozen.iter_mut().for_each(|until| *until = Time::default());
+        self.tokio_frozen = Time::default();
+        self.clients.iter_mut().for_each(Client::behave);
+    }
+
+    /// Everything that can be done is done, for so long.
+    pub(crate) async fn settle(&mut self, time: Duration) -> Result<(), String> {
+        let end = self.now.after(time);
+        while self.now < end {
+            self.rest().await;
+            self.verdict()?;
+            let step = 5_000 + self.schedule.below(45_000) as u64;
+            self.pass(Duration::from_micros(step)).await;
+        }
+        self.rest().await;
+        self.verdict()
+    }
+
+    /// Everything that can be done at this moment is done.
+    pub(crate) async fn rest(&mut self) {
+        let mut idle = 0;
+        for _ in 0..10_000 {
+            for _ in 0..4 {
+                self.tokio_side().await;
+            }
+            let mut busy = false;
+            for shard in 0..self.shards.len() {
+                busy |= self.shard_side(shard, 100);
+            }
+            busy |= self.clients_read();
+            idle = if busy { 0 } else { idle + 1 };
+            if idle == 3 || self.oracle.broken.is_some() {
+                return;
+            }
+        }
+        self.oracle.fail("shards and clients are busy for ever, and no time passes");
+    }
+
+    /// Who is on this seed's figures.
+    fn figures(&mut self) -> Figures {
+        let Injected { short_reads, short_writes, again, full, resets, failed_writes, into_the_void } =
+            self.network.injected;
+        let (slowed, failed) = self.control.between.injected();
+        for (what, count) in [
+            ("fault: short read", short_reads),
+            ("fault: short write", short_writes),
+            ("fault: EAGAIN", again),
+            ("fault: full socket buffer", full),
+            ("fault: reset", resets),
+            ("fault: failed write", failed_writes),
+            ("fault: bytes to a closed client", into_the_void),
+            ("fault: slow call between services", slowed),
+            ("fault: failed call between services", failed),
+            ("fault: dispatch given up", self.given_up()),
+        ] {
+            *self.seen.entry(what).or_default() += count;
+        }
+        for shard in &self.shards {
+            let stats = shard.shard().stats();
+            for (reason, count) in &stats.closes {
+                *self.seen.entry(crate::run::close_label(*reason)).or_default() += count;
+            }
+            for (reason, count) in &stats.drops {
+                *self.seen.entry(crate::run::drop_label(*reason)).or_default() += count;
+            }
+            *self.seen.entry("hand-over to another shard").or_default() += stats.attached;
+            *self.seen.entry("connection refused").or_default() += stats.refused;
+        }
+        Figures {
+            hash: self.oracle.trace.hash(),
+            events: self.oracle.trace.events(),
+            micros: self.now.as_micros(),
+            frames: self.oracle.read_frames,
+            pushes: self.next_push.into(),
+            connections: self.network.sockets() as u64,
+            seen: std::mem::take(&mut self.seen),
+        }
+    }
+
+    /// Dispatches that job gave up for this comet.
+    pub(crate) fn given_up(&self) -> u64 {
+        self.control.job_metrics.drops.of(control::metrics::DropReason::CometUnreachable).get()
+    }
+
+    /// Everybody leaves, or is drained; nothing of anybody may be left.
+    async fn end(mut self) -> Result<Figures, String> {
+        let drains = self.plan.ends_by_drain;
+        if !drains {
+            for n in 0..self.clients.len() {
+                self.leave(n);
+            }
+            self.settle(SETTLE).await?;
+            return self.check_empty().await;
+        }
+        let draining = tokio::spawn(self.control.drain(Duration::from_secs(1), Duration::from_secs(20)));
+        self.settle(SETTLE).await?;
+        if !draining.is_finished() {
+            return Err("the drain does not end".to_owned());
+        }
+        if !draining.await.map_err(|error| error.to_string())? {
+            return Err("the drain ended with connections left".to_owned());
+        }
+        self.check_empty().await
+    }
+
+    async fn check_empty(mut self) -> Result<Figures, String> {
+        for (index, shard) in self.shards.iter().enumerate() {
+            let (inbox, in_ring, outside) = shard.waiting();
+            let census = shard.shard().census();
+            if census != Default::default() {
+                self.oracle.fail(format!("everybody has left, and shard {index} still has {census:?}"));
+            } else if inbox + in_ring + outside > 0 {
+                self.oracle.fail(format!(
+                    "everybody has left, and {inbox} commands, {in_ring} + {outside} mails of shard {index} wait"
+                ));
+            }
+        }
+        if self.network.open() > 0 {
+            self.oracle.fail(format!("everybody has left, and {} descriptors are open", self.network.open()));
+        }
+        if self.control.broker.depth() > 0 {
+            self.oracle.fail(format!("{} entries stay on the broker", self.control.broker.depth()));
+        }
+        if self.given_up() == 0
+            && let Some(push) = self.oracle.undelivered(self.shards.len())
+        {
+            self.oracle.fail(push);
+        }
+        for index in 0..self.shards.len() {
+            self.oracle.settle_accounts(index, self.shards[index].shard());
+        }
+        self.check_nobody_online().await;
+        self.verdict()?;
+        Ok(self.figures())
+    }
+}
