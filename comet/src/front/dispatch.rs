@@ -21,12 +21,16 @@ impl CometApi for Front {
     async fn dispatch(&self, batch: Vec<Dispatch>) -> Result<(), DispatchError> {
         // Whoever came first is handed out first, even where a full ring makes it wait.
         let _turn = self.turn.lock().await;
+        let mut result = Ok(());
         for dispatch in batch {
             self.metrics.dispatched(&dispatch);
-            self.dispatch_one(dispatch).await?;
+            result = self.dispatch_one(dispatch).await;
+            if result.is_err() {
+                break;
+            }
         }
         self.outboxes.notify_all();
-        Ok(())
+        result
     }
 
     async fn kick(

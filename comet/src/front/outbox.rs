@@ -74,8 +74,10 @@ impl Outboxes {
                         Err(back) => mail = Some(back),
                     }
                 }
-                sender.notify();
             }
+            // Those that have room do not wait with this one for what they were given already. Whoever gives up waiting
+            // here leaves nobody asleep either.
+            self.notify_all();
             tokio::time::sleep(RETRY).await;
         }
     }

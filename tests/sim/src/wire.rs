@@ -31,6 +31,8 @@ enum State {
     Tcp(FrameReader),
     Head(Vec<u8>),
     WebSocket(Reader),
+    /// The upgrade was refused: what follows is for people.
+    Refused,
 }
 
 impl ServerStream {
@@ -59,10 +61,13 @@ impl ServerStream {
             let status = std::str::from_utf8(&head[9..12]).ok().and_then(|text| text.parse().ok());
             let status: u16 = status.ok_or("an answer that is no HTTP")?;
             got.push((end - (owned.len() - at) as u64, Got::Http(status)));
-            self.state = State::WebSocket(Reader::of_server());
+            self.state = match status {
+                101 => State::WebSocket(Reader::of_server()),
+                _ => State::Refused,
+            };
         }
         match &mut self.state {
-            State::Head(_) => {}
+            State::Head(_) | State::Refused => {}
             State::Tcp(reader) => {
                 let mut rest = &owned[..];
                 while let Some(frame) = reader.next(&mut rest, 1 << 24).map_err(|error| error.to_string())? {

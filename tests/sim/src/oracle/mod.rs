@@ -97,6 +97,8 @@ pub(crate) struct Oracle {
     current: Option<SocketId>,
     /// What was handed to it has to be read when this event is over.
     unchecked: Option<SocketId>,
+    /// Nobody of this shard may be over a deadline when this event is over.
+    unticked: Option<(Time, u16)>,
     /// What it was promised before this event.
     promised: usize,
     /// Every key there ever was a session for.
@@ -120,6 +122,7 @@ impl Oracle {
             touched: None,
             current: None,
             unchecked: None,
+            unticked: None,
             promised: 0,
             keys: BTreeSet::new(),
             broken: None,
@@ -505,11 +508,8 @@ impl Oracle {
 impl Watch for Oracle {
     fn event(&mut self, now: Time, shard: u16, event: Event<'_>) {
         self.trace.event(now, |trace| hash(trace, shard, &event), || line(shard, &event));
-        if !matches!(event, Event::Said(_) | Event::Act(..) | Event::WentOn(..))
-            && let Some(socket) = self.unchecked.take()
-        {
-            let result = self.conn(socket).check_all_read();
-            self.check(socket, result);
+        if !matches!(event, Event::Said(_) | Event::Act(..) | Event::WentOn(..)) {
+            self.last_event_is_over();
         }
         match event {
             Event::Accepted(id, socket) => {
@@ -574,7 +574,7 @@ impl Watch for Oracle {
             }
             Event::LeftOnTheWay(socket, _) => self.conn_mut(socket).enter(Phase::Over, now),
             Event::WentOn(resumed, frames) => self.went_on(now, shard, resumed, frames),
-            Event::Ticked => self.ticked(now, shard),
+            Event::Ticked => self.unticked = Some((now, shard)),
             Event::Said(said) => self.said(now, said),
             Event::Act(action, socket) => self.act(now, shard, action, socket),
         }
@@ -582,6 +582,17 @@ impl Watch for Oracle {
 }
 
 impl Oracle {
+    /// All that follows from the last event has happened.
+    fn last_event_is_over(&mut self) {
+        if let Some(socket) = self.unchecked.take() {
+            let result = self.conn(socket).check_all_read();
+            self.check(socket, result);
+        }
+        if let Some((now, shard)) = self.unticked.take() {
+            self.ticked(now, shard);
+        }
+    }
+
     /// What came behind a login was read with it, unless the way to the front was full meanwhile.
     fn read_behind_login(&mut self, shard: u16, socket: SocketId) {
         let conn = self.conn_mut(socket);
