@@ -31,7 +31,7 @@ use std::{
 
 use cluster::services::{LogicApi, Session};
 use proto::ids::ServerId;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 pub use self::{
     inbox::Inbox,
@@ -39,13 +39,16 @@ pub use self::{
     outbox::{Outboxes, RING_CAPACITY},
 };
 use self::{lanes::Lanes, logins::Logins, online::Online};
-use crate::{clock::Time, shard::mail::ToShard};
+use crate::shard::mail::ToShard;
 
-/// How often changed room counts are reported to logic; unchanged ones every tenth time.
+/// How often changed room counts are reported to logic.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
-/// Reports without a change between two that are made all the same, so that logic knows this comet lives.
-const REPORTS_SKIPPED_MAX: u32 = 9;
+/// The same when a report takes long.
+const REPORT_EVERY_MAX: Duration = Duration::from_secs(4);
+
+/// How often unchanged ones are: logic takes a comet that is silent for 15 s for gone, and its people with it.
+const REPORT_UNCHANGED: Duration = Duration::from_secs(10);
 
 /// The tokio side of a comet.
 pub struct Front {
@@ -163,8 +166,8 @@ impl Front {
 
     /// Reports this comet's counts to logic and takes everybody's, for ever.
     async fn report_online(self: Arc<Self>) {
-        let mut skipped = 0;
         let mut pause = REPORT_EVERY;
+        let mut reported = Instant::now();
         let mut known: HashMap<_, _> = HashMap::new();
         loop {
             tokio::time::sleep(pause).await;
@@ -175,26 +178,28 @@ impl Front {
             let (changed, counts) = {
                 let mut online = self.online();
                 let changed = online.take_changed();
-                (changed, (changed || skipped >= REPORTS_SKIPPED_MAX).then(|| online.counts()))
+                let is_due = changed || reported.elapsed() + pause > REPORT_UNCHANGED;
+                (changed, is_due.then(|| online.counts()))
             };
-            skipped = if counts.is_some() { 0 } else { skipped + 1 };
             let Some((rooms, clients)) = counts else { continue };
             if changed {
                 known.clone_from(&rooms);
             }
-            let began = Time::now();
+            reported = Instant::now();
             match self.logic.renew_online(self.server.clone(), rooms, clients).await {
                 Ok(all) => {
                     let news = self.online().all_comets(&known, &all);
                     self.tell_elsewhere(news);
                 }
                 Err(error) => {
+                    self.online().report_again();
                     self.metrics.logic_failed("renew_online");
                     tracing::debug!(%error, "logic did not take the room counts");
                 }
             }
-            // With very many rooms a report costs time of its own: it gets a twentieth of a core at most.
-            pause = REPORT_EVERY.max(Time::now().since(began) * 20);
+            // With very many rooms a report costs time of its own: it gets a twentieth of a core at most. But whatever
+            // it waited for, logic hears again in time.
+            pause = (reported.elapsed() * 20).clamp(REPORT_EVERY, REPORT_EVERY_MAX);
         }
     }
 }

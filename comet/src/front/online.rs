@@ -97,7 +97,12 @@ impl Online {
         news
     }
 
-    /// What is reported to logic; `None` when nothing changed since the last time.
+    /// logic did not take the last report.
+    pub(super) fn report_again(&mut self) {
+        self.changed = true;
+    }
+
+    /// Whether something changed since the last report.
     pub(super) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
     }

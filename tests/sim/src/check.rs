@@ -45,7 +45,7 @@ impl World {
                 if let Some(due) = conn.due() {
                     return Err(format!("connection {socket} waits for {due}"));
                 }
-                if conn.asked > 0 {
+                if conn.asked > 0 && !self.front_gave_up(&["receive", "reply"]) {
                     return Err(format!("connection {socket} waits for {} answers of logic", conn.asked));
                 }
                 if conn.carrying {
@@ -73,7 +73,8 @@ impl World {
                 (true, false) => {
                     return Err(format!("key {key} has a live connection, and logic says it is offline"));
                 }
-                (false, true) if self.ends_were_told() => {
+                // What logic stored and nobody heard of stays until it expires.
+                (false, true) if !self.front_gave_up(&["connect", "disconnect"]) => {
                     return Err(format!("key {key} has no connection, and logic says it is online"));
                 }
                 _ => {}
@@ -130,16 +131,16 @@ impl World {
         Ok(answer["data"].clone())
     }
 
-    /// logic was told of every end: it was not away for so long that one was given up.
-    fn ends_were_told(&self) -> bool {
+    /// Whether the front has counted one of these things as failed or given up: `call` or `what` of its metrics.
+    fn front_gave_up(&self, things: &[&str]) -> bool {
         let mut registry = prometheus_client::registry::Registry::default();
         self.control.comet_metrics.register(&mut registry);
         let mut text = String::new();
         let written = prometheus_client::encoding::text::encode(&mut text, &registry);
-        written.is_ok()
-            && !text.lines().any(|line| {
-                line.contains("disconnect\"}")
-                    && (line.starts_with("halley_logic_failures") || line.starts_with("halley_logic_given_up"))
+        written.is_err()
+            || text.lines().any(|line| {
+                (line.starts_with("halley_logic_failures_total") || line.starts_with("halley_logic_given_up_total"))
+                    && things.iter().any(|thing| line.contains(&format!("\"{thing}\"}}")))
             })
     }
 }

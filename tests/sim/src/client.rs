@@ -32,6 +32,8 @@ pub(crate) struct Client {
     pub(crate) stalled: bool,
     /// It says nothing by itself: no login, no heartbeat.
     pub(crate) silent: bool,
+    /// It writes nothing more: what it wrote last has no end.
+    pub(crate) mute: bool,
     /// When it sends its next heartbeat.
     pub(crate) next_beat: Time,
     /// Bytes it has still to write: it writes in pieces.
@@ -49,6 +51,7 @@ impl Client {
             doing: Doing::Arriving,
             stalled: false,
             silent: false,
+            mute: false,
             next_beat: Time::default(),
             unwritten: VecDeque::new(),
             seq: 1,

@@ -158,6 +158,9 @@ impl World {
 
     fn request_with(&mut self, n: usize, op: Op, seq: i32, body: &[u8]) {
         let client = &mut self.clients[n];
+        if client.mute {
+            return;
+        }
         let bytes = client_bytes(client.transport, op, seq, body);
         self.oracle.requested(client.socket, op, seq, body, bytes.len());
         client.unwritten.extend(bytes);
@@ -202,11 +205,15 @@ impl World {
     fn doom(&mut self, n: usize, bytes: &[u8]) {
         self.oracle.conns[self.clients[n].socket as usize].doomed = true;
         self.raw(n, bytes);
+        self.clients[n].mute = true;
     }
 
     /// Bytes that are no frame of goim's.
     fn raw(&mut self, n: usize, bytes: &[u8]) {
         let client = &mut self.clients[n];
+        if client.mute {
+            return;
+        }
         self.oracle.wrote(client.socket, bytes.len());
         client.unwritten.extend(bytes);
     }
