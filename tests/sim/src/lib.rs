@@ -4,6 +4,7 @@
 mod check;
 mod client;
 mod control;
+pub mod million;
 mod oracle;
 pub mod plan;
 pub mod run;

@@ -1,8 +1,16 @@
 //! One seed, and many: on as many threads as there are cores, with figures at the end.
 
 use std::{
-    any::Any,
-    panic::{AssertUnwindSafe, catch_unwind},
+    cell::RefCell,
+    collections::BTreeMap,
+    fmt,
+    panic::{self, AssertUnwindSafe, catch_unwind},
+    sync::{
+        Once,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        mpsc::sync_channel,
+    },
+    thread,
 };
 
 use cluster::sim::{self, Begin, Bug};
@@ -15,11 +23,75 @@ use crate::{
     world::{Figures, World},
 };
 
+/// What has to happen, each at least once, in a run that calls itself thorough: a simulator that never injected a fault
+/// proves nothing.
+pub const MUST_HAPPEN: &[&str] = &[
+    "fault: short read",
+    "fault: short write",
+    "fault: EAGAIN",
+    "fault: full socket buffer",
+    "fault: reset",
+    "fault: failed write",
+    "fault: bytes to a closed client",
+    "fault: slow call between services",
+    "fault: failed call between services",
+    "fault: dispatch given up",
+    "fault: stalled reader",
+    "fault: shard held up",
+    "fault: front held up",
+    "fault: full mailbox",
+    "hand-over to another shard",
+    "hand-over to nobody",
+    "connection held for want of room",
+    "connection refused",
+    "closed: going away",
+    "closed: protocol violation",
+    "closed: limit broken",
+    "closed: server error",
+    "closed: overloaded",
+    "closed: login refused",
+    "closed: login timeout",
+    "closed: heartbeat timeout",
+    "closed: replaced",
+    "closed: slow consumer",
+    "closed: kicked",
+    "closed: by the client",
+    "closed: connection lost",
+    "dropped: slow consumer",
+    "dropped: closed",
+    "dropped: absent",
+];
+
+/// Seeds after which [`MUST_HAPPEN`] is asked for.
+pub const THOROUGH: u64 = 500;
+
+/// What broke, and where.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The seed.
+    pub seed: u64,
+    /// The broken rule, in words.
+    pub what: String,
+    /// Number of the trace up to there, and its events.
+    pub hash: u64,
+    /// Events up to there.
+    pub events: u64,
+    /// The last of them, when they were asked for.
+    pub lines: Vec<String>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "seed {}, event {}: {}", self.seed, self.events, self.what)
+    }
+}
+
 /// Runs one seed.
 ///
 /// # Errors
-/// What was wrong, in words.
-pub fn run(seed: u64, bug: Option<Bug>, lines: Lines) -> Result<Figures, String> {
+/// What was wrong.
+pub fn run(seed: u64, bug: Option<Bug>, lines: Lines) -> Result<Figures, Box<Failure>> {
+    catch_panics();
     let plan = Plan::new(seed);
     let _simulation = sim::begin(Begin { seed, bug, shrink: plan.shrink });
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -28,16 +100,127 @@ pub fn run(seed: u64, bug: Option<Bug>, lines: Lines) -> Result<Figures, String>
         .event_interval(plan.tokio_interval)
         .build()
         .expect("a runtime without IO needs nothing");
-    let run = || runtime.block_on(async { World::new(seed, plan, lines).await.run().await });
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| Err(format!("panic: {}", words(&*panic))))
+    // Outside, so that it is there when something panics.
+    let mut world = None;
+    let all = async { world.insert(World::new(seed, plan, lines).await).run().await };
+    let result = catch_unwind(AssertUnwindSafe(|| runtime.block_on(all)));
+    let what = match (result, &mut world) {
+        (Ok(Ok(())), Some(world)) => return Ok(world.figures()),
+        (Ok(Err(what)), _) => what,
+        (Err(_), _) => format!("panic: {}", PANIC.take()),
+        (Ok(Ok(())), None) => "there was no world".to_owned(),
+    };
+    let trace = world.map(|world| world.oracle.trace).unwrap_or_default();
+    Err(Box::new(Failure {
+        seed,
+        what,
+        hash: trace.hash(),
+        events: trace.events(),
+        lines: trace.into_lines(),
+    }))
 }
 
-fn words(panic: &(dyn Any + Send)) -> String {
-    match (panic.downcast_ref::<String>(), panic.downcast_ref::<&str>()) {
-        (Some(text), _) => text.clone(),
-        (_, Some(text)) => (*text).to_owned(),
-        _ => "without words".to_owned(),
+thread_local! {
+    /// What the last panic said.
+    static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+    /// Whether panics of this thread are findings.
+    static RUNS: RefCell<bool> = const { RefCell::new(false) };
+}
+
+/// A panic on a thread that runs seeds is a finding, to be told with its seed.
+fn catch_panics() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| match RUNS.with_borrow(|runs| *runs) {
+            true => PANIC.set(info.to_string().replace('\n', " ")),
+            false => before(info),
+        }));
+    });
+    RUNS.set(true);
+}
+
+/// Which seeds are run, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Seeds {
+    /// The first one.
+    pub first: u64,
+    /// Their number.
+    pub count: u64,
+    /// The planted bug.
+    pub bug: Option<Bug>,
+    /// The run ends with the first failure.
+    pub until_failure: bool,
+}
+
+/// What many seeds came to.
+#[derive(Debug, Default)]
+pub struct Total {
+    /// Seeds that were clean.
+    pub passed: u64,
+    /// Those that were not.
+    pub failures: Vec<Failure>,
+    /// Sums of their figures.
+    pub sum: Figures,
+}
+
+impl Total {
+    fn add(&mut self, result: Result<Figures, Box<Failure>>) {
+        let figures = match result {
+            Ok(figures) => figures,
+            Err(failure) => return self.failures.push(*failure),
+        };
+        self.passed += 1;
+        // In whatever order the seeds end.
+        self.sum.hash = self.sum.hash.wrapping_add(figures.hash);
+        self.sum.events += figures.events;
+        self.sum.micros += figures.micros;
+        self.sum.frames += figures.frames;
+        self.sum.pushes += figures.pushes;
+        self.sum.connections += figures.connections;
+        for (what, count) in figures.seen {
+            *self.sum.seen.entry(what).or_default() += count;
+        }
     }
+
+    /// What should have happened and never did.
+    pub fn never_seen(&self) -> Vec<&'static str> {
+        let seen: &BTreeMap<&'static str, u64> = &self.sum.seen;
+        MUST_HAPPEN.iter().copied().filter(|what| seen.get(what).copied().unwrap_or(0) == 0).collect()
+    }
+}
+
+/// Runs many seeds, on all cores. `progress` is called after each, with the number done.
+pub fn run_many(seeds: Seeds, mut progress: impl FnMut(u64, &Total)) -> Total {
+    let Seeds { first, count, bug, until_failure } = seeds;
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let (next, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+    let (results, ended) = sync_channel(threads * 4);
+    let mut total = Total::default();
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            let (results, next, stop) = (results.clone(), &next, &stop);
+            scope.spawn(move || {
+                loop {
+                    let n = next.fetch_add(1, Relaxed);
+                    if n >= count || stop.load(Relaxed) {
+                        return;
+                    }
+                    if results.send(run(first + n, bug, Lines::Off)).is_err() {
+                        return; // nobody listens any more
+                    }
+                }
+            });
+        }
+        drop(results);
+        for (done, result) in ended.into_iter().enumerate() {
+            stop.fetch_or(until_failure && result.is_err(), Relaxed);
+            total.add(result);
+            progress(done as u64 + 1, &total);
+        }
+    });
+    total.failures.sort_by_key(|failure| failure.seed);
+    total
 }
 
 pub(crate) const fn close_label(reason: CloseReason) -> &'static str {

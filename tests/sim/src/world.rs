@@ -1,10 +1,6 @@
 //! One run: a comet with its shards, logic, job, clients and backends on this thread, and who is next.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use cluster::sim::{self, Random};
 use comet::{
@@ -129,7 +125,7 @@ impl World {
     }
 
     /// The whole run. The error is the first thing that was wrong, in words.
-    pub(crate) async fn run(mut self) -> Result<Figures, String> {
+    pub(crate) async fn run(&mut self) -> Result<(), String> {
         for _ in 0..self.plan.steps {
             match self.schedule.below(100) {
                 0..30 => self.tokio_side().await,
@@ -281,8 +277,8 @@ impl World {
         self.oracle.fail("shards and clients are busy for ever, and no time passes");
     }
 
-    /// Who is on this seed's figures.
-    fn figures(&mut self) -> Figures {
+    /// What it came to so far.
+    pub(crate) fn figures(&mut self) -> Figures {
         let Injected { short_reads, short_writes, again, full, resets, failed_writes, into_the_void } =
             self.network.injected;
         let (slowed, failed) = self.control.between.injected();
@@ -297,6 +293,13 @@ impl World {
             ("fault: slow call between services", slowed),
             ("fault: failed call between services", failed),
             ("fault: dispatch given up", self.given_up()),
+        ] {
+            *self.seen.entry(what).or_default() += count;
+        }
+        for (what, count) in [
+            ("connection held for want of room", self.oracle.held),
+            ("hand-over to nobody", self.oracle.left_on_the_way),
+            ("fault: full mailbox", self.shards.iter().map(Reactor::full).sum()),
         ] {
             *self.seen.entry(what).or_default() += count;
         }
@@ -328,7 +331,7 @@ impl World {
     }
 
     /// Everybody leaves, or is drained; nothing of anybody may be left.
-    async fn end(mut self) -> Result<Figures, String> {
+    async fn end(&mut self) -> Result<(), String> {
         let drains = self.plan.ends_by_drain;
         if !drains {
             for n in 0..self.clients.len() {
@@ -348,7 +351,7 @@ impl World {
         self.check_empty().await
     }
 
-    async fn check_empty(mut self) -> Result<Figures, String> {
+    async fn check_empty(&mut self) -> Result<(), String> {
         for (index, shard) in self.shards.iter().enumerate() {
             let (inbox, in_ring, outside) = shard.waiting();
             let census = shard.shard().census();
@@ -375,7 +378,6 @@ impl World {
             self.oracle.settle_accounts(index, self.shards[index].shard());
         }
         self.check_nobody_online().await;
-        self.verdict()?;
-        Ok(self.figures())
+        self.verdict()
     }
 }

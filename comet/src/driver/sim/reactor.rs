@@ -121,6 +121,7 @@ pub struct Reactor {
     next_tick: Time,
     listening: bool,
     read_buffer: Vec<u8>,
+    full: u64,
 }
 
 /// A connection as the driver has it.
@@ -180,6 +181,7 @@ impl Reactor {
             next_tick: now.after(std::time::Duration::from_micros(TICK_MICROS)),
             listening: true,
             read_buffer: vec![0; READ_BUFFER],
+            full: 0,
         }
     }
 
@@ -191,6 +193,11 @@ impl Reactor {
     /// When the next tick is due.
     pub fn next_tick(&self) -> Time {
         self.next_tick
+    }
+
+    /// How often the ring to the front was full.
+    pub fn full(&self) -> u64 {
+        self.full
     }
 
     /// Connections that have a write under way.
@@ -635,6 +642,7 @@ impl Reactor {
     fn post(&mut self) {
         while let Some(mail) = self.out.mail.pop_front() {
             if let Err(mail) = self.to_front.push(mail) {
+                self.full += 1;
                 self.out.mail.push_front(mail);
                 break;
             }

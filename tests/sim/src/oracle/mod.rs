@@ -105,6 +105,9 @@ pub(crate) struct Oracle {
     pub(crate) keys: BTreeSet<Key>,
     /// The first thing that is wrong.
     pub(crate) broken: Option<String>,
+    /// Connections that were held because the way to the front was full, and those that left between two shards.
+    pub(crate) held: u64,
+    pub(crate) left_on_the_way: u64,
     /// Frames that clients read.
     pub(crate) read_frames: u64,
 }
@@ -126,6 +129,8 @@ impl Oracle {
             promised: 0,
             keys: BTreeSet::new(),
             broken: None,
+            held: 0,
+            left_on_the_way: 0,
             read_frames: 0,
         }
     }
@@ -529,6 +534,7 @@ impl Watch for Oracle {
                 self.took(now, Some(socket), frames);
                 if flow == Flow::Hold && self.conn(socket).is_open() {
                     self.conn_mut(socket).carrying = true;
+                    self.held += 1;
                     self.shards[usize::from(shard)].congested.push(socket);
                 } else {
                     self.unchecked = Some(socket);
@@ -572,7 +578,10 @@ impl Watch for Oracle {
                 self.read_behind_login(shard, socket);
                 self.current = None;
             }
-            Event::LeftOnTheWay(socket, _) => self.conn_mut(socket).enter(Phase::Over, now),
+            Event::LeftOnTheWay(socket, _) => {
+                self.left_on_the_way += 1;
+                self.conn_mut(socket).enter(Phase::Over, now);
+            }
             Event::WentOn(resumed, frames) => self.went_on(now, shard, resumed, frames),
             Event::Ticked => self.unticked = Some((now, shard)),
             Event::Said(said) => self.said(now, said),
