@@ -2,7 +2,7 @@
 //! them, where processes of a cluster would talk, calls are slow or fail.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -60,13 +60,24 @@ struct State {
     /// Calls that were slow, and calls that failed.
     slowed: u64,
     failed: u64,
+    /// Who logic last said holds a key; and the first thing it should not have done with one.
+    holders: BTreeMap<Key, Generation>,
+    broken: Option<String>,
     /// Bodies of the clients' messages that logic published, in order, since they were last taken.
     published: Vec<bytes::Bytes>,
 }
 
 impl Between {
     fn new(faults: ServiceFaults, random: Random) -> Arc<Between> {
-        let state = State { random, faults, slowed: 0, failed: 0, published: Vec::new() };
+        let state = State {
+            random,
+            faults,
+            slowed: 0,
+            failed: 0,
+            holders: BTreeMap::new(),
+            broken: None,
+            published: Vec::new(),
+        };
         Arc::new(Between { state: Mutex::new(state) })
     }
 
@@ -76,6 +87,11 @@ impl Between {
 
     pub(crate) fn take_published(&self) -> Vec<bytes::Bytes> {
         std::mem::take(&mut self.state().published)
+    }
+
+    /// What logic should not have done, if it did.
+    pub(crate) fn take_broken(&self) -> Option<String> {
+        self.state().broken.take()
     }
 
     /// Calls that were slow, and calls that failed, so far.
@@ -131,11 +147,32 @@ impl FarLogic {
 #[async_trait]
 impl LogicApi for FarLogic {
     async fn connect(&self, request: ConnectRequest) -> Result<Session, LogicError> {
-        self.call(self.logic.connect(request)).await
+        self.call(async {
+            let session = self.logic.connect(request).await?;
+            if let Some(generation) = session.generation {
+                self.between.state().holders.insert(session.key.clone(), generation);
+            }
+            Ok(session)
+        })
+        .await
     }
 
     async fn disconnect(&self, session: SessionRef) -> Result<bool, LogicError> {
-        self.call(self.logic.disconnect(session)).await
+        self.call(async {
+            let ended = self.logic.disconnect(session.clone()).await?;
+            let mut state = self.between.state();
+            let holder = state.holders.get(&session.key).copied();
+            if ended && holder > session.generation {
+                state.broken = Some(format!(
+                    "key {}: the end of generation {:?} removed the session of {holder:?}",
+                    session.key, session.generation
+                ));
+            } else if ended {
+                state.holders.remove(&session.key);
+            }
+            Ok(ended)
+        })
+        .await
     }
 
     async fn heartbeat(&self, session: SessionRef) -> Result<(), LogicError> {

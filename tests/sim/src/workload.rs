@@ -87,6 +87,12 @@ impl World {
         }
         client.silent = self.workload.one_in(12);
         self.clients.push(client);
+        // Most know what they want.
+        let n = self.clients.len() - 1;
+        if !self.clients[n].silent && !self.workload.one_in(4) {
+            self.log_in(n);
+            self.write_some(n);
+        }
     }
 
     /// Somebody goes on writing; who has nothing left to write logs in.

@@ -152,6 +152,9 @@ impl World {
 
     /// What broke, if something did.
     fn verdict(&mut self) -> Result<(), String> {
+        if let Some(what) = self.control.between.take_broken() {
+            self.oracle.fail(what);
+        }
         match self.oracle.broken.take() {
             Some(what) => Err(what),
             None => Ok(()),

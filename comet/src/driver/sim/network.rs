@@ -27,7 +27,7 @@ pub struct Injected {
     pub short_writes: u64,
     /// Reads and writes that were answered with EAGAIN.
     pub again: u64,
-    /// Writes that found the buffer full: the client does not read.
+    /// Writes for which there was no room left, or not enough: the client does not read.
     pub full: u64,
     /// Connections that were reset by the client.
     pub resets: u64,
@@ -302,10 +302,13 @@ impl Network {
             self.break_off(socket);
             return Ok(bytes.len());
         }
+        if again {
+            self.injected.again += 1;
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         let mut count = bytes.len().min(own.room as usize - own.down.len());
-        if again || count == 0 {
-            let counter = if again { &mut self.injected.again } else { &mut self.injected.full };
-            *counter += 1;
+        self.injected.full += u64::from(count < bytes.len());
+        if count == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         if count > 1 && self.random.per_mille(self.faults.short_write) {

@@ -195,7 +195,7 @@ impl Reactor {
         self.next_tick
     }
 
-    /// How often the ring to the front was full.
+    /// How often a ring was found full: that to the front for any mail, that from it for pushes.
     pub fn full(&self) -> u64 {
         self.full
     }
@@ -539,6 +539,8 @@ impl Reactor {
         }
         let now = turn.now;
         let depth = self.inbox.depth();
+        // Both rings are as long; the last quarter is not for pushes.
+        self.full += u64::from(depth >= self.to_front.capacity() * 3 / 4);
         let most = 1 + turn.schedule.below(MAIL_PER_TURN);
         let mut bytes = 0;
         let commands: Vec<ToShard> = self
