@@ -359,6 +359,7 @@ impl Reactor {
                     self.tasks.push(Task::Detach(socket, to, state));
                 } else {
                     // It was let go to see a hang-up: the client has left.
+                    self.say(turn, Event::LeftOnTheWay(socket, &state));
                     self.tell(turn, |_, out| out.mail.push_back(ToFront::Abandoned(state.session)));
                     turn.network.close(socket);
                 }

@@ -497,7 +497,7 @@ impl Oracle {
                 frames -= count;
                 self.took(now, Some(socket), count);
                 self.conn_mut(socket).since = now;
-            } else if frames > 0 {
+            } else if frames > 0 && self.conn(socket).is_open() {
                 let count = frames.min(ready);
                 frames -= count;
                 self.took(now, Some(socket), count);
