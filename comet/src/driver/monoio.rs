@@ -328,7 +328,10 @@ impl Core {
         while let Some(mail) = self.out.mail.pop_front() {
             if let Err(mail) = self.to_front.push(mail) {
                 self.out.mail.push_front(mail);
-                break;
+                // Who sleeps with an empty hand has left no wish for room.
+                if !self.may_post() {
+                    break;
+                }
             }
         }
         self.to_front.notify();

@@ -647,7 +647,10 @@ impl Reactor {
             if let Err(mail) = self.to_front.push(mail) {
                 self.full += 1;
                 self.out.mail.push_front(mail);
-                break;
+                // Who sleeps with an empty hand has left no wish for room.
+                if !self.to_front.has_space(self.post_at_least()) {
+                    break;
+                }
             }
         }
         self.to_front.notify();
