@@ -6,6 +6,7 @@ use cluster::{config::load, sim::Random};
 use comet::{
     config::CometConfig,
     driver::sim::network::Faults,
+    front::RING_CAPACITY,
     shard::{Batch, Rate, ShardConfig, SlowConsumer},
 };
 use control::config::{JobConfig, LogicConfig};
@@ -129,6 +130,33 @@ impl Plan {
             socket_room: r.of(&[(64, 256), (256, 4096), (65_536, 65_536)]),
             paced: r.one_in(6),
             ends_by_drain: r.one_in(3),
+        }
+    }
+
+    /// A plan in which nothing goes wrong and nothing is small, for very many connections.
+    pub fn quiet(connections: usize) -> Plan {
+        let shards = 4;
+        let comet = CometConfig::default();
+        let logic = LogicConfig::default();
+        Plan {
+            shards,
+            ring: RING_CAPACITY,
+            shrink: 1,
+            shard: comet.shard(shards, connections),
+            sends_per_turn: 1000,
+            session_ttl: logic.redis.expire.get(),
+            logic,
+            job: JobConfig::default(),
+            tokio_interval: 61,
+            network: Faults::default(),
+            services: ServiceFaults::default(),
+            steps: 0,
+            clients: connections,
+            keys: connections,
+            rooms: connections.div_ceil(50),
+            socket_room: (65_536, 65_536),
+            paced: false,
+            ends_by_drain: false,
         }
     }
 }

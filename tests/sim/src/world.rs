@@ -76,27 +76,8 @@ impl World {
     pub(crate) async fn new(seed: u64, plan: Plan, lines: Lines) -> World {
         let stream = |name| Random::stream(seed, name);
         let now = Time::from_micros(0);
-        let (mut senders, mut inboxes, mut shards) = (Vec::new(), Vec::new(), Vec::new());
-        for index in 0..plan.shards {
-            let (wake, seed) = ring::wake_pair().expect("a descriptor or two");
-            let bell = Arc::new(ShardBell::new(wake));
-            let task = Arc::new(TaskBell::default());
-            let (sender, inbox) = channel(plan.ring, Arc::clone(&bell), Arc::<Bell<()>>::default());
-            let (to_front, receiver) = channel(plan.ring, Arc::clone(&task), Arc::clone(&bell));
-            senders.push(sender);
-            inboxes.push(Inbox { receiver, bell: task });
-            let plan = reactor::Plan {
-                index: index as u16,
-                config: plan.shard.clone(),
-                inbox,
-                bell,
-                wake: seed,
-                to_front,
-                sends_per_turn: plan.sends_per_turn,
-            };
-            shards.push(Reactor::new(plan, now));
-        }
-        let control = Control::start(&plan, Outboxes::new(senders), inboxes, stream("services")).await;
+        let (shards, outboxes, inboxes) = reactors(&plan, now);
+        let control = Control::start(&plan, outboxes, inboxes, stream("services")).await;
         let rules = Rules {
             rooms_max: plan.shard.rooms_max,
             accepts_max: plan.shard.accepts_max,
@@ -383,4 +364,29 @@ impl World {
         self.check_nobody_online().await;
         self.verdict()
     }
+}
+
+/// The shards of a comet, and the front's ends of their rings.
+pub(crate) fn reactors(plan: &Plan, now: Time) -> (Vec<Reactor>, Outboxes, Vec<Inbox>) {
+    let (mut senders, mut inboxes, mut shards) = (Vec::new(), Vec::new(), Vec::new());
+    for index in 0..plan.shards {
+        let (wake, seed) = ring::wake_pair().expect("a descriptor or two");
+        let bell = Arc::new(ShardBell::new(wake));
+        let task = Arc::new(TaskBell::default());
+        let (sender, inbox) = channel(plan.ring, Arc::clone(&bell), Arc::<Bell<()>>::default());
+        let (to_front, receiver) = channel(plan.ring, Arc::clone(&task), Arc::clone(&bell));
+        senders.push(sender);
+        inboxes.push(Inbox { receiver, bell: task });
+        let plan = reactor::Plan {
+            index: index as u16,
+            config: plan.shard.clone(),
+            inbox,
+            bell,
+            wake: seed,
+            to_front,
+            sends_per_turn: plan.sends_per_turn,
+        };
+        shards.push(Reactor::new(plan, now));
+    }
+    (shards, Outboxes::new(senders), inboxes)
 }

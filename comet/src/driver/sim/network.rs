@@ -117,6 +117,12 @@ impl Network {
         self.sockets.len()
     }
 
+    /// Makes room for so many more; and the bytes that a socket takes here.
+    pub fn reserve(&mut self, sockets: usize) -> usize {
+        self.sockets.reserve_exact(sockets);
+        size_of::<Socket>()
+    }
+
     /// Sockets whose descriptor the server has not closed, those in a backlog included.
     pub fn open(&self) -> usize {
         self.sockets.iter().filter(|socket| !socket.closed).count()

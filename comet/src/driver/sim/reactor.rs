@@ -195,6 +195,11 @@ impl Reactor {
         self.next_tick
     }
 
+    /// Bytes that a connection takes in this driver.
+    pub const fn own_bytes() -> usize {
+        size_of::<Option<Place>>()
+    }
+
     /// How often a ring was found full: that to the front for any mail, that from it for pushes.
     pub fn full(&self) -> u64 {
         self.full
