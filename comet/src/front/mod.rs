@@ -208,3 +208,83 @@ impl Front {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use async_trait::async_trait;
+    use cluster::services::{ClientCount, ClientMessage, ConnectRequest, LogicError, MessageReply, SessionRef};
+    use proto::ids::RoomId;
+
+    use super::*;
+
+    /// A logic that only takes reports: each takes so long, and the first fails.
+    struct Reports {
+        takes: Duration,
+        at: Mutex<Vec<Instant>>,
+    }
+
+    #[async_trait]
+    impl LogicApi for Reports {
+        async fn connect(&self, _: ConnectRequest) -> Result<Session, LogicError> {
+            Err(LogicError::Overloaded)
+        }
+
+        async fn disconnect(&self, _: SessionRef) -> Result<bool, LogicError> {
+            Ok(false)
+        }
+
+        async fn heartbeat(&self, _: SessionRef) -> Result<(), LogicError> {
+            Ok(())
+        }
+
+        async fn renew_online(
+            &self,
+            _: ServerId,
+            rooms: HashMap<RoomId, u32>,
+            _: ClientCount,
+        ) -> Result<HashMap<RoomId, u32>, LogicError> {
+            tokio::time::sleep(self.takes).await;
+            let mut at = lock(&self.at);
+            at.push(Instant::now());
+            if at.len() == 1 { Err(LogicError::Overloaded) } else { Ok(rooms) }
+        }
+
+        async fn receive(&self, _: ClientMessage) -> Result<MessageReply, LogicError> {
+            Ok(MessageReply::Room)
+        }
+    }
+
+    /// When reports that take so long arrived in the first two minutes, somebody having come at the start.
+    async fn reports_that_take(takes: Duration) -> Vec<Duration> {
+        let began = Instant::now();
+        let logic = Arc::new(Reports { takes, at: Mutex::default() });
+        let outboxes = Outboxes::new(Vec::new());
+        let front =
+            Front::start(ServerId::new("a:1"), outboxes, Vec::new(), Arc::clone(&logic) as _, Metrics::new(0), 1);
+        front.online().opened(IpAddr::from([127, 0, 0, 1]));
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        lock(&logic.at).iter().map(|at| *at - began).collect()
+    }
+
+    /// The pause between two reports was twenty times what the last one took, waiting included: after one that took a
+    /// second logic heard nothing for twenty, and it takes a comet for gone after fifteen. With any longer pause than a
+    /// second, unchanged counts, left out nine times, came too late as well.
+    #[tokio::test(start_paused = true)]
+    async fn logic_hears_of_a_comet_before_it_takes_it_for_gone() {
+        for takes in [0, 100, 1000, 4000].map(Duration::from_millis) {
+            let at = reports_that_take(takes).await;
+            let longest = at.windows(2).map(|pair| pair[1] - pair[0]).max();
+            assert!(longest.is_some_and(|longest| longest < Duration::from_secs(15)), "{takes:?}: {at:?}");
+            assert!(at.len() <= 20, "unchanged counts are not worth more: {at:?}");
+        }
+    }
+
+    /// What a failed report had to say was said with the next change, or ten seconds later.
+    #[tokio::test(start_paused = true)]
+    async fn a_report_that_failed_is_made_again() {
+        let at = reports_that_take(Duration::ZERO).await;
+        assert_eq!(at[1] - at[0], REPORT_EVERY);
+    }
+}

@@ -93,3 +93,40 @@ impl Outboxes {
         self.senders[usize::from(shard)].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use ring::wake_pair;
+
+    use super::*;
+    use crate::mailbox::{Bell, ShardBell, channel};
+
+    fn mail() -> ToShard {
+        ToShard::Drain { over: Duration::ZERO }
+    }
+
+    /// A push for all shards puts its parts into the rings and wakes nobody until the last has its own. While one ring
+    /// was full, a shard that had its part slept on it; and when the call was given up meanwhile, until the next push.
+    #[tokio::test(start_paused = true)]
+    async fn who_has_its_part_is_woken_while_another_ring_is_full() {
+        let (mut senders, mut ends) = (Vec::new(), Vec::new());
+        for _ in 0..2 {
+            let (wake, seed) = wake_pair().expect("two descriptors");
+            let bell = Arc::new(ShardBell::new(wake));
+            let (sender, receiver) = channel(8, Arc::clone(&bell), Arc::<Bell<()>>::default());
+            senders.push(sender);
+            ends.push((receiver, bell, seed));
+        }
+        let outboxes = Outboxes::new(senders);
+        while outboxes.try_send(1, mail()).is_ok() {}
+        let (inbox, bell, wake) = &mut ends[0];
+        assert!(bell.try_sleep(|| !inbox.is_empty()), "nothing is there yet");
+
+        outboxes.push(0, mail()).await;
+        let second = tokio::time::timeout(RETRY * 3, outboxes.push(1, mail())).await;
+        assert!(second.is_err(), "the ring is full, and whoever waits gives up");
+        assert!(wake.try_take(), "the first shard sleeps on what it was given");
+    }
+}
