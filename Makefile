@@ -22,10 +22,24 @@ run: ## The gateway, all in one process
 	$(CARGO) run --release
 
 .PHONY: test
-test: deps lint ## Everything that must pass: lints, unit, property, conformance and end-to-end tests, fuzzing
+test: deps lint ## Everything that must pass: lints, unit, property, conformance and end-to-end tests, simulation, fuzzing
 	$(CARGO) test --workspace --no-fail-fast
+	$(MAKE) --no-print-directory sim
+	$(CARGO) test $(IN_SIM) --quiet
 	$(MAKE) --no-print-directory page-test
 	fuzz/run.sh
+
+# The simulator is a workspace of its own: what it changes must not reach the programs that are shipped.
+IN_SIM := --manifest-path tests/sim/Cargo.toml --target-dir $(or $(CARGO_TARGET_DIR),target)/sim
+SEEDS ?= 500
+
+.PHONY: sim
+sim: ## Simulate whole comets in virtual time, a seed each: make sim SEEDS=100000
+	$(CARGO) run --quiet $(IN_SIM) -- --seeds $(SEEDS)
+
+.PHONY: sim-million
+sim-million: ## A million simulated connections at once, and what each costs (4 GB)
+	$(CARGO) run --quiet $(IN_SIM) -- --connections 1000000
 
 # For each target.
 export SECONDS_EACH ?= 15
@@ -44,6 +58,8 @@ lint: ## Formatting and clippy, warnings are errors
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
+	$(CARGO) fmt --manifest-path tests/sim/Cargo.toml --check
+	$(CARGO) clippy $(IN_SIM) --all-targets --quiet -- -D warnings
 
 .PHONY: bench
 bench: build ## Measure this machine: latency, CPU per delivery, memory per connection, logins

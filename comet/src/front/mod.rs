@@ -214,7 +214,9 @@ mod tests {
     use std::net::IpAddr;
 
     use async_trait::async_trait;
-    use cluster::services::{ClientCount, ClientMessage, ConnectRequest, LogicError, MessageReply, SessionRef};
+    use cluster::services::{
+        ClientCount, ClientMessage, ConnectRequest, LogicError, MessageReply, SessionRef,
+    };
     use proto::ids::RoomId;
 
     use super::*;
@@ -261,8 +263,14 @@ mod tests {
         let began = Instant::now();
         let logic = Arc::new(Reports { takes, at: Mutex::default() });
         let outboxes = Outboxes::new(Vec::new());
-        let front =
-            Front::start(ServerId::new("a:1"), outboxes, Vec::new(), Arc::clone(&logic) as _, Metrics::new(0), 1);
+        let front = Front::start(
+            ServerId::new("a:1"),
+            outboxes,
+            Vec::new(),
+            Arc::clone(&logic) as _,
+            Metrics::new(0),
+            1,
+        );
         front.online().opened(IpAddr::from([127, 0, 0, 1]));
         tokio::time::sleep(Duration::from_secs(120)).await;
         lock(&logic.at).iter().map(|at| *at - began).collect()

@@ -27,12 +27,7 @@ pub mod stats;
 mod tests;
 pub mod wheel;
 
-use std::{
-    collections::VecDeque,
-    hash::BuildHasher,
-    net::IpAddr,
-    time::Duration,
-};
+use std::{collections::VecDeque, hash::BuildHasher, net::IpAddr, time::Duration};
 
 use cluster::{
     services::Transport,

@@ -94,7 +94,10 @@ impl World {
             }
             for client in self.clients.iter().filter(|client| client.doing == Doing::Open) {
                 let conn = self.oracle.conn(client.socket);
-                if conn.is_open() && conn.first.as_ref() == Some(&room) && client.people != Some(people as u32) {
+                if conn.is_open()
+                    && conn.first.as_ref() == Some(&room)
+                    && client.people != Some(people as u32)
+                {
                     return Err(format!(
                         "{people} people are in {room}, and connection {} was told {:?}",
                         client.socket, client.people
@@ -126,7 +129,8 @@ impl World {
             Ok(response) => response,
             Err(never) => match never {},
         };
-        let body = axum::body::to_bytes(response.into_body(), 1 << 20).await.map_err(|error| error.to_string())?;
+        let body =
+            axum::body::to_bytes(response.into_body(), 1 << 20).await.map_err(|error| error.to_string())?;
         let answer: serde_json::Value = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
         Ok(answer["data"].clone())
     }
@@ -139,7 +143,8 @@ impl World {
         let written = prometheus_client::encoding::text::encode(&mut text, &registry);
         written.is_err()
             || text.lines().any(|line| {
-                (line.starts_with("halley_logic_failures_total") || line.starts_with("halley_logic_given_up_total"))
+                (line.starts_with("halley_logic_failures_total")
+                    || line.starts_with("halley_logic_given_up_total"))
                     && things.iter().any(|thing| line.contains(&format!("\"{thing}\"}}")))
             })
     }

@@ -302,7 +302,8 @@ impl Control {
         spread: Duration,
         timeout: Duration,
     ) -> impl Future<Output = bool> + use<> {
-        let (broker, front, running) = (Arc::clone(&self.broker), Arc::clone(&self.front), self.running.take());
+        let (broker, front, running) =
+            (Arc::clone(&self.broker), Arc::clone(&self.front), self.running.take());
         async move {
             let Some((job, drain, registration)) = running else { return false };
             drain.begin();

@@ -3,6 +3,7 @@
 
 mod check;
 mod client;
+pub mod clock;
 mod control;
 pub mod million;
 mod oracle;

@@ -1,14 +1,12 @@
 //! `sim`: runs seeds, says what broke, and replays it.
 #![forbid(unsafe_code)]
 
-use std::{
-    process::ExitCode,
-    time::{Duration, Instant},
-};
+use std::{process::ExitCode, time::Duration};
 
 use clap::Parser;
 use cluster::sim::Bug;
 use sim::{
+    clock::now,
     million,
     run::{Failure, Seeds, THOROUGH, Total, run, run_many},
     trace::Lines,
@@ -164,7 +162,11 @@ fn report(total: &Total, took: Duration) {
 
 /// Each bug alone, until it is found.
 fn plants(cli: &Cli, bugs: &[(&str, Bug)]) -> (u64, u64) {
-    println!("sim: seeds {} to {}, a bug planted in each", cli.first, cli.first + cli.seeds.saturating_sub(1));
+    println!(
+        "sim: seeds {} to {}, a bug planted in each",
+        cli.first,
+        cli.first + cli.seeds.saturating_sub(1)
+    );
     let (mut passed, mut failed) = (0, 0);
     for (name, bug) in bugs {
         let seeds = Seeds { first: cli.first, count: cli.seeds, bug: Some(*bug), until_failure: true };
@@ -181,9 +183,4 @@ fn plants(cli: &Cli, bugs: &[(&str, Bug)]) -> (u64, u64) {
         }
     }
     (passed, failed)
-}
-
-/// How long a run takes is told to whoever waits for it; nothing simulated sees this clock.
-fn now() -> Instant {
-    Instant::now()
 }

@@ -33,6 +33,7 @@ use proto::{
 use tokio::task::yield_now;
 
 use crate::{
+    clock::now,
     control::Control,
     plan::Plan,
     wire::{Got, ServerStream, client_bytes, upgrade},
@@ -117,7 +118,7 @@ impl Crowd {
             control,
             members: Vec::new(),
             events: Count::default(),
-            told: Instant::now(),
+            told: crate::clock::now(),
             plan,
         }
     }
@@ -130,7 +131,7 @@ impl Crowd {
         self.members.reserve_exact(count);
         let own = socket + size_of::<Member>() + Reactor::own_bytes();
 
-        let (before, began) = (rss_anon()?, Instant::now());
+        let (before, began) = (rss_anon()?, now());
         self.everybody_logs_in().await?;
         let each = (rss_anon()? - before) / count as i64;
         println!("  logged in               {:>10.1?}, {:.0} virtual s", began.elapsed(), self.seconds());
@@ -139,13 +140,13 @@ impl Crowd {
         println!("    session store         {session:>6} B (growth by as many sessions alone)");
         println!("    shard and front       {:>6} B (the rest)", each - own as i64 - session);
 
-        let began = Instant::now();
+        let began = now();
         let pushes = self.everybody_is_pushed_to().await?;
         println!("  pushed to               {:>10.1?}, {pushes} deliveries", began.elapsed());
-        let began = Instant::now();
+        let began = now();
         self.everybody_beats().await?;
         println!("  sent a heartbeat        {:>10.1?}", began.elapsed());
-        let began = Instant::now();
+        let began = now();
         self.everybody_leaves().await?;
         println!("  left                    {:>10.1?}, {} events in all", began.elapsed(), self.events.0);
         Ok(())
@@ -225,7 +226,10 @@ impl Crowd {
         }
         for n in 0..self.connections {
             let (people, told) = (self.people_of(&room(n)), self.members[n].people);
-            ensure!(people == u64::from(told), "client {n} was told of {told} people, and there are {people}");
+            ensure!(
+                people == u64::from(told),
+                "client {n} was told of {told} people, and there are {people}"
+            );
         }
         Ok(())
     }
@@ -313,7 +317,7 @@ impl Crowd {
 
     fn tell(&mut self, what: &str, done: usize) {
         if self.told.elapsed() > Duration::from_secs(2) {
-            self.told = Instant::now();
+            self.told = now();
             eprintln!("sim: {done} of {} {what}", self.connections);
         }
     }
@@ -345,7 +349,8 @@ async fn alone(count: usize) -> anyhow::Result<(Arc<MemorySessions>, i64)> {
     let store = Arc::new(MemorySessions::new(Duration::from_secs(1800), SessionMetrics::default()));
     for n in 0..count {
         let server = ServerId::new("comet:3109");
-        let session = NewSession { mid: Mid(n as i64), key: key(n), server, generation: Generation(n as i64) };
+        let session =
+            NewSession { mid: Mid(n as i64), key: key(n), server, generation: Generation(n as i64) };
         store.put(session).await?;
     }
     Ok((store, (rss_anon()? - before) / count as i64))

@@ -112,11 +112,7 @@ impl Plan {
             logic,
             job,
             tokio_interval: r.of(&[1, 3, 61]),
-            network: Faults {
-                short_read: rate(r, 500),
-                short_write: rate(r, 500),
-                again: rate(r, 100),
-            },
+            network: Faults { short_read: rate(r, 500), short_write: rate(r, 500), again: rate(r, 100) },
             services: ServiceFaults {
                 slow_logic: rate(r, 300),
                 failing_logic: rate(r, 150),

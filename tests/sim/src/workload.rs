@@ -226,7 +226,9 @@ impl World {
 
     /// Somebody does what he should not.
     fn misbehave(&mut self) {
-        let Some(n) = self.pick(|client| matches!(client.doing, Doing::Arriving | Doing::Open)) else { return };
+        let Some(n) = self.pick(|client| matches!(client.doing, Doing::Arriving | Doing::Open)) else {
+            return;
+        };
         match self.workload.below(8) {
             0 => {
                 // No length is like that.
@@ -323,9 +325,7 @@ impl World {
                 0..3 => PushTarget::Keys((0..1 + self.workload.below(3)).map(|_| self.key()).collect()),
                 3 => PushTarget::Mids(vec![self.mid()]),
                 4..8 => PushTarget::Rooms(vec![self.room()]),
-                8 if self.plan.paced => {
-                    PushTarget::All { speed: self.workload.of(&[1, 10, 100]) }
-                }
+                8 if self.plan.paced => PushTarget::All { speed: self.workload.of(&[1, 10, 100]) },
                 _ => PushTarget::All { speed: 0 },
             };
             let len = self.workload.below(BODY_MAX);

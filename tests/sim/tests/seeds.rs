@@ -13,8 +13,10 @@ const SEEDS: u64 = 500;
 
 /// The number of a seed's trace, as another process comes to it.
 fn trace_of_another_process(seed: u64) -> String {
-    let output =
-        Command::new(env!("CARGO_BIN_EXE_sim")).args(["--seed", &seed.to_string()]).output().expect("it runs");
+    let output = Command::new(env!("CARGO_BIN_EXE_sim"))
+        .args(["--seed", &seed.to_string()])
+        .output()
+        .expect("it runs");
     let text = String::from_utf8(output.stdout).expect("text");
     let trace = text.split("trace ").nth(1).and_then(|rest| rest.split_whitespace().next());
     trace.unwrap_or_else(|| panic!("no trace in {text}")).to_owned()

@@ -343,7 +343,10 @@ impl Network {
     /// When it is closed twice: by then the number may be another connection's.
     pub(super) fn close(&mut self, socket: SocketId) {
         let own = self.at(socket);
-        assert!(!std::mem::replace(&mut own.closed, true), "the descriptor of socket {socket} is closed twice");
+        assert!(
+            !std::mem::replace(&mut own.closed, true),
+            "the descriptor of socket {socket} is closed twice"
+        );
         own.server_shut = true;
         if !own.up.is_empty() {
             self.break_off(socket);

@@ -244,7 +244,8 @@ impl Reactor {
             return false;
         }
         let chosen = turn.schedule.below(others + self.tasks.len());
-        match always.iter().enumerate().filter(|(_, possible)| **possible).nth(chosen).map(|(which, _)| which) {
+        match always.iter().enumerate().filter(|(_, possible)| **possible).nth(chosen).map(|(which, _)| which)
+        {
             Some(0) => self.accept(turn),
             Some(1) => self.take_mail(turn),
             Some(2) => self.flush(turn),
@@ -670,7 +671,10 @@ fn place_ended(place: Option<&mut Place>) {
 
 /// `take_while` that keeps the value it stops at.
 trait TakeWhileInclusive: Iterator + Sized {
-    fn take_while_inclusive(self, mut more: impl FnMut(&Self::Item) -> bool) -> impl Iterator<Item = Self::Item> {
+    fn take_while_inclusive(
+        self,
+        mut more: impl FnMut(&Self::Item) -> bool,
+    ) -> impl Iterator<Item = Self::Item> {
         let mut done = false;
         let mut rest = self;
         std::iter::from_fn(move || {

@@ -289,7 +289,8 @@ impl Conn {
                         Some(body)
                     }
                     Some(ops)
-                        if self.accepts.len() + ops.iter().filter(|op| !self.accepts.contains(op)).count()
+                        if self.accepts.len()
+                            + ops.iter().filter(|op| !self.accepts.contains(op)).count()
                             <= rules.accepts_max =>
                     {
                         for op in ops {
@@ -340,7 +341,11 @@ impl Conn {
             let closing = matches!(self.phase, Phase::Closed | Phase::Over | Phase::Lobby);
             self.announced = false;
             self.phase = Phase::Closed;
-            return if closing && self.reasons { Ok(()) } else { Err("an operation 6 that it did not ask for".into()) };
+            return if closing && self.reasons {
+                Ok(())
+            } else {
+                Err("an operation 6 that it did not ask for".into())
+            };
         }
         let id = push_id(body);
         if let Some(id) = id.filter(|id| paced.contains(id)) {

@@ -215,7 +215,11 @@ impl Oracle {
 
     /// The open connections.
     pub(crate) fn open(&self) -> impl Iterator<Item = (SocketId, &Conn)> {
-        self.conns.iter().enumerate().filter(|(_, conn)| conn.is_open()).map(|(n, conn)| (n as SocketId, conn))
+        self.conns
+            .iter()
+            .enumerate()
+            .filter(|(_, conn)| conn.is_open())
+            .map(|(n, conn)| (n as SocketId, conn))
     }
 
     /// Pushes that have not reached everybody they are for.
@@ -226,7 +230,10 @@ impl Oracle {
                 Reach::Keys(keys) => keys,
             };
             (push.handed < all).then(|| {
-                format!("push {} was accepted, and reached {} of {all} ({:?})", push.id, push.handed, push.reach)
+                format!(
+                    "push {} was accepted, and reached {} of {all} ({:?})",
+                    push.id, push.handed, push.reach
+                )
             })
         })
     }
@@ -309,7 +316,8 @@ impl Oracle {
         let of = &mut self.shards[usize::from(shard)];
         if of.last.is_some_and(|last| last >= place) {
             let last = self.accepted[of.last.unwrap_or(0)].id;
-            return self.fail(format!("push {id} came to shard {shard} after push {last}: twice, or out of order"));
+            return self
+                .fail(format!("push {id} came to shard {shard} after push {last}: twice, or out of order"));
         }
         of.last = Some(place);
         self.accepted[place].handed += keys.unwrap_or(1);
@@ -359,7 +367,9 @@ impl Oracle {
                 }
             }
             ToFront::Opened { key, .. } => {
-                let Some(socket) = self.current else { return self.fail("a connection opened out of nowhere") };
+                let Some(socket) = self.current else {
+                    return self.fail("a connection opened out of nowhere");
+                };
                 let rules = self.rules;
                 self.conn_mut(socket).open(&rules, now);
                 self.live.entry(key.clone()).or_default().push(socket);
@@ -421,24 +431,25 @@ impl Oracle {
     fn ticked(&mut self, now: Time, shard: u16) {
         let late = |since: Time, after: Duration| since.after(after).after(LATE) < now;
         let handshake = self.rules.handshake;
-        let found = self.conns.iter().enumerate().filter(|(_, conn)| conn.shard == shard).find_map(|(n, conn)| {
-            let what = match conn.phase {
-                // The answer to its upgrade may be all that can be written.
-                Phase::Before(_) | Phase::Lobby if conn.writing || conn.doomed => return None,
-                Phase::Before(_) if late(conn.since, handshake) => "has not logged in",
-                Phase::Lobby if late(conn.since, handshake) => "waits for logic",
-                Phase::Open if !conn.carrying => {
-                    let silence = conn.session.as_ref().map(|session| session.heartbeat)?;
-                    if !late(conn.since, silence) {
-                        return None;
+        let found =
+            self.conns.iter().enumerate().filter(|(_, conn)| conn.shard == shard).find_map(|(n, conn)| {
+                let what = match conn.phase {
+                    // The answer to its upgrade may be all that can be written.
+                    Phase::Before(_) | Phase::Lobby if conn.writing || conn.doomed => return None,
+                    Phase::Before(_) if late(conn.since, handshake) => "has not logged in",
+                    Phase::Lobby if late(conn.since, handshake) => "waits for logic",
+                    Phase::Open if !conn.carrying => {
+                        let silence = conn.session.as_ref().map(|session| session.heartbeat)?;
+                        if !late(conn.since, silence) {
+                            return None;
+                        }
+                        "is silent"
                     }
-                    "is silent"
-                }
-                _ => return None,
-            };
-            let since = now.since(conn.since);
-            Some(format!("connection {n} {what} for {since:?}, and its shard has let the deadline pass"))
-        });
+                    _ => return None,
+                };
+                let since = now.since(conn.since);
+                Some(format!("connection {n} {what} for {since:?}, and its shard has let the deadline pass"))
+            });
         if let Some(what) = found {
             self.fail(what);
         }
