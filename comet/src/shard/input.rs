@@ -242,6 +242,8 @@ impl Shard {
     /// One frame of a client.
     fn frame(&mut self, now: Time, id: ConnectionId, frame: &Frame<'_>, out: &mut Outputs) -> Next {
         self.stats.frames_read += 1;
+        #[cfg(feature = "sim")]
+        self.read.push(id);
         let Some(connection) = self.slots.get_mut(id) else { return Next::Closed };
         match &mut connection.state {
             State::AwaitAuth { .. } if frame.header.op == Op::AUTH => {

@@ -200,6 +200,9 @@ pub struct Shard {
     last_ticket: u64,
     draining: Option<closing::Draining>,
     reported: Stats,
+    /// Whose frames were read since the simulator last asked.
+    #[cfg(feature = "sim")]
+    read: Vec<ConnectionId>,
 }
 
 impl Shard {
@@ -221,6 +224,8 @@ impl Shard {
             last_ticket: 0,
             draining: None,
             reported: Stats::default(),
+            #[cfg(feature = "sim")]
+            read: Vec::new(),
             config,
         }
     }
@@ -403,6 +408,12 @@ impl Shard {
     /// Slots in use.
     pub fn connections(&self) -> usize {
         self.slots.len()
+    }
+
+    /// Whose frames were read since this was last called, one entry a frame, in order.
+    #[cfg(feature = "sim")]
+    pub fn take_read(&mut self) -> Vec<ConnectionId> {
+        std::mem::take(&mut self.read)
     }
 
     /// What there is; all 0 when everybody has left.

@@ -51,8 +51,10 @@ pub enum Event<'a> {
     Refused(SocketId),
     /// Bytes are handed to the shard.
     Received(ConnectionId, SocketId, &'a [u8]),
-    /// What it made of them: so many frames, and whether it wants more.
-    Read(ConnectionId, SocketId, u64, Flow),
+    /// One frame of the connection was read, in this event or later.
+    Read(SocketId),
+    /// Whether the shard wants more than it was handed.
+    Flow(SocketId, Flow),
     /// Reading ended; true when the connection broke.
     InputEnded(ConnectionId, SocketId, bool),
     /// A held connection was found hung up.
@@ -61,17 +63,14 @@ pub enum Event<'a> {
     Sent(ConnectionId, SocketId, bool, u32),
     /// Mail of the front is handed to the shard. With the socket of the connection it names, when there is one.
     Mail(&'a ToShard, Option<SocketId>),
-    /// Of the mail's connection so many frames were read.
-    MailDone(Option<SocketId>, u64),
+    /// All has been said about it.
+    MailDone,
     /// A connection of another shard is handed to this one.
     Attaching(SocketId, &'a Handover),
-    /// It is here; so many of its frames were read.
-    Attached(ConnectionId, SocketId, u64),
+    /// It is here.
+    Attached(ConnectionId, SocketId),
     /// Its client had left.
     LeftOnTheWay(SocketId, &'a Handover),
-    /// Mail has left: connections that waited for it went on, those in the list to their end, one perhaps in part; so
-    /// many frames in all.
-    WentOn(&'a [SocketId], u64),
     /// Time passed.
     Ticked,
     /// The shard says something to the front.
@@ -113,6 +112,8 @@ pub struct Reactor {
     places: Vec<Option<Place>>,
     /// Slots of the connections that are not read.
     held: BTreeSet<u32>,
+    /// The connection that arrives from another shard just now, or did last.
+    attaching: SocketId,
     /// What could be done now.
     tasks: Vec<Task>,
     mail: MailTask,
@@ -174,6 +175,7 @@ impl Reactor {
             sends_per_turn,
             places: Vec::new(),
             held: BTreeSet::new(),
+            attaching: 0,
             tasks: Vec::new(),
             mail: MailTask::Awake,
             mailbox_depth: 0,
@@ -266,18 +268,12 @@ impl Reactor {
         for mail in self.out.mail.range(before..) {
             turn.watch.event(turn.now, self.index, Event::Said(mail));
         }
+        for id in self.shard.take_read() {
+            // One that is just being attached has no place yet.
+            let socket = self.place(id).map_or(self.attaching, |place| place.socket);
+            self.say(turn, Event::Read(socket));
+        }
         result
-    }
-
-    /// The same, with the number of frames that were read by it.
-    fn tell_counted<T>(
-        &mut self,
-        turn: &mut Turn<'_>,
-        event: impl FnOnce(&mut Shard, &mut Outputs) -> T,
-    ) -> (T, u64) {
-        let before = self.shard.stats().frames_read;
-        let result = self.tell(turn, event);
-        (result, self.shard.stats().frames_read - before)
     }
 
     fn say(&mut self, turn: &mut Turn<'_>, event: Event<'_>) {
@@ -295,17 +291,7 @@ impl Reactor {
                 break;
             }
             let now = turn.now;
-            let ((), frames) = self.tell_counted(turn, |shard, out| shard.mail_taken(now, out));
-            let resumed: Vec<SocketId> = self
-                .out
-                .actions
-                .iter()
-                .filter_map(|action| match action {
-                    Action::Resume { id } => self.place(*id).map(|place| place.socket),
-                    _ => None,
-                })
-                .collect();
-            self.say(turn, Event::WentOn(&resumed, frames));
+            self.tell(turn, |shard, out| shard.mail_taken(now, out));
         }
         if !self.shard.wants_flush() {
             self.flush_at = None;
@@ -457,9 +443,8 @@ impl Reactor {
         match turn.network.receive(socket, &mut buffer) {
             Ok(bytes) if bytes > 0 => {
                 self.say(turn, Event::Received(id, socket, &buffer[..bytes]));
-                let (flow, frames) =
-                    self.tell_counted(turn, |shard, out| shard.received(now, id, &mut buffer[..bytes], out));
-                self.say(turn, Event::Read(id, socket, frames, flow));
+                let flow = self.tell(turn, |shard, out| shard.received(now, id, &mut buffer[..bytes], out));
+                self.say(turn, Event::Flow(socket, flow));
                 if flow == Flow::Hold
                     && let Some(place) = self.place_mut(id)
                 {
@@ -526,8 +511,9 @@ impl Reactor {
         // What the commands before asked for comes first: the new connection may get the slot that one of them freed.
         self.settle(turn);
         self.say(turn, Event::Attaching(socket, &state));
-        let (id, frames) = self.tell_counted(turn, |shard, out| shard.attached(now, state, out));
-        self.say(turn, Event::Attached(id, socket, frames));
+        self.attaching = socket;
+        let id = self.tell(turn, |shard, out| shard.attached(now, state, out));
+        self.say(turn, Event::Attached(id, socket));
         self.serve(turn.network, id, socket, true);
         self.settle(turn);
     }
@@ -574,8 +560,8 @@ impl Reactor {
                         socket = self.place(*id).map(|place| place.socket);
                     }
                     self.say(turn, Event::Mail(&mail, socket));
-                    let ((), frames) = self.tell_counted(turn, |shard, out| shard.mail(now, mail, out));
-                    self.say(turn, Event::MailDone(socket, frames));
+                    self.tell(turn, |shard, out| shard.mail(now, mail, out));
+                    self.say(turn, Event::MailDone);
                 }
             }
         }

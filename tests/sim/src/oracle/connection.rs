@@ -153,6 +153,8 @@ impl Conn {
             }
         }
         self.expect_reply(Op::AUTH_REPLY, 1, Some(Vec::new()), false);
+        // Until what came behind the login was read.
+        self.carrying = true;
     }
 
     /// Its shard has begun to close it. What it was promised in the same event may not have come about.
@@ -183,21 +185,18 @@ impl Conn {
         self.expected.push_back(Expected::Reply { op: op.0, seq, body, optional });
     }
 
-    /// Its shard has read so many of its frames.
-    pub(crate) fn take(&mut self, frames: u64, rules: &Rules, now: Time) -> Result<(), String> {
-        let was_open = self.is_open();
-        if was_open && frames > 0 {
+    /// Its shard has read one of its frames.
+    pub(crate) fn take(&mut self, rules: &Rules, now: Time) -> Result<(), String> {
+        if self.is_open() {
             self.since = now;
         }
-        for _ in 0..frames {
-            let Some(request) = self.requests.front().filter(|request| request.end <= self.handed) else {
-                return Err("its shard read a frame that the client has not sent".into());
-            };
-            let request = request.clone();
-            self.requests.pop_front();
-            self.apply(request, rules);
+        match self.requests.pop_front().filter(|request| request.end <= self.handed) {
+            Some(request) => {
+                self.apply(request, rules);
+                Ok(())
+            }
+            None => Err("its shard read a frame that the client has not sent".into()),
         }
-        Ok(())
     }
 
     /// Everything that was handed to its shard must have been read.

@@ -76,8 +76,6 @@ struct OfShard {
     failed: u64,
     missing: u64,
     doubtful: u64,
-    /// Open connections that wait for the way to the front, in the order in which they began to.
-    congested: Vec<SocketId>,
 }
 
 /// The truth of one run.
@@ -409,15 +407,6 @@ impl Oracle {
         self.touched = Some(key.clone());
     }
 
-    /// A shard has read so many frames of a connection.
-    fn took(&mut self, now: Time, socket: Option<SocketId>, frames: u64) {
-        let Some(socket) = socket else { return };
-        let rules = self.rules;
-        let result = self.conn_mut(socket).take(frames, &rules, now);
-        self.check(socket, result);
-        self.one_per_key();
-    }
-
     fn one_per_key(&mut self) {
         if let Some(key) = self.touched.take()
             && let Some(live) = self.live.get(&key)
@@ -476,9 +465,11 @@ impl Oracle {
                 }
             }
             Action::Resume { .. } => {
-                self.conn_mut(socket).carrying = false;
-                let of = &mut self.shards[usize::from(shard)];
-                of.congested.retain(|other| *other != socket);
+                let conn = self.conn_mut(socket);
+                if std::mem::take(&mut conn.carrying) && conn.is_open() {
+                    // It was not heard because it was not read.
+                    conn.since = now;
+                }
                 self.unchecked = Some(socket);
             }
             Action::Release { .. } => {
@@ -488,43 +479,17 @@ impl Oracle {
                 let of = &mut self.shards[usize::from(shard)];
                 of.missing += missing;
                 of.doubtful += doubtful;
-                of.congested.retain(|other| *other != socket);
             }
             Action::Detach { .. } => self.conn_mut(socket).enter(Phase::Moving, now),
             Action::StopAccepting => {}
         }
-    }
-
-    /// Connections that waited for the way to the front went on.
-    fn went_on(&mut self, now: Time, shard: u16, resumed: &[SocketId], mut frames: u64) {
-        let waited = std::mem::take(&mut self.shards[usize::from(shard)].congested);
-        let mut still = Vec::new();
-        for socket in waited {
-            let handed = self.conn(socket).handed;
-            let ready =
-                self.conn(socket).requests.iter().take_while(|request| request.end <= handed).count() as u64;
-            if resumed.contains(&socket) {
-                let count = ready.min(frames);
-                frames -= count;
-                self.took(now, Some(socket), count);
-                self.conn_mut(socket).since = now;
-            } else if frames > 0 && self.conn(socket).is_open() {
-                let count = frames.min(ready);
-                frames -= count;
-                self.took(now, Some(socket), count);
-                still.push(socket);
-            } else if self.conn(socket).is_open() {
-                still.push(socket);
-            }
-        }
-        self.shards[usize::from(shard)].congested = still;
     }
 }
 
 impl Watch for Oracle {
     fn event(&mut self, now: Time, shard: u16, event: Event<'_>) {
         self.trace.event(now, |trace| hash(trace, shard, &event), || line(shard, &event));
-        if !matches!(event, Event::Said(_) | Event::Act(..) | Event::WentOn(..)) {
+        if !matches!(event, Event::Said(_) | Event::Act(..) | Event::Read(_)) {
             self.last_event_is_over();
         }
         match event {
@@ -541,15 +506,19 @@ impl Watch for Oracle {
                 conn.handed += bytes.len() as u64;
                 self.promised = self.conn(socket).expected_len();
             }
-            Event::Read(_, socket, frames, flow) => {
-                self.took(now, Some(socket), frames);
+            Event::Read(socket) => {
+                let rules = self.rules;
+                let result = self.conn_mut(socket).take(&rules, now);
+                self.check(socket, result);
+            }
+            Event::Flow(socket, flow) => {
                 if flow == Flow::Hold && self.conn(socket).is_open() {
                     self.conn_mut(socket).carrying = true;
                     self.held += 1;
-                    self.shards[usize::from(shard)].congested.push(socket);
                 } else {
                     self.unchecked = Some(socket);
                 }
+                self.one_per_key();
                 self.current = None;
             }
             Event::InputEnded(_, socket, _) | Event::HungUp(_, socket) => {
@@ -566,14 +535,8 @@ impl Watch for Oracle {
                 *if complete { &mut of.delivered } else { &mut of.failed } += u64::from(frames);
             }
             Event::Mail(mail, socket) => self.mail(now, shard, mail, socket),
-            Event::MailDone(socket, frames) => {
-                self.took(now, socket, frames);
+            Event::MailDone => {
                 self.one_per_key();
-                if let Some(socket) = socket
-                    && frames > 0
-                {
-                    self.read_behind_login(shard, socket);
-                }
                 self.current = None;
             }
             Event::Attaching(socket, state) => {
@@ -583,17 +546,15 @@ impl Watch for Oracle {
                 conn.session = Some(state.session.clone());
                 self.promised = self.conn(socket).expected_len();
             }
-            Event::Attached(id, socket, frames) => {
+            Event::Attached(id, socket) => {
                 self.conn_mut(socket).id = Some(id);
-                self.took(now, Some(socket), frames);
-                self.read_behind_login(shard, socket);
+                self.one_per_key();
                 self.current = None;
             }
             Event::LeftOnTheWay(socket, _) => {
                 self.left_on_the_way += 1;
                 self.conn_mut(socket).enter(Phase::Over, now);
             }
-            Event::WentOn(resumed, frames) => self.went_on(now, shard, resumed, frames),
             Event::Ticked => self.unticked = Some((now, shard)),
             Event::Said(said) => self.said(now, said),
             Event::Act(action, socket) => self.act(now, shard, action, socket),
@@ -610,15 +571,6 @@ impl Oracle {
         }
         if let Some((now, shard)) = self.unticked.take() {
             self.ticked(now, shard);
-        }
-    }
-
-    /// What came behind a login was read with it, unless the way to the front was full meanwhile.
-    fn read_behind_login(&mut self, shard: u16, socket: SocketId) {
-        let conn = self.conn_mut(socket);
-        if conn.is_open() && conn.check_all_read().is_err() {
-            conn.carrying = true;
-            self.shards[usize::from(shard)].congested.push(socket);
         }
     }
 }
@@ -638,7 +590,8 @@ fn hash(trace: &mut Trace, shard: u16, event: &Event<'_>) {
         Event::Accepted(id, socket) => (1, id, socket).hash(trace),
         Event::Refused(socket) => (2, socket).hash(trace),
         Event::Received(id, socket, bytes) => (3, id, socket, bytes).hash(trace),
-        Event::Read(id, _, frames, flow) => (4, id, frames, *flow == Flow::Read).hash(trace),
+        Event::Read(socket) => (4, socket).hash(trace),
+        Event::Flow(socket, flow) => (13, socket, *flow == Flow::Read).hash(trace),
         Event::InputEnded(id, _, lost) => (5, id, lost).hash(trace),
         Event::HungUp(id, _) => (6, id).hash(trace),
         Event::Sent(id, _, complete, frames) => (7, id, complete, frames).hash(trace),
@@ -662,11 +615,10 @@ fn hash(trace: &mut Trace, shard: u16, event: &Event<'_>) {
                 ToShard::Drain { over } => over.hash(trace),
             }
         }
-        Event::MailDone(_, frames) => (9, frames).hash(trace),
+        Event::MailDone => trace.write_u8(9),
         Event::Attaching(socket, state) => (10, socket, &state.session.key).hash(trace),
-        Event::Attached(id, _, frames) => (11, id, frames).hash(trace),
+        Event::Attached(id, _) => (11, id).hash(trace),
         Event::LeftOnTheWay(socket, _) => (12, socket).hash(trace),
-        Event::WentOn(resumed, frames) => (13, resumed, frames).hash(trace),
         Event::Ticked => trace.write_u8(14),
         Event::Said(said) => {
             trace.write_u8(15);
@@ -705,7 +657,9 @@ fn line(shard: u16, event: &Event<'_>) -> String {
         Event::Accepted(id, socket) => format!("accepts {socket} into slot {}.{}", id.slot, id.generation),
         Event::Refused(socket) => format!("refuses {socket}"),
         Event::Received(_, socket, bytes) => format!("receives from {socket}: {}", short(bytes)),
-        Event::Read(_, socket, frames, flow) => format!("read {frames} frames of {socket}, {flow:?}"),
+        Event::Read(socket) => format!("read a frame of {socket}"),
+        Event::Flow(socket, Flow::Read) => format!("wants more of {socket}"),
+        Event::Flow(socket, Flow::Hold) => format!("wants no more of {socket} for now"),
         Event::InputEnded(_, socket, lost) => format!("sees the end of {socket}, lost: {lost}"),
         Event::HungUp(_, socket) => format!("sees that {socket} hung up"),
         Event::Sent(_, socket, complete, frames) => {
@@ -715,14 +669,10 @@ fn line(shard: u16, event: &Event<'_>) -> String {
             format!("is mailed a push to {:?}: {}", push.to, short(push.encoded.tcp()))
         }
         Event::Mail(mail, _) => format!("is mailed {mail:?}"),
-        Event::MailDone(_, frames) if *frames > 0 => format!("read {frames} frames behind it"),
-        Event::MailDone(..) => "has done so".to_owned(),
+        Event::MailDone => "has done so".to_owned(),
         Event::Attaching(socket, state) => format!("is handed {socket} with key {}", state.session.key),
-        Event::Attached(id, socket, frames) => {
-            format!("has {socket} in slot {}.{}, read {frames} frames", id.slot, id.generation)
-        }
+        Event::Attached(id, socket) => format!("has {socket} in slot {}.{}", id.slot, id.generation),
         Event::LeftOnTheWay(socket, _) => format!("is handed {socket}, which has left"),
-        Event::WentOn(resumed, frames) => format!("goes on with {resumed:?}, read {frames} frames"),
         Event::Ticked => "ticks".to_owned(),
         Event::Said(ToFront::Stats(stats)) => format!("says it has {} open", stats.open),
         Event::Said(said) => format!("says {said:?}"),
