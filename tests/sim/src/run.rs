@@ -46,6 +46,8 @@ pub const MUST_HAPPEN: &[&str] = &[
     "connection refused",
     "closed: going away",
     "closed: protocol violation",
+    "closed: bad UTF-8",
+    "closed: message too big",
     "closed: limit broken",
     "closed: server error",
     "closed: overloaded",
@@ -227,6 +229,8 @@ pub(crate) const fn close_label(reason: CloseReason) -> &'static str {
     match reason {
         CloseReason::GoingAway => "closed: going away",
         CloseReason::ProtocolViolation => "closed: protocol violation",
+        CloseReason::BadUtf8 => "closed: bad UTF-8",
+        CloseReason::MessageTooBig => "closed: message too big",
         CloseReason::LimitBroken => "closed: limit broken",
         CloseReason::ServerError => "closed: server error",
         CloseReason::Overloaded => "closed: overloaded",

@@ -229,7 +229,8 @@ impl World {
         let Some(n) = self.pick(|client| matches!(client.doing, Doing::Arriving | Doing::Open)) else {
             return;
         };
-        match self.workload.below(8) {
+        let websocket = self.clients[n].transport == Transport::WebSocket;
+        match self.workload.below(10) {
             0 => {
                 // No length is like that.
                 let garbage = match self.clients[n].transport {
@@ -241,7 +242,7 @@ impl World {
             1 => (0..10).for_each(|_| self.request(n, Op::HEARTBEAT, b"")),
             2 => (0..18).for_each(|_| self.request(n, Op::LEAVE_ROOM, b"nowhere")),
             3 if self.clients[n].doing == Doing::Open => self.request(n, Op::RAW, b""),
-            4 if self.clients[n].transport == Transport::WebSocket => {
+            4 if websocket => {
                 self.doom(n, &masked(Opcode::Close, &1000u16.to_be_bytes()));
             }
             5 => {
@@ -249,7 +250,10 @@ impl World {
                 let part = client_bytes(self.clients[n].transport, Op::HEARTBEAT, 1, b"");
                 self.doom(n, &part[..10]);
             }
-            6 => (0..30).for_each(|_| self.request(n, Op::HEARTBEAT, b"")),
+            6 if websocket => self.doom(n, &masked(Opcode::Text, &[0xc3, 0x28])),
+            // A header is enough: 128 KiB are to follow.
+            7 if websocket => self.doom(n, &[0x82, 0xff, 0, 0, 0, 0, 0, 2, 0, 0, 1, 2, 3, 4]),
+            8 => (0..30).for_each(|_| self.request(n, Op::HEARTBEAT, b"")),
             _ => self.clients[n].silent = true,
         }
         self.write_some(n);
