@@ -29,6 +29,7 @@ use proto::{
     close::CloseReason,
     ids::{Generation, Key, RoomId, ServerId},
 };
+use tokio::time::Instant;
 
 use crate::plan::{Plan, ServiceFaults};
 
@@ -61,20 +62,43 @@ struct State {
     slowed: u64,
     failed: u64,
     /// Who logic last said holds a key; and the first thing it should not have done with one.
-    holders: BTreeMap<Key, Generation>,
+    holders: BTreeMap<Key, Holder>,
+    session_ttl: Duration,
     broken: Option<String>,
     /// Bodies of the clients' messages that logic published, in order, since they were last taken.
     published: Vec<bytes::Bytes>,
 }
 
+/// A session that logic stored.
+struct Holder {
+    generation: Generation,
+    /// Until then it is there for certain.
+    until: Instant,
+}
+
+impl State {
+    /// Who holds a key for certain.
+    fn holder(&self, key: &Key) -> Option<Generation> {
+        let holder = self.holders.get(key).filter(|holder| holder.until > Instant::now());
+        holder.map(|holder| holder.generation)
+    }
+
+    fn holds(&mut self, key: &Key, generation: Generation) {
+        // The store counts in whole seconds.
+        let until = Instant::now() + self.session_ttl - Duration::from_secs(1);
+        self.holders.insert(key.clone(), Holder { generation, until });
+    }
+}
+
 impl Between {
-    fn new(faults: ServiceFaults, random: Random) -> Arc<Between> {
+    fn new(faults: ServiceFaults, session_ttl: Duration, random: Random) -> Arc<Between> {
         let state = State {
             random,
             faults,
             slowed: 0,
             failed: 0,
             holders: BTreeMap::new(),
+            session_ttl,
             broken: None,
             published: Vec::new(),
         };
@@ -150,7 +174,7 @@ impl LogicApi for FarLogic {
         self.call(async {
             let session = self.logic.connect(request).await?;
             if let Some(generation) = session.generation {
-                self.between.state().holders.insert(session.key.clone(), generation);
+                self.between.state().holds(&session.key, generation);
             }
             Ok(session)
         })
@@ -161,7 +185,7 @@ impl LogicApi for FarLogic {
         self.call(async {
             let ended = self.logic.disconnect(session.clone()).await?;
             let mut state = self.between.state();
-            let holder = state.holders.get(&session.key).copied();
+            let holder = state.holder(&session.key);
             if ended && holder > session.generation {
                 state.broken = Some(format!(
                     "key {}: the end of generation {:?} removed the session of {holder:?}",
@@ -176,7 +200,17 @@ impl LogicApi for FarLogic {
     }
 
     async fn heartbeat(&self, session: SessionRef) -> Result<(), LogicError> {
-        self.call(self.logic.heartbeat(session)).await
+        self.call(async {
+            self.logic.heartbeat(session.clone()).await?;
+            let mut state = self.between.state();
+            if let Some(generation) = session.generation
+                && state.holder(&session.key).is_none_or(|holder| holder <= generation)
+            {
+                state.holds(&session.key, generation);
+            }
+            Ok(())
+        })
+        .await
     }
 
     async fn renew_online(
@@ -250,7 +284,7 @@ impl Control {
             metrics: LogicMetrics::default(),
         };
         let logic = Arc::new(Logic::new(&plan.logic, deps));
-        let between = Between::new(plan.services, random);
+        let between = Between::new(plan.services, plan.session_ttl, random);
         let far_logic = FarLogic { logic: Arc::clone(&logic), between: Arc::clone(&between) };
         let server = ServerId::new("comet:3109");
         let comet_metrics = Metrics::new(plan.shards);
