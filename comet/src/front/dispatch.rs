@@ -19,18 +19,16 @@ use crate::{
 #[async_trait]
 impl CometApi for Front {
     async fn dispatch(&self, batch: Vec<Dispatch>) -> Result<(), DispatchError> {
+        // Before any of it is handed out: who is refused a batch makes it again without what was wrong.
+        batch.iter().try_for_each(|dispatch| self.check(&dispatch.payload))?;
         // Whoever came first is handed out first, even where a full ring makes it wait.
         let _turn = self.turn.lock().await;
-        let mut result = Ok(());
         for dispatch in batch {
             self.metrics.dispatched(&dispatch);
-            result = self.dispatch_one(dispatch).await;
-            if result.is_err() {
-                break;
-            }
+            self.dispatch_one(dispatch).await?;
         }
         self.outboxes.notify_all();
-        result
+        Ok(())
     }
 
     async fn kick(
@@ -52,7 +50,7 @@ impl CometApi for Front {
 impl Front {
     async fn dispatch_one(&self, dispatch: Dispatch) -> Result<(), DispatchError> {
         let Dispatch { receivers, filter, payload, origin, accepted_at_us: _ } = dispatch;
-        let encoded = self.encode(&payload)?;
+        let encoded = encode_payload(&payload)?;
         let origin = origin.map(|origin| {
             let copy = sender_copy(&payload, origin.seq);
             (origin.key, copy.unwrap_or_else(|| encoded.clone()))
@@ -87,7 +85,8 @@ impl Front {
         Ok(())
     }
 
-    fn encode(&self, payload: &Payload) -> Result<Encoded, DispatchError> {
+    /// Whether a payload can be encoded.
+    fn check(&self, payload: &Payload) -> Result<(), DispatchError> {
         let bytes = match payload {
             Payload::Message { body, .. } | Payload::Frames(body) => body.len(),
         };
@@ -98,9 +97,8 @@ impl Front {
             )));
         }
         match payload {
-            Payload::Message { op, body } => Ok(Encoded::push(*op, body)),
-            Payload::Frames(frames) => Encoded::push_frames(frames)
-                .map_err(|violation| DispatchError::Invalid(violation.to_string())),
+            Payload::Message { .. } => Ok(()),
+            Payload::Frames(_) => encode_payload(payload).map(drop),
         }
     }
 
@@ -118,6 +116,15 @@ impl Front {
             }
         }
         owners
+    }
+}
+
+fn encode_payload(payload: &Payload) -> Result<Encoded, DispatchError> {
+    match payload {
+        Payload::Message { op, body } => Ok(Encoded::push(*op, body)),
+        Payload::Frames(frames) => {
+            Encoded::push_frames(frames).map_err(|violation| DispatchError::Invalid(violation.to_string()))
+        }
     }
 }
 

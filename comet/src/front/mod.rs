@@ -215,11 +215,13 @@ mod tests {
 
     use async_trait::async_trait;
     use cluster::services::{
-        ClientCount, ClientMessage, ConnectRequest, LogicError, MessageReply, SessionRef,
+        ClientCount, ClientMessage, CometApi as _, ConnectRequest, Dispatch, DispatchError, LogicError,
+        MessageReply, Payload, Receivers, SessionRef,
     };
-    use proto::ids::RoomId;
+    use proto::{ids::RoomId, op::Op};
 
     use super::*;
+    use crate::mailbox::{Bell, ShardBell, channel};
 
     /// A logic that only takes reports: each takes so long, and the first fails.
     struct Reports {
@@ -294,5 +296,27 @@ mod tests {
     async fn a_report_that_failed_is_made_again() {
         let at = reports_that_take(Duration::ZERO).await;
         assert_eq!(at[1] - at[0], REPORT_EVERY);
+    }
+
+    /// What stood before the refused one was handed out, and again when job made the batch anew without it.
+    #[tokio::test]
+    async fn nothing_of_a_refused_batch_is_handed_out() {
+        let (wake, _seed) = ring::wake_pair().expect("two descriptors");
+        let (sender, mut inbox) = channel(8, Arc::new(ShardBell::new(wake)), Arc::<Bell<()>>::default());
+        let logic = Arc::new(Reports { takes: Duration::ZERO, at: Mutex::default() });
+        let outboxes = Outboxes::new(vec![sender]);
+        let front = Front::start(ServerId::new("a:1"), outboxes, Vec::new(), logic, Metrics::new(1), 5);
+        let push = |body: &'static str| Dispatch {
+            receivers: Receivers::All { speed: 0 },
+            filter: Op(1000),
+            payload: Payload::Message { op: Op(1000), body: body.into() },
+            origin: None,
+            accepted_at_us: 0,
+        };
+        let result = front.dispatch(vec![push("short"), push("too long")]).await;
+        assert!(matches!(result, Err(DispatchError::Invalid(_))), "{result:?}");
+        assert!(inbox.is_empty());
+        front.dispatch(vec![push("short")]).await.expect("it fits");
+        assert_eq!(inbox.depth(), 1);
     }
 }

@@ -57,6 +57,10 @@ impl World {
                 return Err(format!("connection {socket} is stuck: {:?}, its client {doing:?}", conn.phase));
             }
         }
+        let (refused, too_long) = (self.refused(), self.oracle.too_long() as u64);
+        if self.given_up() == 0 && refused != too_long {
+            return Err(format!("{too_long} pushes were longer than comet takes, and {refused} are counted"));
+        }
         match self.given_up() {
             0 => self.oracle.undelivered(self.plan.shards).map_or(Ok(()), Err),
             _ => Ok(()),

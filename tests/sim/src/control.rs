@@ -294,7 +294,7 @@ impl Control {
             inboxes,
             Arc::new(far_logic),
             Arc::clone(&comet_metrics),
-            1 << 20,
+            plan.push_max,
         );
         let registration =
             registry.register(Node::new(Service::Comet, server.clone())).await.expect("it is in memory");

@@ -46,6 +46,8 @@ pub struct Plan {
     pub rooms: usize,
     /// Smallest and largest buffer on the way to a client, bytes.
     pub socket_room: (u32, u32),
+    /// Bytes of the longest push that comet takes.
+    pub push_max: usize,
     /// Broadcasts with a speed are made.
     pub paced: bool,
     /// The run ends with a drain, not with everybody leaving.
@@ -124,6 +126,7 @@ impl Plan {
             keys: 2 + r.below(14),
             rooms: 1 + r.below(4),
             socket_room: r.of(&[(64, 256), (256, 4096), (65_536, 65_536)]),
+            push_max: r.of(&[1 << 20, 1 << 20, 600]),
             paced: r.one_in(6),
             ends_by_drain: r.one_in(3),
         }
@@ -151,6 +154,7 @@ impl Plan {
             keys: connections,
             rooms: connections.div_ceil(50),
             socket_room: (65_536, 65_536),
+            push_max: 1 << 20,
             paced: false,
             ends_by_drain: false,
         }

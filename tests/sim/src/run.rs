@@ -40,6 +40,7 @@ pub const MUST_HAPPEN: &[&str] = &[
     "fault: shard held up",
     "fault: front held up",
     "fault: full mailbox",
+    "push longer than comet takes",
     "hand-over to another shard",
     "hand-over to nobody",
     "connection held for want of room",

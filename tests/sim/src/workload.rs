@@ -341,6 +341,7 @@ impl World {
     pub(crate) async fn push(&mut self, target: PushTarget, len: usize) -> Option<u32> {
         let id = self.push_id();
         let body = Bytes::from(push_body(id, len));
+        let size = body.len();
         // The memory store answers at once: nothing gets in between.
         let devices = match &target {
             PushTarget::Keys(keys) => {
@@ -359,7 +360,9 @@ impl World {
         match self.control.logic.push(Push { target, op: PUSH, body }).await {
             Ok(_) if devices == Some(0) => None,
             Ok(_) => {
-                self.oracle.accepted(id, devices.map_or(Reach::Shards, Reach::Keys));
+                let too_long = size > self.plan.push_max;
+                let reach = devices.map_or(Reach::Shards, Reach::Keys);
+                self.oracle.accepted(id, if too_long { Reach::Nobody } else { reach });
                 Some(id)
             }
             Err(_) => {

@@ -17,7 +17,7 @@ use tokio::task::yield_now;
 use crate::{
     client::Client,
     control::Control,
-    oracle::{Oracle, Rules},
+    oracle::{Oracle, Reach, Rules},
     plan::{Plan, ServiceFaults},
     trace::{Lines, Trace},
 };
@@ -158,7 +158,8 @@ impl World {
     fn note_published(&mut self) {
         for body in self.control.between.take_published() {
             match crate::oracle::connection::push_id(&body) {
-                Some(id) => self.oracle.accepted(id, crate::oracle::Reach::Shards),
+                Some(id) if body.len() > self.plan.push_max => self.oracle.accepted(id, Reach::Nobody),
+                Some(id) => self.oracle.accepted(id, Reach::Shards),
                 None => self.oracle.fail("logic published what nobody said"),
             }
         }
@@ -277,6 +278,7 @@ impl World {
             ("fault: slow call between services", slowed),
             ("fault: failed call between services", failed),
             ("fault: dispatch given up", self.given_up()),
+            ("push longer than comet takes", self.refused()),
         ] {
             *self.seen.entry(what).or_default() += count;
         }
@@ -307,6 +309,11 @@ impl World {
             connections: self.network.sockets() as u64,
             seen: std::mem::take(&mut self.seen),
         }
+    }
+
+    /// Dispatches that comet refused.
+    pub(crate) fn refused(&self) -> u64 {
+        self.control.job_metrics.drops.of(control::metrics::DropReason::Invalid).get()
     }
 
     /// Dispatches that job gave up for this comet.

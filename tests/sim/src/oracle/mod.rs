@@ -56,6 +56,8 @@ pub(crate) enum Reach {
     Shards,
     /// So many keys get it.
     Keys(usize),
+    /// It is longer than comet takes.
+    Nobody,
 }
 
 struct Accepted {
@@ -220,12 +222,18 @@ impl Oracle {
             .map(|(n, conn)| (n as SocketId, conn))
     }
 
+    /// Pushes that comet must refuse.
+    pub(crate) fn too_long(&self) -> usize {
+        self.accepted.iter().filter(|push| push.reach == Reach::Nobody).count()
+    }
+
     /// Pushes that have not reached everybody they are for.
     pub(crate) fn undelivered(&self, shards: usize) -> Option<String> {
         self.accepted.iter().find_map(|push| {
             let all = match push.reach {
                 Reach::Shards => shards,
                 Reach::Keys(keys) => keys,
+                Reach::Nobody => 0,
             };
             (push.handed < all).then(|| {
                 format!(
@@ -311,6 +319,9 @@ impl Oracle {
         let Some(place) = self.places.get(&id).copied() else {
             return self.fail(format!("push {id} came to shard {shard} before it was accepted"));
         };
+        if self.accepted[place].reach == Reach::Nobody {
+            return self.fail(format!("push {id} came to shard {shard}, and is longer than allowed"));
+        }
         let of = &mut self.shards[usize::from(shard)];
         if of.last.is_some_and(|last| last >= place) {
             let last = self.accepted[of.last.unwrap_or(0)].id;
