@@ -1,7 +1,7 @@
 //! The seams for the simulator (`tests/sim`): time, randomness, a few bounds, planted bugs.
 //!
 //! With the feature `sim`, which no shipped program has, they belong to the simulation that a thread has begun
-//! ([`begin`](thread::begin)); several run side by side, and every other thread has all as usual. Without the feature
+//! (`begin`); several run side by side, and every other thread has all as usual. Without the feature
 //! they are constants, so the compiler leaves nothing of them.
 
 mod bug;

@@ -197,8 +197,8 @@ impl Front {
                     tracing::debug!(%error, "logic did not take the room counts");
                 }
             }
-            // With very many rooms a report costs time of its own: it gets a twentieth of a core at most. But whatever
-            // it waited for, logic hears again in time.
+            // With very many rooms a report costs time of its own: it gets a twentieth of a core, as long as logic hears
+            // again in time.
             pause = (reported.elapsed() * 20).clamp(REPORT_EVERY, REPORT_EVERY_MAX);
         }
     }

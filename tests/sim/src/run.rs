@@ -8,9 +8,10 @@ use std::{
     sync::{
         Once,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-        mpsc::sync_channel,
+        mpsc::{RecvTimeoutError, sync_channel},
     },
     thread,
+    time::Duration,
 };
 
 use cluster::sim::{self, Begin, Bug};
@@ -64,6 +65,9 @@ pub const MUST_HAPPEN: &[&str] = &[
     "dropped: closed",
     "dropped: absent",
 ];
+
+/// A seed takes milliseconds: one that takes so long never ends.
+const STUCK: Duration = Duration::from_secs(120);
 
 /// Seeds after which [`MUST_HAPPEN`] is asked for.
 pub const THOROUGH: u64 = 500;
@@ -216,10 +220,23 @@ pub fn run_many(seeds: Seeds, mut progress: impl FnMut(u64, &Total)) -> Total {
             });
         }
         drop(results);
-        for (done, result) in ended.into_iter().enumerate() {
-            stop.fetch_or(until_failure && result.is_err(), Relaxed);
-            total.add(result);
-            progress(done as u64 + 1, &total);
+        let mut done = 0;
+        loop {
+            match ended.recv_timeout(STUCK) {
+                Ok(result) => {
+                    done += 1;
+                    stop.fetch_or(until_failure && result.is_err(), Relaxed);
+                    total.add(result);
+                    progress(done, &total);
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    let next = first + next.load(Relaxed);
+                    panic!(
+                        "no seed has ended for {STUCK:?}: one of the {threads} before seed {next} never does"
+                    );
+                }
+            }
         }
     });
     total.failures.sort_by_key(|failure| failure.seed);

@@ -192,11 +192,6 @@ impl Reactor {
         &self.shard
     }
 
-    /// When the next tick is due.
-    pub fn next_tick(&self) -> Time {
-        self.next_tick
-    }
-
     /// Bytes that a connection takes in this driver.
     pub const fn own_bytes() -> usize {
         size_of::<Option<Place>>()
@@ -205,11 +200,6 @@ impl Reactor {
     /// How often a ring was found full: that to the front for any mail, that from it for pushes.
     pub fn full(&self) -> u64 {
         self.full
-    }
-
-    /// Connections that have a write under way.
-    pub fn writes(&self) -> usize {
-        self.places.iter().flatten().filter(|place| place.write.is_some()).count()
     }
 
     /// Commands that wait, and mail that waits: in the ring and before it.
