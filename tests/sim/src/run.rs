@@ -232,9 +232,10 @@ pub fn run_many(seeds: Seeds, mut progress: impl FnMut(u64, &Total)) -> Total {
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {
                     let next = first + next.load(Relaxed);
-                    panic!(
-                        "no seed has ended for {STUCK:?}: one of the {threads} before seed {next} never does"
+                    eprintln!(
+                        "sim: no seed has ended for {STUCK:?}: one of the {threads} before {next} never does"
                     );
+                    std::process::exit(1); // its thread cannot be ended
                 }
             }
         }
