@@ -360,11 +360,7 @@ impl World {
         if self.control.broker.depth() > 0 {
             self.oracle.fail(format!("{} entries stay on the broker", self.control.broker.depth()));
         }
-        if self.given_up() == 0
-            && let Some(push) = self.oracle.undelivered(self.shards.len())
-        {
-            self.oracle.fail(push);
-        }
+        self.everything_arrived()?;
         for index in 0..self.shards.len() {
             self.oracle.settle_accounts(index, self.shards[index].shard());
         }

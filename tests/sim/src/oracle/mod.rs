@@ -5,6 +5,7 @@
 //! the moment its shard sends it, each byte the moment its client reads it, the shards' counters at the end.
 
 pub(crate) mod connection;
+mod words;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -227,21 +228,18 @@ impl Oracle {
         self.accepted.iter().filter(|push| push.reach == Reach::Nobody).count()
     }
 
-    /// Pushes that have not reached everybody they are for.
-    pub(crate) fn undelivered(&self, shards: usize) -> Option<String> {
-        self.accepted.iter().find_map(|push| {
+    /// How many pushes have not reached everybody they are for, and the first of them in words.
+    pub(crate) fn undelivered(&self, shards: usize) -> (u64, String) {
+        let mut short = self.accepted.iter().filter_map(|push| {
             let all = match push.reach {
                 Reach::Shards => shards,
                 Reach::Keys(keys) => keys,
                 Reach::Nobody => 0,
             };
-            (push.handed < all).then(|| {
-                format!(
-                    "push {} was accepted, and reached {} of {all} ({:?})",
-                    push.id, push.handed, push.reach
-                )
-            })
-        })
+            (push.handed < all).then(|| format!("push {} reached {} of {all}", push.id, push.handed))
+        });
+        let first = short.next();
+        (first.is_some() as u64 + short.count() as u64, first.unwrap_or_default())
     }
 
     /// The counters of a shard are those that the model comes to.
@@ -499,7 +497,7 @@ impl Oracle {
 
 impl Watch for Oracle {
     fn event(&mut self, now: Time, shard: u16, event: Event<'_>) {
-        self.trace.event(now, |trace| hash(trace, shard, &event), || line(shard, &event));
+        self.trace.event(now, |trace| words::hash(trace, shard, &event), || words::line(shard, &event));
         if !matches!(event, Event::Said(_) | Event::Act(..) | Event::Read(_)) {
             self.last_event_is_over();
         }
@@ -592,105 +590,4 @@ fn frame_body(frame: &[u8]) -> Option<&[u8]> {
 
 fn frame_seq(frame: &[u8]) -> i32 {
     frame.get(12..16).map_or(0, |bytes| i32::from_be_bytes(bytes.try_into().expect("four bytes")))
-}
-
-/// What tells two runs apart.
-fn hash(trace: &mut Trace, shard: u16, event: &Event<'_>) {
-    trace.write_u16(shard);
-    match event {
-        Event::Accepted(id, socket) => (1, id, socket).hash(trace),
-        Event::Refused(socket) => (2, socket).hash(trace),
-        Event::Received(id, socket, bytes) => (3, id, socket, bytes).hash(trace),
-        Event::Read(socket) => (4, socket).hash(trace),
-        Event::Flow(socket, flow) => (13, socket, *flow == Flow::Read).hash(trace),
-        Event::InputEnded(id, _, lost) => (5, id, lost).hash(trace),
-        Event::HungUp(id, _) => (6, id).hash(trace),
-        Event::Sent(id, _, complete, frames) => (7, id, complete, frames).hash(trace),
-        Event::Mail(mail, socket) => {
-            (8, socket).hash(trace);
-            match mail {
-                ToShard::Push(push) => {
-                    push.encoded.bytes().hash(trace);
-                    match &push.to {
-                        PushTo::Keys(keys) => keys.hash(trace),
-                        PushTo::Room(room) => room.hash(trace),
-                        PushTo::All { speed } => speed.hash(trace),
-                    }
-                }
-                ToShard::Verdict(verdict) => verdict.id.hash(trace),
-                ToShard::Attach(_) => {}
-                ToShard::Abandoned(session) => (&session.key, session.generation).hash(trace),
-                ToShard::Kick { key, below, .. } => (key, below).hash(trace),
-                ToShard::Reply { id, body, .. } => (id, body).hash(trace),
-                ToShard::Elsewhere(rooms) => rooms.hash(trace),
-                ToShard::Drain { over } => over.hash(trace),
-            }
-        }
-        Event::MailDone => trace.write_u8(9),
-        Event::Attaching(socket, state) => (10, socket, &state.session.key).hash(trace),
-        Event::Attached(id, _) => (11, id).hash(trace),
-        Event::LeftOnTheWay(socket, _) => (12, socket).hash(trace),
-        Event::Ticked => trace.write_u8(14),
-        Event::Said(said) => {
-            trace.write_u8(15);
-            match said {
-                ToFront::Login(login) => (login.id, &login.token).hash(trace),
-                ToFront::LoginGone(id) => id.hash(trace),
-                ToFront::Abandoned(session) => (&session.key, session.generation).hash(trace),
-                ToFront::Moved { to, .. } => to.hash(trace),
-                ToFront::Opened { key, generation, .. } => (key, generation).hash(trace),
-                ToFront::Ended { key, generation, replaced, .. } => (key, generation, replaced).hash(trace),
-                ToFront::Renew { key, generation, .. } => (key, generation).hash(trace),
-                ToFront::Message { id, message } => (id, &message.body).hash(trace),
-                ToFront::Rooms(rooms) => rooms.hash(trace),
-                ToFront::Stats(stats) => (stats.deliveries, stats.bytes_read, stats.open).hash(trace),
-                ToFront::Drained => {}
-            }
-        }
-        Event::Act(action, socket) => {
-            (16, socket).hash(trace);
-            match action {
-                Action::Send { id, run } => (1, id, run.as_slice()).hash(trace),
-                Action::Resume { id } => (2, id).hash(trace),
-                Action::Finish { id } => (3, id).hash(trace),
-                Action::Shut { id, reset } => (4, id, reset).hash(trace),
-                Action::Release { id } => (5, id).hash(trace),
-                Action::Detach { id, to, .. } => (6, id, to).hash(trace),
-                Action::StopAccepting => trace.write_u8(7),
-            }
-        }
-    }
-}
-
-/// The same for people.
-fn line(shard: u16, event: &Event<'_>) -> String {
-    let what = match event {
-        Event::Accepted(id, socket) => format!("accepts {socket} into slot {}.{}", id.slot, id.generation),
-        Event::Refused(socket) => format!("refuses {socket}"),
-        Event::Received(_, socket, bytes) => format!("receives from {socket}: {}", short(bytes)),
-        Event::Read(socket) => format!("read a frame of {socket}"),
-        Event::Flow(socket, Flow::Read) => format!("wants more of {socket}"),
-        Event::Flow(socket, Flow::Hold) => format!("wants no more of {socket} for now"),
-        Event::InputEnded(_, socket, lost) => format!("sees the end of {socket}, lost: {lost}"),
-        Event::HungUp(_, socket) => format!("sees that {socket} hung up"),
-        Event::Sent(_, socket, complete, frames) => {
-            format!("wrote {frames} frames to {socket}, complete: {complete}")
-        }
-        Event::Mail(ToShard::Push(push), _) => {
-            format!("is mailed a push to {:?}: {}", push.to, short(push.encoded.tcp()))
-        }
-        Event::Mail(mail, _) => format!("is mailed {mail:?}"),
-        Event::MailDone => "has done so".to_owned(),
-        Event::Attaching(socket, state) => format!("is handed {socket} with key {}", state.session.key),
-        Event::Attached(id, socket) => format!("has {socket} in slot {}.{}", id.slot, id.generation),
-        Event::LeftOnTheWay(socket, _) => format!("is handed {socket}, which has left"),
-        Event::Ticked => "ticks".to_owned(),
-        Event::Said(ToFront::Stats(stats)) => format!("says it has {} open", stats.open),
-        Event::Said(said) => format!("says {said:?}"),
-        Event::Act(Action::Send { run, .. }, socket) => {
-            format!("sends {} frames to {socket:?}: {}", run.frames, short(run.as_slice()))
-        }
-        Event::Act(action, socket) => format!("wants {action:?} of {socket:?}"),
-    };
-    format!("shard {shard} {what}")
 }
