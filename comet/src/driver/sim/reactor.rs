@@ -446,7 +446,9 @@ impl Reactor {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             result => {
                 let lost = result.is_err();
-                place_ended(self.place_mut(id));
+                if let Some(place) = self.place_mut(id) {
+                    place.reading = false;
+                }
                 self.say(turn, Event::InputEnded(id, socket, lost));
                 self.tell(turn, |shard, out| shard.input_ended(now, id, lost, out));
             }
@@ -525,18 +527,17 @@ impl Reactor {
         // Both rings are as long; the last quarter is not for pushes.
         self.full += u64::from(depth >= self.to_front.capacity() * 3 / 4);
         let most = 1 + turn.schedule.below(MAIL_PER_TURN);
-        let mut bytes = 0;
-        let commands: Vec<ToShard> = self
-            .inbox
-            .drain()
-            .take(most)
-            .take_while_inclusive(|mail| {
-                if let ToShard::Push(push) = mail {
-                    bytes += push.encoded.bytes().len();
-                }
-                bytes < self.bytes_per_turn
-            })
-            .collect();
+        // Taken out of the ring before the first is handed on: the drain borrows the ring.
+        let (mut commands, mut bytes) = (Vec::new(), 0);
+        for mail in self.inbox.drain().take(most) {
+            if let ToShard::Push(push) = &mail {
+                bytes += push.encoded.bytes().len();
+            }
+            commands.push(mail);
+            if bytes >= self.bytes_per_turn {
+                break;
+            }
+        }
         for mail in commands {
             match mail {
                 ToShard::Attach(attach) => self.attach(turn, *attach),
@@ -638,30 +639,3 @@ impl Reactor {
         self.to_front.notify();
     }
 }
-
-fn place_ended(place: Option<&mut Place>) {
-    if let Some(place) = place {
-        place.reading = false;
-    }
-}
-
-/// `take_while` that keeps the value it stops at.
-trait TakeWhileInclusive: Iterator + Sized {
-    fn take_while_inclusive(
-        self,
-        mut more: impl FnMut(&Self::Item) -> bool,
-    ) -> impl Iterator<Item = Self::Item> {
-        let mut done = false;
-        let mut rest = self;
-        std::iter::from_fn(move || {
-            if done {
-                return None;
-            }
-            let item = rest.next()?;
-            done = !more(&item);
-            Some(item)
-        })
-    }
-}
-
-impl<I: Iterator> TakeWhileInclusive for I {}
