@@ -1,5 +1,7 @@
 //! What must hold when everything has come to rest.
 
+use std::{collections::BTreeSet, net::IpAddr};
+
 use axum::{body::Body, http::Request};
 use control::{logic::PushTarget, session::Sessions as _};
 use proto::{
@@ -116,10 +118,13 @@ impl World {
                 }
             }
         }
-        let open = self.oracle.open().count();
+        let peers: Vec<IpAddr> = self.oracle.open().map(|(_, conn)| conn.peer).collect();
+        let (open, addresses) = (peers.len() as u64, BTreeSet::from_iter(peers).len() as u64);
         let total = self.api("/goim/online/total").await?;
-        if total["conn_count"].as_u64() != Some(open as u64) {
-            return Err(format!("{open} connections are open, and logic says {total}"));
+        if (total["conn_count"].as_u64(), total["ip_count"].as_u64()) != (Some(open), Some(addresses)) {
+            return Err(format!(
+                "{open} connections are open from {addresses} addresses, and logic says {total}"
+            ));
         }
         Ok(())
     }

@@ -75,7 +75,7 @@ impl World {
         let room = least + self.workload.below((most - least + 1) as usize) as u32;
         let peer = IpAddr::from([10, 0, 0, self.workload.below(4) as u8]);
         let socket = self.network.connect(shard, transport, peer, room);
-        self.oracle.connected(transport, shard, self.now);
+        self.oracle.connected(transport, peer, shard, self.now);
         let mut client = Client::new(socket, transport);
         if transport == Transport::WebSocket {
             let wrong = self.workload.one_in(40);

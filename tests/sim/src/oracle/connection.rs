@@ -1,6 +1,6 @@
 //! What one connection must be, made from what its client said and what its shard was told; and what it must get.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, net::IpAddr};
 
 use cluster::services::{Session, Transport};
 use comet::{clock::Time, shard::mail::ConnectionId};
@@ -48,6 +48,7 @@ pub(crate) enum Expected {
 
 /// One connection of a client, from its first byte to its descriptor's end.
 pub(crate) struct Conn {
+    pub(crate) peer: IpAddr,
     pub(crate) shard: u16,
     pub(crate) id: Option<ConnectionId>,
     pub(crate) phase: Phase,
@@ -89,8 +90,9 @@ pub(crate) struct Conn {
 }
 
 impl Conn {
-    pub(crate) fn new(transport: Transport, shard: u16, now: Time) -> Conn {
+    pub(crate) fn new(transport: Transport, peer: IpAddr, shard: u16, now: Time) -> Conn {
         Conn {
+            peer,
             shard,
             id: None,
             phase: Phase::Waiting,

@@ -10,6 +10,7 @@ mod words;
 use std::{
     collections::{BTreeMap, BTreeSet},
     hash::{Hash, Hasher},
+    net::IpAddr,
     time::Duration,
 };
 
@@ -96,6 +97,8 @@ pub(crate) struct Oracle {
     touched: Option<Key>,
     /// The connection that this event is about.
     current: Option<SocketId>,
+    /// The connection that this event must close.
+    kicked: Option<SocketId>,
     /// What was handed to it has to be read when this event is over.
     unchecked: Option<SocketId>,
     /// Nobody of this shard may be over a deadline when this event is over.
@@ -125,6 +128,7 @@ impl Oracle {
             live: BTreeMap::new(),
             touched: None,
             current: None,
+            kicked: None,
             unchecked: None,
             unticked: None,
             promised: 0,
@@ -158,8 +162,8 @@ impl Oracle {
 
     // What clients and backends do.
 
-    pub(crate) fn connected(&mut self, transport: Transport, shard: u16, now: Time) {
-        self.conns.push(Conn::new(transport, shard, now));
+    pub(crate) fn connected(&mut self, transport: Transport, peer: IpAddr, shard: u16, now: Time) {
+        self.conns.push(Conn::new(transport, peer, shard, now));
     }
 
     /// A client writes bytes that are no frame, or only part of one.
@@ -295,6 +299,14 @@ impl Oracle {
                 {
                     self.conn_mut(socket).session = Some(session.clone());
                 }
+            }
+            ToShard::Kick { key, below, .. } => {
+                let live = self.live.get(key).and_then(|live| live.last().copied());
+                self.kicked = live.filter(|socket| {
+                    let conn = self.conn(*socket);
+                    let older = below.is_none_or(|below| conn.generation().is_some_and(|own| own < below));
+                    conn.shard == shard && older
+                });
             }
             ToShard::Reply { header, body, .. } => {
                 let same = self.rules.unknown_reply_same && header.op != Op::SEND_MESSAGE;
@@ -545,6 +557,11 @@ impl Watch for Oracle {
             }
             Event::Mail(mail, socket) => self.mail(now, shard, mail, socket),
             Event::MailDone => {
+                if let Some(socket) = self.kicked.take()
+                    && self.conn(socket).is_open()
+                {
+                    self.fail(format!("connection {socket} was kicked and is open"));
+                }
                 self.one_per_key();
                 self.current = None;
             }
