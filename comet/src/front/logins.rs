@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    pin::Pin,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -34,11 +35,14 @@ pub(super) struct Logins {
     /// Whether the client has left meanwhile.
     waiting: Mutex<HashMap<ConnectionId, bool>>,
     asking: Semaphore,
+    /// Calls whose answer comes too late for their client; as many as are asked at once.
+    late: Semaphore,
 }
 
 impl Default for Logins {
     fn default() -> Logins {
-        Logins { waiting: Mutex::default(), asking: Semaphore::new(sim::bound(ASKED_AT_ONCE)) }
+        let places = || Semaphore::new(sim::bound(ASKED_AT_ONCE));
+        Logins { waiting: Mutex::default(), asking: places(), late: places() }
     }
 }
 
@@ -68,7 +72,7 @@ impl Logins {
 
 async fn decide(front: Arc<Front>, login: Login) {
     let id = login.id;
-    let result = ask(&front, login).await;
+    let (result, late) = ask(&front, login).await;
     let still_there = front.logins.finish(id);
     front.metrics.login(match &result {
         Ok(_) if still_there => "accepted",
@@ -77,17 +81,29 @@ async fn decide(front: Arc<Front>, login: Login) {
         Err(Some(_)) => "unavailable",
     });
     let outcome = match result {
-        Ok(session) if still_there => place(&front, id, session),
-        Ok(session) => return front.abandoned(session),
-        Err(Some(error)) if still_there => refusal(error),
-        Err(_) => return,
+        Ok(session) if still_there => Some(place(&front, id, session)),
+        Err(Some(error)) if still_there => Some(refusal(error)),
+        Ok(session) => {
+            front.abandoned(session);
+            None
+        }
+        Err(_) => None,
     };
-    front.outboxes.send(id.shard, ToShard::Verdict(Box::new(Verdict { id, outcome }))).await;
+    if let Some(outcome) = outcome {
+        front.outboxes.send(id.shard, ToShard::Verdict(Box::new(Verdict { id, outcome }))).await;
+    }
+    if let Some(late) = late {
+        hear_out(&front, late).await;
+    }
 }
 
-/// Asks logic until it has decided; `Err(None)` when the client left first.
-async fn ask(front: &Front, login: Login) -> Result<Session, Option<LogicError>> {
-    let Ok(_permit) = front.logins.asking.acquire().await else { return Err(None) };
+/// A call of logic.
+type Call<'a> = Pin<Box<dyn Future<Output = Result<Session, LogicError>> + Send + 'a>>;
+
+/// Asks logic until it has decided; `Err(None)` when the client left first. With the call that it did not answer in
+/// time, if there is one.
+async fn ask(front: &Front, login: Login) -> (Result<Session, Option<LogicError>>, Option<Call<'_>>) {
+    let Ok(_permit) = front.logins.asking.acquire().await else { return (Err(None), None) };
     let request = ConnectRequest {
         server: front.server.clone(),
         cookie: login.cookie,
@@ -98,23 +114,35 @@ async fn ask(front: &Front, login: Login) -> Result<Session, Option<LogicError>>
     let mut pause = RETRY_MIN;
     loop {
         if front.logins.is_gone(login.id) {
-            return Err(None);
+            return (Err(None), None);
         }
         let left = login.deadline.since(Time::now()).saturating_sub(MARGIN);
-        let answer = tokio::time::timeout(left, front.logic.connect(request.clone())).await;
-        let error = match answer {
-            Ok(Ok(session)) => return Ok(session),
-            Ok(Err(error @ LogicError::Refused { .. })) => return Err(Some(error)),
+        let mut call = front.logic.connect(request.clone());
+        let error = match tokio::time::timeout(left, &mut call).await {
+            Ok(Ok(session)) => return (Ok(session), None),
+            Ok(Err(error @ LogicError::Refused { .. })) => return (Err(Some(error)), None),
             Ok(Err(error)) => error,
-            Err(_) => LogicError::Unavailable("no answer inside the handshake deadline".to_owned()),
+            Err(_) => {
+                front.metrics.logic_failed("connect");
+                let error = LogicError::Unavailable("no answer inside the handshake deadline".to_owned());
+                return (Err(Some(error)), Some(call));
+            }
         };
         front.metrics.logic_failed("connect");
         let left = login.deadline.since(Time::now()).saturating_sub(MARGIN);
         if left <= pause {
-            return Err(Some(error));
+            return (Err(Some(error)), None);
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(RETRY_MAX);
+    }
+}
+
+/// What logic did not say in time it may have stored all the same: that session ends when it does say so.
+async fn hear_out(front: &Arc<Front>, call: Call<'_>) {
+    let Ok(_place) = front.logins.late.try_acquire() else { return front.metrics.given_up("connect") };
+    if let Ok(session) = call.await {
+        front.abandoned(session);
     }
 }
 

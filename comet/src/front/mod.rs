@@ -216,23 +216,39 @@ mod tests {
     use async_trait::async_trait;
     use cluster::services::{
         ClientCount, ClientMessage, CometApi as _, ConnectRequest, Dispatch, DispatchError, LogicError,
-        MessageReply, Payload, Receivers, SessionRef,
+        MessageReply, Payload, Receivers, SessionRef, Transport,
     };
-    use proto::{ids::RoomId, op::Op};
+    use proto::{
+        ids::{Generation, Key, Mid, RoomId},
+        op::Op,
+    };
 
     use super::*;
-    use crate::mailbox::{Bell, ShardBell, channel};
+    use crate::{
+        clock::Time,
+        mailbox::{Bell, Receiver, ShardBell, channel},
+        shard::mail::{ConnectionId, Login, Outcome},
+    };
 
-    /// A logic that only takes reports: each takes so long, and the first fails.
-    struct Reports {
+    /// A logic whose every answer takes so long; the first report fails.
+    struct Slow {
         takes: Duration,
         at: Mutex<Vec<Instant>>,
     }
 
     #[async_trait]
-    impl LogicApi for Reports {
+    impl LogicApi for Slow {
         async fn connect(&self, _: ConnectRequest) -> Result<Session, LogicError> {
-            Err(LogicError::Overloaded)
+            tokio::time::sleep(self.takes).await;
+            Ok(Session {
+                mid: Mid(7),
+                key: Key::new("k"),
+                room: None,
+                rooms: Vec::new(),
+                accepts: Vec::new(),
+                heartbeat: Duration::from_secs(90),
+                generation: Some(Generation(1)),
+            })
         }
 
         async fn disconnect(&self, _: SessionRef) -> Result<bool, LogicError> {
@@ -263,7 +279,7 @@ mod tests {
     /// When reports that take so long arrived in the first two minutes, somebody having come at the start.
     async fn reports_that_take(takes: Duration) -> Vec<Duration> {
         let began = Instant::now();
-        let logic = Arc::new(Reports { takes, at: Mutex::default() });
+        let logic = Arc::new(Slow { takes, at: Mutex::default() });
         let outboxes = Outboxes::new(Vec::new());
         let front = Front::start(
             ServerId::new("a:1"),
@@ -298,14 +314,19 @@ mod tests {
         assert_eq!(at[1] - at[0], REPORT_EVERY);
     }
 
+    /// A front with one shard, of which here is the ring.
+    fn with_a_shard(logic: Arc<Slow>) -> (Arc<Front>, Receiver<ToShard, ()>) {
+        let (wake, _) = ring::wake_pair().expect("two descriptors");
+        let (sender, inbox) = channel(8, Arc::new(ShardBell::new(wake)), Arc::<Bell<()>>::default());
+        let outboxes = Outboxes::new(vec![sender]);
+        let front = Front::start(ServerId::new("a:1"), outboxes, Vec::new(), logic, Metrics::new(1), 5);
+        (front, inbox)
+    }
+
     /// What stood before the refused one was handed out, and again when job made the batch anew without it.
     #[tokio::test]
     async fn nothing_of_a_refused_batch_is_handed_out() {
-        let (wake, _seed) = ring::wake_pair().expect("two descriptors");
-        let (sender, mut inbox) = channel(8, Arc::new(ShardBell::new(wake)), Arc::<Bell<()>>::default());
-        let logic = Arc::new(Reports { takes: Duration::ZERO, at: Mutex::default() });
-        let outboxes = Outboxes::new(vec![sender]);
-        let front = Front::start(ServerId::new("a:1"), outboxes, Vec::new(), logic, Metrics::new(1), 5);
+        let (front, mut inbox) = with_a_shard(Arc::new(Slow { takes: Duration::ZERO, at: Mutex::default() }));
         let push = |body: &'static str| Dispatch {
             receivers: Receivers::All { speed: 0 },
             filter: Op(1000),
@@ -318,5 +339,24 @@ mod tests {
         assert!(inbox.is_empty());
         front.dispatch(vec![push("short")]).await.expect("it fits");
         assert_eq!(inbox.depth(), 1);
+    }
+
+    /// The call was given up with the deadline: what logic had stored stayed there for half an hour, and was pushed to.
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_logic_announces_too_late_ends() {
+        let takes = Duration::from_secs(60);
+        let (front, mut inbox) = with_a_shard(Arc::new(Slow { takes, at: Mutex::default() }));
+        let id = ConnectionId { shard: 0, slot: 3, generation: 4 };
+        let deadline = Time::now().after(Duration::from_secs(5));
+        let (transport, peer) = (Transport::Tcp, IpAddr::from([127, 0, 0, 1]));
+        let login = Login { id, transport, peer, cookie: String::new(), token: "{}".into(), deadline };
+        front.logins.begin(&front, login);
+        tokio::time::sleep(takes / 2).await;
+        let refused = inbox.pop();
+        let Some(ToShard::Verdict(verdict)) = refused else { panic!("{refused:?}") };
+        assert!(matches!(verdict.outcome, Outcome::Refuse { .. }), "{verdict:?}");
+        tokio::time::sleep(takes).await;
+        let ended = inbox.pop();
+        assert!(matches!(&ended, Some(ToShard::Abandoned(session)) if session.mid == Mid(7)), "{ended:?}");
     }
 }
