@@ -17,7 +17,7 @@ use tokio::task::yield_now;
 use crate::{
     client::Client,
     control::Control,
-    oracle::{Oracle, Reach, Rules},
+    oracle::{Oracle, Rules},
     plan::{Plan, ServiceFaults},
     trace::{Lines, Trace},
 };
@@ -157,11 +157,7 @@ impl World {
     /// Clients' messages that logic has put on the broker meanwhile.
     fn note_published(&mut self) {
         for body in self.control.between.take_published() {
-            match crate::oracle::connection::push_id(&body) {
-                Some(id) if body.len() > self.plan.push_max => self.oracle.accepted(id, Reach::Nobody),
-                Some(id) => self.oracle.accepted(id, Reach::Shards),
-                None => self.oracle.fail("logic published what nobody said"),
-            }
+            self.oracle.accepted_message(&body, self.plan.push_max);
         }
     }
 

@@ -62,6 +62,8 @@ pub(crate) struct Conn {
     pub(crate) doomed: bool,
     /// A write is under way.
     pub(crate) writing: bool,
+    /// The last message of its client that logic published.
+    pub(crate) last_message: Option<u32>,
     /// Questions to logic that it has not answered.
     pub(crate) asked: u32,
     /// It is not read: the way to the front is full.
@@ -102,6 +104,7 @@ impl Conn {
             handed: 0,
             doomed: false,
             writing: false,
+            last_message: None,
             asked: 0,
             carrying: false,
             session: None,

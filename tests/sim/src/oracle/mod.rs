@@ -91,6 +91,8 @@ pub(crate) struct Oracle {
     accepted: Vec<Accepted>,
     /// Place among the accepted, by number.
     places: BTreeMap<u32, usize>,
+    /// Who wrote which message.
+    messages: BTreeMap<u32, SocketId>,
     /// Open connections by key: one at the end of each event.
     live: BTreeMap<Key, Vec<SocketId>>,
     /// Keys whose connections may have changed in this event.
@@ -125,6 +127,7 @@ impl Oracle {
             shards: (0..shards).map(|_| OfShard::default()).collect(),
             accepted: Vec::new(),
             places: BTreeMap::new(),
+            messages: BTreeMap::new(),
             live: BTreeMap::new(),
             touched: None,
             current: None,
@@ -176,7 +179,23 @@ impl Oracle {
         let conn = self.conn_mut(socket);
         conn.written += bytes as u64;
         let end = conn.written;
+        if let Some(id) = push_id(body).filter(|_| op == Op::SEND_MESSAGE) {
+            self.messages.insert(id, socket);
+        }
+        let conn = self.conn_mut(socket);
         conn.requests.push_back(Request { op, seq, body: body.to_vec(), end });
+    }
+
+    /// logic has accepted a client's message: those of one client in the order in which it wrote them.
+    pub(crate) fn accepted_message(&mut self, body: &[u8], push_max: usize) {
+        let Some((id, socket)) = push_id(body).and_then(|id| Some((id, *self.messages.get(&id)?))) else {
+            return self.fail("logic published what nobody said");
+        };
+        let last = self.conn_mut(socket).last_message.replace(id);
+        if last >= Some(id) {
+            self.fail(format!("connection {socket}: message {id} was published after message {last:?}"));
+        }
+        self.accepted(id, if body.len() > push_max { Reach::Nobody } else { Reach::Shards });
     }
 
     /// logic has accepted a push.
