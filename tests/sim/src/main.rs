@@ -95,32 +95,28 @@ fn one(seed: u64, bug: Option<Bug>, trace: bool) -> (u64, u64) {
     }
 }
 
+/// Failures that are told with their last events.
+const FAILURES_TOLD: u64 = 10;
+
 /// Many seeds.
 fn many(cli: &Cli) -> (u64, u64) {
     println!("sim: seeds {} to {}", cli.first, cli.first + cli.seeds.saturating_sub(1));
     let seeds = Seeds { first: cli.first, count: cli.seeds, bug: None, until_failure: false };
     let began = now();
-    let mut told = began;
-    let total = run_many(seeds, |done, total| {
-        if let Some(failure) = total.failures.last()
-            && done == total.passed + total.failures.len() as u64
-            && total.failures.len() <= 10
-        {
-            // Told once, when it has just been added.
-            if FAILED.swap(total.failures.len() as u64, std::sync::atomic::Ordering::Relaxed)
-                < total.failures.len() as u64
-            {
+    let (mut told, mut failed) = (began, 0);
+    let total = run_many(seeds, |done, ended| {
+        if let Err(failure) = ended {
+            failed += 1;
+            if failed <= FAILURES_TOLD {
                 tell(failure);
             }
         }
         if told.elapsed() > Duration::from_secs(2) {
             told = now();
-            let failed = total.failures.len();
             eprintln!("sim: {done} of {} seeds, {failed} failed, {:.0?}", seeds.count, began.elapsed());
         }
     });
     report(&total, began.elapsed());
-    let mut failed = total.failures.len() as u64;
     let never = total.never_seen();
     if cli.seeds >= THOROUGH && !never.is_empty() {
         println!("sim: in {} seeds this never happened: {}", cli.seeds, never.join(", "));
@@ -129,17 +125,21 @@ fn many(cli: &Cli) -> (u64, u64) {
     (total.passed, failed)
 }
 
-static FAILED: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
-
 /// A failure: its last events, what broke, and how to see it again.
 fn tell(failure: &Failure) {
-    if let Err(again) = run(failure.seed, None, Lines::Last) {
-        again.lines.iter().for_each(|line| println!("{line}"));
-        if again.hash != failure.hash {
-            println!("sim: the trace was another one this time: {again}");
+    match run(failure.seed, None, Lines::Last) {
+        Err(again) => {
+            again.lines.iter().for_each(|line| println!("{line}"));
+            if again.hash != failure.hash {
+                println!("sim: the trace was another one this time: {again}");
+            }
         }
+        Ok(_) => println!("sim: this seed was clean when it was run again"),
     }
-    println!("sim: {failure}\n     again: sim --seed {} --trace", failure.seed);
+    println!(
+        "sim: {failure}\n     again: cargo run --manifest-path tests/sim/Cargo.toml -- --seed {} --trace",
+        failure.seed
+    );
 }
 
 fn report(total: &Total, took: Duration) {

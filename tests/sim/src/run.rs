@@ -93,11 +93,14 @@ impl fmt::Display for Failure {
     }
 }
 
+/// How a seed ended.
+pub type Ended = Result<Figures, Box<Failure>>;
+
 /// Runs one seed.
 ///
 /// # Errors
 /// What was wrong.
-pub fn run(seed: u64, bug: Option<Bug>, lines: Lines) -> Result<Figures, Box<Failure>> {
+pub fn run(seed: u64, bug: Option<Bug>, lines: Lines) -> Ended {
     catch_panics();
     let plan = Plan::new(seed);
     let _simulation = sim::begin(Begin { seed, bug, shrink: plan.shrink });
@@ -111,6 +114,7 @@ pub fn run(seed: u64, bug: Option<Bug>, lines: Lines) -> Result<Figures, Box<Fai
     let mut world = None;
     let all = async { world.insert(World::new(seed, plan, lines).await).run().await };
     let result = catch_unwind(AssertUnwindSafe(|| runtime.block_on(all)));
+    RUNS.set(false);
     let what = match (result, &mut world) {
         (Ok(Ok(())), Some(world)) => return Ok(world.figures()),
         (Ok(Err(what)), _) => what,
@@ -172,7 +176,7 @@ pub struct Total {
 }
 
 impl Total {
-    fn add(&mut self, result: Result<Figures, Box<Failure>>) {
+    fn add(&mut self, result: Ended) {
         let figures = match result {
             Ok(figures) => figures,
             Err(failure) => return self.failures.push(*failure),
@@ -197,12 +201,12 @@ impl Total {
     }
 }
 
-/// Runs many seeds, on all cores. `progress` is called after each, with the number done.
-pub fn run_many(seeds: Seeds, mut progress: impl FnMut(u64, &Total)) -> Total {
+/// Runs many seeds, on all cores. `ended` is called after each, with the number done and what it came to.
+pub fn run_many(seeds: Seeds, mut ended: impl FnMut(u64, &Ended)) -> Total {
     let Seeds { first, count, bug, until_failure } = seeds;
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let (next, stop) = (AtomicU64::new(0), AtomicBool::new(false));
-    let (results, ended) = sync_channel(threads * 4);
+    let (results, coming) = sync_channel(threads * 4);
     let mut total = Total::default();
     thread::scope(|scope| {
         for _ in 0..threads {
@@ -222,12 +226,12 @@ pub fn run_many(seeds: Seeds, mut progress: impl FnMut(u64, &Total)) -> Total {
         drop(results);
         let mut done = 0;
         loop {
-            match ended.recv_timeout(STUCK) {
+            match coming.recv_timeout(STUCK) {
                 Ok(result) => {
                     done += 1;
                     stop.fetch_or(until_failure && result.is_err(), Relaxed);
+                    ended(done, &result);
                     total.add(result);
-                    progress(done, &total);
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {
