@@ -1,6 +1,6 @@
 //! One run: a comet with its shards, logic, job, clients and backends on this thread, and who is next.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use cluster::sim::{self, Random};
 use comet::{
@@ -179,12 +179,16 @@ impl World {
     pub(crate) async fn pass(&mut self, time: Duration) {
         self.now = self.now.after(time);
         sim::set_micros(self.now.as_micros());
+        let mut advance = pin!(tokio::time::advance(time));
         if self.tokio_frozen > self.now {
-            // The clock goes on; nobody there sees it.
-            tokio::time::advance(time).await;
-            self.note_published();
+            // The clock is set before it yields to the tasks, which is where this leaves it.
+            poll_fn(|context| {
+                let _ = advance.as_mut().poll(context);
+                Poll::Ready(())
+            })
+            .await;
         } else {
-            tokio::time::advance(time).await;
+            advance.await;
             self.tokio_steps += 1;
             self.note_published();
         }
@@ -319,8 +323,7 @@ impl World {
 
     /// Everybody leaves, or is drained; nothing of anybody may be left.
     async fn end(&mut self) -> Result<(), String> {
-        let drains = self.plan.ends_by_drain;
-        if !drains {
+        if !self.plan.ends_by_drain {
             for n in 0..self.clients.len() {
                 self.leave(n);
             }
