@@ -50,8 +50,19 @@ pub struct Plan {
     pub push_max: usize,
     /// Broadcasts with a speed are made.
     pub paced: bool,
-    /// The run ends with a drain, not with everybody leaving.
-    pub ends_by_drain: bool,
+    /// How the run ends.
+    pub end: End,
+}
+
+/// How a run ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Everything comes to rest, then everybody leaves.
+    AllLeave,
+    /// Everything comes to rest, then the gateway is drained.
+    Drain,
+    /// The gateway is drained while everything goes wrong.
+    DrainInTheMidst,
 }
 
 /// How often, in a thousand, something goes wrong between the services.
@@ -128,7 +139,7 @@ impl Plan {
             socket_room: r.of(&[(64, 256), (256, 4096), (65_536, 65_536)]),
             push_max: r.of(&[1 << 20, 1 << 20, 600]),
             paced: r.one_in(6),
-            ends_by_drain: r.one_in(3),
+            end: r.of(&[End::AllLeave, End::Drain, End::DrainInTheMidst]),
         }
     }
 
@@ -156,7 +167,7 @@ impl Plan {
             socket_room: (65_536, 65_536),
             push_max: 1 << 20,
             paced: false,
-            ends_by_drain: false,
+            end: End::AllLeave,
         }
     }
 }

@@ -55,6 +55,8 @@ pub struct Network {
     sockets: Vec<Socket>,
     /// Connections that nobody has accepted, per shard.
     backlog: Vec<VecDeque<SocketId>>,
+    /// Shards that have closed their listeners.
+    deaf: Vec<bool>,
     /// Sockets a shard should look at, per shard.
     changed: Vec<Vec<SocketId>>,
     /// Sockets their client should look at.
@@ -99,6 +101,7 @@ impl Network {
         Network {
             sockets: Vec::new(),
             backlog: vec![VecDeque::new(); shards],
+            deaf: vec![false; shards],
             changed: vec![Vec::new(); shards],
             arrived: Vec::new(),
             faults,
@@ -151,6 +154,9 @@ impl Network {
             is_arrived: false,
         });
         self.backlog[usize::from(shard)].push_back(socket);
+        if self.deaf[usize::from(shard)] {
+            self.stop_listening(shard);
+        }
         socket
     }
 
@@ -220,8 +226,9 @@ impl Network {
         !self.backlog[usize::from(shard)].is_empty()
     }
 
-    /// The listener is gone: who waits is reset.
+    /// The listener is gone: who waits, or comes later, is reset.
     pub(super) fn stop_listening(&mut self, shard: u16) {
+        self.deaf[usize::from(shard)] = true;
         while let Some(socket) = self.accept(shard) {
             self.close(socket);
         }
