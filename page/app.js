@@ -8,7 +8,7 @@ const SHOWN_MAX = 500;
 /** More often than the gateway needs, so that the count of people is fresh. */
 const HEARTBEAT_MS = 5000;
 /** Of a longer message only the beginning is shown, until somebody asks for all. */
-const WORDS_MAX = 400;
+const WORDS_MAX = 240;
 
 const $ = (id) => document.getElementById(id);
 const words = (id) => $(id).value.split(/[\s,]+/).filter(Boolean);
@@ -27,15 +27,19 @@ let client = null;
 $('mid').value = 1 + Math.floor(Math.random() * 999);
 $('key').value = `web-${Math.random().toString(36).slice(2, 8)}`;
 
-$('login').addEventListener('submit', (event) => {
+$('login').addEventListener('submit', async (event) => {
   event.preventDefault();
+  // Whoever is quicker than the first answer of the gateway waits for it.
+  if (!$('url').value) await readConfig().catch(() => {});
+  if (!$('url').value) return showState({ name: 'closed', why: 'the gateway does not say where its WebSocket is', code: 1006 });
   const mid = Number($('mid').value);
   name = `user ${mid}`;
-  identity = `${name}, key ${$('key').value}`;
+  const key = $('key').value;
+  identity = `${name}, key ${key.length > 24 ? `${key.slice(0, 23)}…` : key}`;
   client?.close();
   client = new Client($('url').value, {
     mid,
-    key: $('key').value,
+    key,
     rooms: words('rooms'),
     accepts: words('accepts').map(Number),
     heartbeatMs: HEARTBEAT_MS,
@@ -362,7 +366,10 @@ $('push').addEventListener('change', (event) => {
 
 $('push').addEventListener('submit', async (event) => {
   event.preventDefault();
-  const say = (text) => ($('push-note').textContent = text);
+  const say = (text, bad = false) => {
+    $('push-note').textContent = text;
+    $('push-note').classList.toggle('bad', bad);
+  };
   try {
     const begun = performance.now();
     const headers = $('token').value ? { Authorization: `Bearer ${$('token').value}` } : {};
@@ -378,7 +385,7 @@ $('push').addEventListener('submit', async (event) => {
     const taken = `accepted in ${duration((performance.now() - begun) * 1000)}`;
     say(absent.length > 0 ? `${taken}; nobody is there for ${absent.join(', ')}` : taken);
   } catch (error) {
-    say(error instanceof TypeError ? 'the gateway did not answer' : error.message);
+    say(error instanceof TypeError ? 'the gateway did not answer' : error.message, true);
   }
 });
 
@@ -424,7 +431,7 @@ startLive((stats) => {
   if (stats && silent) readConfig().catch(() => (silent = true));
   silent = !stats;
   if (config && stats) {
-    $('about').textContent = `${config.version} · ${config.driver} · ${config.shards} ${config.shards === 1 ? 'shard' : 'shards'} · up ${span(stats.uptime_ms / 1000)}`;
+    $('about').textContent = `${config.version} · ${config.driver} · ${config.shards} ${config.shards === 1 ? 'shard' : 'shards'} · up\u00a0${span(stats.uptime_ms / 1000).replaceAll(' ', '\u00a0')}`;
   }
 });
 showState({ name: 'idle' });
