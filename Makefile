@@ -49,6 +49,11 @@ lint: ## Formatting and clippy, warnings are errors
 bench: build ## Measure this machine: latency, CPU per delivery, memory per connection, logins
 	bench/measure.sh
 
+.PHONY: compare
+compare: build ## Halley beside the floor, nchan, mosquitto and NATS, in one run (installs them; COMPARE="--rounds 3")
+	bench/peers.sh
+	target/release/compare --out bench/reports/$$(date +%F)-$$(hostname) $(COMPARE)
+
 .PHONY: deny
 deny: ## Licences, bans and sources of all dependencies (needs cargo-deny)
 	$(CARGO) deny check licenses bans sources

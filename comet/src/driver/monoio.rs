@@ -325,13 +325,17 @@ impl Core {
 
     /// Moves mail into the ring to the front, as far as it goes.
     fn post(&mut self) {
+        let mut posted = false;
         while let Some(mail) = self.out.mail.pop_front() {
             if let Err(mail) = self.to_front.push(mail) {
                 self.out.mail.push_front(mail);
                 break;
             }
+            posted = true;
         }
-        self.to_front.notify();
+        if posted {
+            self.to_front.notify();
+        }
     }
 }
 
