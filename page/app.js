@@ -195,23 +195,21 @@ const latencies = [];
 /** What this page sends: words, who says them, and when. */
 const wrap = (text) => JSON.stringify({ text, from: name || undefined, sent: Math.round(now() * 10) / 10 });
 
-function unwrap(text) {
+function unwrap(text, body) {
   try {
     const value = JSON.parse(text);
     if (typeof value?.text === 'string' && typeof value.sent === 'number') return value;
   } catch {
     // Not of this page: shown as it is.
   }
-  return null;
+  return { text: readable(text, body) };
 }
 
 /** What is no text as bytes. */
 function readable(text, body) {
-  const size = `(${body.length} ${body.length === 1 ? 'byte' : 'bytes'})`;
-  if (text === '') return size;
   if (!/[\0-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd]/.test(text)) return text;
   const bytes = Array.from(body.subarray(0, 32), (byte) => byte.toString(16).padStart(2, '0'));
-  return `${size} ${bytes.join(' ')}${body.length > bytes.length ? ' …' : ''}`;
+  return `(${amount(body.length)} bytes) ${bytes.join(' ')}${body.length > bytes.length ? ' …' : ''}`;
 }
 
 /** A text, or its beginning and a button for the rest. */
@@ -226,19 +224,19 @@ function wordsOf(text) {
     begin.data = text;
     more.remove();
     $('messages').focus({ preventScroll: true });
+    look();
   });
   return [begin, more];
 }
 
 function showMessage({ op, seq, body, text }) {
-  const plain = { text };
-  const message = unwrap(text) ?? plain;
+  const message = unwrap(text, body);
   const item = document.createElement('li');
   const own = op === OP.SEND_REPLY && seq !== 0;
   item.classList.toggle('own', own);
   const what = cell('words', '');
   if (message.from || own) what.append(cell('who', `${own ? 'you' : message.from}  `));
-  what.append(...wordsOf(message === plain ? readable(text, body) : message.text));
+  what.append(...wordsOf(message.text || '(empty)'));
   const late = cell('ms', '');
   if (message.sent) {
     const us = (now() - message.sent) * 1000;
@@ -301,11 +299,17 @@ $('newer').addEventListener('click', () => {
   list.focus({ preventScroll: true });
 });
 
-$('messages').addEventListener('scroll', ({ target: list }) => {
+/** What is in sight has changed. */
+function look() {
+  const list = $('messages');
   following = list.scrollHeight - list.scrollTop - list.clientHeight < 8;
+  list.classList.toggle('following', following);
   if (following) unseen = 0;
   showUnseen();
-});
+}
+
+look();
+$('messages').addEventListener('scroll', look);
 
 // A phone that is turned.
 new ResizeObserver(([{ target: list }]) => following && (list.scrollTop = list.scrollHeight)).observe($('messages'));

@@ -265,6 +265,50 @@ test('two people in a room, on a gateway that is restarted', { skip, timeout: TI
   }
 });
 
+test('what arrives stays readable', { skip, timeout: TIMEOUT_MS }, async (t) => {
+  const gateway = await new Gateway().start();
+  const browser = new Browser();
+  t.after(() => Promise.all([browser.close(), gateway.stop()]));
+  const page = await browser.page(`${gateway.http}/_/`);
+  const last = '#messages li:last-child .words';
+
+  // Rooms that HTTP could not push to are not entered.
+  await page.fill('#rooms', 'live://1 nonsense');
+  await page.press('Enter', 13);
+  await sleep(200);
+  assert.equal(await page.text('#state'), 'not connected');
+  await logIn(page, 1, 'a', 'live://1');
+  await page.fill('#join-room', 'a room');
+  await page.press('Enter', 13);
+  await sleep(200);
+  assert.equal((await page.texts('#memberships li')).length, 1);
+
+  const push = (body) => gateway.push('room?operation=1000&type=live&room=1', body);
+  await push(Uint8Array.of(0, 255, 10, 65));
+  await page.sees(last, /^\(4 bytes\) 00 ff 0a 41$/);
+  await push('<b>two</b>\nlines');
+  await page.sees(last, /^<b>two<\/b>\nlines$/);
+  await push('word '.repeat(1000));
+  await page.sees(last, /… show all 5,000 characters$/);
+  assert.ok((await page.text(last)).length < 300);
+  await page.click(`${last} button`);
+  await page.sees(last, /^(word ?){1000}$/);
+
+  // Who reads further up, here the long one, stays there and hears of what is new.
+  const read = await page.eval("document.querySelector('#messages').scrollTop");
+  for (let n = 0; n < 200; n++) await push(`number ${n}`);
+  await page.sees('#newer', /^↓ 200 new$/);
+  assert.equal(await page.eval("document.querySelector('#messages').scrollTop"), read);
+  await page.click('#newer');
+  await eventually('the end', () => page.eval("document.querySelector('#newer').hidden"));
+  await push('the last');
+  await page.sees(last, /^the last$/);
+  await page.look({ width: 390, height: 844, mobile: true });
+  await eventually('still at the end', () => page.eval("(({ scrollHeight, scrollTop, clientHeight }) => scrollHeight - scrollTop - clientHeight < 8)(document.querySelector('#messages'))"));
+  assert.equal(await page.text('#count'), '204');
+  assert.deepEqual(page.errors, []);
+});
+
 test('with a token configured everybody may watch and only who has it may push', { skip, timeout: TIMEOUT_MS }, async (t) => {
   const gateway = await new Gateway('logic.push.tokens=sesame').start();
   const browser = new Browser();
