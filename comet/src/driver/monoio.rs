@@ -96,12 +96,14 @@ pub async fn run(plan: Plan) -> io::Result<()> {
         turns,
         listeners: listeners.iter().map(|(_, listener)| Rc::clone(listener)).collect(),
         flush: Signal::default(),
+        posted: Signal::default(),
     });
     for (transport, listener) in listeners {
         monoio::spawn(accept(Rc::clone(&reactor), transport, listener));
     }
     monoio::spawn(tick(Rc::clone(&reactor)));
     monoio::spawn(flush(Rc::clone(&reactor)));
+    monoio::spawn(ring_front(Rc::clone(&reactor)));
     let sleeper = ShardSleeper::new(plan.bell, plan.wake)?;
     take_mail(reactor, plan.inbox, sleeper, bytes_per_turn).await
 }
@@ -114,6 +116,8 @@ struct Reactor {
     listeners: Vec<Rc<Listener>>,
     /// There is something to flush.
     flush: Signal,
+    /// There is mail in the ring to the front.
+    posted: Signal,
 }
 
 struct Core {
@@ -168,7 +172,9 @@ impl Reactor {
                 self.act(core, action);
             }
             core.out.actions = actions;
-            core.post();
+            if core.post() {
+                self.posted.set();
+            }
             if !core.out.mail.is_empty() || !core.shard.is_congested() {
                 break;
             }
@@ -323,8 +329,8 @@ impl Core {
         !self.out.mail.is_empty() && self.to_front.has_space(POST_AT_LEAST)
     }
 
-    /// Moves mail into the ring to the front, as far as it goes.
-    fn post(&mut self) {
+    /// Moves mail into the ring to the front, as far as it goes. True: there was some, and the front is to be told.
+    fn post(&mut self) -> bool {
         let mut posted = false;
         while let Some(mail) = self.out.mail.pop_front() {
             if let Err(mail) = self.to_front.push(mail) {
@@ -333,9 +339,7 @@ impl Core {
             }
             posted = true;
         }
-        if posted {
-            self.to_front.notify();
-        }
+        posted
     }
 }
 
@@ -453,6 +457,14 @@ async fn flush(reactor: Rc<Reactor>) {
             FlushState::Wait(until) => sleep(until.since(Time::now())).await,
             FlushState::Idle => reactor.flush.wait().await,
         }
+    }
+}
+
+/// Tells the front of its mail: once for all that the tasks of a turn posted, since waking it can cost more than an event.
+async fn ring_front(reactor: Rc<Reactor>) {
+    loop {
+        reactor.posted.wait().await;
+        reactor.core.borrow().to_front.notify();
     }
 }
 
