@@ -159,17 +159,18 @@ impl Reactor {
     /// Tells the shard of something and carries out what it wants done.
     fn tell<T>(self: &Rc<Self>, event: impl FnOnce(&mut Core, Time) -> T) -> T {
         let mut core = self.core.borrow_mut();
-        let result = event(&mut core, Time::now());
-        self.settle(&mut core);
+        let now = Time::now();
+        let result = event(&mut core, now);
+        self.settle(&mut core, now);
         result
     }
 
     /// Carries out actions and hands mail to the front, until the shard wants no more.
-    fn settle(self: &Rc<Self>, core: &mut Core) {
+    fn settle(self: &Rc<Self>, core: &mut Core, now: Time) {
         loop {
             let mut actions = std::mem::take(&mut core.out.actions);
             for action in actions.drain(..) {
-                self.act(core, action);
+                self.act(core, now, action);
             }
             core.out.actions = actions;
             if core.post() {
@@ -178,18 +179,18 @@ impl Reactor {
             if !core.out.mail.is_empty() || !core.shard.is_congested() {
                 break;
             }
-            core.shard.mail_taken(Time::now(), &mut core.out);
+            core.shard.mail_taken(now, &mut core.out);
         }
         if core.shard.wants_flush() {
             self.flush.set();
         }
     }
 
-    fn act(self: &Rc<Self>, core: &mut Core, action: Action) {
+    fn act(self: &Rc<Self>, core: &mut Core, now: Time, action: Action) {
         match action {
             Action::Send { id, run } => {
                 if let Some(socket) = core.socket(id) {
-                    monoio::spawn(send(Rc::clone(self), id, Rc::clone(socket), run));
+                    monoio::spawn(send(Rc::clone(self), id, Rc::clone(socket), run, now));
                 }
             }
             Action::Resume { id } => core.release(id, Released::Read),
@@ -250,7 +251,7 @@ impl Reactor {
             Ok(socket) => self.tell(|core, now| {
                 // What the commands before asked for comes first: the new connection may get the slot that one of them
                 // freed.
-                self.settle(core);
+                self.settle(core, now);
                 let id = core.shard.attached(now, state, &mut core.out);
                 self.serve(core, id, socket, true);
             }),
@@ -367,9 +368,8 @@ async fn read(reactor: Rc<Reactor>, id: ConnectionId, socket: Rc<Socket>, held: 
     }
 }
 
-/// The task of one write.
-async fn send(reactor: Rc<Reactor>, id: ConnectionId, socket: Rc<Socket>, run: Run) {
-    let since = Time::now();
+/// The task of one write, handed out at `since`.
+async fn send(reactor: Rc<Reactor>, id: ConnectionId, socket: Rc<Socket>, run: Run, since: Time) {
     let Run { bytes, start, frames, accepted } = run;
     let (result, written) = socket.send(bytes, start).await;
     drop(socket);
