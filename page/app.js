@@ -35,6 +35,7 @@ $('login').addEventListener('submit', async (event) => {
   const mid = Number($('mid').value);
   name = `user ${mid}`;
   const key = $('key').value;
+  proposeRoom(words('rooms')[0]);
   identity = `${name}, key ${key.length > 24 ? `${key.slice(0, 23)}…` : key}`;
   client?.close();
   client = new Client($('url').value, {
@@ -149,10 +150,15 @@ function button(text, title, act) {
   if (text === '×') made.setAttribute('aria-label', title);
   made.addEventListener('click', () => attempt(async () => {
     await act();
-    people = null;
-    people = await client.heartbeat();
+    await countAnew();
   }));
   return made;
+}
+
+/** The count is of the first room: with another one it is not known until a heartbeat has told. */
+async function countAnew() {
+  people = null;
+  people = await client.heartbeat();
 }
 
 /** Leaves a room; the next one becomes the one to speak in. */
@@ -167,8 +173,10 @@ $('join').addEventListener('submit', (event) => {
   const room = $('join-room').value.trim();
   if (room === '') return;
   attempt(async () => {
+    const first = client.firstRoom;
     await client.join(room);
     $('join-room').value = '';
+    if (client.firstRoom !== first) await countAnew();
   });
 });
 
@@ -353,6 +361,14 @@ const TARGETS = {
   mids: ['Users', ''],
   all: [null, ''],
 };
+
+/** Whoever has not chosen another room pushes to the one they speak in. */
+function proposeRoom(room) {
+  const before = TARGETS.room[1];
+  TARGETS.room[1] = room ?? before;
+  if (target() === 'room' && $('target').value === before) $('target').value = TARGETS.room[1];
+  else if (typed.room === before) typed.room = TARGETS.room[1];
+}
 
 const target = () => $('push').elements.to.value;
 const typed = {};

@@ -167,6 +167,12 @@ test('two people in a room, on a gateway that is restarted', { skip, timeout: TI
     await ann.sees('#memberships .first', /live:\/\/2000 · 1/);
     await ann.click('#memberships .first button + button');
     await ann.sees('#memberships', /^live:\/\/1000 · 2 here\s+×$/);
+    // The last one left and entered again: the count is of now.
+    await ann.click('#memberships .first button + button');
+    await eventually('no room', async () => (await ann.texts('#memberships li')).length === 0);
+    await ann.fill('#join-room', 'live://1000');
+    await ann.press('Enter', 13);
+    await ann.sees('#memberships', /^live:\/\/1000 · 2 here\s+×$/);
     await gateway.push('room?operation=1000&type=live&room=2000', 'not for Ann');
     await ann.fill('#chat-text', 'after all that');
     await ann.press('Enter', 13);
@@ -282,6 +288,9 @@ test('what arrives stays readable', { skip, timeout: TIMEOUT_MS }, async (t) => 
   await page.press('Enter', 13);
   await sleep(200);
   assert.equal((await page.texts('#memberships li')).length, 1);
+
+  // The room one speaks in is the one proposed to push to.
+  assert.equal(await page.eval("document.querySelector('#target').value"), 'live://1');
 
   const push = (body) => gateway.push('room?operation=1000&type=live&room=1', body);
   await push(Uint8Array.of(0, 255, 10, 65));
