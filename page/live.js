@@ -138,6 +138,7 @@ const SVG = 'http://www.w3.org/2000/svg';
 class Plot {
   element = element('div', 'plot');
   #svg = document.createElementNS(SVG, 'svg');
+  #grid = this.#shape('grid');
   #marks = element('div', 'marks quiet');
   #lines;
   #shown;
@@ -149,13 +150,11 @@ class Plot {
     this.#svg.setAttribute('role', 'img');
     this.#svg.setAttribute('aria-label', `${title}, last two minutes`);
     this.#marks.setAttribute('aria-hidden', 'true');
-    const grid = this.#shape('grid');
     this.#shape('grid floor').setAttribute('d', 'M0 40H120');
     this.#lines = lines.map((kind) => ({ area: kind === 'one' ? this.#shape('area') : null, line: this.#shape(`line ${kind}`) }));
     const ends = element('p', 'quiet ends');
     ends.append(element('span', '', '2 min ago'), element('span', '', 'now'));
     this.element.append(this.#svg, this.#marks, ends);
-    this.grid = grid;
   }
 
   /**
@@ -167,7 +166,7 @@ class Plot {
     const shown = JSON.stringify(marks);
     if (this.#shown !== shown) {
       this.#shown = shown;
-      this.grid.setAttribute('d', marks.map(([height]) => `M0 ${y(height)}H120`).join(''));
+      this.#grid.setAttribute('d', marks.map(([height]) => `M0 ${y(height)}H120`).join(''));
       this.#marks.replaceChildren(
         ...marks.map(([height, text]) => {
           const mark = element('span', '', text);
@@ -234,7 +233,7 @@ class Percentiles {
   show(lines) {
     lines.forEach((values, n) => {
       const value = values.at(-1) ?? null;
-      this.#values[n].textContent = (Number.isFinite(value) && value !== null ? '≤ ' : '') + duration(value);
+      this.#values[n].textContent = (Number.isFinite(value) ? '≤ ' : '') + duration(value);
     });
     const [low, high] = decades(lines.flat());
     const height = (us) => (us === null ? null : (Math.log10(us) - low) / (high - low));
