@@ -62,6 +62,11 @@ flame: build ## Flame graph of the gateway with 2,000 members in one room (insta
 counts: build ## System calls, context switches and instructions per delivery (installs strace, perf, valgrind)
 	tuning/counts.sh
 
+.PHONY: compare
+compare: build ## Halley beside the floor, nchan, mosquitto and NATS, in one run (installs them; COMPARE="--rounds 3")
+	bench/peers.sh
+	target/release/compare --out bench/reports/$$(date +%F)-$$(hostname) $(COMPARE)
+
 .PHONY: deny
 deny: ## Licences, bans and sources of all dependencies (needs cargo-deny)
 	$(CARGO) deny check licenses bans sources

@@ -1,12 +1,14 @@
 // The person's half of the page: log in, listen, talk, push. The gateway's half is live.js, the protocol goim.js.
 
 import { Client, OP } from './goim.js';
-import { duration, span, startLive } from './live.js';
+import { amount, clock, duration, span, startLive } from './live.js';
 
 /** Messages kept on the page. */
 const SHOWN_MAX = 500;
 /** More often than the gateway needs, so that the count of people is fresh. */
 const HEARTBEAT_MS = 5000;
+/** Of a longer message only the beginning is shown, until somebody asks for all. */
+const WORDS_MAX = 400;
 
 const $ = (id) => document.getElementById(id);
 const words = (id) => $(id).value.split(/[\s,]+/).filter(Boolean);
@@ -14,8 +16,9 @@ const words = (id) => $(id).value.split(/[\s,]+/).filter(Boolean);
 /** Milliseconds since 1970, in fractions. */
 const now = () => performance.timeOrigin + performance.now();
 
-/** Who speaks, as others see it. */
+/** Who speaks, as others see it, and from which device. */
 let name = '';
+let identity = '';
 let config = null;
 let client = null;
 
@@ -28,6 +31,7 @@ $('login').addEventListener('submit', (event) => {
   event.preventDefault();
   const mid = Number($('mid').value);
   name = `user ${mid}`;
+  identity = `${name}, key ${$('key').value}`;
   client?.close();
   client = new Client($('url').value, {
     mid,
@@ -45,6 +49,8 @@ $('login').addEventListener('submit', (event) => {
   client.connect();
 });
 
+// A browser points at what is wrong only where it can be seen.
+$('login').addEventListener('invalid', ({ target }) => $('more').contains(target) && ($('more').open = true), true);
 $('leave').addEventListener('click', () => client.close());
 $('retry').addEventListener('click', () => client.connect());
 // The network is back: no reason to wait longer.
@@ -52,11 +58,15 @@ addEventListener('online', () => client?.state.name === 'waiting' && client.conn
 
 let countdown = null;
 let people = null;
+/** Since when there is no connection, and how often it was tried since. */
+let lost = null;
 
 function showState(state) {
   clearInterval(countdown);
   const { name, why, code } = state;
   const left = name === 'closed' && code === 1000;
+  if (name === 'waiting') lost ??= { at: now(), attempts: 0 };
+  else if (name === 'connecting' && lost) lost.attempts++;
   const shown = $('state');
   shown.dataset.state = left ? 'idle' : name;
   if (name === 'waiting') {
@@ -67,13 +77,13 @@ function showState(state) {
     tick();
     countdown = setInterval(tick, 250);
     const line = cell('', 'reconnecting');
-    line.append(seconds, ` because: ${why}`);
+    line.append(seconds, `, attempt ${lost.attempts + 1}, because: ${why} (${code})`);
     shown.replaceChildren(line);
   } else {
     shown.textContent = {
       idle: 'not connected',
-      connecting: state.attempt > 0 ? `connecting, attempt ${state.attempt + 1}` : 'connecting',
-      open: 'connected',
+      connecting: lost ? `connecting, attempt ${lost.attempts}` : 'connecting',
+      open: `connected as ${identity}`,
       closed: left ? 'logged out' : `closed for good because: ${why} (${code})`,
     }[name];
   }
@@ -84,8 +94,10 @@ function showState(state) {
   $('retry').hidden = name !== 'waiting';
   for (const control of $('inside').querySelectorAll('input, button')) control.disabled = name !== 'open';
   if (name !== 'open') people = null;
-  if (name === 'open') addEvent('connected');
+  if (name === 'waiting') addEvent(`${why} (${code}); attempt ${lost.attempts + 1} in ${duration(Math.max(0, state.until - Date.now()) * 1000)}`);
+  else if (name === 'open') addEvent(lost ? `connected after ${duration((now() - lost.at) * 1000)}, at attempt ${lost.attempts}; what was sent meanwhile is lost` : 'connected');
   else if (why && !left) addEvent(`${why} (${code})`);
+  if (name === 'open' || away) lost = null;
   note('');
   showRooms();
   // The form that had the keyboard is gone, or was disabled for a while.
@@ -186,17 +198,43 @@ function unwrap(text) {
   } catch {
     // Not of this page: shown as it is.
   }
-  return { text };
+  return null;
+}
+
+/** What is no text as bytes. */
+function readable(text, body) {
+  const size = `(${body.length} ${body.length === 1 ? 'byte' : 'bytes'})`;
+  if (text === '') return size;
+  if (!/[\0-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd]/.test(text)) return text;
+  const bytes = Array.from(body.subarray(0, 32), (byte) => byte.toString(16).padStart(2, '0'));
+  return `${size} ${bytes.join(' ')}${body.length > bytes.length ? ' …' : ''}`;
+}
+
+/** A text, or its beginning and a button for the rest. */
+function wordsOf(text) {
+  if (text.length <= WORDS_MAX) return [text];
+  const begin = document.createTextNode(`${text.slice(0, WORDS_MAX).replace(/[\ud800-\udbff]$/, '')}… `);
+  const more = document.createElement('button');
+  more.type = 'button';
+  more.className = 'link';
+  more.textContent = `show all ${amount(text.length)} characters`;
+  more.addEventListener('click', () => {
+    begin.data = text;
+    more.remove();
+    $('messages').focus({ preventScroll: true });
+  });
+  return [begin, more];
 }
 
 function showMessage({ op, seq, body, text }) {
-  const message = unwrap(text);
+  const plain = { text };
+  const message = unwrap(text) ?? plain;
   const item = document.createElement('li');
   const own = op === OP.SEND_REPLY && seq !== 0;
   item.classList.toggle('own', own);
   const what = cell('words', '');
   if (message.from || own) what.append(cell('who', `${own ? 'you' : message.from}  `));
-  what.append(message.text || `(${body.length} bytes)`);
+  what.append(...wordsOf(message === plain ? readable(text, body) : message.text));
   const late = cell('ms', '');
   if (message.sent) {
     const us = (now() - message.sent) * 1000;
@@ -220,7 +258,7 @@ function summarise(us) {
 function addEvent(text) {
   const item = document.createElement('li');
   item.className = 'event';
-  item.append(time(), cell('op', ''), cell('words', text), cell('ms', ''));
+  item.append(time(), cell('op', ''), cell('words', text));
   append(item);
 }
 
@@ -235,20 +273,44 @@ function append(item) {
 
 function flush() {
   const list = $('messages');
-  const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 8;
   list.append(...waiting);
+  // Who reads further up is left there.
+  if (!following) unseen += waiting.length;
   waiting = [];
   while (list.childElementCount > SHOWN_MAX) list.firstElementChild.remove();
-  // Who reads further up is left there.
-  if (atEnd) list.scrollTop = list.scrollHeight;
+  if (following) list.scrollTop = list.scrollHeight;
+  showUnseen();
 }
+
+/** The end of the list is in sight, and stays there. */
+let following = true;
+let unseen = 0;
+
+function showUnseen() {
+  $('newer').hidden = unseen === 0;
+  $('newer').textContent = `↓ ${amount(unseen)} new`;
+}
+
+$('newer').addEventListener('click', () => {
+  const list = $('messages');
+  list.scrollTop = list.scrollHeight;
+  list.focus({ preventScroll: true });
+});
+
+$('messages').addEventListener('scroll', ({ target: list }) => {
+  following = list.scrollHeight - list.scrollTop - list.clientHeight < 8;
+  if (following) unseen = 0;
+  showUnseen();
+});
+
+// A phone that is turned.
+new ResizeObserver(([{ target: list }]) => following && (list.scrollTop = list.scrollHeight)).observe($('messages'));
 
 function time() {
   const made = document.createElement('time');
   const moment = new Date();
-  const two = (value) => String(value).padStart(2, '0');
   made.dateTime = moment.toISOString();
-  made.textContent = `${two(moment.getHours())}:${two(moment.getMinutes())}:${two(moment.getSeconds())}.${Math.floor(moment.getMilliseconds() / 100)}`;
+  made.textContent = `${clock(moment)}.${Math.floor(moment.getMilliseconds() / 100)}`;
   return made;
 }
 

@@ -74,7 +74,7 @@ async function logIn(page, mid, key, rooms) {
   await page.fill('#key', key);
   await page.fill('#rooms', rooms);
   await page.press('Enter', 13);
-  await page.sees('#state', /^connected$/);
+  await page.sees('#state', /^connected as user \d+, key \w+$/);
 }
 
 const messages = (page) => page.texts('#messages li:not(.event) .words');
@@ -176,13 +176,19 @@ test('two people in a room, on a gateway that is restarted', { skip, timeout: TI
       for (let i = 0; i < burst; i++) await gateway.push('room?operation=1000&type=live&room=1001', `tick ${n}`);
       await sleep(100);
       if (n === 30) {
-        const [connections, rooms, deliveries, pushes] = await values();
-        assert.deepEqual([connections, rooms], ['2', '2']);
-        assert.ok(Number(deliveries) > 0 && Number(pushes) > 0, `${deliveries} ${pushes}`);
+        const [connections, rooms, deliveries, drops] = await values();
+        assert.deepEqual([connections, rooms, drops], ['2', '2', '0']);
+        assert.ok(Number(deliveries) > 0, deliveries);
       }
     }
     assert.match(await ann.text('#charts'), /2 WebSocket · 0 TCP · 2 logged in/);
-    assert.match(await ann.text('#stages'), /shard → written\s+\d+/);
+    assert.match(await ann.text('#stages'), /the whole way\s+[\d.]+ [µm]?s\s+[\d.]+ [µm]?s\s+[\d.]+ [µm]?s$/);
+    for (const share of ['p50', 'p90', 'p99']) {
+      assert.match(await ann.text(`.percentiles .${share} dd`), /^≤ [\d.]+ [µm]?s$/);
+      assert.match(await ann.eval(`document.querySelector('#way .line.${share}').getAttribute('d')`), /^M[\d.]+ [\d.]+L/, `${share} is drawn`);
+    }
+    const marks = await ann.texts('#way .marks span');
+    assert.ok(marks.length >= 3 && marks.every((mark) => /^10?0? [µm]?s$/.test(mark)), `${marks}`);
   });
 
   await t.test('it fits a screen and a phone, by day and by night', async () => {
@@ -199,12 +205,16 @@ test('two people in a room, on a gateway that is restarted', { skip, timeout: TI
 
   await t.test('a restart is told, and waited out', async () => {
     await gateway.stop();
-    for (const page of [ann, bob]) await page.sees('#state', /^reconnecting in \d+ s because: \S/);
-    await ann.sees('#messages li:last-child .words', /server is going away/);
+    for (const page of [ann, bob]) await page.sees('#state', /^reconnecting in \d+ s, attempt \d+, because: \S.* \(10\d\d\)$/);
+    await eventually('the reason and the first pause', async () => (await ann.texts('#messages .event .words')).some((words) => /^the server is going away \(1001\); attempt 1 in [\d.]+ [µm]?s$/.test(words)));
+    await eventually('an attempt that failed', async () => (await ann.texts('#messages .event .words')).some((words) => /^could not connect \(1006\); attempt 2 in [\d.]+ [µm]?s$/.test(words)));
     await ann.sees('#live-state', /no answer since/);
     await ann.screenshot(`${PICTURES}/away.png`, false);
     await gateway.start();
-    for (const page of [ann, bob]) await page.sees('#state', /^connected$/);
+    for (const page of [ann, bob]) {
+      await page.sees('#state', /^connected as user \d+, key \w+$/);
+      await page.sees('#messages li:last-child .words', /^connected after [\d.]+ m?s, at attempt \d+; what was sent meanwhile is lost$/);
+    }
     await ann.sees('#live-state', /^live$/);
     await bob.fill('#chat-text', 'we are back');
     await bob.press('Enter', 13);

@@ -325,13 +325,17 @@ impl Core {
 
     /// Moves mail into the ring to the front, as far as it goes.
     fn post(&mut self) {
+        let mut posted = false;
         while let Some(mail) = self.out.mail.pop_front() {
             if let Err(mail) = self.to_front.push(mail) {
                 self.out.mail.push_front(mail);
                 break;
             }
+            posted = true;
         }
-        self.to_front.notify();
+        if posted {
+            self.to_front.notify();
+        }
     }
 }
 
@@ -362,9 +366,10 @@ async fn read(reactor: Rc<Reactor>, id: ConnectionId, socket: Rc<Socket>, held: 
 /// The task of one write.
 async fn send(reactor: Rc<Reactor>, id: ConnectionId, socket: Rc<Socket>, run: Run) {
     let since = Time::now();
-    let (result, written) = socket.send(run.bytes, run.start).await;
+    let Run { bytes, start, frames, accepted } = run;
+    let (result, written) = socket.send(bytes, start).await;
     drop(socket);
-    let sent = Sent { complete: result.is_ok(), written: written as u64, frames: run.frames, since };
+    let sent = Sent { complete: result.is_ok(), written: written as u64, frames, accepted, since };
     reactor.tell(|core, now| core.shard.sent(now, id, sent, &mut core.out));
 }
 
