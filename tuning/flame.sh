@@ -32,7 +32,7 @@ note "flame: $seconds s of $event on core $SERVER_CPUS"
 before=$(counted deliveries)
 # Frame pointers would need a second build of everything; the unwind tables are in every build.
 taskset -c "$CLIENT_CPUS" perf record --quiet --event "$event" --freq 999 --cpu "$SERVER_CPUS" --call-graph dwarf,8192 \
-  --output "$work/perf.data" -- sleep "$seconds" >&2
+  --mmap-pages 16M --output "$work/perf.data" -- sleep "$seconds" >&2
 after=$(counted deliveries)
 pid=$server
 room_stop
@@ -41,26 +41,29 @@ room_stop
 note "flame: unwinding"
 # Below main and the threads' starts there is only noise.
 perf script --input "$work/perf.data" --no-inline --pid "$pid" -F comm,pid,tid,time,event,ip,sym,dso 2>/dev/null |
-  target/tools/bin/inferno-collapse-perf 2>/dev/null | sed 's/;\[unknown\];/;/' >"$work/folded"
+  target/tools/bin/inferno-collapse-perf --kernel 2>/dev/null | sed 's/;\[unknown\];/;/' >"$work/folded"
 samples=$(awk '{ sum += $NF } END { print sum + 0 }' "$work/folded")
 [ "$samples" -gt 100 ] || die "only $samples samples: is the gateway on core $SERVER_CPUS?"
 # Frames narrower than 0.1 % are left out, or the file would have megabytes.
 target/tools/bin/inferno-flamegraph --minwidth 0.1 --hash --title 'halley: CPU of one room' \
   --subtitle "$(room_context)" --countname samples "$work/folded" >"$out/flame.svg"
+# Self time: the last frame of each stack. One line per thread and function, the widest first.
+self_times() {
+  awk '{ count = $NF; sub(/ [0-9]+$/, ""); frames = split($0, frame, ";"); print count "\t" frame[1] "\t" frame[frames] }' "$work/folded" |
+    awk -F '\t' -v only="$1" -v all="$samples" '
+      only == "user" && $3 ~ /_\[k\]$/ { next }
+      { key = only == "threads" ? $2 : $2 "  " $3; sum[key] += $1 }
+      END { for (key in sum) printf "%6.2f%%  %s\n", sum[key] * 100 / all, key }' | sort -rn | head -30
+}
 {
   room_context
   echo "$samples samples of $event at 999 Hz over $seconds s, $((after - before)) deliveries; shares are of the process"
   echo
-  perf report --input "$work/perf.data" --stdio --no-inline --no-children -g none --pid "$pid" --percentage relative \
-    --sort comm 2>/dev/null | grep -v '^#' | sed 's/ *$//' | grep . || true
-  echo
-  echo 'self time by symbol ([k] kernel, [.] user), the first 30'
-  perf report --input "$work/perf.data" --stdio --no-inline --no-children -g none --pid "$pid" --percentage relative \
-    --sort comm,sym 2>/dev/null | grep -v '^#' | sed 's/ *$//' | grep . | awk 'NR <= 30' || true
-  echo
-  echo 'self time by symbol, user code alone, the first 30'
-  perf report --input "$work/perf.data" --stdio --no-inline --no-children -g none --pid "$pid" --percentage relative \
-    --sort comm,sym 2>/dev/null | grep -F '[.]' | sed 's/ *$//' | awk 'NR <= 30' || true
+  self_times threads
+  printf '\nself time, the first 30 functions; _[k] is the kernel\n'
+  self_times all
+  printf '\nself time, the first 30 functions of user code\n'
+  self_times user
 } >"$out/flame.txt"
 cat "$out/flame.txt"
 note "written: $out/flame.svg ($(($(wc -c <"$out/flame.svg") / 1024)) KB), flame.txt"

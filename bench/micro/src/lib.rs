@@ -107,6 +107,7 @@ impl Gateway {
             filter: Op(1000),
             encoded: encoded.clone(),
             origin: None,
+            accepted: Some(self.now),
             dispatched: self.now,
         };
         self.shard.mail(self.now, ToShard::Push(Box::new(push)), &mut self.out);
@@ -165,6 +166,7 @@ impl Gateway {
                     written: run.as_slice().len() as u64,
                     frames: run.frames,
                     since: self.now,
+                    accepted: run.accepted,
                 };
                 self.shard.sent(self.now, id, sent, &mut self.out);
             }
