@@ -28,6 +28,7 @@ trap room_stop EXIT
 room_start() {
   local seconds=$1 n=0
   shift
+  load=$(cut -d' ' -f1 /proc/loadavg)
   for binary in halley loadgen; do
     [ -x "$target/release/$binary" ] || die "no $target/release/$binary; run make build"
   done
@@ -64,8 +65,8 @@ can_count() {
 
 # A line that says what was measured where; no paths, no names.
 room_context() {
-  printf '%s members, %s pushes a second of 60 B, TCP, gateway on core %s, loadgen on core %s; commit %s, Linux %s, %s\n' \
-    "$MEMBERS" "$RATE" "$SERVER_CPUS" "$CLIENT_CPUS" \
+  printf '%s members, %s pushes a second of 60 B, TCP, gateway on core %s, loadgen on core %s, load average before %s; commit %s, Linux %s, %s\n' \
+    "$MEMBERS" "$RATE" "$SERVER_CPUS" "$CLIENT_CPUS" "$load" \
     "$(git rev-parse --short HEAD)$(git diff --quiet HEAD 2>/dev/null || echo -dirty)" "$(uname -r)" \
     "$(awk -F': ' '/model name/ { print $2; exit }' /proc/cpuinfo)"
 }

@@ -57,12 +57,13 @@ def main():
         sys.exit(f"report: no figures in {options.folder}; run make micro")
     cpu = next(line.split(": ")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
     commit = output("git", "rev-parse", "--short", "HEAD")
-    dirty = "-dirty" if output("git", "status", "--porcelain") else ""
+    dirty = "-dirty" if output("git", "status", "--porcelain", "--untracked-files=no") else ""
     print("# Criterion benches: medians\n")
     print(
         f"`make micro` at commit {commit}{dirty}, on core {options.cpus} of {os.cpu_count()} ({cpu}), "
         f"Linux {os.uname().release}, {output('rustc', '--version').rsplit(' (', 1)[0]}; "
-        f"load average at the start {options.load}.\nOne thread, no kernel, where the bench does not say otherwise."
+        f"load average before {options.load} (near 0, or the machine had other work and the figures are too high).\n"
+        "One thread, no kernel, where the bench does not say otherwise."
     )
     group = None
     for name, _, bench, elements, median, lower, upper in found:

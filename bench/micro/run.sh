@@ -17,6 +17,7 @@ options=(--noplot --warm-up-time 0.5 --measurement-time 2 --sample-size 30)
 started=$(date +%s)
 load=$(cut -d' ' -f1 /proc/loadavg)
 taskset -c "$CPUS" "${CARGO:-cargo}" bench --quiet -p halley-micro -- "${options[@]}"
+table=$(python3 bench/micro/report.py --newer-than "$started" --cpus "$CPUS" --load "$load" "$CRITERION_HOME")
 mkdir -p "$out"
-python3 bench/micro/report.py --newer-than "$started" --cpus "$CPUS" --load "$load" "$CRITERION_HOME" >"$out/micro.md"
+printf '%s\n' "$table" >"$out/micro.md"
 echo "written: $out/micro.md" >&2
