@@ -67,7 +67,7 @@ can_count() {
 room_context() {
   printf '%s members, %s pushes a second of 60 B, TCP, gateway on core %s, loadgen on core %s, load average before %s; commit %s, Linux %s, %s\n' \
     "$MEMBERS" "$RATE" "$SERVER_CPUS" "$CLIENT_CPUS" "$load" \
-    "$(git rev-parse --short HEAD)$(git diff --quiet HEAD 2>/dev/null || echo -dirty)" "$(uname -r)" \
+    "$(git rev-parse --short HEAD)$(git diff --quiet HEAD -- . ':!bench/reports' 2>/dev/null || echo -dirty)" "$(uname -r)" \
     "$(awk -F': ' '/model name/ { print $2; exit }' /proc/cpuinfo)"
 }
 

@@ -57,7 +57,7 @@ def main():
         sys.exit(f"report: no figures in {options.folder}; run make micro")
     cpu = next(line.split(": ")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
     commit = output("git", "rev-parse", "--short", "HEAD")
-    dirty = "-dirty" if output("git", "status", "--porcelain", "--untracked-files=no") else ""
+    dirty = "-dirty" if output("git", "status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/reports") else ""
     print("# Criterion benches: medians\n")
     print(
         f"`make micro` at commit {commit}{dirty}, on core {options.cpus} of {os.cpu_count()} ({cpu}), "
