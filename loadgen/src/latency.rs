@@ -148,11 +148,7 @@ impl Times {
 }
 
 /// The latency as far as it may be reported, and why not beyond.
-pub fn verdict(
-    latency: &Times,
-    pusher: &Times,
-    reader: &Times,
-) -> (Option<Quantiles>, Option<String>) {
+pub fn verdict(latency: &Times, pusher: &Times, reader: &Times) -> (Option<Quantiles>, Option<String>) {
     let Some(mut quantiles) = latency.quantiles() else {
         return (None, Some("no message of this run was timed".to_owned()));
     };

@@ -46,11 +46,7 @@ pub fn arrival_space() -> Vec<u8> {
 }
 
 /// Reads what has arrived, and when the last of it did: wall clock, ns. One system call.
-pub fn receive(
-    socket: &TcpStream,
-    buffer: &mut [u8],
-    space: &mut [u8],
-) -> io::Result<(usize, Option<u64>)> {
+pub fn receive(socket: &TcpStream, buffer: &mut [u8], space: &mut [u8]) -> io::Result<(usize, Option<u64>)> {
     let mut parts = [IoSliceMut::new(buffer)];
     let received = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(space), MsgFlags::empty())?;
     let arrived = received.cmsgs()?.find_map(|note| match note {
