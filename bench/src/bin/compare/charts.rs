@@ -97,7 +97,7 @@ pub(crate) fn latency(report: &Report, file: &Path) -> Result<()> {
                 .label_style(("sans-serif", 12).into_font().color(&GREY))
                 .x_desc("thousand deliveries a second")
                 .y_desc("ms")
-                .x_label_formatter(&|value| format!("{value:.0}"))
+                .x_label_formatter(&|value| one_two_five(*value))
                 .y_label_formatter(&|value| {
                     if *value < 1.0 { format!("{value:.1}") } else { format!("{value:.0}") }
                 })
@@ -116,6 +116,12 @@ pub(crate) fn latency(report: &Report, file: &Path) -> Result<()> {
         }
     }
     draw(root.present())
+}
+
+/// 10, 20, 50, 100, …; nothing for the values between, whose labels would overlap.
+fn one_two_five(value: f64) -> String {
+    let text = format!("{value:.0}");
+    if matches!(text.trim_end_matches('0'), "1" | "2" | "5") { text } else { String::new() }
 }
 
 fn subtitle(report: &Report) -> String {

@@ -58,6 +58,8 @@ struct Client {
 pub(crate) struct HeardSoFar {
     /// Messages of this run.
     pub(crate) messages: u64,
+    /// Reads that brought some.
+    pub(crate) reads: u64,
     /// Those that came when a later one had been there already.
     pub(crate) disordered: u64,
     /// From the planned send time to the read.
@@ -201,7 +203,7 @@ impl Fleet {
             let Client { wire, next, joined, .. } = client;
             let (heard, total, run, size) = (&mut self.heard, &mut self.joined, self.run, self.size);
             let first = self.first;
-            let mut answers = Vec::new();
+            let (mut answers, before) = (Vec::new(), heard.messages);
             wire.hear(&mut self.buffer[..length], &mut |what| match what {
                 Heard::Joined => *total += usize::from(!std::mem::replace(joined, true)),
                 Heard::Say(bytes) => answers.extend(bytes),
@@ -220,6 +222,7 @@ impl Fleet {
                 }
             })
             .map_err(|what| anyhow::anyhow!("client {n} did not understand the server: {what}"))?;
+            heard.reads += u64::from(heard.messages > before);
             if !answers.is_empty() {
                 say(client, &answers)?;
             }

@@ -46,6 +46,8 @@ pub(crate) struct Outcome {
     pub(crate) p99_ms: Option<f64>,
     pub(crate) p999_ms: Option<f64>,
     pub(crate) delivered: u64,
+    /// Messages that one read brought: above 1 the server, or the network, had joined some.
+    pub(crate) per_read: f64,
     pub(crate) lost: u64,
     pub(crate) disordered: u64,
     /// Publications the server refused.
@@ -136,6 +138,7 @@ impl<'a> Room<'a> {
             p99_ms: at(Point::P99),
             p999_ms: at(Point::P999),
             delivered: heard.messages,
+            per_read: heard.messages as f64 / heard.reads.max(1) as f64,
             lost: expected.saturating_sub(heard.messages),
             disordered: heard.disordered,
             refused: published.refused,

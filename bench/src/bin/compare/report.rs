@@ -139,7 +139,8 @@ impl Report {
             &format!(
                 "{members} members, {rate} messages a second of {size} B for {seconds} s, a fresh server each time, \
                  systems interleaved. Medians of the rounds; in brackets the interval that holds the true median with \
-                 95 % (sign test). Ratios are taken within each round. The floor is its faster variant, {}.",
+                 95 % (sign test). Ratios are taken within each round. \"A read\" is how many messages one read of a client \
+                 brought: above 1 they were joined on the way. The floor is its faster variant, {}.",
                 self.floor().unwrap_or("missing"),
             ),
             self.room_table(),
@@ -185,6 +186,7 @@ impl Report {
             "p99, ms",
             "p99.9, ms",
             "login, µs",
+            "a read",
             "lost",
             "generator",
         ]);
@@ -204,6 +206,7 @@ impl Report {
                 of(|run| run.p99_ms),
                 of(|run| run.p999_ms),
                 of(|run| Some(run.join_us)),
+                of(|run| Some(run.per_read)),
                 self.rounds(name).map(|run| run.lost).sum::<u64>().to_string(),
                 of(|run| Some(run.generator_percent)) + " %",
             ]);
