@@ -232,7 +232,7 @@ function wordsOf(text) {
     begin.data = text;
     more.remove();
     $('messages').focus({ preventScroll: true });
-    look();
+    follow(isAtEnd());
   });
   return [begin, more];
 }
@@ -288,12 +288,14 @@ function flush() {
   if (!following) unseen += waiting.length;
   waiting = [];
   while (list.childElementCount > SHOWN_MAX) list.firstElementChild.remove();
-  if (following) list.scrollTop = list.scrollHeight;
+  stay();
   showUnseen();
 }
 
-/** The end of the list is in sight, and stays there. */
+/** The end of the list is in sight, and stays there until somebody scrolls up. */
 let following = true;
+let scrolled = 0;
+let width = 0;
 let unseen = 0;
 
 function showUnseen() {
@@ -302,25 +304,41 @@ function showUnseen() {
 }
 
 $('newer').addEventListener('click', () => {
-  const list = $('messages');
-  list.scrollTop = list.scrollHeight;
-  list.focus({ preventScroll: true });
+  follow(true);
+  stay();
+  $('messages').focus({ preventScroll: true });
 });
 
-/** What is in sight has changed. */
-function look() {
+function isAtEnd() {
   const list = $('messages');
-  following = list.scrollHeight - list.scrollTop - list.clientHeight < 8;
-  list.classList.toggle('following', following);
-  if (following) unseen = 0;
+  return list.scrollHeight - list.scrollTop - list.clientHeight < 8;
+}
+
+function follow(yes) {
+  following = yes;
+  $('messages').classList.toggle('following', yes);
+  if (yes) unseen = 0;
   showUnseen();
 }
 
-look();
-$('messages').addEventListener('scroll', look);
+function stay() {
+  if (following) $('messages').scrollTop = $('messages').scrollHeight;
+}
 
-// A phone that is turned.
-new ResizeObserver(([{ target: list }]) => following && (list.scrollTop = list.scrollHeight)).observe($('messages'));
+follow(true);
+$('messages').addEventListener('scroll', ({ target: list }) => {
+  if (isAtEnd()) follow(true);
+  else if (list.scrollTop < scrolled && list.clientWidth === width) follow(false);
+  else stay(); // nobody scrolled up: the list was laid out anew
+  scrolled = list.scrollTop;
+});
+
+// A phone that is turned; it takes more than one step to lay the list out.
+new ResizeObserver(([{ target: list }]) => {
+  width = list.clientWidth;
+  stay();
+  requestAnimationFrame(stay);
+}).observe($('messages'));
 
 function time() {
   const made = document.createElement('time');

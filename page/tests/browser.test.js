@@ -314,7 +314,11 @@ test('what arrives stays readable', { skip, timeout: TIMEOUT_MS }, async (t) => 
   await page.sees(last, /^the last$/);
   await page.look({ width: 390, height: 844, mobile: true });
   await eventually('still at the end', () => page.eval("(({ scrollHeight, scrollTop, clientHeight }) => scrollHeight - scrollTop - clientHeight < 8)(document.querySelector('#messages'))"));
-  assert.equal(await page.text('#count'), '204');
+  await page.eval("document.querySelector('#messages').scrollTop -= 100");
+  await sleep(100);
+  await push('out of sight');
+  await page.sees('#newer', /^↓ 1 new$/);
+  assert.equal(await page.text('#count'), '205');
   assert.deepEqual(page.errors, []);
 });
 
