@@ -68,7 +68,7 @@ pub(crate) fn cpu(report: &Report, file: &Path) -> Result<()> {
 
 /// Deliveries a second against p50, p99 and p99.9: a panel each, a line per system.
 pub(crate) fn latency(report: &Report, file: &Path) -> Result<()> {
-    type Value = fn(&Outcome) -> Option<f64>;
+    type Value = fn(&Outcome) -> f64;
     let panels: [(&str, Value); 3] =
         [("p50", |run| run.p50_ms), ("p99", |run| run.p99_ms), ("p99.9", |run| run.p999_ms)];
     let root = SVGBackend::new(file, (1080, 480)).into_drawing_area();
@@ -79,7 +79,7 @@ pub(crate) fn latency(report: &Report, file: &Path) -> Result<()> {
     let per_second = |run: &Outcome| run.load.rate * run.load.members as f64 / 1000.0;
     let rates = report.sweep.iter().map(per_second);
     let (low, high) = (rates.clone().fold(f64::MAX, f64::min), rates.fold(1.0, f64::max));
-    let slowest = report.sweep.iter().filter_map(|run| run.p999_ms).fold(10.0, f64::max);
+    let slowest = report.sweep.iter().map(|run| run.p999_ms).fold(10.0, f64::max);
     for (plot, (name, value)) in plots.iter().zip(panels) {
         let mut chart = ChartBuilder::on(plot)
             .caption(name, ("sans-serif", 16).into_font().color(&INK))
@@ -105,8 +105,7 @@ pub(crate) fn latency(report: &Report, file: &Path) -> Result<()> {
         )?;
         for system in &report.systems {
             let runs = report.sweep.iter().filter(|run| run.system == system.name);
-            let points: Vec<(f64, f64)> =
-                runs.filter_map(|run| Some((per_second(run), value(run)?))).collect();
+            let points: Vec<(f64, f64)> = runs.map(|run| (per_second(run), value(run).max(0.5))).collect();
             let colour = colour(system.name);
             draw(
                 chart.draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(2))).map(drop),

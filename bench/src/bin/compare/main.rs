@@ -192,14 +192,9 @@ fn sweep(system: &System, setting: &Setting, load: Load, into: &mut Vec<Outcome>
 }
 
 fn outcome_words(outcome: &Outcome) -> String {
-    let ms = |value: Option<f64>| value.map_or_else(|| "     –".to_owned(), |ms| format!("{ms:6.1}"));
     format!(
-        "{:6.2} µs  p50 {} ms  p99 {} ms  lost {}  generator {:3.0} %",
-        outcome.cpu_us,
-        ms(outcome.p50_ms),
-        ms(outcome.p99_ms),
-        outcome.lost,
-        outcome.generator_percent,
+        "{:6.2} µs  p50 {:6.1} ms  p99 {:6.1} ms  lost {}  generator {:3.0} %",
+        outcome.cpu_us, outcome.p50_ms, outcome.p99_ms, outcome.lost, outcome.generator_percent,
     )
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use loadgen::{
     clock::{Clock, ns},
-    latency::{Point, verdict},
+    latency::{OWN_SHARE_MAX, Point, Times},
 };
 use serde::Serialize;
 
@@ -41,10 +41,13 @@ pub(crate) struct Outcome {
     pub(crate) load: Load,
     /// CPU of all processes of the server per delivery, µs.
     pub(crate) cpu_us: f64,
-    /// From planned send to the client's read, ms; none where the generator's own part was too large.
-    pub(crate) p50_ms: Option<f64>,
-    pub(crate) p99_ms: Option<f64>,
-    pub(crate) p999_ms: Option<f64>,
+    /// From planned send to the client's read, ms.
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
+    pub(crate) p999_ms: f64,
+    /// What the generator itself was late at the same points, in publishing and in reading, ms. It is part of the above.
+    pub(crate) own_p50_ms: f64,
+    pub(crate) own_p99_ms: f64,
     pub(crate) delivered: u64,
     /// Messages that one read brought: above 1 the server, or the network, had joined some.
     pub(crate) per_read: f64,
@@ -58,8 +61,15 @@ pub(crate) struct Outcome {
     pub(crate) join_us: f64,
     /// How busy the generator's core was, percent.
     pub(crate) generator_percent: f64,
-    /// Why a figure is missing or not to be trusted.
+    /// Why publications were refused.
     pub(crate) note: Option<String>,
+}
+
+impl Outcome {
+    /// More of its p99 may be the generator's than can be overlooked.
+    pub(crate) fn is_spoiled(&self) -> bool {
+        self.own_p99_ms > self.p99_ms * OWN_SHARE_MAX
+    }
 }
 
 /// What idle connections cost.
@@ -120,23 +130,24 @@ impl<'a> Room<'a> {
         self.fleet.hear(expected, PATIENCE)?;
         let cpu = account::cpu(self.server.pid())? - cpu;
         let took = Duration::from_nanos(self.clock.now_ns() - schedule.start_ns);
-        let own = account::own_cpu()? - own;
+        let busy = account::own_cpu()? - own;
         let published = publisher.join().map_err(|_| anyhow::anyhow!("the publisher panicked"))?;
         self.publisher = Some(published.publisher);
         let heard = &self.fleet.heard;
-        let (quantiles, mut note) = verdict(&heard.latency, &published.lateness, &heard.reader);
-        if let Some(why) = &published.why {
-            note = Some(format!("{} publications refused: {why}", published.refused));
-        }
-        let at = |point| quantiles.and_then(|quantiles| quantiles.at(point)).map(|us| us as f64 / 1000.0);
+        let ms = |times: &Times, point| {
+            times.quantiles().and_then(|quantiles| quantiles.at(point)).unwrap_or_default() as f64 / 1000.0
+        };
+        let own = |point| ms(&published.lateness, point) + ms(&heard.reader, point);
         Ok(Outcome {
             system: self.system.name,
             round: self.round,
             load,
             cpu_us: micros(cpu) / heard.messages.max(1) as f64,
-            p50_ms: at(Point::P50),
-            p99_ms: at(Point::P99),
-            p999_ms: at(Point::P999),
+            p50_ms: ms(&heard.latency, Point::P50),
+            p99_ms: ms(&heard.latency, Point::P99),
+            p999_ms: ms(&heard.latency, Point::P999),
+            own_p50_ms: own(Point::P50),
+            own_p99_ms: own(Point::P99),
             delivered: heard.messages,
             per_read: heard.messages as f64 / heard.reads.max(1) as f64,
             lost: expected.saturating_sub(heard.messages),
@@ -144,8 +155,8 @@ impl<'a> Room<'a> {
             refused: published.refused,
             took_s: took.as_secs_f64(),
             join_us: self.join_us,
-            generator_percent: 100.0 * own.as_secs_f64() / took.as_secs_f64(),
-            note,
+            generator_percent: 100.0 * busy.as_secs_f64() / took.as_secs_f64(),
+            note: published.why,
         })
     }
 }
