@@ -54,16 +54,34 @@ page-test: ## The page: its goim client in node, and all of it in real browsers 
 	node --test page/tests/*.test.js
 
 .PHONY: lint
-lint: ## Formatting and clippy, warnings are errors
+lint: ## Formatting and clippy, warnings are errors; the sysctl file
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
 	$(CARGO) fmt --manifest-path tests/sim/Cargo.toml --check
 	$(CARGO) clippy $(IN_SIM) --all-targets --quiet -- -D warnings
+	tuning/check.sh --quiet
 
 .PHONY: bench
 bench: build ## Measure this machine: latency, CPU per delivery, memory per connection, logins
 	bench/measure.sh
+
+.PHONY: micro
+micro: ## Criterion benches: codec, fan-out, timers, mailbox, sessions, each alone (two minutes after the build)
+	bench/micro/run.sh
+
+.PHONY: flame
+flame: build ## Flame graph of the gateway with 2,000 members in one room (installs perf, inferno)
+	tuning/flame.sh
+
+.PHONY: counts
+counts: build ## System calls, context switches and instructions per delivery (installs strace, perf, valgrind)
+	tuning/counts.sh
+
+.PHONY: compare
+compare: build ## Halley beside the floor, nchan, mosquitto and NATS, in one run (installs them; COMPARE="--rounds 3")
+	bench/peers.sh
+	target/release/compare --out bench/reports/$$(date +%F)-$$(hostname) $(COMPARE)
 
 .PHONY: deny
 deny: ## Licences, bans and sources of all dependencies (needs cargo-deny)

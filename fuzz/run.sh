@@ -39,11 +39,13 @@ longest() {
 }
 
 # A target with the limits of every run. Single allocations are bounded by the targets themselves (fuzz/src/lib.rs).
+# An input takes a few milliseconds at most; the limit is for those that never end. It is time on the wall, of which a
+# crowded machine takes seconds for others.
 fuzzer() {
   local target=$1 dictionary=fuzz/dictionaries/$1.dict limits
   shift
   limits=(
-    -timeout=1 -rss_limit_mb=512 -max_len="$(longest "$target")" -len_control=0
+    -timeout=10 -rss_limit_mb=512 -max_len="$(longest "$target")" -len_control=0
     -artifact_prefix="target/fuzz/crashes/$target/"
   )
   [ ! -e "$dictionary" ] || limits+=(-dict="$dictionary")

@@ -1,12 +1,14 @@
 // The person's half of the page: log in, listen, talk, push. The gateway's half is live.js, the protocol goim.js.
 
 import { Client, OP } from './goim.js';
-import { duration, span, startLive } from './live.js';
+import { amount, clock, duration, span, startLive } from './live.js';
 
 /** Messages kept on the page. */
 const SHOWN_MAX = 500;
 /** More often than the gateway needs, so that the count of people is fresh. */
 const HEARTBEAT_MS = 5000;
+/** Of a longer message only the beginning is shown, until somebody asks for all. */
+const WORDS_MAX = 240;
 
 const $ = (id) => document.getElementById(id);
 const words = (id) => $(id).value.split(/[\s,]+/).filter(Boolean);
@@ -14,8 +16,9 @@ const words = (id) => $(id).value.split(/[\s,]+/).filter(Boolean);
 /** Milliseconds since 1970, in fractions. */
 const now = () => performance.timeOrigin + performance.now();
 
-/** Who speaks, as others see it. */
+/** Who speaks, as others see it, and from which device. */
 let name = '';
+let identity = '';
 let config = null;
 let client = null;
 
@@ -24,14 +27,20 @@ let client = null;
 $('mid').value = 1 + Math.floor(Math.random() * 999);
 $('key').value = `web-${Math.random().toString(36).slice(2, 8)}`;
 
-$('login').addEventListener('submit', (event) => {
+$('login').addEventListener('submit', async (event) => {
   event.preventDefault();
+  // Whoever is quicker than the first answer of the gateway waits for it.
+  if (!$('url').value) await readConfig().catch(() => {});
+  if (!$('url').value) return showState({ name: 'closed', why: 'the gateway does not say where its WebSocket is', code: 1006 });
   const mid = Number($('mid').value);
   name = `user ${mid}`;
+  const key = $('key').value;
+  proposeRoom(words('rooms')[0]);
+  identity = `${name}, key ${key.length > 24 ? `${key.slice(0, 23)}…` : key}`;
   client?.close();
   client = new Client($('url').value, {
     mid,
-    key: $('key').value,
+    key,
     rooms: words('rooms'),
     accepts: words('accepts').map(Number),
     heartbeatMs: HEARTBEAT_MS,
@@ -45,6 +54,8 @@ $('login').addEventListener('submit', (event) => {
   client.connect();
 });
 
+// A browser points at what is wrong only where it can be seen.
+$('login').addEventListener('invalid', ({ target }) => $('more').contains(target) && ($('more').open = true), true);
 $('leave').addEventListener('click', () => client.close());
 $('retry').addEventListener('click', () => client.connect());
 // The network is back: no reason to wait longer.
@@ -52,11 +63,15 @@ addEventListener('online', () => client?.state.name === 'waiting' && client.conn
 
 let countdown = null;
 let people = null;
+/** Since when there is no connection, and how often it was tried since. */
+let lost = null;
 
 function showState(state) {
   clearInterval(countdown);
   const { name, why, code } = state;
   const left = name === 'closed' && code === 1000;
+  if (name === 'waiting') lost ??= { at: now(), attempts: 0 };
+  else if (name === 'connecting' && lost) lost.attempts++;
   const shown = $('state');
   shown.dataset.state = left ? 'idle' : name;
   if (name === 'waiting') {
@@ -67,13 +82,13 @@ function showState(state) {
     tick();
     countdown = setInterval(tick, 250);
     const line = cell('', 'reconnecting');
-    line.append(seconds, ` because: ${why}`);
+    line.append(seconds, `, attempt ${lost.attempts + 1}, because: ${why} (${code})`);
     shown.replaceChildren(line);
   } else {
     shown.textContent = {
       idle: 'not connected',
-      connecting: state.attempt > 0 ? `connecting, attempt ${state.attempt + 1}` : 'connecting',
-      open: 'connected',
+      connecting: lost ? `connecting, attempt ${lost.attempts}` : 'connecting',
+      open: `connected as ${identity}`,
       closed: left ? 'logged out' : `closed for good because: ${why} (${code})`,
     }[name];
   }
@@ -84,8 +99,10 @@ function showState(state) {
   $('retry').hidden = name !== 'waiting';
   for (const control of $('inside').querySelectorAll('input, button')) control.disabled = name !== 'open';
   if (name !== 'open') people = null;
-  if (name === 'open') addEvent('connected');
+  if (name === 'waiting') addEvent(`${why} (${code}); attempt ${lost.attempts + 1} in ${duration(Math.max(0, state.until - Date.now()) * 1000)}`);
+  else if (name === 'open') addEvent(lost ? `connected after ${duration((now() - lost.at) * 1000)}, at attempt ${lost.attempts}; what was sent meanwhile is lost` : 'connected');
   else if (why && !left) addEvent(`${why} (${code})`);
+  if (name === 'open' || away) lost = null;
   note('');
   showRooms();
   // The form that had the keyboard is gone, or was disabled for a while.
@@ -133,10 +150,15 @@ function button(text, title, act) {
   if (text === '×') made.setAttribute('aria-label', title);
   made.addEventListener('click', () => attempt(async () => {
     await act();
-    people = null;
-    people = await client.heartbeat();
+    await countAnew();
   }));
   return made;
+}
+
+/** The count is of the first room: with another one it is not known until a heartbeat has told. */
+async function countAnew() {
+  people = null;
+  people = await client.heartbeat();
 }
 
 /** Leaves a room; the next one becomes the one to speak in. */
@@ -151,8 +173,10 @@ $('join').addEventListener('submit', (event) => {
   const room = $('join-room').value.trim();
   if (room === '') return;
   attempt(async () => {
+    const first = client.firstRoom;
     await client.join(room);
     $('join-room').value = '';
+    if (client.firstRoom !== first) await countAnew();
   });
 });
 
@@ -179,24 +203,48 @@ const latencies = [];
 /** What this page sends: words, who says them, and when. */
 const wrap = (text) => JSON.stringify({ text, from: name || undefined, sent: Math.round(now() * 10) / 10 });
 
-function unwrap(text) {
+function unwrap(text, body) {
   try {
     const value = JSON.parse(text);
     if (typeof value?.text === 'string' && typeof value.sent === 'number') return value;
   } catch {
     // Not of this page: shown as it is.
   }
-  return { text };
+  return { text: readable(text, body) };
+}
+
+/** What is no text as bytes. */
+function readable(text, body) {
+  if (!/[\0-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd]/.test(text)) return text;
+  const bytes = Array.from(body.subarray(0, 32), (byte) => byte.toString(16).padStart(2, '0'));
+  return `(${amount(body.length)} bytes) ${bytes.join(' ')}${body.length > bytes.length ? ' …' : ''}`;
+}
+
+/** A text, or its beginning and a button for the rest. */
+function wordsOf(text) {
+  if (text.length <= WORDS_MAX) return [text];
+  const begin = document.createTextNode(`${text.slice(0, WORDS_MAX).replace(/[\ud800-\udbff]$/, '')}… `);
+  const more = document.createElement('button');
+  more.type = 'button';
+  more.className = 'link';
+  more.textContent = `show all ${amount(text.length)} characters`;
+  more.addEventListener('click', () => {
+    begin.data = text;
+    more.remove();
+    $('messages').focus({ preventScroll: true });
+    follow(isAtEnd());
+  });
+  return [begin, more];
 }
 
 function showMessage({ op, seq, body, text }) {
-  const message = unwrap(text);
+  const message = unwrap(text, body);
   const item = document.createElement('li');
   const own = op === OP.SEND_REPLY && seq !== 0;
   item.classList.toggle('own', own);
   const what = cell('words', '');
   if (message.from || own) what.append(cell('who', `${own ? 'you' : message.from}  `));
-  what.append(message.text || `(${body.length} bytes)`);
+  what.append(...wordsOf(message.text || '(empty)'));
   const late = cell('ms', '');
   if (message.sent) {
     const us = (now() - message.sent) * 1000;
@@ -220,7 +268,7 @@ function summarise(us) {
 function addEvent(text) {
   const item = document.createElement('li');
   item.className = 'event';
-  item.append(time(), cell('op', ''), cell('words', text), cell('ms', ''));
+  item.append(time(), cell('op', ''), cell('words', text));
   append(item);
 }
 
@@ -235,20 +283,68 @@ function append(item) {
 
 function flush() {
   const list = $('messages');
-  const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 8;
   list.append(...waiting);
+  // Who reads further up is left there.
+  if (!following) unseen += waiting.length;
   waiting = [];
   while (list.childElementCount > SHOWN_MAX) list.firstElementChild.remove();
-  // Who reads further up is left there.
-  if (atEnd) list.scrollTop = list.scrollHeight;
+  stay();
+  showUnseen();
 }
+
+/** The end of the list is in sight, and stays there until somebody scrolls up. */
+let following = true;
+let scrolled = 0;
+let width = 0;
+let unseen = 0;
+
+function showUnseen() {
+  $('newer').hidden = unseen === 0;
+  $('newer').textContent = `↓ ${amount(unseen)} new`;
+}
+
+$('newer').addEventListener('click', () => {
+  follow(true);
+  stay();
+  $('messages').focus({ preventScroll: true });
+});
+
+function isAtEnd() {
+  const list = $('messages');
+  return list.scrollHeight - list.scrollTop - list.clientHeight < 8;
+}
+
+function follow(yes) {
+  following = yes;
+  $('messages').classList.toggle('following', yes);
+  if (yes) unseen = 0;
+  showUnseen();
+}
+
+function stay() {
+  if (following) $('messages').scrollTop = $('messages').scrollHeight;
+}
+
+follow(true);
+$('messages').addEventListener('scroll', ({ target: list }) => {
+  if (isAtEnd()) follow(true);
+  else if (list.scrollTop < scrolled && list.clientWidth === width) follow(false);
+  else stay(); // nobody scrolled up: the list was laid out anew
+  scrolled = list.scrollTop;
+});
+
+// A phone that is turned; it takes more than one step to lay the list out.
+new ResizeObserver(([{ target: list }]) => {
+  width = list.clientWidth;
+  stay();
+  requestAnimationFrame(stay);
+}).observe($('messages'));
 
 function time() {
   const made = document.createElement('time');
   const moment = new Date();
-  const two = (value) => String(value).padStart(2, '0');
   made.dateTime = moment.toISOString();
-  made.textContent = `${two(moment.getHours())}:${two(moment.getMinutes())}:${two(moment.getSeconds())}.${Math.floor(moment.getMilliseconds() / 100)}`;
+  made.textContent = `${clock(moment)}.${Math.floor(moment.getMilliseconds() / 100)}`;
   return made;
 }
 
@@ -284,6 +380,14 @@ const TARGETS = {
   all: [null, ''],
 };
 
+/** Whoever has not chosen another room pushes to the one they speak in. */
+function proposeRoom(room) {
+  const before = TARGETS.room[1];
+  TARGETS.room[1] = room ?? before;
+  if (target() === 'room' && $('target').value === before) $('target').value = TARGETS.room[1];
+  else if (typed.room === before) typed.room = TARGETS.room[1];
+}
+
 const target = () => $('push').elements.to.value;
 const typed = {};
 let targeted = 'room';
@@ -300,7 +404,10 @@ $('push').addEventListener('change', (event) => {
 
 $('push').addEventListener('submit', async (event) => {
   event.preventDefault();
-  const say = (text) => ($('push-note').textContent = text);
+  const say = (text, bad = false) => {
+    $('push-note').textContent = text;
+    $('push-note').classList.toggle('bad', bad);
+  };
   try {
     const begun = performance.now();
     const headers = $('token').value ? { Authorization: `Bearer ${$('token').value}` } : {};
@@ -316,7 +423,7 @@ $('push').addEventListener('submit', async (event) => {
     const taken = `accepted in ${duration((performance.now() - begun) * 1000)}`;
     say(absent.length > 0 ? `${taken}; nobody is there for ${absent.join(', ')}` : taken);
   } catch (error) {
-    say(error instanceof TypeError ? 'the gateway did not answer' : error.message);
+    say(error instanceof TypeError ? 'the gateway did not answer' : error.message, true);
   }
 });
 
@@ -362,7 +469,7 @@ startLive((stats) => {
   if (stats && silent) readConfig().catch(() => (silent = true));
   silent = !stats;
   if (config && stats) {
-    $('about').textContent = `${config.version} · ${config.driver} · ${config.shards} ${config.shards === 1 ? 'shard' : 'shards'} · up ${span(stats.uptime_ms / 1000)}`;
+    $('about').textContent = `${config.version} · ${config.driver} · ${config.shards} ${config.shards === 1 ? 'shard' : 'shards'} · up\u00a0${span(stats.uptime_ms / 1000).replaceAll(' ', '\u00a0')}`;
   }
 });
 showState({ name: 'idle' });

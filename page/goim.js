@@ -352,9 +352,17 @@ export class Client {
     socket.binaryType = 'arraybuffer';
     // Of a socket that was given up, nothing is heard.
     const ours = (handler) => (event) => socket === this.#socket && handler(event);
-    socket.onopen = ours(() => this.#logIn(more));
+    let opened = false;
+    socket.onopen = ours(() => {
+      opened = true;
+      this.#logIn(more);
+    });
     socket.onmessage = ours((event) => this.#message(event.data));
-    socket.onclose = ours((event) => this.#end(verdict(event.code, event.reason, this.#told)));
+    socket.onclose = ours(({ code, reason }) => {
+      const end = verdict(code, reason, this.#told);
+      // Nothing was lost that never was; browsers do not tell whether nobody listens or the upgrade was refused.
+      this.#end(opened || code !== 1006 ? end : { ...end, why: 'could not connect' });
+    });
   }
 
   #logIn(more) {

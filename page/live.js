@@ -13,8 +13,10 @@ const LATENCY_WINDOW = 10;
 const STAGES = [
   ['accept_to_dispatch', 'accepted → handed out'],
   ['dispatch_to_shard', 'handed out → shard'],
-  ['shard_to_written', 'shard → written'],
+  ['shard_to_written', 'the write, answers too'],
+  ['accept_to_written', 'the whole way'],
 ];
+const SHARES = [['p50', 0.5], ['p90', 0.9], ['p99', 0.99]];
 
 // Numbers, without a page
 
@@ -45,6 +47,25 @@ export function duration(us) {
 /** Three digits are enough to look at. */
 function short(value) {
   return value < 10 && !Number.isInteger(value) ? value.toFixed(1) : String(Math.round(value));
+}
+
+/** Time of day, `23:05:09`. */
+export function clock(date) {
+  return [date.getHours(), date.getMinutes(), date.getSeconds()].map((value) => String(value).padStart(2, '0')).join(':');
+}
+
+/** The end of an axis for values up to `most`: 1, 2 or 5 times a power of ten, so that it seldom moves. */
+export function ceiling(most) {
+  const power = 10 ** Math.floor(Math.log10(Math.max(1, most)));
+  return [1, 2, 5, 10].map((step) => step * power).find((end) => end >= most);
+}
+
+/** The powers of ten between which all values lie, two decades at least: the ends of a logarithmic axis. */
+export function decades(values) {
+  const positive = values.filter((value) => value > 0 && Number.isFinite(value));
+  if (positive.length === 0) return [2, 5];
+  const low = Math.floor(Math.log10(Math.min(...positive)));
+  return [low, Math.max(low + 2, Math.ceil(Math.log10(Math.max(...positive))))];
 }
 
 /** 12345 as `12,345`, and large ones as `1.23 M`. */
@@ -113,62 +134,121 @@ const sum = (counts) => Object.values(counts).reduce((all, count) => all + count
 
 const SVG = 'http://www.w3.org/2000/svg';
 
-/** A card with a number and one or two lines of the last two minutes. */
-class Chart {
-  #value = element('p', 'value', '–');
-  #parts = element('p', 'quiet parts');
-  #top = element('span', '', '');
+/** An axis of two minutes and the lines over it. */
+class Plot {
+  element = element('div', 'plot');
   #svg = document.createElementNS(SVG, 'svg');
-  #drawn;
-  #format;
+  #grid = this.#shape('grid');
+  #marks = element('div', 'marks quiet');
+  #lines;
+  #shown;
 
-  constructor(parent, title, lines = 1, format = amount) {
-    this.#format = format;
+  /** @param {string[]} lines classes of the lines; what is drawn last lies on top */
+  constructor(title, lines) {
     this.#svg.setAttribute('viewBox', '0 0 120 40');
     this.#svg.setAttribute('preserveAspectRatio', 'none');
     this.#svg.setAttribute('role', 'img');
     this.#svg.setAttribute('aria-label', `${title}, last two minutes`);
-    this.#shape('floor', 'M0 40H120');
-    this.#drawn = Array.from({ length: lines }, (_, n) => ({
-      area: n === 0 ? this.#shape('area') : null,
-      line: this.#shape(n === 0 ? 'line' : 'line two-nd'),
-    }));
+    this.#marks.setAttribute('aria-hidden', 'true');
+    this.#shape('grid floor').setAttribute('d', 'M0 40H120');
+    this.#lines = lines.map((kind) => ({ area: kind === 'one' ? this.#shape('area') : null, line: this.#shape(`line ${kind}`) }));
     const ends = element('p', 'quiet ends');
-    ends.append(element('span', '', '2 min'), this.#top);
-    const card = element('article', 'card chart');
-    card.append(element('h3', '', title), this.#value, this.#parts, this.#svg, ends);
-    parent.append(card);
+    ends.append(element('span', '', '2 min ago'), element('span', '', 'now'));
+    this.element.append(this.#svg, this.#marks, ends);
   }
 
-  show(value, parts, ...lines) {
-    this.#value.textContent = value;
-    this.#parts.replaceChildren(...(Array.isArray(parts) ? parts : [parts]));
-    const top = Math.max(0, ...lines.flat().filter(Number.isFinite));
-    this.#top.textContent = top > 0 ? `up to ${this.#format(top)}` : '';
-    lines.forEach((values, n) => {
-      const { line, area } = this.#drawn[n];
-      const runs = path(values, top || 1);
+  /**
+   * @param {[number, string][]} marks height on the axis, 0 to 1, and what to call it
+   * @param {(number | null)[][]} lines heights, one list a line
+   */
+  show(marks, lines) {
+    const y = (height) => 40 - 40 * Math.min(1, Math.max(0, height));
+    const shown = JSON.stringify(marks);
+    if (this.#shown !== shown) {
+      this.#shown = shown;
+      this.#grid.setAttribute('d', marks.map(([height]) => `M0 ${y(height)}H120`).join(''));
+      this.#marks.replaceChildren(
+        ...marks.map(([height, text]) => {
+          const mark = element('span', '', text);
+          mark.style.top = `${y(height) * 2.5}%`;
+          return mark;
+        }),
+      );
+    }
+    lines.forEach((heights, n) => {
+      const { line, area } = this.#lines[n];
+      const runs = path(heights);
       line.setAttribute('d', runs.map((run) => `M${run.map(([x, y]) => `${x} ${y}`).join('L')}`).join(''));
       area?.setAttribute('d', runs.map((run) => `M${run[0][0]} 40L${run.map(([x, y]) => `${x} ${y}`).join('L')}L${run.at(-1)[0]} 40Z`).join(''));
     });
   }
 
-  #shape(kind, d = '') {
+  #shape(kind) {
     const shape = document.createElementNS(SVG, 'path');
     shape.setAttribute('class', kind);
-    shape.setAttribute('d', d);
     this.#svg.append(shape);
     return shape;
   }
 }
 
-/** Points of a line that ends at the right, in pieces where values are missing. */
-export function path(values, top) {
-  const left = SAMPLES - 1 - (values.length - 1);
+/** A card with a number and a line of the last two minutes. */
+class Chart {
+  #value = element('p', 'value', '–');
+  #parts = element('p', 'quiet parts');
+  #plot;
+
+  constructor(parent, title) {
+    this.#plot = new Plot(title, ['one']);
+    const card = element('article', 'card chart');
+    card.append(element('h3', '', title), this.#value, this.#parts, this.#plot.element);
+    parent.append(card);
+    this.#plot.show([[1, '1']], []);
+  }
+
+  show(value, parts, values) {
+    this.#value.textContent = value;
+    this.#parts.textContent = parts;
+    const end = ceiling(Math.max(0, ...values));
+    this.#plot.show([[1, amount(end)]], [values.map((value) => (value === null ? null : value / end))]);
+  }
+}
+
+/** The percentiles of the whole way, over a logarithmic axis. */
+class Percentiles {
+  #values;
+  #plot = new Plot('Time from acceptance to the client’s socket: p50, p90 and p99', SHARES.map(([name]) => name));
+
+  constructor(parent) {
+    const list = element('dl', 'percentiles');
+    this.#values = SHARES.map(([name]) => {
+      const [row, value] = [element('div', name), element('dd', '', '–')];
+      row.append(element('dt', '', name), value);
+      list.append(row);
+      return value;
+    });
+    parent.append(list, this.#plot.element);
+    this.show(SHARES.map(() => []));
+  }
+
+  show(lines) {
+    lines.forEach((values, n) => {
+      const value = values.at(-1) ?? null;
+      this.#values[n].textContent = (Number.isFinite(value) ? '≤ ' : '') + duration(value);
+    });
+    const [low, high] = decades(lines.flat());
+    const height = (us) => (us === null ? null : (Math.log10(us) - low) / (high - low));
+    const marks = Array.from({ length: high - low + 1 }, (_, n) => [n / (high - low), duration(10 ** (low + n))]);
+    this.#plot.show(marks, lines.map((values) => values.map(height)));
+  }
+}
+
+/** Points of a line of heights, 0 to 1, that ends at the right; in pieces where they are missing. */
+export function path(heights) {
+  const left = SAMPLES - 1 - (heights.length - 1);
   const runs = [[]];
-  values.forEach((value, n) => {
-    if (value === null) runs.push([]);
-    else runs.at(-1).push([left + n, Math.round((40 - 38 * Math.min(1, value / top)) * 100) / 100]);
+  heights.forEach((height, n) => {
+    if (height === null) runs.push([]);
+    else runs.at(-1).push([left + n, Math.round((40 - 40 * Math.min(1, Math.max(0, height))) * 100) / 100]);
   });
   return runs.filter((run) => run.length > 0).map((run) => (run.length > 1 ? run : [[run[0][0] - 0.5, run[0][1]], run[0]]));
 }
@@ -203,14 +283,13 @@ export function startLive(onstats) {
   const connections = new Chart(charts, 'Connections');
   const rooms = new Chart(charts, 'Rooms');
   const deliveries = new Chart(charts, 'Deliveries a second');
-  const pushes = new Chart(charts, 'Pushes a second');
   const drops = new Chart(charts, 'Drops a second');
-  const latency = new Chart(charts, 'Time to write', 2, duration);
+  const way = new Percentiles($('way'));
   const stageRows = STAGES.map(([stage, title]) => {
     const row = element('tr', '');
     const name = element('th', '', title);
     name.scope = 'row';
-    const cells = [0.5, 0.99, 0.999].map((share) => [share, element('td', '', '–')]);
+    const cells = SHARES.map(([, share]) => [share, element('td', '', '–')]);
     row.append(name, ...cells.map(([, cell]) => cell));
     $('stages').append(row);
     return { stage, cells };
@@ -223,14 +302,10 @@ export function startLive(onstats) {
     connections.show(amount(tcp + websocket), `${amount(websocket)} WebSocket · ${amount(tcp)} TCP · ${amount(stats.open)} logged in`, history.values((s) => s.connections.tcp + s.connections.websocket));
     rooms.show(amount(stats.rooms), 'with anybody in them', history.values((s) => s.rooms));
     const delivered = history.rates((s) => s.deliveries);
-    deliveries.show(now(delivered), `${amount(stats.deliveries)} since the start`, delivered);
-    const pushed = history.rates((s) => s.pushes);
-    pushes.show(now(pushed), `${amount(stats.pushes)} since the start`, pushed);
+    deliveries.show(now(delivered), `answers included · ${now(history.rates((s) => s.pushes))} pushes/s`, delivered);
     const dropped = history.rates((s) => sum(s.drops));
     drops.show(now(dropped), `${amount(sum(stats.drops))} since the start`, dropped);
-    const over = (share) => history.samples.map((_, n) => history.latency('shard_to_written', share, n, LATENCY_WINDOW));
-    const [half, most] = [over(0.5), over(0.99)];
-    latency.show(duration(most.at(-1)), [element('span', 'key-one', 'p99'), ' and ', element('span', 'key-two', 'p50'), ` of ${LATENCY_WINDOW} s`], most, half);
+    way.show(SHARES.map(([, share]) => history.samples.map((_, n) => history.latency('accept_to_written', share, n, LATENCY_WINDOW))));
     for (const { stage, cells } of stageRows) {
       for (const [share, cell] of cells) cell.textContent = duration(history.latency(stage, share));
     }
@@ -258,11 +333,13 @@ export function startLive(onstats) {
     history.add(at, stats);
     if (stats) {
       silentSince = null;
+      delete $('gateway').dataset.stale;
       show();
       say('open', 'live');
     } else {
       silentSince ??= new Date(at);
-      say('waiting', `no answer since ${silentSince.toLocaleTimeString()}; what you see is from before`);
+      $('gateway').dataset.stale = '';
+      say('waiting', `no answer since ${clock(silentSince)}; what you see is from before`);
     }
     onstats(stats);
     setTimeout(ask, Math.max(0, PERIOD_MS - (Date.now() - at)));

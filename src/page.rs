@@ -122,6 +122,7 @@ impl Page {
                 ("accept_to_dispatch", counts(&comet.accept_to_dispatch)),
                 ("dispatch_to_shard", counts(&comet.dispatch_to_shard)),
                 ("shard_to_written", counts(&comet.shard_to_written)),
+                ("accept_to_written", counts(&comet.accept_to_written)),
             ]
             .into(),
         }

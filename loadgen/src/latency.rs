@@ -19,42 +19,48 @@ use hdrhistogram::Histogram;
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
 /// The part of the latency that may be this program's own.
-pub(crate) const OWN_SHARE_MAX: f64 = 0.25;
+pub const OWN_SHARE_MAX: f64 = 0.25;
 
 /// What this program may always take, in µs: a thread does not wake from sleep in less.
-pub(crate) const OWN_FLOOR_US: u64 = 250;
+pub const OWN_FLOOR_US: u64 = 250;
 
 /// The longest duration told apart, in µs: longer ones count as ten minutes.
 const LONGEST_US: u64 = 600_000_000;
 
 /// Durations in µs, three significant digits, 1 µs to ten minutes.
 #[derive(Clone, Debug)]
-pub(crate) struct Times(Histogram<u64>);
+pub struct Times(Histogram<u64>);
 
 /// A point of a distribution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Point {
+pub enum Point {
+    /// The median.
     P50,
+    /// Nine tenths are below.
     P90,
+    /// 99 of 100 are below.
     P99,
+    /// 999 of 1,000 are below.
     P999,
+    /// The longest.
     Max,
 }
 
 /// A distribution in numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Quantiles {
-    pub(crate) count: u64,
+pub struct Quantiles {
+    /// How many were recorded.
+    pub count: u64,
     /// µs at each of [`Point::ALL`]; none where it may not be reported.
     us: [Option<u64>; Point::ALL.len()],
 }
 
 impl Point {
     /// All of them, ascending.
-    pub(crate) const ALL: [Point; 5] = [Point::P50, Point::P90, Point::P99, Point::P999, Point::Max];
+    pub const ALL: [Point; 5] = [Point::P50, Point::P90, Point::P99, Point::P999, Point::Max];
 
     /// `p99.9`.
-    pub(crate) const fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Point::P50 => "p50",
             Point::P90 => "p90",
@@ -88,7 +94,7 @@ impl Point {
 
 impl Quantiles {
     /// µs at `point`; none where it may not be reported.
-    pub(crate) fn at(&self, point: Point) -> Option<u64> {
+    pub fn at(&self, point: Point) -> Option<u64> {
         self.us[point as usize]
     }
 }
@@ -104,24 +110,25 @@ impl Serialize for Quantiles {
     }
 }
 
-impl Times {
-    /// None recorded yet.
-    pub(crate) fn new() -> Self {
+impl Default for Times {
+    fn default() -> Self {
         Self(Histogram::new_with_bounds(1, LONGEST_US, 3).expect("constant bounds that the library accepts"))
     }
+}
 
+impl Times {
     /// Records a duration given in ns.
-    pub(crate) fn record_ns(&mut self, ns: u64) {
+    pub fn record_ns(&mut self, ns: u64) {
         self.0.saturating_record(ns / 1000);
     }
 
     /// Adds all of `other`.
-    pub(crate) fn add(&mut self, other: &Self) {
+    pub fn add(&mut self, other: &Self) {
         self.0.add(&other.0).expect("both have the same constant bounds");
     }
 
     /// Adds all of `other` and leaves it empty.
-    pub(crate) fn take_from(&mut self, other: &mut Self) {
+    pub fn take_from(&mut self, other: &mut Self) {
         if !other.0.is_empty() {
             self.add(other);
             other.0.reset();
@@ -129,7 +136,7 @@ impl Times {
     }
 
     /// The distribution so far; none when nothing was recorded.
-    pub(crate) fn quantiles(&self) -> Option<Quantiles> {
+    pub fn quantiles(&self) -> Option<Quantiles> {
         let us = || Point::ALL.map(|point| Some(self.at(point)));
         (!self.0.is_empty()).then(|| Quantiles { count: self.0.len(), us: us() })
     }
@@ -141,11 +148,7 @@ impl Times {
 }
 
 /// The latency as far as it may be reported, and why not beyond.
-pub(crate) fn verdict(
-    latency: &Times,
-    pusher: &Times,
-    reader: &Times,
-) -> (Option<Quantiles>, Option<String>) {
+pub fn verdict(latency: &Times, pusher: &Times, reader: &Times) -> (Option<Quantiles>, Option<String>) {
     let Some(mut quantiles) = latency.quantiles() else {
         return (None, Some("no message of this run was timed".to_owned()));
     };
@@ -172,7 +175,7 @@ pub(crate) fn verdict(
 }
 
 /// A duration as people read it: `840 µs`, `3.21 ms`, `1.50 s`.
-pub(crate) fn human_us(us: u64) -> String {
+pub fn human_us(us: u64) -> String {
     match us {
         0..1_000 => format!("{us} µs"),
         1_000..1_000_000 => format!("{} ms", three_digits(us as f64 / 1e3)),
@@ -195,7 +198,7 @@ mod tests {
     use super::*;
 
     fn times(us: impl IntoIterator<Item = u64>) -> Times {
-        let mut times = Times::new();
+        let mut times = Times::default();
         us.into_iter().for_each(|us| times.record_ns(us * 1000));
         times
     }
@@ -205,7 +208,7 @@ mod tests {
         let q = times(1..=1000).quantiles().expect("recorded");
         assert_eq!(q.count, 1000);
         assert_eq!(Point::ALL.map(|point| q.at(point)), [500, 900, 990, 999, 1000].map(Some));
-        assert_eq!(Times::new().quantiles(), None);
+        assert_eq!(Times::default().quantiles(), None);
     }
 
     #[test]
@@ -246,7 +249,7 @@ mod tests {
 
     #[test]
     fn nothing_timed_is_no_latency() {
-        let (q, why) = verdict(&Times::new(), &Times::new(), &Times::new());
+        let (q, why) = verdict(&Times::default(), &Times::default(), &Times::default());
         assert!(q.is_none() && why.is_some());
     }
 

@@ -313,7 +313,7 @@ fn failures<'a>(plan: &Plan, pushed: &'a [Pushed], stream: u32) -> Option<&'a Ha
 
 fn summary(pushing: &Pushing, pushed: &[Pushed], clients: &[(u32, Client)], measured: &Measured) -> Pushes {
     let plan = &pushing.plan;
-    let (mut lateness, mut answers) = (Times::new(), Times::new());
+    let (mut lateness, mut answers) = (Times::default(), Times::default());
     for one in pushed {
         lateness.add(&one.lateness);
         answers.add(&one.answers);

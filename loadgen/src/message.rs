@@ -16,10 +16,10 @@
 //! process that pushes is also the one that reads.
 
 /// The shortest body: everything but the padding, in bytes.
-pub(crate) const SIZE_MIN: usize = 4 + 9 + 9 + 9 + 16;
+pub const SIZE_MIN: usize = 4 + 9 + 9 + 9 + 16;
 
 /// The longest body `--size` allows: the push limit Halley has by default, 1 MiB.
-pub(crate) const SIZE_MAX: usize = 1 << 20;
+pub const SIZE_MAX: usize = 1 << 20;
 
 const FORMAT: &[u8] = b"lg1 ";
 const LETTERS: usize = 26;
@@ -27,20 +27,20 @@ const PADDING: [u8; LETTERS * 40] = padding();
 
 /// What a message of a run says about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Stamp {
+pub struct Stamp {
     /// The run it belongs to.
-    pub(crate) run: u32,
+    pub run: u32,
     /// The target it was pushed to.
-    pub(crate) stream: u32,
+    pub stream: u32,
     /// Its place among the messages of that target, from 0.
-    pub(crate) seq: u32,
+    pub seq: u32,
     /// When it should have been pushed, in the clock of the pushing process.
-    pub(crate) planned_ns: u64,
+    pub planned_ns: u64,
 }
 
 /// What a received body turned out to be.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Body {
+pub enum Body {
     /// A message of this run, whole.
     Ours(Stamp),
     /// Starts like a message of this run but is not what was pushed.
@@ -51,7 +51,7 @@ pub(crate) enum Body {
 
 impl Stamp {
     /// Replaces `out` by the body of `size` bytes, at least [`SIZE_MIN`].
-    pub(crate) fn write(&self, size: usize, out: &mut Vec<u8>) {
+    pub fn write(&self, size: usize, out: &mut Vec<u8>) {
         debug_assert!(size >= SIZE_MIN, "checked where --size is read");
         out.clear();
         out.extend_from_slice(FORMAT);
@@ -71,7 +71,7 @@ impl Stamp {
 }
 
 /// Reads a received body; messages of `run` must be `size` bytes and padded as written.
-pub(crate) fn read(body: &[u8], run: u32, size: usize) -> Body {
+pub fn read(body: &[u8], run: u32, size: usize) -> Body {
     let Some(rest) = body.strip_prefix(FORMAT) else {
         return Body::Foreign;
     };

@@ -135,8 +135,8 @@ impl Work {
             accepted: 0,
             failed: HashMap::new(),
             first_failure: None,
-            lateness: Times::new(),
-            answers: Times::new(),
+            lateness: Times::default(),
+            answers: Times::default(),
         };
         let mut body = Vec::with_capacity(self.pushing.size);
         // When the connection would have been free, had this thread never been late.

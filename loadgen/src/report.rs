@@ -177,7 +177,7 @@ pub(crate) mod tests {
 
     /// What the table below shows.
     fn times() -> Option<Quantiles> {
-        let mut times = Times::new();
+        let mut times = Times::default();
         for (count, us) in [(60, 800), (31, 1200), (8, 15_000)] {
             (0..count * 10).for_each(|_| times.record_ns(us * 1000));
         }

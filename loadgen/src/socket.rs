@@ -21,7 +21,7 @@ use nix::{
 use socket2::{Domain, SockRef, Socket, Type};
 
 /// A socket that begins to connect; whether it did shows when it becomes writable.
-pub(crate) fn connect(target: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
+pub fn connect(target: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(target), Type::STREAM.nonblocking(), None)?;
     socket.set_tcp_nodelay(true)?;
     if let Some(source) = source {
@@ -36,21 +36,17 @@ pub(crate) fn connect(target: SocketAddr, source: Option<IpAddr>) -> io::Result<
 }
 
 /// Makes the kernel note when bytes arrive, for [`receive`]; where it does not, none are told.
-pub(crate) fn note_arrivals(socket: &TcpStream) {
+pub fn note_arrivals(socket: &TcpStream) {
     let _ = setsockopt(socket, ReceiveTimestampns, &true);
 }
 
 /// Room for the kernel's note.
-pub(crate) fn arrival_space() -> Vec<u8> {
+pub fn arrival_space() -> Vec<u8> {
     nix::cmsg_space!(TimeSpec)
 }
 
 /// Reads what has arrived, and when the last of it did: wall clock, ns. One system call.
-pub(crate) fn receive(
-    socket: &TcpStream,
-    buffer: &mut [u8],
-    space: &mut [u8],
-) -> io::Result<(usize, Option<u64>)> {
+pub fn receive(socket: &TcpStream, buffer: &mut [u8], space: &mut [u8]) -> io::Result<(usize, Option<u64>)> {
     let mut parts = [IoSliceMut::new(buffer)];
     let received = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(space), MsgFlags::empty())?;
     let arrived = received.cmsgs()?.find_map(|note| match note {
@@ -63,12 +59,12 @@ pub(crate) fn receive(
 }
 
 /// Makes the close of this socket a reset, as a crash would; should the option fail, it is closed in order.
-pub(crate) fn reset_on_close(socket: &TcpStream) {
+pub fn reset_on_close(socket: &TcpStream) {
     let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }
 
 /// The few words an error of a socket is counted under.
-pub(crate) fn reason(error: &io::Error) -> String {
+pub fn reason(error: &io::Error) -> String {
     match error.kind() {
         ErrorKind::ConnectionRefused => "refused".to_owned(),
         ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => "reset".to_owned(),

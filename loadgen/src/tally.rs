@@ -110,7 +110,12 @@ impl Tally {
 impl Measured {
     /// Nothing yet.
     pub(crate) fn new() -> Self {
-        Self { tally: Tally::default(), latency: Times::new(), delays: Times::new(), connects: Times::new() }
+        Self {
+            tally: Tally::default(),
+            latency: Times::default(),
+            delays: Times::default(),
+            connects: Times::default(),
+        }
     }
 
     /// Adds another thread's.

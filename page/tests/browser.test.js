@@ -6,9 +6,11 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdirSync } from 'node:fs';
+import { connect } from 'node:net';
 import test from 'node:test';
 import { fileURLToPath } from 'node:url';
 
+import { OP, encode } from '../goim.js';
 import { Browser, eventually, isInstalled, sleep } from './chromium.js';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
@@ -17,7 +19,9 @@ const PICTURES = `${root}target/page`;
 
 // Where it has to run it fails without a browser; elsewhere it says that it did not run.
 const skip = process.env.CI !== 'true' && !isInstalled() && 'no Chromium: tests/services/chromium.sh install';
-const TIMEOUT_MS = 180_000;
+/** Tenths of a second for which numbers are made; two minutes fill the charts of the pictures. */
+const TICKS = Number(process.env.TICKS ?? 60);
+const TIMEOUT_MS = 180_000 + TICKS * 200;
 
 /** The gateway, which can go away and come back on the same ports. */
 class Gateway {
@@ -74,7 +78,7 @@ async function logIn(page, mid, key, rooms) {
   await page.fill('#key', key);
   await page.fill('#rooms', rooms);
   await page.press('Enter', 13);
-  await page.sees('#state', /^connected$/);
+  await page.sees('#state', /^connected as user \d+, key \w+$/);
 }
 
 const messages = (page) => page.texts('#messages li:not(.event) .words');
@@ -85,7 +89,8 @@ test('two people in a room, on a gateway that is restarted', { skip, timeout: TI
   mkdirSync(PICTURES, { recursive: true });
   const gateway = await new Gateway().start();
   const [left, right] = [new Browser(), new Browser()];
-  t.after(() => Promise.all([left.close(), right.close(), gateway.stop()]));
+  let slow = null;
+  t.after(() => Promise.all([left.close(), right.close(), slow?.destroy(), gateway.stop()]));
   // The way in is the bare address, by number or by name.
   const byName = gateway.http.replace('127.0.0.1', 'localhost');
   const [ann, bob] = await Promise.all([left.page(gateway.http), right.page(`${byName}/_`)]);
@@ -162,6 +167,12 @@ test('two people in a room, on a gateway that is restarted', { skip, timeout: TI
     await ann.sees('#memberships .first', /live:\/\/2000 · 1/);
     await ann.click('#memberships .first button + button');
     await ann.sees('#memberships', /^live:\/\/1000 · 2 here\s+×$/);
+    // The last one left and entered again: the count is of now.
+    await ann.click('#memberships .first button + button');
+    await eventually('no room', async () => (await ann.texts('#memberships li')).length === 0);
+    await ann.fill('#join-room', 'live://1000');
+    await ann.press('Enter', 13);
+    await ann.sees('#memberships', /^live:\/\/1000 · 2 here\s+×$/);
     await gateway.push('room?operation=1000&type=live&room=2000', 'not for Ann');
     await ann.fill('#chat-text', 'after all that');
     await ann.press('Enter', 13);
@@ -171,27 +182,49 @@ test('two people in a room, on a gateway that is restarted', { skip, timeout: TI
 
   await t.test('the numbers are live', async () => {
     const values = () => ann.texts('.chart .value');
-    for (let n = 0; n < 60; n++) {
+    for (let n = 0; n < TICKS; n++) {
       const burst = 1 + Math.round(6 * (1 + Math.sin(n / 9)));
       for (let i = 0; i < burst; i++) await gateway.push('room?operation=1000&type=live&room=1001', `tick ${n}`);
       await sleep(100);
       if (n === 30) {
-        const [connections, rooms, deliveries, pushes] = await values();
-        assert.deepEqual([connections, rooms], ['2', '2']);
-        assert.ok(Number(deliveries) > 0 && Number(pushes) > 0, `${deliveries} ${pushes}`);
+        const [connections, rooms, deliveries, drops] = await values();
+        assert.deepEqual([connections, rooms, drops], ['2', '2', '0']);
+        assert.ok(Number(deliveries) > 0, deliveries);
       }
     }
     assert.match(await ann.text('#charts'), /2 WebSocket · 0 TCP · 2 logged in/);
-    assert.match(await ann.text('#stages'), /shard → written\s+\d+/);
+    assert.match(await ann.text('#stages'), /the whole way\s+[\d.]+ [µm]?s\s+[\d.]+ [µm]?s\s+[\d.]+ [µm]?s$/);
+    for (const share of ['p50', 'p90', 'p99']) {
+      assert.match(await ann.text(`.percentiles .${share} dd`), /^≤ [\d.]+ [µm]?s$/);
+      assert.match(await ann.eval(`document.querySelector('#way .line.${share}').getAttribute('d')`), /^M[\d.]+ [\d.]+L/, `${share} is drawn`);
+    }
+    const marks = await ann.texts('#way .marks span');
+    assert.ok(marks.length >= 3 && marks.every((mark) => /^10?0? [µm]?s$/.test(mark)), `${marks}`);
+  });
+
+  await t.test('a reader that takes nothing is seen in the drops', async () => {
+    slow = connect(gateway.ports['comet.tcp.bind'], '127.0.0.1');
+    slow.on('error', () => {});
+    slow.write(encode(OP.AUTH, 1, JSON.stringify({ mid: 3, key: 'slow', room_id: 'live://3000', platform: 'tcp', accepts: [] })));
+    await ann.sees('#charts', /2 WebSocket · 1 TCP · 3 logged in/);
+    slow.pause();
+    const large = 'x'.repeat(60_000);
+    for (let n = 0; n < 200; n++) await gateway.push('room?operation=1000&type=live&room=3000', large);
+    await ann.sees('#drops', /^slow consumer\s+\d+$/);
+    await eventually('the chart', async () => Number((await ann.texts('.chart .parts'))[3].replace(',', '').split(' ')[0]) > 0);
+    const line = await ann.eval("document.querySelectorAll('#charts .line')[3].getAttribute('d')");
+    assert.ok(/ (\d|[12]\d|3[0-8])(\.\d+)?\b/.test(line), `it rises: ${line}`);
   });
 
   await t.test('it fits a screen and a phone, by day and by night', async () => {
     await ann.screenshot(`${PICTURES}/desktop-light.png`);
     await ann.look({ width: 1280, height: 900, dark: true });
     await ann.screenshot(`${PICTURES}/desktop-dark.png`);
+    await ann.look({ width: 320, height: 640, mobile: true });
+    assert.equal(await ann.eval('document.documentElement.scrollWidth'), 320, 'nothing sticks out');
     for (const dark of [false, true]) {
-      await ann.look({ width: 360, height: 740, mobile: true, dark });
-      assert.equal(await ann.eval('document.documentElement.scrollWidth'), 360, 'nothing sticks out');
+      await ann.look({ width: 390, height: 844, mobile: true, dark });
+      assert.equal(await ann.eval('document.documentElement.scrollWidth'), 390, 'nothing sticks out');
       await ann.screenshot(`${PICTURES}/phone-${dark ? 'dark' : 'light'}.png`);
     }
     await ann.look({ width: 1280, height: 900 });
@@ -199,17 +232,23 @@ test('two people in a room, on a gateway that is restarted', { skip, timeout: TI
 
   await t.test('a restart is told, and waited out', async () => {
     await gateway.stop();
-    for (const page of [ann, bob]) await page.sees('#state', /^reconnecting in \d+ s because: \S/);
-    await ann.sees('#messages li:last-child .words', /server is going away/);
+    for (const page of [ann, bob]) await page.sees('#state', /^reconnecting in \d+ s, attempt \d+, because: \S.* \(10\d\d\)$/);
+    await eventually('the reason and the first pause', async () => (await ann.texts('#messages .event .words')).some((words) => /^the server is going away \(1001\); attempt 1 in [\d.]+ [µm]?s$/.test(words)));
+    await eventually('an attempt that failed', async () => (await ann.texts('#messages .event .words')).some((words) => /^could not connect \(1006\); attempt 2 in [\d.]+ [µm]?s$/.test(words)));
     await ann.sees('#live-state', /no answer since/);
+    await ann.eval('scrollTo(0, 0)');
     await ann.screenshot(`${PICTURES}/away.png`, false);
     await gateway.start();
-    for (const page of [ann, bob]) await page.sees('#state', /^connected$/);
+    for (const page of [ann, bob]) {
+      await page.sees('#state', /^connected as user \d+, key \w+$/);
+      await page.sees('#messages li:last-child .words', /^connected after [\d.]+ m?s, at attempt \d+; what was sent meanwhile is lost$/);
+    }
     await ann.sees('#live-state', /^live$/);
+    await ann.sees('#memberships .first', /live:\/\/1000 · 2/);
+    await ann.screenshot(`${PICTURES}/back.png`, false);
     await bob.fill('#chat-text', 'we are back');
     await bob.press('Enter', 13);
     await received(ann, 'we are back');
-    await ann.sees('#memberships .first', /live:\/\/1000 · 2/);
   });
 
   await t.test('a newer login with the key ends the older one for good', async () => {
@@ -232,6 +271,57 @@ test('two people in a room, on a gateway that is restarted', { skip, timeout: TI
   }
 });
 
+test('what arrives stays readable', { skip, timeout: TIMEOUT_MS }, async (t) => {
+  const gateway = await new Gateway().start();
+  const browser = new Browser();
+  t.after(() => Promise.all([browser.close(), gateway.stop()]));
+  const page = await browser.page(`${gateway.http}/_/`);
+  const last = '#messages li:last-child .words';
+
+  // Rooms that HTTP could not push to are not entered.
+  await page.fill('#rooms', 'live://1 nonsense');
+  await page.press('Enter', 13);
+  await sleep(200);
+  assert.equal(await page.text('#state'), 'not connected');
+  await logIn(page, 1, 'a', 'live://1');
+  await page.fill('#join-room', 'a room');
+  await page.press('Enter', 13);
+  await sleep(200);
+  assert.equal((await page.texts('#memberships li')).length, 1);
+
+  // The room one speaks in is the one proposed to push to.
+  assert.equal(await page.eval("document.querySelector('#target').value"), 'live://1');
+
+  const push = (body) => gateway.push('room?operation=1000&type=live&room=1', body);
+  await push(Uint8Array.of(0, 255, 10, 65));
+  await page.sees(last, /^\(4 bytes\) 00 ff 0a 41$/);
+  await push('<b>two</b>\nlines');
+  await page.sees(last, /^<b>two<\/b>\nlines$/);
+  await push('word '.repeat(1000));
+  await page.sees(last, /… show all 5,000 characters$/);
+  assert.ok((await page.text(last)).length < 300);
+  await page.click(`${last} button`);
+  await page.sees(last, /^(word ?){1000}$/);
+
+  // Who reads further up, here the long one, stays there and hears of what is new.
+  const read = await page.eval("document.querySelector('#messages').scrollTop");
+  for (let n = 0; n < 200; n++) await push(`number ${n}`);
+  await page.sees('#newer', /^↓ 200 new$/);
+  assert.equal(await page.eval("document.querySelector('#messages').scrollTop"), read);
+  await page.click('#newer');
+  await eventually('the end', () => page.eval("document.querySelector('#newer').hidden"));
+  await push('the last');
+  await page.sees(last, /^the last$/);
+  await page.look({ width: 390, height: 844, mobile: true });
+  await eventually('still at the end', () => page.eval("(({ scrollHeight, scrollTop, clientHeight }) => scrollHeight - scrollTop - clientHeight < 8)(document.querySelector('#messages'))"));
+  await page.eval("document.querySelector('#messages').scrollTop -= 100");
+  await sleep(100);
+  await push('out of sight');
+  await page.sees('#newer', /^↓ 1 new$/);
+  assert.equal(await page.text('#count'), '205');
+  assert.deepEqual(page.errors, []);
+});
+
 test('with a token configured everybody may watch and only who has it may push', { skip, timeout: TIMEOUT_MS }, async (t) => {
   const gateway = await new Gateway('logic.push.tokens=sesame').start();
   const browser = new Browser();
@@ -239,6 +329,8 @@ test('with a token configured everybody may watch and only who has it may push',
   const page = await browser.page(`${gateway.http}/_/`);
   await page.sees('#live-state', /^live$/);
   await eventually('the field is there', () => page.eval("!document.querySelector('#token-label').hidden"));
+  // Who logs in before the gateway has said where its WebSocket is was told to fill in a hidden field.
+  await page.eval("document.querySelector('#url').value = ''");
   await logIn(page, 1, 'a', 'live://1000');
   await page.click('#push > button');
   await page.sees('#push-note', /token is missing or wrong/);

@@ -169,7 +169,7 @@ class Page {
   }
 
   async look({ width, height, mobile = false, dark = false }) {
-    await this.#call('Emulation.setDeviceMetricsOverride', { width, height, mobile, deviceScaleFactor: mobile ? 2 : 1 });
+    await this.#call('Emulation.setDeviceMetricsOverride', { width, height, mobile, deviceScaleFactor: mobile ? 1.5 : 1 });
     await this.#call('Emulation.setEmulatedMedia', { features: [{ name: 'prefers-color-scheme', value: dark ? 'dark' : 'light' }] });
     await sleep(200);
   }

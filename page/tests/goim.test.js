@@ -1,6 +1,7 @@
 // The client against a server that is a few lines of this file: bytes are compared whole, time is made by hand.
 
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import test from 'node:test';
 
 import { BODY_MAX, Client, OP, WireError, backoff, decode, encode, verdict } from '../goim.js';
@@ -176,6 +177,16 @@ test('close codes decide whether to come back, and how soon', () => {
   for (const code of [1000, 1001, 1005, 1006, 1011, 1012, 4408, 4410, 4413, 4999]) assert.equal(advice(code), 'again', `${code}`);
 });
 
+test('the advice is the one of the protocol’s table', () => {
+  const protocol = readFileSync(new URL('../../docs/PROTOCOL.md', import.meta.url), 'utf8');
+  const rows = [...protocol.matchAll(/^\| (\d{4}) \| `(\w+)` \| (yes|no) \|/gm)];
+  assert.ok(rows.length >= 15, `${rows.length} rows`);
+  for (const [, code, label, advice] of rows) {
+    assert.equal(verdict(Number(code)).again, advice === 'yes', label);
+    assert.doesNotMatch(verdict(Number(code)).why, /code/, `${label} has words of its own`);
+  }
+});
+
 test('operation 6 knows better than the code', () => {
   assert.equal(verdict(4420, '', { code: 4420, reconnect: true }).again, true);
   assert.equal(verdict(1006, '', { code: 4409, reason: 'replaced', reconnect: false }).again, false);
@@ -321,6 +332,50 @@ test('a loss is waited out, longer each time, until a connection has held', asyn
   await world.clock.pass(11_000);
   world.socket.end(1006);
   assert.equal(client.state.attempt, 0);
+});
+
+test('a connection that never was is not called lost', async () => {
+  const world = new World();
+  const client = world.client();
+  client.connect();
+  await settle();
+  world.socket.end(1006);
+  assert.deepEqual([client.state.why, client.state.code], ['could not connect', 1006]);
+  await world.clock.pass(30_000);
+  world.socket.onopen();
+  await settle();
+  world.socket.end(1006);
+  assert.equal(client.state.why, 'the connection was lost');
+});
+
+test('what fails before there is a socket is waited out too', async () => {
+  for (const [options, why] of [
+    [{ credentials: () => Promise.reject(new Error('no token')) }, 'no token'],
+    [{ WebSocket: class { constructor() { throw new SyntaxError('a wrong address'); } } }, 'a wrong address'],
+  ]) {
+    const world = new World();
+    const client = world.client(options);
+    client.connect();
+    await settle();
+    assert.deepEqual([client.state.name, client.state.why], ['waiting', why]);
+    client.close();
+    assert.equal(world.clock.waiting, 0);
+  }
+});
+
+test('the jitter is drawn anew for each attempt', async () => {
+  const world = new World();
+  const draws = [0.9, 0.1, 0.6];
+  const client = world.client({ random: () => draws.shift() });
+  client.connect();
+  const waits = [];
+  for (let loss = 0; loss < 3; loss++) {
+    await settle();
+    world.socket.end(1006);
+    waits.push(client.state.until - world.clock.now);
+    await world.clock.pass(waits.at(-1));
+  }
+  assert.deepEqual(waits, [450, 100, 1200]);
 });
 
 test('codes that say so end it for good', async () => {

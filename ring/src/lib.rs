@@ -15,14 +15,16 @@
 //! - Every [`Socket`] is `O_NONBLOCK` and `CLOEXEC`, so it can move between drivers and threads.
 //!
 //! **Modules.** `listen` (listening sockets and their options), `socket` (accepting, reading,
-//! sending, handing over), `event` (waking a thread), `turn` (letting the kernel in), `probe` (may
-//! io_uring be used), `process` (limits and figures of the process).
+//! sending, handing over), `send_ring` (sends in batches, without a runtime), `event` (waking a
+//! thread), `turn` (letting the kernel in), `probe` (may io_uring be used), `process` (limits and
+//! figures of the process).
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod event;
 mod listen;
 mod probe;
 mod process;
+mod send_ring;
 mod socket;
 mod turn;
 
@@ -30,5 +32,6 @@ pub use event::{WakeReceiver, WakeReceiverSeed, WakeSender, wake_pair};
 pub use listen::{ListenOptions, listen, refuse_second_process};
 pub use probe::{Refusal, probe_io_uring};
 pub use process::{OpenFileLimit, descriptors_open, raise_open_file_limit, resident_anonymous_bytes};
+pub use send_ring::{SendDone, SendRing};
 pub use socket::{DetachError, Listener, Socket};
 pub use turn::Turns;

@@ -35,6 +35,7 @@ fn the_metrics_are_there_before_anything_happened() {
         ("halley_accept_to_dispatch_seconds", "histogram"),
         ("halley_stage_dispatch_to_shard_seconds", "histogram"),
         ("halley_stage_shard_to_written_seconds", "histogram"),
+        ("halley_accept_to_written_seconds", "histogram"),
         ("halley_insecure", "gauge"),
     ] {
         assert_eq!(metrics.family(family), Some(kind), "{family}");
@@ -81,6 +82,9 @@ fn the_counters_add_up() {
         let count = metrics.get(&format!("halley_stage_{stage}_seconds_count"));
         assert!(count.is_some_and(|count| count >= 11.0), "{stage}: {count:?}");
     }
+    // The logins' answers have no way to measure; 62 frames left in at least eleven writes.
+    let written = metrics.get("halley_accept_to_written_seconds_count");
+    assert!(written.is_some_and(|count| (11.0..=62.0).contains(&count)), "{written:?}");
     // Bad input has its proto and its reason.
     let mut bad = server.connect(Transport::Tcp);
     bad.send_bytes(&hex("ffffffff 0010 0001 00000002 00000000"));

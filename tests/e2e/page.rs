@@ -88,7 +88,7 @@ fn the_numbers_follow_what_happens() {
     assert_eq!((&stats["open"], &stats["pushes"]), (&Value::from(2), &Value::from(2)), "{stats}");
     assert_eq!(stats["connections"], serde_json::json!({"tcp": 1, "websocket": 1}));
     assert_eq!(stats["drops"], serde_json::json!({}));
-    for stage in ["accept_to_dispatch", "dispatch_to_shard", "shard_to_written"] {
+    for stage in ["accept_to_dispatch", "dispatch_to_shard", "shard_to_written", "accept_to_written"] {
         let counts = stats["stages"][stage].as_array().expect("a list");
         let sum: u64 = counts.iter().filter_map(Value::as_u64).sum();
         assert!(counts.len() == 26 && sum >= 2, "{stage}: {counts:?}");

@@ -96,12 +96,14 @@ pub async fn run(plan: Plan) -> io::Result<()> {
         turns,
         listeners: listeners.iter().map(|(_, listener)| Rc::clone(listener)).collect(),
         flush: Signal::default(),
+        posted: Signal::default(),
     });
     for (transport, listener) in listeners {
         monoio::spawn(accept(Rc::clone(&reactor), transport, listener));
     }
     monoio::spawn(tick(Rc::clone(&reactor)));
     monoio::spawn(flush(Rc::clone(&reactor)));
+    monoio::spawn(ring_front(Rc::clone(&reactor)));
     let sleeper = ShardSleeper::new(plan.bell, plan.wake)?;
     take_mail(reactor, plan.inbox, sleeper, bytes_per_turn).await
 }
@@ -114,6 +116,8 @@ struct Reactor {
     listeners: Vec<Rc<Listener>>,
     /// There is something to flush.
     flush: Signal,
+    /// There is mail in the ring to the front.
+    posted: Signal,
 }
 
 struct Core {
@@ -155,35 +159,38 @@ impl Reactor {
     /// Tells the shard of something and carries out what it wants done.
     fn tell<T>(self: &Rc<Self>, event: impl FnOnce(&mut Core, Time) -> T) -> T {
         let mut core = self.core.borrow_mut();
-        let result = event(&mut core, Time::now());
-        self.settle(&mut core);
+        let now = Time::now();
+        let result = event(&mut core, now);
+        self.settle(&mut core, now);
         result
     }
 
     /// Carries out actions and hands mail to the front, until the shard wants no more.
-    fn settle(self: &Rc<Self>, core: &mut Core) {
+    fn settle(self: &Rc<Self>, core: &mut Core, now: Time) {
         loop {
             let mut actions = std::mem::take(&mut core.out.actions);
             for action in actions.drain(..) {
-                self.act(core, action);
+                self.act(core, now, action);
             }
             core.out.actions = actions;
-            core.post();
+            if core.post() {
+                self.posted.set();
+            }
             if !core.out.mail.is_empty() || !core.shard.is_congested() {
                 break;
             }
-            core.shard.mail_taken(Time::now(), &mut core.out);
+            core.shard.mail_taken(now, &mut core.out);
         }
         if core.shard.wants_flush() {
             self.flush.set();
         }
     }
 
-    fn act(self: &Rc<Self>, core: &mut Core, action: Action) {
+    fn act(self: &Rc<Self>, core: &mut Core, now: Time, action: Action) {
         match action {
             Action::Send { id, run } => {
                 if let Some(socket) = core.socket(id) {
-                    monoio::spawn(send(Rc::clone(self), id, Rc::clone(socket), run));
+                    monoio::spawn(send(Rc::clone(self), id, Rc::clone(socket), run, now));
                 }
             }
             Action::Resume { id } => core.release(id, Released::Read),
@@ -244,7 +251,7 @@ impl Reactor {
             Ok(socket) => self.tell(|core, now| {
                 // What the commands before asked for comes first: the new connection may get the slot that one of them
                 // freed.
-                self.settle(core);
+                self.settle(core, now);
                 let id = core.shard.attached(now, state, &mut core.out);
                 self.serve(core, id, socket, true);
             }),
@@ -323,18 +330,22 @@ impl Core {
         !self.out.mail.is_empty() && self.to_front.has_space(POST_AT_LEAST)
     }
 
-    /// Moves mail into the ring to the front, as far as it goes.
-    fn post(&mut self) {
+    /// Moves mail into the ring to the front, as far as it goes. True: there was some, and the front is to be told.
+    fn post(&mut self) -> bool {
+        let mut posted = false;
         while let Some(mail) = self.out.mail.pop_front() {
-            if let Err(mail) = self.to_front.push(mail) {
-                self.out.mail.push_front(mail);
-                // Who sleeps with an empty hand has left no wish for room.
-                if !self.may_post() {
-                    break;
+            match self.to_front.push(mail) {
+                Ok(()) => posted = true,
+                Err(mail) => {
+                    self.out.mail.push_front(mail);
+                    // Who sleeps with an empty hand has left no wish for room.
+                    if !self.may_post() {
+                        break;
+                    }
                 }
             }
         }
-        self.to_front.notify();
+        posted
     }
 }
 
@@ -362,12 +373,12 @@ async fn read(reactor: Rc<Reactor>, id: ConnectionId, socket: Rc<Socket>, held: 
     }
 }
 
-/// The task of one write.
-async fn send(reactor: Rc<Reactor>, id: ConnectionId, socket: Rc<Socket>, run: Run) {
-    let since = Time::now();
-    let (result, written) = socket.send(run.bytes, run.start).await;
+/// The task of one write, handed out at `since`.
+async fn send(reactor: Rc<Reactor>, id: ConnectionId, socket: Rc<Socket>, run: Run, since: Time) {
+    let Run { bytes, start, frames, accepted } = run;
+    let (result, written) = socket.send(bytes, start).await;
     drop(socket);
-    let sent = Sent { complete: result.is_ok(), written: written as u64, frames: run.frames, since };
+    let sent = Sent { complete: result.is_ok(), written: written as u64, frames, accepted, since };
     reactor.tell(|core, now| core.shard.sent(now, id, sent, &mut core.out));
 }
 
@@ -451,6 +462,14 @@ async fn flush(reactor: Rc<Reactor>) {
             FlushState::Wait(until) => sleep(until.since(Time::now())).await,
             FlushState::Idle => reactor.flush.wait().await,
         }
+    }
+}
+
+/// Tells the front of its mail: once for all that the tasks of a turn posted, since waking it can cost more than an event.
+async fn ring_front(reactor: Rc<Reactor>) {
+    loop {
+        reactor.posted.wait().await;
+        reactor.core.borrow().to_front.notify();
     }
 }
 

@@ -12,7 +12,7 @@ use proto::{
 
 use super::Front;
 use crate::{
-    clock::Time,
+    clock::{Time, wall_micros},
     shard::mail::{Push, PushTo, ToShard},
 };
 
@@ -49,8 +49,9 @@ impl CometApi for Front {
 
 impl Front {
     async fn dispatch_one(&self, dispatch: Dispatch) -> Result<(), DispatchError> {
-        let Dispatch { receivers, filter, payload, origin, accepted_at_us: _ } = dispatch;
+        let Dispatch { receivers, filter, payload, origin, accepted_at_us } = dispatch;
         let encoded = encode_payload(&payload)?;
+        let accepted = from_wall(accepted_at_us);
         let origin = origin.map(|origin| {
             let copy = sender_copy(&payload, origin.seq);
             (origin.key, copy.unwrap_or_else(|| encoded.clone()))
@@ -60,6 +61,7 @@ impl Front {
             filter,
             encoded: encoded.clone(),
             origin: origin.clone(),
+            accepted,
             dispatched: Time::now(),
         };
         match receivers {
@@ -137,6 +139,12 @@ fn sender_copy(payload: &Payload, seq: i32) -> Option<Encoded> {
     Encoded::push_frames(&frame).ok()
 }
 
+/// A moment of the wall clock on the shards' own, which they can read without one; none when nobody said it.
+fn from_wall(at_us: u64) -> Option<Time> {
+    let passed = wall_micros().saturating_sub(at_us);
+    (at_us > 0).then(|| Time::from_micros(Time::now().as_micros().saturating_sub(passed)))
+}
+
 /// A shard's part of a speed: at least 1, since 0 means unlimited.
 fn share(speed: u32, shards: u32, shard: u32) -> u32 {
     match speed {
@@ -147,6 +155,8 @@ fn share(speed: u32, shards: u32, shard: u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -154,5 +164,19 @@ mod tests {
         assert_eq!((0..4).map(|shard| share(10, 4, shard)).sum::<u32>(), 10);
         assert_eq!((0..4).map(|shard| share(1, 4, shard)).collect::<Vec<_>>(), [1, 1, 1, 1]);
         assert_eq!(share(0, 4, 2), 0);
+    }
+
+    #[test]
+    fn a_moment_of_the_wall_clock_is_found_on_the_shards_clock() {
+        let origin = Time::now();
+        std::thread::sleep(Duration::from_millis(30));
+        let accepted = from_wall(wall_micros() - 20_000).expect("a moment");
+        let ago = Time::now().since(accepted);
+        assert!(ago >= Duration::from_millis(19) && ago < Duration::from_secs(10), "{ago:?}");
+        assert!(accepted > origin);
+        assert_eq!(from_wall(0), None, "nobody said it");
+        // A clock that is ahead makes nothing younger than now.
+        let ahead = from_wall(wall_micros() + 60_000_000).expect("a moment");
+        assert!(ahead <= Time::now());
     }
 }

@@ -43,6 +43,8 @@ pub struct Snapshot {
     pub dispatch_to_shard: Histogram,
     /// From the begin of a write to its end.
     pub shard_to_written: Histogram,
+    /// The whole way: from logic's acceptance of the oldest push of a write to the write's end.
+    pub accept_to_written: Histogram,
 }
 
 /// Counters of one comet.
@@ -90,6 +92,7 @@ impl Metrics {
             stats.bad_input.iter().for_each(|(what, n)| *all.bad_input.entry(*what).or_default() += n);
             all.dispatch_to_shard.add(&stats.dispatch_to_shard);
             all.shard_to_written.add(&stats.shard_to_written);
+            all.accept_to_written.add(&stats.accept_to_written);
         }
         all.accept_to_dispatch = lock(&self.front).accepted_to_dispatch;
         all
@@ -205,7 +208,12 @@ impl Text<'_, '_> {
         )?;
         self.drops(shards)?;
         self.stages("dispatch_to_shard", shards.iter().map(|stats| &stats.dispatch_to_shard))?;
-        self.stages("shard_to_written", shards.iter().map(|stats| &stats.shard_to_written))
+        self.stages("shard_to_written", shards.iter().map(|stats| &stats.shard_to_written))?;
+        self.latencies(
+            "halley_accept_to_written_seconds",
+            "From the acceptance of a push to its write's end, per write the oldest push",
+            shards.iter().map(|stats| &stats.accept_to_written),
+        )
     }
 
     fn drops(&mut self, shards: &[Stats]) -> fmt::Result {
@@ -288,6 +296,15 @@ impl Text<'_, '_> {
 
     /// One stage of a push's way, over all shards.
     fn stages<'h>(&mut self, stage: &str, histograms: impl Iterator<Item = &'h Histogram>) -> fmt::Result {
+        self.latencies(&format!("halley_stage_{stage}_seconds"), "Time of a push in this stage", histograms)
+    }
+
+    fn latencies<'h>(
+        &mut self,
+        name: &str,
+        help: &str,
+        histograms: impl Iterator<Item = &'h Histogram>,
+    ) -> fmt::Result {
         let mut all = Histogram::default();
         histograms.for_each(|histogram| all.add(histogram));
         // Only every second power of two: enough to see, and a fourth of the lines.
@@ -300,8 +317,7 @@ impl Text<'_, '_> {
             buckets.push((bound, all.counts[2 * pair] + all.counts[2 * pair + 1]));
         }
         let count = all.counts.iter().sum();
-        let name = format!("halley_stage_{stage}_seconds");
-        self.describe(&name, "Time of a push in this stage", MetricType::Histogram, |metric| {
+        self.describe(name, help, MetricType::Histogram, |metric| {
             metric.encode_histogram::<[(&str, &str); 0]>(all.sum_micros as f64 / 1e6, count, &buckets, None)
         })
     }

@@ -99,7 +99,7 @@ impl Shard {
         if self.fanout.dirty.is_empty() {
             self.fanout.flush_at = now.after(self.fanout.window);
         }
-        let outgoing = Outgoing::push(&push.encoded);
+        let outgoing = Outgoing::push(&push.encoded, push.accepted);
         match &push.to {
             PushTo::Keys(keys) => {
                 for key in keys {
@@ -257,10 +257,9 @@ impl Shard {
 
     fn push_room(&mut self, room: &RoomId, push: &Push, outgoing: &Outgoing, out: &mut Outputs) {
         let Some(index) = self.rooms.find(room) else { return };
-        let origin = push
-            .origin
-            .as_ref()
-            .and_then(|(key, copy)| self.find_key(key).map(|slot| (slot, Outgoing::push(copy))));
+        let origin = push.origin.as_ref().and_then(|(key, copy)| {
+            self.find_key(key).map(|slot| (slot, Outgoing::push(copy, push.accepted)))
+        });
         for position in 0..self.rooms.members(index).len() {
             let slot = self.rooms.members(index)[position];
             match &origin {

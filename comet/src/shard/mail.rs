@@ -79,6 +79,8 @@ pub struct Push {
     pub encoded: Encoded,
     /// A client's own room message: that client's copy differs in the sequence number.
     pub origin: Option<(Key, Encoded)>,
+    /// When logic accepted it; none where job does not say.
+    pub accepted: Option<Time>,
     /// When the front handed it out.
     pub dispatched: Time,
 }

@@ -316,6 +316,9 @@ impl Shard {
         if done.complete {
             self.stats.deliveries += u64::from(done.frames);
             self.stats.shard_to_written.record(now.since(done.since).as_micros() as u64);
+            if let Some(accepted) = done.accepted {
+                self.stats.accept_to_written.record(now.since(accepted).as_micros() as u64);
+            }
         } else {
             self.stats.drop_frames(stats::DropReason::Closed, u64::from(done.frames));
         }
@@ -531,6 +534,8 @@ pub struct Sent {
     pub written: u64,
     /// Frames of the run.
     pub frames: u32,
+    /// When logic accepted the oldest push of the run.
+    pub accepted: Option<Time>,
     /// When the run was handed out.
     pub since: Time,
 }

@@ -6,10 +6,15 @@ use bytes::{Bytes, BytesMut};
 use proto::encoded::Encoded;
 use smallvec::SmallVec;
 
+use crate::clock::Time;
+
 /// One encoded frame on its way to the connections of a shard. All of them share the allocation; within the shard
 /// without an atomic count.
 #[derive(Clone, Debug)]
-pub struct Outgoing {
+pub struct Outgoing(Rc<Frame>);
+
+#[derive(Debug)]
+struct Frame {
     bytes: Rc<Bytes>,
     /// Where a TCP client's bytes begin; a WebSocket client gets everything.
     tcp_start: u16,
@@ -18,38 +23,44 @@ pub struct Outgoing {
     /// Replies and control frames are never dropped for a slow reader: the connection depends on them. They have as
     /// much room again as pushes; whoever asks on and on and takes nothing is closed.
     droppable: bool,
+    /// When logic accepted the push.
+    accepted: Option<Time>,
 }
 
 impl Outgoing {
     /// A push: may be dropped when its receiver is slow.
-    pub fn push(encoded: &Encoded) -> Outgoing {
-        Outgoing::new(encoded, true)
+    pub fn push(encoded: &Encoded, accepted: Option<Time>) -> Outgoing {
+        Outgoing::new(encoded, true, accepted)
     }
 
     /// A reply or control frame.
     pub fn reply(encoded: &Encoded) -> Outgoing {
-        Outgoing::new(encoded, false)
+        Outgoing::new(encoded, false, None)
     }
 
     /// Bytes that are no frame, the same on both wires: an HTTP answer.
     pub fn raw(bytes: Vec<u8>) -> Outgoing {
-        Outgoing { bytes: Rc::new(bytes.into()), tcp_start: 0, frames: 0, droppable: false }
+        let bytes = Rc::new(bytes.into());
+        Outgoing(Rc::new(Frame { bytes, tcp_start: 0, frames: 0, droppable: false, accepted: None }))
     }
 
-    fn new(encoded: &Encoded, droppable: bool) -> Outgoing {
-        Outgoing {
+    fn new(encoded: &Encoded, droppable: bool, accepted: Option<Time>) -> Outgoing {
+        Outgoing(Rc::new(Frame {
             tcp_start: encoded.tcp_start() as u16,
             frames: encoded.frames() as u32,
             bytes: Rc::new(encoded.bytes().clone()),
             droppable,
-        }
+            accepted,
+        }))
     }
 
     /// goim frames inside.
     pub fn frames(&self) -> u32 {
-        self.frames
+        self.0.frames
     }
+}
 
+impl Frame {
     fn start(&self, wire: WireKind) -> usize {
         match wire {
             WireKind::Tcp => usize::from(self.tcp_start),
@@ -59,6 +70,12 @@ impl Outgoing {
 
     fn len(&self, wire: WireKind) -> usize {
         self.bytes.len() - self.start(wire)
+    }
+
+    /// All of it as one run.
+    fn run(&self, wire: WireKind) -> Run {
+        let Frame { frames, accepted, .. } = *self;
+        Run { bytes: Rc::clone(&self.bytes), start: self.start(wire), frames, accepted }
     }
 }
 
@@ -80,6 +97,8 @@ pub struct Run {
     pub start: usize,
     /// goim frames inside.
     pub frames: u32,
+    /// When logic accepted the oldest push inside.
+    pub accepted: Option<Time>,
 }
 
 impl Run {
@@ -137,34 +156,34 @@ impl SendQueue {
 
     /// A reply waits, which nothing should hold up.
     pub fn has_reply(&self) -> bool {
-        self.waiting.iter().any(|frame| !frame.droppable)
+        self.waiting.iter().any(|frame| !frame.0.droppable)
     }
 
     /// Whether a frame can be queued as if the queue had no policy.
     pub fn fits(&self, outgoing: &Outgoing, wire: WireKind, limit: u32) -> bool {
         let others = self.bytes - self.overlong(wire, limit);
-        let room = if outgoing.droppable { limit } else { limit.saturating_mul(2) };
-        self.waiting.is_empty() || others.saturating_add(outgoing.len(wire) as u32) <= room
+        let room = if outgoing.0.droppable { limit } else { limit.saturating_mul(2) };
+        self.waiting.is_empty() || others.saturating_add(outgoing.0.len(wire) as u32) <= room
     }
 
     /// Bytes of the first frame if it is longer than `limit` by itself. It was taken because nothing else waited, and
     /// leaves the usual room to those behind it: a long push must not make a healthy reader lose short ones, nor they it.
     fn overlong(&self, wire: WireKind, limit: u32) -> u32 {
-        let first = self.waiting.first().map_or(0, |frame| frame.len(wire) as u32);
+        let first = self.waiting.first().map_or(0, |frame| frame.0.len(wire) as u32);
         if first > limit { first } else { 0 }
     }
 
     /// Queues a frame. One that is larger than `limit` by itself is taken into an empty queue, or it could never be
     /// sent at all.
     pub fn push(&mut self, outgoing: Outgoing, wire: WireKind, limit: u32, policy: SlowConsumer) -> Queued {
-        let len = outgoing.len(wire) as u32;
+        let len = outgoing.0.len(wire) as u32;
         if len == 0 {
             return Queued::Waiting;
         }
         let mut dropped = 0;
         if !self.fits(&outgoing, wire, limit) {
             match policy {
-                _ if !outgoing.droppable => return Queued::Overflow,
+                _ if !outgoing.0.droppable => return Queued::Overflow,
                 SlowConsumer::DropNewest => return Queued::DroppedNewest,
                 SlowConsumer::Close => return Queued::Overflow,
                 SlowConsumer::DropOldest => dropped = self.make_room(len, wire, limit),
@@ -181,7 +200,7 @@ impl SendQueue {
         let mut kept = if len > limit { 0 } else { self.overlong(wire, limit) };
         let (mut others, mut dropped) = (self.bytes - kept, 0);
         self.bytes = 0;
-        self.waiting.retain(|frame| {
+        self.waiting.retain(|Outgoing(frame)| {
             let drop = kept == 0 && frame.droppable && others.saturating_add(len) > limit;
             if drop {
                 others -= frame.len(wire) as u32;
@@ -198,14 +217,14 @@ impl SendQueue {
     /// Drops everything that waits and returns how many frames that were.
     pub fn clear(&mut self) -> u32 {
         self.bytes = 0;
-        std::mem::take(&mut self.waiting).iter().map(|frame| frame.frames).sum()
+        std::mem::take(&mut self.waiting).iter().map(Outgoing::frames).sum()
     }
 
     /// Takes everything that waits as one run.
     pub fn take(&mut self, wire: WireKind, joined: &mut JoinedRuns) -> Option<Run> {
         let run = match self.waiting.as_slice() {
             [] => return None,
-            [one] => Run { bytes: Rc::clone(&one.bytes), start: one.start(wire), frames: one.frames },
+            [Outgoing(one)] => one.run(wire),
             several => joined.join(several, wire),
         };
         self.bytes = 0;
@@ -234,19 +253,20 @@ impl JoinedRuns {
         let same = |joined: &&Joined| {
             joined.wire == wire
                 && joined.frames.len() == frames.len()
-                && joined.frames.iter().zip(frames).all(|(a, b)| Rc::ptr_eq(&a.bytes, &b.bytes))
+                && joined.frames.iter().zip(frames).all(|(a, b)| Rc::ptr_eq(&a.0, &b.0))
         };
         if let Some(joined) = self.recent.iter().find(same) {
             return joined.run.clone();
         }
-        let mut bytes = BytesMut::with_capacity(frames.iter().map(|frame| frame.len(wire)).sum());
-        for frame in frames {
+        let mut bytes = BytesMut::with_capacity(frames.iter().map(|frame| frame.0.len(wire)).sum());
+        for Outgoing(frame) in frames {
             bytes.extend_from_slice(&frame.bytes[frame.start(wire)..]);
         }
         let run = Run {
             bytes: Rc::new(bytes.freeze()),
             start: 0,
-            frames: frames.iter().map(|frame| frame.frames).sum(),
+            frames: frames.iter().map(Outgoing::frames).sum(),
+            accepted: frames.iter().filter_map(|frame| frame.0.accepted).min(),
         };
         if self.recent.len() == RECENT_MAX {
             self.recent.remove(0);
@@ -268,7 +288,7 @@ mod tests {
     use super::*;
 
     fn push(body: &[u8]) -> Outgoing {
-        Outgoing::push(&Encoded::push(Op(1000), body))
+        Outgoing::push(&Encoded::push(Op(1000), body), None)
     }
 
     fn fill(queue: &mut SendQueue, count: usize, limit: u32, policy: SlowConsumer) -> Vec<Queued> {
@@ -281,7 +301,7 @@ mod tests {
         let frame = push(b"hello");
         queue.push(frame.clone(), WireKind::WebSocket, 1000, SlowConsumer::Close);
         let run = queue.take(WireKind::WebSocket, &mut joined).expect("a run");
-        assert!(Rc::ptr_eq(&run.bytes, &frame.bytes));
+        assert!(Rc::ptr_eq(&run.bytes, &frame.0.bytes));
         assert_eq!(run.start, 0);
         assert!(queue.is_empty() && queue.bytes() == 0);
     }
@@ -310,7 +330,7 @@ mod tests {
         let mut queue = SendQueue::default();
         let dropped = fill(&mut queue, 12, 1000, SlowConsumer::DropOldest);
         assert_eq!(&dropped[9..], [Queued::Waiting, Queued::DroppedOldest(1), Queued::DroppedOldest(1)]);
-        assert_eq!((queue.bytes(), queue.waiting[0].bytes[34]), (1000, 2));
+        assert_eq!((queue.bytes(), queue.waiting[0].0.bytes[34]), (1000, 2));
 
         let mut queue = SendQueue::default();
         assert_eq!(fill(&mut queue, 12, 1000, SlowConsumer::DropNewest)[10..], [Queued::DroppedNewest; 2]);

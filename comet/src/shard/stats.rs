@@ -116,6 +116,8 @@ pub struct Stats {
     pub dispatch_to_shard: Histogram,
     /// From the begin of a write to its end.
     pub shard_to_written: Histogram,
+    /// From logic's acceptance of the oldest push of a write to the write's end.
+    pub accept_to_written: Histogram,
     /// Busy share of the last tick in thousandths.
     pub load_permille: u64,
 }

@@ -27,6 +27,7 @@ macro_rules! conformance {
 conformance!(
     a_login_is_answered_and_a_push_arrives,
     order_holds_over_many_pushes_to_a_slow_reader,
+    deliveries_do_not_wake_the_front,
     a_burst_for_a_fast_reader_is_not_dropped,
     a_short_write_is_continued,
     bytes_sent_behind_the_login_survive_the_hand_over,

@@ -329,7 +329,7 @@ impl World {
         let written = if complete { run.as_slice().len() } else { run.as_slice().len() / 2 } as u64;
         self.bytes_written += written;
         self.frames_written += if complete { u64::from(run.frames) } else { 0 };
-        let sent = Sent { complete, written, frames: run.frames, since };
+        let sent = Sent { complete, written, frames: run.frames, accepted: run.accepted, since };
         self.shard.sent(self.now, id, sent, &mut self.out);
     }
 

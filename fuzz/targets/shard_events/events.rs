@@ -250,7 +250,8 @@ impl World {
                 (key(number), Encoded::reply(header, &body))
             });
             let encoded = Encoded::push(Op(1000), &body);
-            let push = Push { to, filter: Op(1000), encoded, origin, dispatched: self.now };
+            let (accepted, dispatched) = (Some(self.now), self.now);
+            let push = Push { to, filter: Op(1000), encoded, origin, accepted, dispatched };
             self.shard.mail(self.now, ToShard::Push(Box::new(push)), &mut self.out);
         }
     }

@@ -254,7 +254,9 @@ impl World {
                     "shard {index} sleeps, nobody has woken it, and {inbox} commands wait for it ({outside} of its own mails wait for room)"
                 ));
             }
-            if self.tokio_frozen <= self.now && long(&mut self.unread[index], in_ring > 0, TOKIO_STEPS_MAX) {
+            if self.tokio_frozen <= self.now
+                && long(&mut self.unread[index], shard.front_is_told(), TOKIO_STEPS_MAX)
+            {
                 self.oracle.fail(format!("{in_ring} mails of shard {index} wait, and the front sleeps"));
             }
         }

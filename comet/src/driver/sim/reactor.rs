@@ -117,6 +117,8 @@ pub struct Reactor {
     /// What could be done now.
     tasks: Vec<Task>,
     mail: MailTask,
+    /// There is mail in the ring of which the front has not been told.
+    posted: bool,
     mailbox_depth: u64,
     flush_at: Option<Time>,
     next_tick: Time,
@@ -178,6 +180,7 @@ impl Reactor {
             attaching: 0,
             tasks: Vec::new(),
             mail: MailTask::Awake,
+            posted: false,
             mailbox_depth: 0,
             flush_at: None,
             next_tick: now.after(std::time::Duration::from_micros(TICK_MICROS)),
@@ -207,6 +210,11 @@ impl Reactor {
         (self.inbox.depth(), self.to_front.depth(), self.out.mail.len())
     }
 
+    /// Mail of which the front was told waits in the ring.
+    pub fn front_is_told(&self) -> bool {
+        !self.posted && self.to_front.depth() > 0
+    }
+
     /// The task that takes the mail sleeps, nobody has woken it, and there is something for it: a wake was lost.
     pub fn sleeps_on_work(&mut self) -> bool {
         self.wake_up();
@@ -230,7 +238,7 @@ impl Reactor {
         let mails = self.mail != MailTask::Asleep;
         let flushes = self.shard.wants_flush() && self.flush_at.is_none_or(|at| at <= turn.now);
         let ticks = self.next_tick <= turn.now;
-        let always = [accepts, mails, flushes, ticks];
+        let always = [accepts, mails, flushes, ticks, self.posted];
         let others = always.iter().filter(|possible| **possible).count();
         if others + self.tasks.len() == 0 {
             return false;
@@ -241,7 +249,8 @@ impl Reactor {
             Some(0) => self.accept(turn),
             Some(1) => self.take_mail(turn),
             Some(2) => self.flush(turn),
-            Some(_) => self.tick(turn),
+            Some(3) => self.tick(turn),
+            Some(_) => self.ring_front(),
             None => match self.tasks.swap_remove(chosen - others) {
                 Task::Read(id) => self.read(turn, id),
                 Task::Write(id) => self.write(turn, id),
@@ -475,8 +484,8 @@ impl Reactor {
         if !complete && !failed {
             return self.look(turn.network, id);
         }
-        let frames = write.run.frames;
-        let sent = Sent { complete, written: write.done as u64, frames, since: write.since };
+        let (frames, accepted) = (write.run.frames, write.run.accepted);
+        let sent = Sent { complete, written: write.done as u64, frames, accepted, since: write.since };
         place.write = None;
         self.say(turn, Event::Sent(id, socket, complete, frames));
         self.tell(turn, |shard, out| shard.sent(now, id, sent, out));
@@ -624,18 +633,25 @@ impl Reactor {
         POST_AT_LEAST.min(self.to_front.capacity() / 4)
     }
 
-    /// Moves mail into the ring to the front, as far as it goes.
+    /// Moves mail into the ring to the front, as far as it goes. The front is told by a task of its own.
     fn post(&mut self) {
         while let Some(mail) = self.out.mail.pop_front() {
-            if let Err(mail) = self.to_front.push(mail) {
-                self.full += 1;
-                self.out.mail.push_front(mail);
-                // Who sleeps with an empty hand has left no wish for room.
-                if !self.to_front.has_space(self.post_at_least()) {
-                    break;
+            match self.to_front.push(mail) {
+                Ok(()) => self.posted = true,
+                Err(mail) => {
+                    self.full += 1;
+                    self.out.mail.push_front(mail);
+                    // Who sleeps with an empty hand has left no wish for room.
+                    if !self.to_front.has_space(self.post_at_least()) {
+                        break;
+                    }
                 }
             }
         }
+    }
+
+    fn ring_front(&mut self) {
+        self.posted = false;
         self.to_front.notify();
     }
 }

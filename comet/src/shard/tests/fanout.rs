@@ -14,6 +14,7 @@ use super::{
     wire::{self, BOTH, Got, bodies, frame, hex, pushed, versioned},
     world::{World, room, session, session_in},
 };
+use crate::clock::Time;
 
 fn open(world: &mut World, transport: Transport, key: &str, accepts: &[i32]) -> ConnectionId {
     let accepts = accepts.iter().copied().map(Op).collect();
@@ -25,7 +26,7 @@ fn to_room(world: &World, body: &str) -> ToShard {
 }
 
 fn push(world: &mut World, to: PushTo, filter: i32, encoded: Encoded) {
-    let push = Push { to, filter: Op(filter), encoded, origin: None, dispatched: world.now };
+    let push = Push { to, filter: Op(filter), encoded, origin: None, accepted: None, dispatched: world.now };
     world.mail(ToShard::Push(Box::new(push)));
 }
 
@@ -440,4 +441,23 @@ fn latencies_are_measured_from_dispatch_and_from_the_hand_out() {
     assert_eq!((stats.dispatch_to_shard.counts[2], stats.dispatch_to_shard.sum_micros), (1, 3));
     assert_eq!((stats.shard_to_written.counts[10], stats.shard_to_written.sum_micros), (1, 700));
     assert_eq!(wire::bodies(&world.got(id)), ["x"]);
+}
+
+/// Joined, a write counts with the push that waited longest; what has no time of acceptance counts nowhere.
+#[test]
+fn the_whole_way_is_measured_once_a_write_for_its_oldest_push() {
+    let mut world = World::new();
+    let id = open(&mut world, Transport::Tcp, "k", &[]);
+    let accepted = |world: &World, body, micros| {
+        let mut push = world.push_of(PushTo::Room(room("live://1")), body);
+        push.accepted = Some(Time::from_micros(world.now.as_micros() - micros));
+        ToShard::Push(Box::new(push))
+    };
+    let mails = vec![to_room(&world, "a"), accepted(&world, "b", 40), accepted(&world, "c", 900)];
+    world.mails(mails);
+    let mail = to_room(&world, "d");
+    world.mail(mail);
+    assert_eq!(wire::bodies(&world.got(id)), ["a", "b", "c", "d"]);
+    let whole = world.shard.stats().accept_to_written;
+    assert_eq!((whole.counts.iter().sum::<u64>(), whole.sum_micros), (1, 900));
 }

@@ -225,7 +225,8 @@ impl World {
             socket.inbox.extend_from_slice(bytes);
             self.taken.0 += u64::from(run.frames);
         }
-        let sent = Sent { complete, written: written as u64, frames: run.frames, since };
+        let (frames, accepted) = (run.frames, run.accepted);
+        let sent = Sent { complete, written: written as u64, frames, accepted, since };
         if complete {
             socket.runs.push(run);
         }

@@ -390,6 +390,7 @@ impl World {
             filter: Op(1000),
             encoded: Encoded::push(Op(1000), body.as_bytes()),
             origin: None,
+            accepted: None,
             dispatched: self.now,
         }
     }

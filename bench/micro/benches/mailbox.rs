@@ -1,0 +1,87 @@
+//! The rings between front and shard.
+#![allow(missing_docs)] // criterion's macros
+
+use std::{sync::Arc, thread};
+
+use comet::mailbox::{Bell, Receiver, Sender, ShardBell, ShardSleeper, TaskBell, TaskWake, channel};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
+use ring::{WakeReceiverSeed, WakeSender, probe_io_uring, wake_pair};
+
+/// Both ends on one thread, the consumer awake: what the ring itself costs.
+fn batch(criterion: &mut Criterion) {
+    const BATCH: u64 = 64;
+    let (mut sender, mut receiver) =
+        channel(1024, Arc::<Bell<()>>::new(Bell::new(())), Arc::<Bell<()>>::new(Bell::new(())));
+    let mut group = criterion.benchmark_group("mailbox");
+    group.throughput(Throughput::Elements(BATCH));
+    group.bench_function("push, notify and drain on one thread/64", |bencher| {
+        bencher.iter(|| {
+            (0..BATCH).for_each(|value| sender.push(value).expect("room"));
+            sender.notify();
+            assert_eq!(receiver.drain().sum::<u64>(), BATCH * (BATCH - 1) / 2);
+        });
+    });
+    group.finish();
+}
+
+/// The shard's end: sends everything back until the front is gone.
+struct Shard {
+    bell: Arc<ShardBell>,
+    seed: WakeReceiverSeed,
+    from_front: Receiver<u64, ()>,
+    to_front: Sender<u64, TaskWake>,
+}
+
+async fn echo(Shard { bell, seed, mut from_front, mut to_front }: Shard) {
+    let mut sleeper = ShardSleeper::new(bell, seed).expect("an eventfd");
+    while !from_front.is_closed() {
+        sleeper.sleep_until(|| from_front.is_closed() || !from_front.is_empty()).await.expect("a wait");
+        from_front.drain().for_each(|value| to_front.push(value).expect("room"));
+        to_front.notify();
+    }
+}
+
+fn run(shard: Shard) {
+    if probe_io_uring(256, 1).is_ok() {
+        let mut runtime = RuntimeBuilder::<IoUringDriver>::new()
+            .enable_timer()
+            .with_entries(256)
+            .build()
+            .expect("io_uring");
+        runtime.block_on(echo(shard));
+    } else {
+        RuntimeBuilder::<LegacyDriver>::new().enable_timer().build().expect("epoll").block_on(echo(shard));
+    }
+}
+
+/// One value to the shard's thread and back, both asleep each time: what a lone push or a login pays, wakes included.
+fn round_trip(criterion: &mut Criterion) {
+    let (wake, seed) = wake_pair().expect("an eventfd");
+    let (shard_bell, front_bell) = (Arc::<ShardBell>::new(Bell::new(wake)), Arc::<TaskBell>::default());
+    let (mut to_shard, from_front): (Sender<u64, WakeSender>, _) =
+        channel(64, Arc::clone(&shard_bell), Arc::new(Bell::new(())));
+    let (to_front, mut from_shard) = channel(64, Arc::clone(&front_bell), Arc::clone(&shard_bell));
+    let shard = Shard { bell: shard_bell, seed, from_front, to_front };
+    let thread = thread::Builder::new().name("shard".into()).spawn(move || run(shard)).expect("a thread");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+
+    let mut group = criterion.benchmark_group("mailbox");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("to a sleeping shard's thread and back", |bencher| {
+        bencher.iter(|| {
+            runtime.block_on(async {
+                to_shard.push(7).expect("room");
+                to_shard.notify();
+                front_bell.until(|| !from_shard.is_empty()).await;
+                assert_eq!(from_shard.pop(), Some(7));
+            });
+        });
+    });
+    group.finish();
+    drop(to_shard);
+    thread.join().expect("the shard ends with its front");
+}
+
+criterion_group!(benches, batch, round_trip);
+criterion_main!(benches);

@@ -1,0 +1,203 @@
+//! What the benches share: one shard with members, and a driver for it that writes nothing.
+//!
+//! The benches under `benches/` measure one part each, alone and on one thread unless they say otherwise: no socket, no
+//! kernel. They find what a change did to a part; what a delivery costs in all is measured on whole processes
+//! (`bench/measure.sh`). Everything goes through the public interfaces of the crates.
+#![forbid(unsafe_code)]
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
+
+use cluster::services::{Session, Transport};
+use comet::{
+    clock::Time,
+    shard::{
+        Action, Batch, FlushState, Outputs, Rate, Sent, Shard, ShardConfig, SlowConsumer, Wire,
+        mail::{Carried, ConnectionId, Handover, Push, PushTo, Ticket, ToShard},
+        wheel::TICK_MICROS,
+    },
+};
+use proto::{
+    encoded::Encoded,
+    frame::{FrameReader, Header, encode},
+    ids::{Generation, Key, Mid, RoomId},
+    op::Op,
+    websocket::{MessageLimits, Reader, UpgradeRules},
+};
+
+/// The allocator of the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Body of the usual message, bytes.
+pub const BODY: [u8; 60] = [b'x'; 60];
+
+/// Writes handed out between two looks at everything else, as in the driver.
+const SENDS_PER_TURN: usize = 1000;
+
+/// Silence that closes a connection.
+const HEARTBEAT: Duration = Duration::from_secs(270);
+
+/// One shard whose connections are all open and in one room.
+pub struct Gateway {
+    now: Time,
+    shard: Shard,
+    out: Outputs,
+    members: Vec<ConnectionId>,
+    room: RoomId,
+    next_heartbeat: usize,
+    heartbeat: Vec<u8>,
+}
+
+impl Gateway {
+    /// A shard with so many members, as they are after their login and its answer.
+    pub fn with_members(members: usize, transport: Transport) -> Gateway {
+        let now = Time::from_micros(12_345_678);
+        let mut heartbeat = Vec::new();
+        encode(Header { ver: 1, op: Op::HEARTBEAT, seq: 1 }, &[], &mut heartbeat);
+        let mut gateway = Gateway {
+            now,
+            shard: Shard::new(0, config(members), now),
+            out: Outputs::default(),
+            members: Vec::with_capacity(members),
+            room: RoomId::parse("live://1000").expect("a room id"),
+            next_heartbeat: 0,
+            heartbeat,
+        };
+        for number in 0..members as u64 {
+            let state = gateway.handover(number, transport);
+            let id = gateway.shard.attached(now, state, &mut gateway.out);
+            gateway.members.push(id);
+            gateway.complete_writes();
+        }
+        assert_eq!(gateway.shard.room_members(&gateway.room), members);
+        gateway
+    }
+
+    fn handover(&self, number: u64, transport: Transport) -> Handover {
+        Handover {
+            ticket: Ticket(number),
+            peer: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            transport,
+            header: Header { ver: 1, op: Op::AUTH, seq: 1 },
+            session: Session {
+                mid: Mid(number as i64),
+                key: Key::new(format!("key-{number}")),
+                room: Some(self.room.clone()),
+                rooms: Vec::new(),
+                accepts: vec![Op(1000)],
+                heartbeat: HEARTBEAT,
+                generation: Some(Generation(number as i64 + 1)),
+            },
+            reasons: false,
+            wire: match transport {
+                Transport::Tcp => Wire::Tcp(FrameReader::new()),
+                Transport::WebSocket => Wire::WebSocket(Reader::default()),
+            },
+            carried: Carried::default(),
+        }
+    }
+
+    /// A push for the room: appended to the queue of every member.
+    pub fn push(&mut self, encoded: &Encoded) {
+        let push = Push {
+            to: PushTo::Room(self.room.clone()),
+            filter: Op(1000),
+            encoded: encoded.clone(),
+            origin: None,
+            accepted: Some(self.now),
+            dispatched: self.now,
+        };
+        self.shard.mail(self.now, ToShard::Push(Box::new(push)), &mut self.out);
+    }
+
+    /// Hands out everything that waits, turn by turn, and ends each write as the kernel would. Returns the frames that
+    /// were delivered.
+    pub fn write(&mut self) -> u64 {
+        let mut frames = 0;
+        loop {
+            let state = self.shard.flush(self.now, SENDS_PER_TURN, &mut self.out);
+            frames += self.complete_writes();
+            if state == FlushState::Idle {
+                return frames;
+            }
+        }
+    }
+
+    /// The member whose turn it is sends a heartbeat and gets the answer.
+    ///
+    /// # Panics
+    /// When it is not a TCP client's gateway, or the answer does not come.
+    pub fn heartbeat(&mut self) {
+        let id = self.members[self.next_heartbeat];
+        self.next_heartbeat = (self.next_heartbeat + 1) % self.members.len();
+        self.shard.received(self.now, id, &mut self.heartbeat, &mut self.out);
+        assert_eq!(self.complete_writes(), 1, "the answer");
+    }
+
+    /// Time passes, without a tick.
+    pub fn pass(&mut self, time: Duration) {
+        self.now = self.now.after(time);
+    }
+
+    /// One tick of the shard's clock passes.
+    pub fn tick(&mut self) {
+        self.pass(Duration::from_micros(TICK_MICROS));
+        self.shard.tick(self.now, 100, 0, &mut self.out);
+        self.complete_writes();
+        assert_eq!(self.shard.connections(), self.members.len(), "nobody is closed");
+    }
+
+    fn complete_writes(&mut self) -> u64 {
+        let mut frames = 0;
+        while !self.out.actions.is_empty() {
+            let mut actions = std::mem::take(&mut self.out.actions);
+            for action in actions.drain(..) {
+                let (id, run) = match action {
+                    Action::Send { id, run } => (id, run),
+                    Action::Resume { .. } => continue, // after the login: its client may be read
+                    other => panic!("nobody is closed: {other:?}"),
+                };
+                frames += u64::from(run.frames);
+                let sent = Sent {
+                    complete: true,
+                    written: run.as_slice().len() as u64,
+                    frames: run.frames,
+                    since: self.now,
+                    accepted: run.accepted,
+                };
+                self.shard.sent(self.now, id, sent, &mut self.out);
+            }
+            if self.out.actions.is_empty() {
+                self.out.actions = actions; // its memory is used again, as in the driver
+            }
+        }
+        self.out.mail.clear();
+        frames
+    }
+}
+
+/// The program's defaults, with room for everybody and nothing joined on purpose.
+fn config(connections: usize) -> ShardConfig {
+    ShardConfig {
+        handshake: Duration::from_secs(5),
+        frame: Duration::from_secs(10),
+        upgrade: UpgradeRules::default(),
+        message: MessageLimits::default(),
+        body_max: 4096,
+        queue_bytes_max: 64 * 1024,
+        slow_consumer: SlowConsumer::DropOldest,
+        rate: Rate { per_second: 100, burst: 400 },
+        rooms_max: 32,
+        accepts_max: 128,
+        unauthenticated_max: 20_000,
+        connections_max: connections,
+        ignored_max: 8,
+        refusals_max: 16,
+        renew: Duration::from_secs(300),
+        unknown_reply_same: false,
+        batch: Batch::Off,
+    }
+}
