@@ -32,14 +32,15 @@ test: deps lint ## Everything that must pass: lints, unit, property, conformance
 # The simulator is a workspace of its own: what it changes must not reach the programs that are shipped.
 IN_SIM := --manifest-path tests/sim/Cargo.toml --target-dir $(or $(CARGO_TARGET_DIR),target)/sim
 SEEDS ?= 500
+SIM ?= --seeds $(SEEDS)
 
 .PHONY: sim
-sim: ## Simulate whole comets in virtual time, a seed each: make sim SEEDS=100000
-	$(CARGO) run --quiet $(IN_SIM) -- --seeds $(SEEDS)
+sim: ## Simulate whole gateways in virtual time, a seed each: make sim SEEDS=100000, make sim SIM=--help
+	$(CARGO) run --quiet $(IN_SIM) -- $(SIM)
 
 .PHONY: sim-million
-sim-million: ## A million simulated connections at once, and what each costs (4 GB)
-	$(CARGO) run --quiet $(IN_SIM) -- --connections 1000000
+sim-million: ## A million simulated connections at once, and what each costs (2 GB of memory)
+	$(MAKE) --no-print-directory sim SIM="--connections 1000000"
 
 # For each target.
 export SECONDS_EACH ?= 15

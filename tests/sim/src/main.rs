@@ -136,10 +136,7 @@ fn tell(failure: &Failure) {
         }
         Ok(_) => println!("sim: this seed was clean when it was run again"),
     }
-    println!(
-        "sim: {failure}\n     again: cargo run --manifest-path tests/sim/Cargo.toml -- --seed {} --trace",
-        failure.seed
-    );
+    println!("sim: {failure}\n     again: make sim SIM=\"--seed {} --trace\"", failure.seed);
 }
 
 fn report(total: &Total, took: Duration) {
