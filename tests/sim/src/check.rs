@@ -16,8 +16,10 @@ use crate::{client::Doing, oracle::connection::Phase, world::World};
 const ANSWERS_LOST: [&str; 2] =
     [r#"halley_logic_given_up_total{what="receive""#, r#"halley_logic_given_up_total{what="reply""#];
 
-/// What it counts when a session stays until it expires.
-const ENDS_LOST: [&str; 3] = [
+/// What it counts when a session stays until it expires: an end that logic was not told of, a late answer that nobody
+/// heard, or a heartbeat that failed where it had to put a newer login's session over an older one's.
+const ENDS_LOST: [&str; 4] = [
+    r#"halley_logic_failures_total{call="heartbeat""#,
     r#"halley_logic_failures_total{call="disconnect""#,
     r#"halley_logic_given_up_total{what="disconnect""#,
     r#"halley_logic_given_up_total{what="connect""#,
