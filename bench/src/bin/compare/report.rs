@@ -10,6 +10,9 @@ use crate::{
     statistics::{Median, median, ratio},
 };
 
+/// A generator that is busier, percent of its core, delays what it measures.
+const GENERATOR_FULL: f64 = 90.0;
+
 /// A comparison from beginning to end.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
@@ -149,7 +152,8 @@ impl Report {
         section(
             "Rate against latency",
             "The same room, rates one after the other, one pass, each system with its defaults, until one is three seconds \
-             behind. p50 / p99 in ms, then CPU per delivery in µs; `×` what was lost.",
+             behind. p50 / p99 in ms, then CPU per delivery in µs; `×` what was lost; `†` the generator's core was full, so \
+             that the latency may be its own.",
             self.sweep_table(),
         );
         section(
@@ -286,7 +290,8 @@ impl Report {
 
 fn sweep_cell(run: &Outcome) -> String {
     let lost = if run.lost > 0 { format!(" ×{}", run.lost) } else { String::new() };
-    format!("{} / {}; {}{lost}", digits(run.p50_ms), digits(run.p99_ms), digits(run.cpu_us))
+    let full = if run.generator_percent > GENERATOR_FULL { " †" } else { "" };
+    format!("{} / {}; {}{lost}{full}", digits(run.p50_ms), digits(run.p99_ms), digits(run.cpu_us))
 }
 
 /// `1.23 [1.20, 1.31]`.
