@@ -57,7 +57,7 @@ const IDLE_ROUNDS: usize = 3;
 /// Compares Halley with the floor and its peers on this machine
 #[derive(Parser)]
 #[command(after_help = "Examples:
-  compare                                     everything, about 25 minutes
+  compare                                     everything, about 15 minutes
   compare --only floor,halley --rounds 3      a part of it
   compare --goim ./start-goim.sh              with a goim of yours: the command runs in the foreground,
                                               all its processes below it, on goim's own ports 3101 and 3111")]
