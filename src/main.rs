@@ -15,7 +15,7 @@ mod page;
 use std::{
     net::SocketAddr,
     process::ExitCode,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, Weak},
 };
 
 use anyhow::Context;
@@ -28,7 +28,7 @@ use cluster::{
     shutdown::{Drain, on_signals},
     telemetry::{self, init_logs},
 };
-use comet::{Comet, clock::Time};
+use comet::{Comet, clock::Time, front::Front};
 use control::{
     broker::MemoryBroker,
     config::{Exposure, JobConfig, Listener, LogicConfig},
@@ -181,10 +181,18 @@ async fn run(config: &HalleyConfig, exposure: &Exposure) -> anyhow::Result<()> {
         job: job_metrics.clone(),
         started: OnceLock::new(),
     });
+    // The gateway needs logic to start, and logic the gateway to kick. Weak, or each would keep the other.
+    let gateway: Arc<OnceLock<Weak<Front>>> = Arc::default();
+    let started = Arc::clone(&gateway);
+    let reach: logic::Reach = Arc::new(move |server| {
+        let front = started.get()?.upgrade()?;
+        (front.server() == server).then_some(front as _)
+    });
     let deps = LogicDeps {
         broker: Arc::clone(&broker) as _,
         sessions,
         registry: Arc::clone(&registry),
+        reach,
         metrics: logic_metrics,
     };
     let extra = admin::router(Arc::clone(&health), Arc::new(metrics)).merge(page::router(Arc::clone(&page)));
@@ -192,6 +200,8 @@ async fn run(config: &HalleyConfig, exposure: &Exposure) -> anyhow::Result<()> {
     let api: Arc<dyn LogicApi> = logic.logic();
     let comet =
         Comet::start(&config.comet, None, connections, api, comet_metrics).await.map_err(in_section)?;
+    // It is set here only, so it cannot be set yet.
+    let _ = gateway.set(Arc::downgrade(&comet.front));
     let registration = register(&*registry, &comet).await?;
     let front: Arc<dyn CometApi> = comet.front.clone();
     let server = comet.front.server().clone();

@@ -4,7 +4,7 @@
 //! implementations are called directly; between processes a gRPC client implements the same trait, so that nothing
 //! on either side knows which it is.
 
-use std::{collections::HashMap, net::IpAddr, time::Duration};
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -209,18 +209,20 @@ pub enum DispatchError {
     Unreachable(String),
 }
 
-/// comet as job sees it.
+/// comet as job and logic see it: job dispatches, logic kicks.
 #[async_trait]
 pub trait CometApi: Send + Sync + 'static {
     /// Hands a batch to the shards, in order. Returns when every shard's mailbox has its part: what is lost from there
     /// on is counted by comet.
     async fn dispatch(&self, batch: Vec<Dispatch>) -> Result<(), DispatchError>;
-    /// Closes the connection of `key` when its generation is below `below` (no generation: whatever it is).
+    /// Closes the connection of `key` when its generation is below `below` (no generation: whatever it is). The client
+    /// reads `text`, or the reason's own words. Returns when the shard's mailbox has it.
     async fn kick(
         &self,
         key: Key,
         below: Option<Generation>,
         reason: CloseReason,
+        text: Option<Arc<str>>,
     ) -> Result<(), DispatchError>;
     /// Rooms with at least one member here.
     async fn rooms(&self) -> Result<Vec<RoomId>, DispatchError>;

@@ -31,6 +31,7 @@ const HEARTBEAT_TIMEOUT: Reason =
 const REPLACED: Reason = Reason { code: 4409, label: "replaced", text: "replaced", reconnect: false };
 const SLOW_CONSUMER: Reason =
     Reason { code: 4413, label: "slow_consumer", text: "slow consumer", reconnect: true };
+const KICKED: Reason = Reason { code: 4420, label: "kicked", text: "kicked", reconnect: false };
 
 fn counter(label: &str) -> String {
     format!("halley_closes_total{{reason=\"{label}\"}}")
@@ -248,6 +249,21 @@ fn replaced() {
     thread::sleep(Duration::from_millis(200));
     server.push("keys?operation=1000&keys=k", "still here");
     new.expect_push(1000, "still here");
+}
+
+#[test]
+fn kicked() {
+    let server = Server::start(&[]);
+    check(&server, &BOTH, &KICKED, |_| {
+        server.post("/halley/kick/keys?keys=k", "").expect_success();
+    });
+    check(&server, &BOTH, &KICKED, |_| {
+        server.post("/halley/kick/mids?mids=0", "").expect_success();
+    });
+    let reason = Reason { text: "see you \u{e4}fter lunch", ..KICKED };
+    check(&server, &BOTH, &reason, |_| {
+        server.post("/halley/kick/keys?keys=k&reason=see+you+%C3%A4fter+lunch", "").expect_success();
+    });
 }
 
 #[test]

@@ -310,15 +310,19 @@ fn with_tokens_every_route_of_the_api_asks_for_one() {
     let server = Server::start(&["logic.push.tokens=first-token,second-token"]);
     let mut clients = three_devices(&server);
     let routes = [
-        ("POST", "push/keys?operation=1000&keys=a"),
-        ("POST", "push/mids?operation=1000&mids=2"),
-        ("POST", "push/room?operation=1000&type=live&room=2000"),
-        ("POST", "push/all?operation=1"),
-        ("GET", "online/top?type=live&limit=5"),
-        ("GET", "online/room?type=live&rooms=1"),
-        ("GET", "online/total"),
-        ("GET", "nodes/weighted"),
-        ("GET", "nodes/instances"),
+        ("POST", "/goim/push/keys?operation=1000&keys=a"),
+        ("POST", "/goim/push/mids?operation=1000&mids=2"),
+        ("POST", "/goim/push/room?operation=1000&type=live&room=2000"),
+        ("POST", "/goim/push/all?operation=1"),
+        ("GET", "/goim/online/top?type=live&limit=5"),
+        ("GET", "/goim/online/room?type=live&rooms=1"),
+        ("GET", "/goim/online/total"),
+        ("GET", "/goim/nodes/weighted"),
+        ("GET", "/goim/nodes/instances"),
+        ("GET", "/halley/online/keys?keys=a"),
+        ("GET", "/halley/online/mids?mids=1"),
+        ("POST", "/halley/kick/keys?keys=nobody"),
+        ("POST", "/halley/kick/mids?mids=9"),
     ];
     let wrong: [&[&str]; 7] = [
         &[],
@@ -331,15 +335,15 @@ fn with_tokens_every_route_of_the_api_asks_for_one() {
     ];
     for (method, target) in routes {
         for headers in wrong {
-            let answer = http::request(server.http, method, &format!("/goim/{target}"), headers, b"no");
+            let answer = http::request(server.http, method, target, headers, b"no");
             answer.expect_error(401, -401);
             assert!(answer.header("www-authenticate").is_some_and(|value| value.starts_with("Bearer")));
         }
         for token in ["first-token", "second-token"] {
             let header = format!("Authorization: Bearer {token}");
-            let answer = http::request(server.http, method, &format!("/goim/{target}"), &[&header], b"yes");
+            let answer = http::request(server.http, method, target, &[&header], b"yes");
             // The one row with a wrong parameter: let in, and told so.
-            let expected = if target == "push/all?operation=1" { 400 } else { 200 };
+            let expected = if target == "/goim/push/all?operation=1" { 400 } else { 200 };
             assert_eq!(answer.status, expected, "{target}: {}", answer.body);
         }
     }

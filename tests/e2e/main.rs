@@ -5,6 +5,7 @@ mod bad_input;
 mod close_reasons;
 mod config;
 mod delivery;
+mod devices;
 mod grpc;
 mod harness;
 mod http;

@@ -1,5 +1,7 @@
 //! Pushes on their way in: encoded once, one command per shard.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use cluster::services::{CometApi, Dispatch, DispatchError, Payload, Receivers};
 use proto::{
@@ -36,9 +38,10 @@ impl CometApi for Front {
         key: Key,
         below: Option<Generation>,
         reason: CloseReason,
+        text: Option<Arc<str>>,
     ) -> Result<(), DispatchError> {
         let shard = self.outboxes.owner(&key);
-        self.outboxes.send(shard, ToShard::Kick { key, below, reason }).await;
+        self.outboxes.send(shard, ToShard::Kick { key, below, reason, text }).await;
         Ok(())
     }
 

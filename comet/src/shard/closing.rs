@@ -153,6 +153,7 @@ impl Shard {
         key: &Key,
         below: Option<Generation>,
         reason: CloseReason,
+        text: &str,
         out: &mut Outputs,
     ) {
         let Some(slot) = self.find_key(key) else { return };
@@ -160,7 +161,7 @@ impl Shard {
         let generation = connection.as_open().and_then(|open| open.session_generation);
         let older = below.is_none_or(|below| generation.is_some_and(|generation| generation < below));
         if older {
-            self.close(now, id, reason, reason.text(), out);
+            self.close(now, id, reason, text, out);
         }
     }
 

@@ -1,6 +1,6 @@
 //! What shards and front tell each other. Every mail is a value: nothing is shared but immutable bytes.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use cluster::services::{ClientMessage, Session, Transport};
@@ -49,6 +49,8 @@ pub enum ToShard {
         below: Option<Generation>,
         /// What the client is told.
         reason: CloseReason,
+        /// In these words; none: the reason's own.
+        text: Option<Arc<str>>,
     },
     /// Logic's answer to a client message, for the sender.
     Reply {

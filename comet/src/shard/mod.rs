@@ -346,7 +346,10 @@ impl Shard {
                 debug_assert!(false, "the driver attaches: {state:?}");
             }
             ToShard::Abandoned(session) => self.abandoned(session, out),
-            ToShard::Kick { key, below, reason } => self.kick(now, &key, below, reason, out),
+            ToShard::Kick { key, below, reason, text } => {
+                let text = text.as_deref().unwrap_or(reason.text());
+                self.kick(now, &key, below, reason, text, out);
+            }
             ToShard::Reply { id, header, body } => self.logic_reply(id, header, &body),
             ToShard::Elsewhere(rooms) => {
                 rooms.iter().for_each(|(room, people)| self.rooms.set_elsewhere(room, *people));

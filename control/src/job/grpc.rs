@@ -3,7 +3,7 @@
 //! Everything goes as `Proto{ver 1, op 9, body = complete frames}`, as goim's job sends it, so that a Go comet takes it
 //! too; only what a client sent into its room goes as one message with its origin, which a Go comet ignores.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -96,7 +96,13 @@ impl CometApi for GrpcComet {
         Ok(())
     }
 
-    async fn kick(&self, _: Key, _: Option<Generation>, _: CloseReason) -> Result<(), DispatchError> {
+    async fn kick(
+        &self,
+        _: Key,
+        _: Option<Generation>,
+        _: CloseReason,
+        _: Option<Arc<str>>,
+    ) -> Result<(), DispatchError> {
         Err(DispatchError::Invalid("goim's comet has no kick".into()))
     }
 

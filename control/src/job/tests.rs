@@ -122,7 +122,13 @@ impl CometApi for Recorder {
         Ok(())
     }
 
-    async fn kick(&self, _: Key, _: Option<Generation>, _: CloseReason) -> Result<(), DispatchError> {
+    async fn kick(
+        &self,
+        _: Key,
+        _: Option<Generation>,
+        _: CloseReason,
+        _: Option<Arc<str>>,
+    ) -> Result<(), DispatchError> {
         Ok(())
     }
 

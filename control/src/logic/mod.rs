@@ -2,9 +2,10 @@
 //!
 //! [`Logic`] is the service itself, called in process by comet through [`LogicApi`]; [`start`] also serves it over HTTP
 //! (backends, operators) and gRPC (comets elsewhere). It holds no connection of a client and sends nothing itself:
-//! what is to be delivered goes to the broker.
+//! what is to be delivered goes to the broker, and whom an operator kicks is for the comet to close ([`Reach`]).
 
 mod auth;
+mod devices;
 mod http;
 mod listen;
 mod message;
@@ -48,6 +49,7 @@ use self::{
     online::Online,
 };
 pub use self::{
+    devices::{KickFailure, Reach},
     http::router,
     nodes::{Backoff, Nodes},
     push::{Offline, Push, PushFailure, PushTarget},
@@ -71,6 +73,8 @@ pub struct LogicDeps {
     pub sessions: Arc<dyn Sessions>,
     /// Which comets there are.
     pub registry: Arc<dyn Registry>,
+    /// How to reach the comet of a session that is to end.
+    pub reach: Reach,
     /// What logic measures.
     pub metrics: LogicMetrics,
 }
@@ -84,6 +88,7 @@ pub struct Logic {
     broker: Arc<dyn Broker>,
     sessions: Arc<dyn Sessions>,
     nodes: watch::Receiver<Arc<NodeSet>>,
+    reach: Reach,
     online: Mutex<Online>,
     generation: AtomicI64,
     metrics: LogicMetrics,
@@ -92,7 +97,7 @@ pub struct Logic {
 impl Logic {
     /// The service, not yet served to anybody.
     pub fn new(config: &LogicConfig, deps: LogicDeps) -> Self {
-        let LogicDeps { broker, sessions, registry, metrics } = deps;
+        let LogicDeps { broker, sessions, registry, reach, metrics } = deps;
         Logic {
             auth: Auth::new(config.auth.mode),
             client_messages: config.client_messages,
@@ -101,6 +106,7 @@ impl Logic {
             broker,
             sessions,
             nodes: registry.watch(),
+            reach,
             online: Mutex::default(),
             generation: AtomicI64::new(0),
             metrics,
@@ -112,8 +118,9 @@ impl Logic {
         self.online().room_count()
     }
 
-    /// Larger than every one before, those of earlier runs included (unless the clock was set back in between): comets,
-    /// which outlive a restart of logic, compare them.
+    /// The time of the login in µs since the epoch ([`devices::since`] tells it), and larger than every one before,
+    /// those of earlier runs included (unless the clock was set back in between): comets, which outlive a restart of
+    /// logic, compare them.
     fn next_generation(&self) -> Generation {
         let now = wall_us() as i64;
         let next = |last: i64| Some(now.max(last + 1));

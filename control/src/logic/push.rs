@@ -151,7 +151,7 @@ impl From<crate::session::SessionsUnavailable> for PushFailure {
 }
 
 /// Those that were found, with what was found, and the others, each once.
-fn split<T, F>(asked: impl Iterator<Item = (T, Option<F>)>) -> (Vec<(T, F)>, Vec<T>)
+pub(super) fn split<T, F>(asked: impl Iterator<Item = (T, Option<F>)>) -> (Vec<(T, F)>, Vec<T>)
 where
     T: Clone + Eq + std::hash::Hash,
 {

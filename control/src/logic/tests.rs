@@ -6,7 +6,10 @@ use axum::{Router, body::Body};
 use bytes::Bytes;
 use cluster::{
     registry::{Fixed, Node, Service},
-    services::{ClientCount, ClientMessage, ConnectRequest, LogicApi, MessageReply, SessionRef, Transport},
+    services::{
+        ClientCount, ClientMessage, CometApi, ConnectRequest, Dispatch, DispatchError, LogicApi,
+        MessageReply, SessionRef, Transport,
+    },
 };
 use proto::{
     envelope::{Envelope, Origin, Target},
@@ -23,6 +26,7 @@ use crate::{
     session::{MemorySessions, SessionsUnavailable},
 };
 
+mod devices;
 mod http;
 mod rpc;
 mod server;
@@ -61,6 +65,8 @@ struct Setup {
     logic: Arc<Logic>,
     broker: MemoryBroker,
     published: Box<dyn Consumer>,
+    /// The comet behind every server but `away:1`.
+    comet: Arc<KickedComet>,
 }
 
 impl Setup {
@@ -85,15 +91,20 @@ impl Setup {
             ..Node::new(Service::Comet, server(id))
         };
         let registry = Fixed::new([comet("a:1", "host-a"), comet("b:1", "host-b")]);
+        let comet_behind = Arc::<KickedComet>::default();
         let deps = LogicDeps {
             broker: Arc::new(broker.clone()),
             sessions,
             registry: Arc::new(registry),
+            reach: {
+                let comet = Arc::clone(&comet_behind);
+                Arc::new(move |server| (server.as_str() != "away:1").then(|| Arc::clone(&comet) as _))
+            },
             metrics: LogicMetrics::default(),
         };
         let published = broker.consume("test").await.unwrap();
         let logic = Arc::new(Logic::new(&config, deps.clone()));
-        Setup { config, deps, logic, broker, published }
+        Setup { config, deps, logic, broker, published, comet: comet_behind }
     }
 
     /// Devices k1 and k2 of user 1 on comets a and b, device k3 of user 2 on comet a.
@@ -126,6 +137,71 @@ impl Setup {
     }
 }
 
+/// A comet that remembers its kicks.
+#[derive(Default)]
+struct KickedComet {
+    kicks: Mutex<Vec<Kick>>,
+    /// How it answers.
+    state: Mutex<CometState>,
+}
+
+#[derive(Clone, Copy, Default)]
+enum CometState {
+    #[default]
+    Well,
+    Unreachable,
+    Stuck,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Kick {
+    key: Key,
+    below: Option<Generation>,
+    reason: CloseReason,
+    text: Option<String>,
+}
+
+impl KickedComet {
+    fn set(&self, state: CometState) {
+        *self.state.lock().unwrap() = state;
+    }
+
+    /// The kicks since the last call.
+    fn kicks(&self) -> Vec<Kick> {
+        std::mem::take(&mut *self.kicks.lock().unwrap())
+    }
+}
+
+#[async_trait]
+impl CometApi for KickedComet {
+    async fn dispatch(&self, _: Vec<Dispatch>) -> Result<(), DispatchError> {
+        Ok(())
+    }
+
+    async fn kick(
+        &self,
+        key: Key,
+        below: Option<Generation>,
+        reason: CloseReason,
+        text: Option<Arc<str>>,
+    ) -> Result<(), DispatchError> {
+        let state = *self.state.lock().unwrap();
+        match state {
+            CometState::Well => {
+                let text = text.map(|text| text.to_string());
+                self.kicks.lock().unwrap().push(Kick { key, below, reason, text });
+                Ok(())
+            }
+            CometState::Unreachable => Err(DispatchError::Unreachable("gone".into())),
+            CometState::Stuck => std::future::pending().await,
+        }
+    }
+
+    async fn rooms(&self) -> Result<Vec<RoomId>, DispatchError> {
+        Ok(Vec::new())
+    }
+}
+
 /// A store that is away.
 struct NoSessions;
 
@@ -140,6 +216,10 @@ impl Sessions for NoSessions {
     }
 
     async fn renew(&self, _: &SessionRef) -> Result<bool, SessionsUnavailable> {
+        Err(SessionsUnavailable("gone".into()))
+    }
+
+    async fn sessions_of_keys(&self, _: &[Key]) -> Result<Vec<Option<SessionRef>>, SessionsUnavailable> {
         Err(SessionsUnavailable("gone".into()))
     }
 

@@ -24,6 +24,7 @@ pub struct Subject {
 /// When the store breaks a rule.
 pub async fn run(fresh: impl AsyncFn() -> Subject) {
     a_login_is_found_by_key_and_by_user(fresh().await).await;
+    a_session_is_told_as_it_was_stored(fresh().await).await;
     answers_come_in_the_order_asked(fresh().await).await;
     a_newer_login_replaces_and_learns_of_the_old_one(fresh().await).await;
     an_older_login_that_comes_late_changes_nothing(fresh().await).await;
@@ -70,6 +71,11 @@ impl Subject {
         servers[0].as_ref().map(ToString::to_string)
     }
 
+    async fn sessions(&self, keys: &[&str]) -> Vec<Option<SessionRef>> {
+        let keys: Vec<Key> = keys.iter().map(|key| Key::new(*key)).collect();
+        self.sessions.sessions_of_keys(&keys).await.expect("the store is there")
+    }
+
     /// `key@server` of a user's devices, sorted.
     async fn devices(&self, mid: i64) -> Vec<String> {
         let found = self.sessions.sessions_of_mids(&[Mid(mid)]).await.expect("the store is there");
@@ -89,6 +95,27 @@ async fn a_login_is_found_by_key_and_by_user(subject: Subject) {
     assert_eq!((subject.server("k4").await, subject.devices(2).await), (None, vec![]));
 }
 
+async fn a_session_is_told_as_it_was_stored(subject: Subject) {
+    subject.put(new(1, "k1", "a:1", 1)).await;
+    subject.put(new(2, "k2", "a:1", 2)).await;
+    subject.put(new(3, "k2", "b:1", 3)).await;
+    subject.renew(reference(4, "k3", "a:1", Some(4))).await;
+    subject.renew(reference(0, "k4", "b:1", None)).await;
+    let told = [
+        reference(1, "k1", "a:1", Some(1)),
+        reference(3, "k2", "b:1", Some(3)),
+        reference(4, "k3", "a:1", Some(4)),
+        reference(0, "k4", "b:1", None),
+    ];
+    assert_eq!(subject.sessions(&["k1", "k2", "k3", "k4"]).await, told.clone().map(Some));
+    assert!(subject.renew(reference(1, "k1", "a:1", Some(1))).await);
+    assert_eq!(subject.sessions(&["k1"]).await, [Some(told[0].clone())], "a renewal is no login");
+    assert!(subject.end(reference(3, "k2", "b:1", Some(3))).await);
+    assert_eq!(subject.sessions(&["k2", "k0"]).await, [None, None]);
+    sleep(subject.ttl + Duration::from_secs(1)).await;
+    assert_eq!(subject.sessions(&["k1", "k3", "k4"]).await, [None, None, None], "expired");
+}
+
 async fn answers_come_in_the_order_asked(subject: Subject) {
     subject.put(new(1, "k1", "a:1", 1)).await;
     subject.put(new(2, "k2", "b:1", 2)).await;
@@ -96,6 +123,9 @@ async fn answers_come_in_the_order_asked(subject: Subject) {
     let servers = subject.sessions.servers_of_keys(&keys).await.unwrap();
     let (a, b) = (Some(ServerId::new("a:1")), Some(ServerId::new("b:1")));
     assert_eq!(servers, [b.clone(), None, a, b]);
+    let [one, two] = [reference(1, "k1", "a:1", Some(1)), reference(2, "k2", "b:1", Some(2))].map(Some);
+    assert_eq!(subject.sessions(&["k2", "k0", "k1", "k2"]).await, [two.clone(), None, one, two]);
+    assert!(subject.sessions(&[]).await.is_empty());
     let found = subject.sessions.sessions_of_mids(&[2, 7, 1, 2].map(Mid)).await.unwrap();
     assert_eq!(found.iter().map(Vec::len).collect::<Vec<_>>(), [1, 0, 1, 1]);
     assert_eq!(found[0], found[3]);

@@ -178,6 +178,12 @@ impl Sessions for MemorySessions {
         Ok(true)
     }
 
+    async fn sessions_of_keys(&self, keys: &[Key]) -> Result<Vec<Option<SessionRef>>, SessionsUnavailable> {
+        let now_s = self.now_s();
+        let store = self.store();
+        Ok(keys.iter().map(|key| store.live(key, now_s).map(|row| store.session(key, row))).collect())
+    }
+
     async fn servers_of_keys(&self, keys: &[Key]) -> Result<Vec<Option<ServerId>>, SessionsUnavailable> {
         let now_s = self.now_s();
         let store = self.store();
@@ -209,6 +215,12 @@ impl Store {
 
     fn holder(&self, row: Row) -> Holder {
         Holder { server: self.servers.id(row.server).clone(), generation: row.generation }
+    }
+
+    fn session(&self, key: &Key, row: Row) -> SessionRef {
+        let Holder { server, generation } = self.holder(row);
+        let generation = Some(generation).filter(|generation| *generation != Generation(0));
+        SessionRef { mid: row.mid, key: key.clone(), server, generation }
     }
 
     fn of_mid(&self, mid: Mid, now_s: u32) -> Vec<(Key, ServerId)> {
@@ -488,6 +500,14 @@ mod tests {
                         .map(|key| model.rows.get(&key).map(|row| ServerId::new(row.1.to_string())))
                         .collect();
                     prop_assert_eq!(servers, expected);
+                    let found = sessions.sessions_of_keys(&keys).await.unwrap();
+                    let expected: Vec<_> = (0..3)
+                        .map(|key| {
+                            let (mid, server, generation, _) = *model.rows.get(&key)?;
+                            Some(Login { mid, key, server, generation }.reference(generation > 0))
+                        })
+                        .collect();
+                    prop_assert_eq!(found, expected);
                     for mid in 0..3 {
                         let mut found = sessions.sessions_of_mids(&[Mid(mid)]).await.unwrap().remove(0);
                         found.sort();

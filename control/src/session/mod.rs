@@ -72,6 +72,9 @@ pub trait Sessions: Send + Sync + 'static {
     /// holds an older login.
     async fn renew(&self, session: &SessionRef) -> Result<bool, SessionsUnavailable>;
 
+    /// The session of each key, in the order asked; its generation is none when it was put back by a comet that knows none.
+    async fn sessions_of_keys(&self, keys: &[Key]) -> Result<Vec<Option<SessionRef>>, SessionsUnavailable>;
+
     /// The comet of each key, in the order asked.
     async fn servers_of_keys(&self, keys: &[Key]) -> Result<Vec<Option<ServerId>>, SessionsUnavailable>;
 

@@ -291,7 +291,8 @@ impl World {
         let kind = byte(script);
         let below = (kind & 4 != 0).then(|| Generation(i64::from(kind >> 3)));
         let reason = if kind & 0x80 == 0 { CloseReason::Kicked } else { CloseReason::Replaced };
-        self.shard.mail(self.now, ToShard::Kick { key: key(kind), below, reason }, &mut self.out);
+        let kick = ToShard::Kick { key: key(kind), below, reason, text: None };
+        self.shard.mail(self.now, kick, &mut self.out);
     }
 
     /// Logic answers a client message, in any order and late.

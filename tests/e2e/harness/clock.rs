@@ -2,7 +2,7 @@
 
 use std::{
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 /// Longest time anything may take that is not itself about time. Far above what it takes on a busy machine.
@@ -26,6 +26,12 @@ impl Stopwatch {
     pub(crate) fn left(self, within: Duration) -> Option<Duration> {
         within.checked_sub(self.elapsed()).filter(|left| !left.is_zero())
     }
+}
+
+/// Seconds since 1970.
+#[allow(clippy::disallowed_methods)] // the module that exists for it
+pub(crate) fn epoch_s() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs()
 }
 
 /// Asks again and again until `probe` gives something, and fails the test when it does not in [`PATIENCE`].

@@ -9,7 +9,7 @@ pub(crate) mod wire;
 
 pub(crate) use self::{
     client::{BOTH, Client, End, Next, Transport},
-    clock::{PATIENCE, Stopwatch, eventually, within},
+    clock::{PATIENCE, Stopwatch, epoch_s, eventually, within},
     http::{Answer, Http, SUCCESS},
     server::{Server, run},
     wire::{Frame, Login, hex, masked},

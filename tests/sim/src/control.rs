@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
     time::Duration,
 };
 
@@ -256,8 +256,9 @@ impl CometApi for FarComet {
         key: Key,
         below: Option<Generation>,
         reason: CloseReason,
+        text: Option<Arc<str>>,
     ) -> Result<(), DispatchError> {
-        self.front.kick(key, below, reason).await
+        self.front.kick(key, below, reason, text).await
     }
 
     async fn rooms(&self) -> Result<Vec<RoomId>, DispatchError> {
@@ -277,10 +278,13 @@ impl Control {
         let broker = Arc::new(MemoryBroker::new(plan.logic.broker_limits(), BrokerMetrics::default()));
         let sessions = Arc::new(MemorySessions::new(plan.session_ttl, SessionMetrics::default()));
         sessions.start_sweeping();
+        let gateway: Arc<OnceLock<Weak<FarComet>>> = Arc::default();
+        let found = Arc::clone(&gateway);
         let deps = LogicDeps {
             broker: Arc::clone(&broker) as _,
             sessions: Arc::clone(&sessions) as _,
             registry: Arc::clone(&registry),
+            reach: Arc::new(move |_| Some(found.get()?.upgrade()? as _)),
             metrics: LogicMetrics::default(),
         };
         let logic = Arc::new(Logic::new(&plan.logic, deps));
@@ -298,8 +302,10 @@ impl Control {
         );
         let registration =
             registry.register(Node::new(Service::Comet, server.clone())).await.expect("it is in memory");
-        let far_comet: Arc<dyn CometApi> =
-            Arc::new(FarComet { front: Arc::clone(&front), between: Arc::clone(&between) });
+        let far_comet = Arc::new(FarComet { front: Arc::clone(&front), between: Arc::clone(&between) });
+        // It is set here only, so it cannot be set yet.
+        let _ = gateway.set(Arc::downgrade(&far_comet));
+        let far_comet: Arc<dyn CometApi> = far_comet;
         let connect: job::Connect = Box::new(move |node| {
             (node.server == server).then(|| job::Comet {
                 server: server.clone(),

@@ -309,12 +309,16 @@ impl World {
         let key = self.key();
         let below = match self.workload.below(3) {
             0 => None,
-            1 => Some(Generation(i64::MAX)),
+            1 => {
+                let logic = Arc::clone(&self.control.logic);
+                tokio::spawn(async move { logic.kick_keys(vec![key], None).await });
+                return;
+            }
             _ => Some(Generation(0)),
         };
         let front = Arc::clone(&self.control.front);
         // A ring without room makes it wait.
-        tokio::spawn(async move { front.kick(key, below, CloseReason::Kicked).await });
+        tokio::spawn(async move { front.kick(key, below, CloseReason::Kicked, None).await });
     }
 
     fn push_id(&mut self) -> u32 {

@@ -8,7 +8,7 @@ use proto::{
 };
 
 use super::{
-    super::mail::{ConnectionId, Outcome},
+    super::mail::{ConnectionId, Outcome, ToShard},
     wire::{self, BOTH, Got, bodies},
     world::{End, Said, World, session},
 };
@@ -183,6 +183,23 @@ fn a_kick_closes_older_generations_only() {
         world.kick("k", below, CloseReason::Replaced);
         world.kick("another", None, CloseReason::Kicked);
         assert_eq!(world.is_over(id), kicked, "{generation:?} below {below:?}");
+    }
+}
+
+/// What an operator says stands in the close instead of the reason's own words.
+#[test]
+fn a_kick_carries_its_words() {
+    for (text, read) in [(None, "kicked"), (Some("maintenance"), "maintenance")] {
+        let mut world = World::new();
+        let id = world.open(Transport::WebSocket, session("k"));
+        world.mail(ToShard::Kick {
+            key: Key::new("k"),
+            below: None,
+            reason: CloseReason::Kicked,
+            text: text.map(Into::into),
+        });
+        assert_eq!(world.bytes(id), wire::close(4420, read));
+        assert!(world.is_over(id));
     }
 }
 

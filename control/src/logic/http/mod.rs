@@ -1,7 +1,8 @@
-//! goim's HTTP API (protocol.md section 7).
+//! goim's HTTP API and Halley's own routes beside it (protocol.md section 7).
 
 mod admit;
 mod answer;
+mod devices;
 mod query;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
@@ -42,7 +43,8 @@ struct Api {
     body_timeout: Duration,
 }
 
-/// The routes below `/goim`, each with a slash at its end or without, and the answers for every other path and method.
+/// The routes below `/goim` and `/halley`, each with a slash at its end or without, and the answers for every other path
+/// and method.
 pub fn router(logic: Arc<Logic>, config: &LogicConfig) -> Router {
     let api = Arc::new(Api {
         logic,
@@ -51,7 +53,7 @@ pub fn router(logic: Arc<Logic>, config: &LogicConfig) -> Router {
         body_max: config.push.max_body.usize(),
         body_timeout: config.http_server.read_timeout.get(),
     });
-    let routes: [(&str, MethodRouter<Arc<Api>>); 9] = [
+    let routes: [(&str, MethodRouter<Arc<Api>>); 13] = [
         ("/goim/push/keys", post(push_keys)),
         ("/goim/push/mids", post(push_mids)),
         ("/goim/push/room", post(push_room)),
@@ -61,6 +63,10 @@ pub fn router(logic: Arc<Logic>, config: &LogicConfig) -> Router {
         ("/goim/online/total", get(online_total)),
         ("/goim/nodes/weighted", get(nodes_weighted)),
         ("/goim/nodes/instances", get(nodes_instances)),
+        ("/halley/online/keys", get(devices::online_keys)),
+        ("/halley/online/mids", get(devices::online_mids)),
+        ("/halley/kick/keys", post(devices::kick_keys)),
+        ("/halley/kick/mids", post(devices::kick_mids)),
     ];
     let mut router = Router::new();
     for (path, handler) in routes {
@@ -77,7 +83,7 @@ pub fn router(logic: Arc<Logic>, config: &LogicConfig) -> Router {
 async fn push_keys(State(api): State<Arc<Api>>, request: Request) -> Response {
     api.push(request, |query| {
         let op = optional_operation(query)?;
-        Ok((op, PushTarget::Keys(query.all("keys", |key| Ok(Key::new(key)))?)))
+        Ok((op, PushTarget::Keys(keys(query)?)))
     })
     .await
 }
@@ -85,12 +91,7 @@ async fn push_keys(State(api): State<Arc<Api>>, request: Request) -> Response {
 async fn push_mids(State(api): State<Arc<Api>>, request: Request) -> Response {
     api.push(request, |query| {
         let op = optional_operation(query)?;
-        // A user is never negative.
-        let mid = |mid: &str| match number::<i64>("mids", mid, "an integer of 64 bits")? {
-            mid if mid < 0 => Err(ApiError::BadRequest("mids is negative".into())),
-            mid => Ok(Mid(mid)),
-        };
-        Ok((op, PushTarget::Mids(query.all("mids", mid)?)))
+        Ok((op, PushTarget::Mids(mids(query)?)))
     })
     .await
 }
@@ -184,9 +185,14 @@ impl Api {
         request: &Request,
         answer: impl FnOnce(&Query<'_>) -> Result<Response, ApiError>,
     ) -> Response {
-        let answered =
-            self.tokens.check(request.headers()).and_then(|()| answer(&Query::parse(request.uri().query())?));
+        let answered = self.query(request).and_then(|query| answer(&query));
         answered.unwrap_or_else(|error| self.fail(error))
+    }
+
+    /// The parameters of a request, if it may ask.
+    fn query<'a>(&self, request: &'a Request) -> Result<Query<'a>, ApiError> {
+        self.tokens.check(request.headers())?;
+        Query::parse(request.uri().query())
     }
 
     async fn push(
@@ -291,6 +297,18 @@ fn operation(text: &str) -> Result<Op, ApiError> {
         )));
     }
     Ok(op)
+}
+
+fn keys(query: &Query<'_>) -> Result<Vec<Key>, ApiError> {
+    query.all("keys", |key| Ok(Key::new(key)))
+}
+
+fn mids(query: &Query<'_>) -> Result<Vec<Mid>, ApiError> {
+    // A user is never negative.
+    query.all("mids", |mid| match number::<i64>("mids", mid, "an integer of 64 bits")? {
+        mid if mid < 0 => Err(ApiError::BadRequest("mids is negative".into())),
+        mid => Ok(Mid(mid)),
+    })
 }
 
 fn room_id(kind: &str, name: &str, parameter: &str) -> Result<RoomId, ApiError> {

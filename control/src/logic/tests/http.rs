@@ -11,12 +11,12 @@ use super::*;
 const OK: &str = r#"{"code":0,"message":""}"#;
 
 /// Status and body; every answer has goim's content type.
-async fn ask(router: &Router, method: &str, url: &str, body: &str) -> (u16, String) {
+pub(super) async fn ask(router: &Router, method: &str, url: &str, body: &str) -> (u16, String) {
     let (status, _, body) = send(router, method, url, Body::from(body.to_owned()), &[]).await;
     (status, body)
 }
 
-async fn send(
+pub(super) async fn send(
     router: &Router,
     method: &str,
     url: &str,
@@ -309,6 +309,10 @@ async fn without_the_token_no_route_answers() {
         ("GET", "/goim/online/total"),
         ("GET", "/goim/nodes/weighted"),
         ("GET", "/goim/nodes/instances"),
+        ("GET", "/halley/online/keys?keys=k1"),
+        ("GET", "/halley/online/mids?mids=1"),
+        ("POST", "/halley/kick/keys?keys=k1"),
+        ("POST", "/halley/kick/mids?mids=x"),
     ];
     for (method, url) in urls {
         for headers in [&[][..], &[("authorization", "Bearer wrong")], &[("authorization", "sesame")]] {
@@ -319,6 +323,7 @@ async fn without_the_token_no_route_answers() {
         }
     }
     assert_eq!(setup.published().await, []);
+    assert_eq!(setup.comet.kicks(), []);
     for token in ["Bearer sesame", "Bearer other"] {
         let headers = [("authorization", token)];
         let (status, _, body) = send(&router, "POST", urls[0].1, Body::from("hello"), &headers).await;

@@ -375,7 +375,7 @@ impl World {
     }
 
     pub(super) fn kick(&mut self, key: &str, below: Option<i64>, reason: CloseReason) {
-        self.mail(ToShard::Kick { key: Key::new(key), below: below.map(Generation), reason });
+        self.mail(ToShard::Kick { key: Key::new(key), below: below.map(Generation), reason, text: None });
     }
 
     pub(super) fn reply(&mut self, id: ConnectionId, op: i32, seq: i32, body: &'static [u8]) {
