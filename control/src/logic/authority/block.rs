@@ -4,13 +4,18 @@
 //! means what the client meant, and the block can be changed where it stands: no table is kept here, no later block needs
 //! to be written anew, and what may be wrong with a block is for the server to say.
 
-use std::ops::Range;
+use std::{cell::RefCell, ops::Range};
 
 use axum::http::uri::Authority;
 // Only the Huffman code is taken from the library in what is shipped. loona-hpack is what became of hpack-rs and
-// fluke-hpack, to which RUSTSEC-2023-0084 (`hpack` is unmaintained) sends people; no unsafe code, and bad input is an
-// error in it, never a panic. httlib-hpack takes the bytes of its input one drain at a time, and hpack_codec is older.
+// fluke-hpack, to which RUSTSEC-2023-0084 (`hpack` is unmaintained) sends people. It has no unsafe code, and bad input is an
+// error in it, never a panic.
 use loona_hpack::huffman::HuffmanDecoder;
+
+thread_local! {
+    /// The code's table, which takes some microseconds to build.
+    static HUFFMAN: RefCell<HuffmanDecoder> = RefCell::new(HuffmanDecoder::new());
+}
 
 /// Where the static table has `:authority`.
 const AUTHORITY_INDEX: usize = 1;
@@ -78,9 +83,7 @@ impl Text {
     fn decoded(&self, block: &[u8]) -> Result<Vec<u8>, Malformed> {
         let bytes = &block[self.bytes.clone()];
         if self.is_huffman {
-            // It builds its table each time, some microseconds: spent on literal authorities alone, and a client that
-            // keeps a table sends one now and then.
-            HuffmanDecoder::new().decode(bytes).map_err(|_| Malformed)
+            HUFFMAN.with_borrow_mut(|huffman| huffman.decode(bytes)).map_err(|_| Malformed)
         } else {
             Ok(bytes.to_vec())
         }
