@@ -18,7 +18,7 @@ const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 
-/// `/goim.logic.Logic/Connect` for `:authority: goim.logic/prod/sh`, in the Huffman code, all that is new into the table.
+/// `/goim.logic.Logic/Connect` for `:authority: goim.logic/prod/sh`: Huffman code, all that is new into the table.
 const CONNECT: &str = "8386449262639a95e83cc622f9cf3188c5e3d551489f418d98e6a57a0f3188c5761e46113f5f8b1d75d0620d263d4c4d\
     65647a8a9acac8b4c7602b884bb34082497f864d833505b11f40899acac8b24d494f6a7f867df7df13b6ff";
 /// `/goim.logic.Logic/RenewOnline` with `grpc-encoding: gzip`; the authority is an index into the table.

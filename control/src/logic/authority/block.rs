@@ -1,15 +1,15 @@
 //! One header block: its fields, as RFC 7541 section 6 writes them, and the `:authority` among them.
 //!
-//! The new authority is as long as the old one. So its entry in the dynamic table takes the same room, every later index
-//! means what the client meant, and the block can be changed where it stands: no table is kept here, no later block needs
-//! to be written anew, and what may be wrong with a block is for the server to say.
+//! The new authority is as long as the old one. So its entry in the dynamic table takes the same room, every later
+//! index means what the client meant, and the block can be changed where it stands: no table is kept here, no later
+//! block needs to be written anew, and what may be wrong with a block is for the server to say.
 
 use std::{cell::RefCell, ops::Range};
 
 use axum::http::uri::Authority;
-// Only the Huffman code is taken from the library in what is shipped. loona-hpack is what became of hpack-rs and
-// fluke-hpack, to which RUSTSEC-2023-0084 (`hpack` is unmaintained) sends people. It has no unsafe code, and bad input is an
-// error in it, never a panic.
+// Only the Huffman code is taken from the library in what is shipped; the tests use its decoder. loona-hpack is what
+// became of hpack-rs and of fluke-hpack, to which RUSTSEC-2023-0084 (`hpack` is unmaintained) sends people. It has no
+// unsafe code, and bad input is an error in it, never a panic.
 use loona_hpack::huffman::HuffmanDecoder;
 
 thread_local! {

@@ -123,7 +123,7 @@ impl Frames {
         Ok(())
     }
 
-    /// The client sends no more: what is not whole goes on as it came.
+    /// Ends the reading, where the client's bytes end or break the rules: what is held goes on as it came.
     pub(super) fn end(&mut self, out: &mut Vec<u8>) {
         out.append(&mut self.held);
         self.at = At::Unread;

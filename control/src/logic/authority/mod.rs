@@ -1,9 +1,9 @@
 //! A Go comet on logic's gRPC port.
 //!
 //! goim's comet names the service as `goim.logic/prod/sh` and grpc-go sends that as `:authority`. Slashes do not belong
-//! there, and the HTTP/2 library under the server resets the stream. [`ValidAuthority`] stands between socket and server
-//! and puts dots in their place: no call depends on the name. Everything else a client sends goes on byte by byte, and
-//! what the server sends is not looked at.
+//! there, and the HTTP/2 library under the server resets the stream. [`ValidAuthority`] stands between socket and
+//! server and puts dots in their place: no call depends on the name. Everything else a client sends goes on byte by
+//! byte, and what the server sends is not looked at.
 
 mod block;
 mod frames;

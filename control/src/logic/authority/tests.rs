@@ -344,7 +344,8 @@ proptest! {
         rest in prop::collection::vec(any::<u8>(), 0..60),
         len in 1_usize..40,
     ) {
-        let frames: Vec<_> = frames.iter().map(|(kind, flags, stream, payload)| frame(*kind, *flags, *stream, payload)).collect();
+        let frames: Vec<_> =
+            frames.iter().map(|(kind, flags, stream, payload)| frame(*kind, *flags, *stream, payload)).collect();
         let sent = [connection(&frames), rest].concat();
         prop_assert_eq!(through(sent.chunks(len)).unwrap(), whole(&sent));
     }
