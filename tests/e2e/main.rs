@@ -6,6 +6,7 @@ mod close_reasons;
 mod config;
 mod delivery;
 mod grpc;
+mod grpc_go;
 mod harness;
 mod http;
 mod lifecycle;

@@ -5,6 +5,7 @@
 //! what is to be delivered goes to the broker.
 
 mod auth;
+mod authority;
 mod http;
 mod listen;
 mod message;
