@@ -2,18 +2,14 @@
 # Installs the peers that `make compare` measures Halley beside, from Debian's packages: nginx with nchan, mosquitto,
 # nats-server. Services that an installation starts are stopped again: the comparison starts its own.
 set -euo pipefail
+cd "$(dirname "$0")/.."
 missing=()
 [ -e /usr/lib/nginx/modules/ngx_nchan_module.so ] || missing+=(nginx libnginx-mod-nchan)
 [ -e /usr/sbin/mosquitto ] || missing+=(mosquitto)
 [ -e /usr/sbin/nats-server ] || command -v nats-server >/dev/null || missing+=(nats-server)
 command -v taskset >/dev/null || missing+=(util-linux)
 [ ${#missing[@]} -gt 0 ] || exit 0
-command -v apt-get >/dev/null || { echo "peers: please install: ${missing[*]}" >&2; exit 1; }
-sudo=''
-[ "$(id -u)" -eq 0 ] || sudo=sudo
-echo "peers: installing ${missing[*]}"
-$sudo apt-get -o DPkg::Lock::Timeout=120 update -q
-$sudo env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 install -q -y --no-install-recommends "${missing[@]}"
+tests/apt.sh "${missing[@]}"
 [ ! -d /run/systemd/system ] || for service in "${missing[@]}"; do
-  $sudo systemctl disable --quiet --now "$service" 2>/dev/null || true # not every package is a service
+  systemctl disable --quiet --now "$service" 2>/dev/null || true # not every package is a service
 done

@@ -10,14 +10,7 @@ command -v cc >/dev/null || missing+=(gcc libc6-dev)
 command -v c++ >/dev/null || missing+=(g++)
 command -v curl >/dev/null || missing+=(curl)
 command -v node >/dev/null || missing+=(nodejs)
-if [ ${#missing[@]} -gt 0 ]; then
-  command -v apt-get >/dev/null || { echo "deps: please install: ${missing[*]}" >&2; exit 1; }
-  sudo=''
-  [ "$(id -u)" -eq 0 ] || sudo=sudo
-  echo "deps: installing ${missing[*]}"
-  $sudo apt-get -o DPkg::Lock::Timeout=120 update -q
-  $sudo env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 install -q -y --no-install-recommends "${missing[@]}"
-fi
+[ ${#missing[@]} -eq 0 ] || tests/apt.sh "${missing[@]}"
 # Without apt the test of the page in a browser says that it is skipped; in CI it fails.
 if command -v apt-get >/dev/null; then tests/services/chromium.sh install; fi
 command -v cargo >/dev/null || { echo "deps: no cargo: install Rust by rustup (https://rustup.rs), then run make again" >&2; exit 1; }

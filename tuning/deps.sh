@@ -22,10 +22,4 @@ for tool in "$@"; do
     *) echo "deps: no recipe for $tool" >&2; exit 2 ;;
   esac
 done
-[ ${#missing[@]} -gt 0 ] || exit 0
-command -v apt-get >/dev/null || { echo "deps: please install: ${missing[*]} (names of Debian's packages)" >&2; exit 1; }
-sudo=''
-[ "$(id -u)" -eq 0 ] || sudo=sudo
-echo "deps: installing ${missing[*]}" >&2
-$sudo apt-get -o DPkg::Lock::Timeout=120 update -q >&2
-$sudo env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 install -q -y --no-install-recommends "${missing[@]}" >&2
+[ ${#missing[@]} -eq 0 ] || tests/apt.sh "${missing[@]}"

@@ -7,6 +7,7 @@ mod config;
 mod delivery;
 mod devices;
 mod grpc;
+mod grpc_go;
 mod harness;
 mod http;
 mod lifecycle;

@@ -42,6 +42,32 @@ fn the_metrics_are_there_before_anything_happened() {
     }
 }
 
+/// The last bucket of the gateway's own histograms was bounded by the largest number there is instead of by +Inf, without
+/// which Prometheus computes no quantile.
+#[test]
+fn every_histogram_ends_with_infinity_and_counts_everything_there() {
+    let server = Server::start(&[]);
+    let mut client = server.client(Transport::Tcp, &Login::key("k").room("live://1").accepts(&[1000]));
+    server.push("room?operation=1000&type=live&room=1", "hello");
+    client.expect_push(1000, "hello");
+    let text = || server.get("/metrics").body;
+    eventually("the shard has told its figures", || {
+        text().contains("halley_accept_to_written_seconds_count 1\n").then_some(())
+    });
+    let text = text();
+    let histograms: Vec<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" histogram")).collect();
+    assert!(histograms.len() >= 5, "{histograms:?}");
+    for name in histograms {
+        let value = |start: String| {
+            text.lines().find_map(|line| line.strip_prefix(start.as_str())).map(str::trim).map(str::to_owned)
+        };
+        let count = value(format!("{name}_count "));
+        assert!(count.is_some(), "{name}");
+        assert_eq!(value(format!("{name}_bucket{{le=\"+Inf\"}} ")), count, "{name}");
+    }
+}
+
 #[test]
 fn the_counters_add_up() {
     let server = Server::start(&[]);

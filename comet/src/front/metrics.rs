@@ -311,7 +311,7 @@ impl Text<'_, '_> {
         let mut buckets: Vec<(f64, u64)> = Vec::new();
         for pair in 0..BUCKETS / 2 {
             let bound = match pair {
-                last if last == BUCKETS / 2 - 1 => f64::MAX,
+                last if last == BUCKETS / 2 - 1 => f64::INFINITY,
                 pair => (1u64 << (2 * pair + 1)) as f64 / 1e6,
             };
             buckets.push((bound, all.counts[2 * pair] + all.counts[2 * pair + 1]));

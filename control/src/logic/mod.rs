@@ -5,6 +5,7 @@
 //! what is to be delivered goes to the broker, and whom an operator kicks is for the comet to close ([`Reach`]).
 
 mod auth;
+mod authority;
 mod devices;
 mod http;
 mod listen;

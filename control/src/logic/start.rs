@@ -4,11 +4,12 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
 use cluster::{accept::incoming, config::Addrs, shutdown::Drain};
+use futures_util::TryStreamExt as _;
 use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 use tonic::transport::Server;
 use tracing::warn;
 
-use super::{Logic, LogicDeps, RpcLogic, http, listen};
+use super::{Logic, LogicDeps, RpcLogic, authority::ValidAuthority, http, listen};
 use crate::{broker::Broker, config::LogicConfig};
 
 /// A silent comet is probed this often, and let go when it does not answer within 20 s.
@@ -71,8 +72,9 @@ pub async fn start(
             .add_service(RpcLogic::service(Arc::clone(&logic)));
         let drain = drain.clone();
         rpc.push(tokio::spawn(async move {
-            let served = server
-                .serve_with_incoming_shutdown(incoming(listener), async move { drain.draining().await });
+            let connections = incoming(listener).map_ok(ValidAuthority::new);
+            let served =
+                server.serve_with_incoming_shutdown(connections, async move { drain.draining().await });
             if let Err(error) = served.await {
                 warn!("the gRPC server of logic ended: {error}");
             }
