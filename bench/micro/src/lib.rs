@@ -13,8 +13,9 @@ use std::{
 use cluster::services::{Session, Transport};
 use comet::{
     clock::Time,
+    config::CometConfig,
     shard::{
-        Action, Batch, FlushState, Outputs, Rate, Sent, Shard, ShardConfig, SlowConsumer, Wire,
+        Action, Batch, FlushState, Outputs, Sent, Shard, ShardConfig, Wire,
         mail::{Carried, ConnectionId, Handover, Push, PushTo, Ticket, ToShard},
         wheel::TICK_MICROS,
     },
@@ -24,7 +25,7 @@ use proto::{
     frame::{FrameReader, Header, encode},
     ids::{Generation, Key, Mid, RoomId},
     op::Op,
-    websocket::{MessageLimits, Reader, UpgradeRules},
+    websocket::Reader,
 };
 
 /// The allocator of the program.
@@ -181,23 +182,5 @@ impl Gateway {
 
 /// The program's defaults, with room for everybody and nothing joined on purpose.
 fn config(connections: usize) -> ShardConfig {
-    ShardConfig {
-        handshake: Duration::from_secs(5),
-        frame: Duration::from_secs(10),
-        upgrade: UpgradeRules::default(),
-        message: MessageLimits::default(),
-        body_max: 4096,
-        queue_bytes_max: 64 * 1024,
-        slow_consumer: SlowConsumer::DropOldest,
-        rate: Rate { per_second: 100, burst: 400 },
-        rooms_max: 32,
-        accepts_max: 128,
-        unauthenticated_max: 20_000,
-        connections_max: connections,
-        ignored_max: 8,
-        refusals_max: 16,
-        renew: Duration::from_secs(300),
-        unknown_reply_same: false,
-        batch: Batch::Off,
-    }
+    ShardConfig { batch: Batch::Off, ..CometConfig::default().shard(1, connections) }
 }

@@ -22,12 +22,13 @@ use crate::{
 impl CometApi for Front {
     async fn dispatch(&self, batch: Vec<Dispatch>) -> Result<(), DispatchError> {
         // Before any of it is handed out: who is refused a batch makes it again without what was wrong.
-        batch.iter().try_for_each(|dispatch| self.check(&dispatch.payload))?;
+        let encoded: Vec<Encoded> =
+            batch.iter().map(|dispatch| self.encode(&dispatch.payload)).collect::<Result<_, _>>()?;
         // Whoever came first is handed out first, even where a full ring makes it wait.
         let _turn = self.turn.lock().await;
-        for dispatch in batch {
+        for (dispatch, encoded) in batch.into_iter().zip(encoded) {
             self.metrics.dispatched(&dispatch);
-            self.dispatch_one(dispatch).await?;
+            self.hand_out(dispatch, encoded).await;
         }
         self.outboxes.notify_all();
         Ok(())
@@ -51,9 +52,8 @@ impl CometApi for Front {
 }
 
 impl Front {
-    async fn dispatch_one(&self, dispatch: Dispatch) -> Result<(), DispatchError> {
+    async fn hand_out(&self, dispatch: Dispatch, encoded: Encoded) {
         let Dispatch { receivers, filter, payload, origin, accepted_at_us } = dispatch;
-        let encoded = encode_payload(&payload)?;
         let accepted = from_wall(accepted_at_us);
         let origin = origin.map(|origin| {
             let copy = sender_copy(&payload, origin.seq);
@@ -87,11 +87,9 @@ impl Front {
                 }
             }
         }
-        Ok(())
     }
 
-    /// Whether a payload can be encoded.
-    fn check(&self, payload: &Payload) -> Result<(), DispatchError> {
+    fn encode(&self, payload: &Payload) -> Result<Encoded, DispatchError> {
         let bytes = match payload {
             Payload::Message { body, .. } | Payload::Frames(body) => body.len(),
         };
@@ -102,8 +100,9 @@ impl Front {
             )));
         }
         match payload {
-            Payload::Message { .. } => Ok(()),
-            Payload::Frames(_) => encode_payload(payload).map(drop),
+            Payload::Message { op, body } => Ok(Encoded::push(*op, body)),
+            Payload::Frames(frames) => Encoded::push_frames(frames)
+                .map_err(|violation| DispatchError::Invalid(violation.to_string())),
         }
     }
 
@@ -121,15 +120,6 @@ impl Front {
             }
         }
         owners
-    }
-}
-
-fn encode_payload(payload: &Payload) -> Result<Encoded, DispatchError> {
-    match payload {
-        Payload::Message { op, body } => Ok(Encoded::push(*op, body)),
-        Payload::Frames(frames) => {
-            Encoded::push_frames(frames).map_err(|violation| DispatchError::Invalid(violation.to_string()))
-        }
     }
 }
 

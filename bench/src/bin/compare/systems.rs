@@ -142,7 +142,7 @@ pub(crate) fn all(goim: Option<&str>) -> Vec<System> {
 }
 
 impl System {
-    /// A goim of the user's or one of Halley's own programs; not a floor.
+    /// Only sends: the others are measured against it.
     pub(crate) fn is_floor(&self) -> bool {
         matches!(self.kind, Kind::Floor(_))
     }
