@@ -10,6 +10,12 @@ command -v cc >/dev/null || missing+=(gcc libc6-dev)
 command -v c++ >/dev/null || missing+=(g++)
 command -v curl >/dev/null || missing+=(curl)
 command -v node >/dev/null || missing+=(nodejs)
+# The cluster's clients: etcd-client compiles etcd's protocol with protoc, librdkafka is C.
+command -v protoc >/dev/null || missing+=(protobuf-compiler)
+[ -e /usr/include/google/protobuf/descriptor.proto ] || missing+=(libprotobuf-dev)
+# The servers that the tests start on ports of their own.
+command -v redis-server >/dev/null || missing+=(redis-server redis-sentinel)
+command -v etcd >/dev/null || missing+=(etcd-server etcd-client)
 [ ${#missing[@]} -eq 0 ] || tests/apt.sh "${missing[@]}"
 # Without apt the test of the page in a browser says that it is skipped; in CI it fails.
 if command -v apt-get >/dev/null; then tests/services/chromium.sh install; fi

@@ -82,6 +82,17 @@ pub struct SessionRef {
     pub generation: Option<Generation>,
 }
 
+/// What became of a renewal.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Renewed {
+    /// Incarnation of the session store: when it changes, the store may have lost sessions, and comet renews all of its
+    /// own. None: logic does not say.
+    pub incarnation: Option<u64>,
+    /// Sessions that are not the stored ones because a newer login took their key, with its generation: comet closes
+    /// what is older.
+    pub superseded: Vec<(Key, Generation)>,
+}
+
 /// One message of a client for logic.
 #[derive(Clone, Debug)]
 pub struct ClientMessage {
@@ -133,8 +144,9 @@ pub trait LogicApi: Send + Sync + 'static {
     async fn connect(&self, request: ConnectRequest) -> Result<Session, LogicError>;
     /// Ends a session; true when there was one and it was this one.
     async fn disconnect(&self, session: SessionRef) -> Result<bool, LogicError>;
-    /// Says that a session lives (comet sends one well inside the session's time to live).
-    async fn heartbeat(&self, session: SessionRef) -> Result<(), LogicError>;
+    /// Says that sessions live (comet does for each, well inside its time to live), and puts back what the store lost.
+    /// With no sessions it only asks for the incarnation of the store.
+    async fn renew(&self, sessions: Vec<SessionRef>) -> Result<Renewed, LogicError>;
     /// Reports this comet's people per room and returns everybody's.
     async fn renew_online(
         &self,

@@ -19,3 +19,9 @@ pub mod comet {
 pub mod logic {
     tonic::include_proto!("goim.logic");
 }
+
+/// Package `halley.v1`: what Halley's own processes tell each other beyond goim's calls.
+#[allow(clippy::all, unreachable_pub)]
+pub mod halley {
+    tonic::include_proto!("halley.v1");
+}

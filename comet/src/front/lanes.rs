@@ -161,7 +161,7 @@ pub(super) async fn run(front: Arc<Front>, mut works: mpsc::Receiver<Work>) {
         let label = work.label();
         let result = match work {
             Work::Message { id, message } => receive(&front, id, *message).await,
-            Work::Renew(session) => front.logic.heartbeat(session).await,
+            Work::Renew(session) => front.logic.renew(vec![session]).await.map(drop),
             Work::Disconnect(session) => disconnect(&front, session).await,
             Work::Finish(done) => {
                 let _ = done.send(()); // nobody waits any more

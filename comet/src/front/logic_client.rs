@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use async_trait::async_trait;
 use cluster::services::{
-    ClientCount, ClientMessage, ConnectRequest, LogicApi, LogicError, MessageReply, Session, SessionRef,
+    ClientCount, ClientMessage, ConnectRequest, LogicApi, LogicError, MessageReply, Renewed, Session, SessionRef,
 };
 use proto::{
     close::CloseReason,
@@ -80,15 +80,17 @@ impl LogicApi for GrpcLogic {
         Ok(self.client.clone().disconnect(request).await.map_err(unavailable)?.into_inner().has)
     }
 
-    async fn heartbeat(&self, session: SessionRef) -> Result<(), LogicError> {
-        let request = HeartbeatReq {
-            mid: session.mid.0,
-            key: session.key.as_str().to_owned(),
-            server: session.server.as_str().to_owned(),
-            generation: fence(&session),
-        };
-        self.client.clone().heartbeat(request).await.map_err(unavailable)?;
-        Ok(())
+    async fn renew(&self, sessions: Vec<SessionRef>) -> Result<Renewed, LogicError> {
+        for session in sessions {
+            let request = HeartbeatReq {
+                mid: session.mid.0,
+                key: session.key.as_str().to_owned(),
+                server: session.server.as_str().to_owned(),
+                generation: fence(&session),
+            };
+            self.client.clone().heartbeat(request).await.map_err(unavailable)?;
+        }
+        Ok(Renewed::default())
     }
 
     async fn renew_online(

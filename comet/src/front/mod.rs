@@ -216,7 +216,7 @@ mod tests {
     use async_trait::async_trait;
     use cluster::services::{
         ClientCount, ClientMessage, CometApi as _, ConnectRequest, Dispatch, DispatchError, LogicError,
-        MessageReply, Payload, Receivers, SessionRef, Transport,
+        MessageReply, Payload, Receivers, Renewed, SessionRef, Transport,
     };
     use proto::{
         ids::{Generation, Key, Mid, RoomId},
@@ -255,8 +255,8 @@ mod tests {
             Ok(false)
         }
 
-        async fn heartbeat(&self, _: SessionRef) -> Result<(), LogicError> {
-            Ok(())
+        async fn renew(&self, _: Vec<SessionRef>) -> Result<Renewed, LogicError> {
+            Ok(Renewed::default())
         }
 
         async fn renew_online(

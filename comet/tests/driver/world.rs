@@ -14,7 +14,7 @@ use std::{
 use async_trait::async_trait;
 use cluster::services::{
     ClientCount, ClientMessage, CometApi, ConnectRequest, Dispatch, LogicApi, LogicError, MessageReply,
-    Payload, Receivers, Session, SessionRef,
+    Payload, Receivers, Renewed, Session, SessionRef,
 };
 use comet::{
     Comet,
@@ -63,8 +63,8 @@ impl LogicApi for OpenDoor {
         Ok(true)
     }
 
-    async fn heartbeat(&self, _: SessionRef) -> Result<(), LogicError> {
-        Ok(())
+    async fn renew(&self, _: Vec<SessionRef>) -> Result<Renewed, LogicError> {
+        Ok(Renewed::default())
     }
 
     async fn renew_online(

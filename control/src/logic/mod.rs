@@ -33,7 +33,8 @@ use async_trait::async_trait;
 use cluster::{
     registry::{Node, NodeSet, Registry, Service},
     services::{
-        ClientCount, ClientMessage, ConnectRequest, LogicApi, LogicError, MessageReply, Session, SessionRef,
+        ClientCount, ClientMessage, ConnectRequest, LogicApi, LogicError, MessageReply, Renewed, Session,
+        SessionRef,
     },
     sim,
 };
@@ -59,10 +60,9 @@ pub use self::{
 };
 use crate::{
     broker::Broker,
-    clock::wall_us,
     config::{ClientMessages, LogicConfig},
     metrics::{LogicMetrics, LoginResult},
-    session::{NewSession, Put, Sessions},
+    session::{NewSession, Put, Renewal, Sessions},
 };
 
 /// What logic works with.
@@ -119,11 +119,11 @@ impl Logic {
         self.online().room_count()
     }
 
-    /// The time of the login in µs since the epoch ([`devices::since`] tells it), and larger than every one before,
+    /// The time of the login on the store's clock in µs since the epoch ([`devices::since`] tells it), and larger than every one before,
     /// those of earlier runs included (unless the clock was set back in between): comets, which outlive a restart of
     /// logic, compare them.
     fn next_generation(&self) -> Generation {
-        let now = wall_us() as i64;
+        let now = self.sessions.now_us() as i64;
         let next = |last: i64| Some(now.max(last + 1));
         // The update always succeeds, and both arms hold the last one.
         let last = self.generation.fetch_update(Relaxed, Relaxed, next).unwrap_or_else(|last| last);
@@ -200,13 +200,14 @@ impl LogicApi for Logic {
         self.sessions.end(&session).await.map_err(|error| LogicError::Unavailable(error.to_string()))
     }
 
-    async fn heartbeat(&self, session: SessionRef) -> Result<(), LogicError> {
-        // Whether it is (still) the stored session is the comet's to find out: by a kick, when a newer login comes.
-        self.sessions
-            .renew(&session)
-            .await
-            .map(drop)
-            .map_err(|error| LogicError::Unavailable(error.to_string()))
+    async fn renew(&self, sessions: Vec<SessionRef>) -> Result<Renewed, LogicError> {
+        let renewals = self.sessions.renew(&sessions).await;
+        let renewals = renewals.map_err(|error| LogicError::Unavailable(error.to_string()))?;
+        let superseded = sessions.into_iter().zip(renewals).filter_map(|(session, renewal)| match renewal {
+            Renewal::Current => None,
+            Renewal::Superseded { by } => Some((session.key, by.generation)),
+        });
+        Ok(Renewed { incarnation: self.sessions.incarnation(), superseded: superseded.collect() })
     }
 
     async fn renew_online(

@@ -81,7 +81,7 @@ impl<L: LogicApi + NodesApi> logic_server::Logic for RpcLogic<L> {
 
     async fn heartbeat(&self, request: Request<HeartbeatReq>) -> Result<Response<HeartbeatReply>, Status> {
         let HeartbeatReq { mid, key, server, generation } = request.into_inner();
-        self.0.heartbeat(session(mid, key, server, generation)?).await.map_err(status)?;
+        self.0.renew(vec![session(mid, key, server, generation)?]).await.map_err(status)?;
         Ok(Response::new(HeartbeatReply {}))
     }
 

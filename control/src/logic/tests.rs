@@ -23,7 +23,7 @@ use crate::{
     broker::{Consumer, MemoryBroker},
     config::LogicConfig,
     metrics::{BrokerMetrics, SessionMetrics},
-    session::{MemorySessions, SessionsUnavailable},
+    session::{MemorySessions, Renewal, SessionsUnavailable},
 };
 
 mod devices;
@@ -215,7 +215,11 @@ impl Sessions for NoSessions {
         Err(SessionsUnavailable("gone".into()))
     }
 
-    async fn renew(&self, _: &SessionRef) -> Result<bool, SessionsUnavailable> {
+    fn incarnation(&self) -> Option<u64> {
+        None
+    }
+
+    async fn renew(&self, _: &[SessionRef]) -> Result<Vec<Renewal>, SessionsUnavailable> {
         Err(SessionsUnavailable("gone".into()))
     }
 

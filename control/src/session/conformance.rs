@@ -7,7 +7,7 @@ use cluster::services::SessionRef;
 use proto::ids::{Generation, Key, Mid, ServerId};
 use tokio::time::sleep;
 
-use super::{Holder, NewSession, Put, Sessions};
+use super::{Holder, NewSession, Put, Renewal, Sessions};
 
 /// A store to be tested, empty.
 pub struct Subject {
@@ -37,6 +37,7 @@ pub async fn run(fresh: impl AsyncFn() -> Subject) {
     a_renewal_of_an_old_login_changes_nothing(fresh().await).await;
     a_renewal_of_a_newer_login_wins(fresh().await).await;
     a_renewal_without_generation_never_takes_over(fresh().await).await;
+    renewals_of_a_batch_are_answered_each_for_itself(fresh().await).await;
 }
 
 fn new(mid: i64, key: &str, server: &str, generation: i64) -> NewSession {
@@ -63,7 +64,7 @@ impl Subject {
     }
 
     async fn renew(&self, session: SessionRef) -> bool {
-        self.sessions.renew(&session).await.expect("the store is there")
+        self.sessions.renew(&[session]).await.expect("the store is there") == [Renewal::Current]
     }
 
     async fn server(&self, key: &str) -> Option<String> {
@@ -229,4 +230,20 @@ async fn a_renewal_without_generation_never_takes_over(subject: Subject) {
     assert!(subject.renew(reference(1, "k1", "b:1", None)).await);
     assert_eq!(subject.server("k1").await.as_deref(), Some("b:1"));
     assert!(!subject.end(reference(1, "k1", "b:1", Some(1))).await, "the fence is still the login's");
+}
+
+async fn renewals_of_a_batch_are_answered_each_for_itself(subject: Subject) {
+    subject.put(new(1, "k1", "a:1", 1)).await;
+    subject.put(new(2, "k2", "b:1", 5)).await;
+    let batch = [
+        reference(1, "k1", "a:1", Some(1)),
+        reference(2, "k2", "a:1", Some(3)),
+        reference(3, "k3", "a:1", Some(4)),
+        reference(2, "k2", "a:1", None),
+    ];
+    let superseded = Renewal::Superseded { by: holder("b:1", 5) };
+    let expected = [Renewal::Current, superseded.clone(), Renewal::Current, superseded];
+    assert_eq!(subject.sessions.renew(&batch).await.unwrap(), expected);
+    assert_eq!(subject.devices(3).await, ["k3@a:1"]);
+    assert!(subject.sessions.renew(&[]).await.unwrap().is_empty());
 }

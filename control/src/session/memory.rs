@@ -20,7 +20,7 @@ use cluster::{
 use proto::ids::{Generation, Key, Mid, ServerId};
 use tokio::time::Instant;
 
-use super::{Holder, NewSession, Put, Sessions, SessionsUnavailable};
+use super::{Holder, NewSession, Put, Renewal, Sessions, SessionsUnavailable};
 use crate::metrics::SessionMetrics;
 
 /// Parts of each map; one sweep goes over one of them.
@@ -127,6 +127,11 @@ impl MemorySessions {
 
 #[async_trait]
 impl Sessions for MemorySessions {
+    /// Nothing is lost while the process lives.
+    fn incarnation(&self) -> Option<u64> {
+        Some(1)
+    }
+
     async fn put(&self, session: NewSession) -> Result<Put, SessionsUnavailable> {
         let now_s = self.now_s();
         let mut store = self.store();
@@ -154,28 +159,13 @@ impl Sessions for MemorySessions {
         Ok(is_it)
     }
 
-    async fn renew(&self, session: &SessionRef) -> Result<bool, SessionsUnavailable> {
+    async fn renew(&self, sessions: &[SessionRef]) -> Result<Vec<Renewal>, SessionsUnavailable> {
         let now_s = self.now_s();
         let expires_s = now_s + self.ttl_s;
         let mut store = self.store();
-        if let Some(row) = store.live(&session.key, now_s) {
-            let is_it = match session.generation {
-                Some(generation) => row.generation == generation,
-                None => store.servers.id(row.server) == &session.server,
-            };
-            if is_it {
-                store.extend(&session.key, expires_s);
-                return Ok(true);
-            }
-            if session.generation.is_none_or(|generation| generation < row.generation) {
-                return Ok(false);
-            }
-        }
-        let SessionRef { mid, key, server, generation } = session.clone();
-        let generation = generation.unwrap_or(Generation(0));
-        store.insert(NewSession { mid, key, server, generation }, expires_s);
+        let renewals = sessions.iter().map(|session| store.renew(session, now_s, expires_s)).collect();
         self.metrics.set_sessions(store.sessions);
-        Ok(true)
+        Ok(renewals)
     }
 
     async fn sessions_of_keys(&self, keys: &[Key]) -> Result<Vec<Option<SessionRef>>, SessionsUnavailable> {
@@ -231,6 +221,26 @@ impl Store {
             Some(Keys::One(key)) => session(key).into_iter().collect(),
             Some(Keys::Many(keys)) => keys.iter().filter_map(session).collect(),
         }
+    }
+
+    fn renew(&mut self, session: &SessionRef, now_s: u32, expires_s: u32) -> Renewal {
+        if let Some(row) = self.live(&session.key, now_s) {
+            let is_it = match session.generation {
+                Some(generation) => row.generation == generation,
+                None => self.servers.id(row.server) == &session.server,
+            };
+            if is_it {
+                self.extend(&session.key, expires_s);
+                return Renewal::Current;
+            }
+            if session.generation.is_none_or(|generation| generation < row.generation) {
+                return Renewal::Superseded { by: self.holder(row) };
+            }
+        }
+        let SessionRef { mid, key, server, generation } = session.clone();
+        let generation = generation.unwrap_or(Generation(0));
+        self.insert(NewSession { mid, key, server, generation }, expires_s);
+        Renewal::Current
     }
 
     fn extend(&mut self, key: &Key, expires_s: u32) {
@@ -486,7 +496,7 @@ mod tests {
                             Some(matches!(sessions.put(new).await.unwrap(), Put::Stored { .. }))
                         }
                         Step::End(l, fenced) => Some(sessions.end(&l.reference(fenced)).await.unwrap()),
-                        Step::Renew(l, fenced) => Some(sessions.renew(&l.reference(fenced)).await.unwrap()),
+                        Step::Renew(l, fenced) => Some(sessions.renew(&[l.reference(fenced)]).await.unwrap() == [Renewal::Current]),
                         Step::Wait(seconds) => {
                             tokio::time::advance(Duration::from_secs(seconds.into())).await;
                             sessions.sweep();

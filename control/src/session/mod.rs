@@ -54,6 +54,18 @@ pub enum Put {
     },
 }
 
+/// What became of a session's renewal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Renewal {
+    /// It is the stored session.
+    Current,
+    /// Another login holds the key: nothing changed.
+    Superseded {
+        /// The holder.
+        by: Holder,
+    },
+}
+
 /// The store is away. Retried by the caller, later.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the session store is unavailable: {0}")]
@@ -62,15 +74,24 @@ pub struct SessionsUnavailable(pub String);
 /// The sessions of the cluster.
 #[async_trait]
 pub trait Sessions: Send + Sync + 'static {
+    /// Time of the store's clock, µs since the epoch, from which generations are made: every logic of one store has the
+    /// same, however its own clock is set.
+    fn now_us(&self) -> u64 {
+        crate::clock::wall_us()
+    }
+
+    /// Changes whenever the store may have lost sessions. None while it was not reached yet.
+    fn incarnation(&self) -> Option<u64>;
+
     /// Stores a login, unless a newer one of the same key is there. A key has one session, whatever its user was.
     async fn put(&self, session: NewSession) -> Result<Put, SessionsUnavailable>;
 
     /// Ends a session; true when it was the stored one: the same generation or, when none is given, the same comet.
     async fn end(&self, session: &SessionRef) -> Result<bool, SessionsUnavailable>;
 
-    /// Starts the session's time to live again; true when it is the stored one. Puts it back when the store lost it, or
-    /// holds an older login.
-    async fn renew(&self, session: &SessionRef) -> Result<bool, SessionsUnavailable>;
+    /// Starts the time to live of each session again, and says of each what became of it, in the order given. Puts a
+    /// session back when the store lost it, or holds an older login.
+    async fn renew(&self, sessions: &[SessionRef]) -> Result<Vec<Renewal>, SessionsUnavailable>;
 
     /// The session of each key, in the order asked; its generation is none when it was put back by a comet that knows none.
     async fn sessions_of_keys(&self, keys: &[Key]) -> Result<Vec<Option<SessionRef>>, SessionsUnavailable>;

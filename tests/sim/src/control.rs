@@ -12,7 +12,7 @@ use cluster::{
     registry::{Fixed, Node, Registration, Registry, Service},
     services::{
         ClientCount, ClientMessage, CometApi, ConnectRequest, Dispatch, DispatchError, LogicApi, LogicError,
-        MessageReply, Session, SessionRef,
+        MessageReply, Renewed, Session, SessionRef,
     },
     shutdown::Drain,
     sim::Random,
@@ -199,16 +199,18 @@ impl LogicApi for FarLogic {
         .await
     }
 
-    async fn heartbeat(&self, session: SessionRef) -> Result<(), LogicError> {
+    async fn renew(&self, sessions: Vec<SessionRef>) -> Result<Renewed, LogicError> {
         self.call(async {
-            self.logic.heartbeat(session.clone()).await?;
+            let renewed = self.logic.renew(sessions.clone()).await?;
             let mut state = self.between.state();
-            if let Some(generation) = session.generation
-                && state.holder(&session.key).is_none_or(|holder| holder <= generation)
-            {
-                state.holds(&session.key, generation);
+            for session in &sessions {
+                if let Some(generation) = session.generation
+                    && state.holder(&session.key).is_none_or(|holder| holder <= generation)
+                {
+                    state.holds(&session.key, generation);
+                }
             }
-            Ok(())
+            Ok(renewed)
         })
         .await
     }

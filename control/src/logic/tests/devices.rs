@@ -31,7 +31,7 @@ impl Setup {
         setup.store(2, "c", "a:1", 1_800_000_000_000_000).await;
         let (key, server) = (Key::new("d"), server("go:1"));
         let session = SessionRef { mid: Mid(0), key, server, generation: None };
-        assert_eq!(setup.deps.sessions.renew(&session).await, Ok(true));
+        assert_eq!(setup.deps.sessions.renew(&[session]).await, Ok(vec![Renewal::Current]));
         setup
     }
 }

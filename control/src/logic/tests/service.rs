@@ -63,7 +63,8 @@ async fn the_end_of_a_replaced_login_changes_nothing() {
         generation: session.generation,
     };
     assert!(!setup.logic.disconnect(reference(&old, "a:1")).await.unwrap());
-    setup.logic.heartbeat(reference(&old, "a:1")).await.unwrap();
+    let renewed = setup.logic.renew(vec![reference(&old, "a:1")]).await.unwrap();
+    assert_eq!(renewed.superseded, [(Key::new("k1"), new.generation.unwrap())]);
     let stored = setup.deps.sessions.servers_of_keys(&[Key::new("k1")]).await.unwrap();
     assert_eq!(stored, [Some(server("b:1"))]);
     assert!(setup.logic.disconnect(reference(&new, "b:1")).await.unwrap());
@@ -91,7 +92,7 @@ async fn without_sessions_logins_are_to_be_tried_again() {
     assert!(matches!(error, LogicError::Unavailable(_)), "{error}");
     let session = SessionRef { mid: Mid(1), key: Key::new("k"), server: server("a:1"), generation: None };
     assert!(setup.logic.disconnect(session.clone()).await.is_err());
-    assert!(setup.logic.heartbeat(session).await.is_err());
+    assert!(setup.logic.renew(vec![session]).await.is_err());
 }
 
 #[tokio::test(start_paused = true)]
