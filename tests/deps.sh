@@ -16,7 +16,10 @@ command -v protoc >/dev/null || missing+=(protobuf-compiler)
 # The servers that the tests start on ports of their own.
 command -v redis-server >/dev/null || missing+=(redis-server redis-sentinel)
 command -v etcd >/dev/null || missing+=(etcd-server etcd-client)
+command -v java >/dev/null || missing+=(default-jre-headless)
+command -v mvn >/dev/null || missing+=(maven)
 [ ${#missing[@]} -eq 0 ] || tests/apt.sh "${missing[@]}"
+tests/services/kafka.sh install
 # Without apt the test of the page in a browser says that it is skipped; in CI it fails.
 if command -v apt-get >/dev/null; then tests/services/chromium.sh install; fi
 command -v cargo >/dev/null || { echo "deps: no cargo: install Rust by rustup (https://rustup.rs), then run make again" >&2; exit 1; }

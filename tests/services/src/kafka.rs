@@ -1,0 +1,61 @@
+//! Kafka, by the script beside this crate.
+
+use std::{path::Path, process::Command};
+
+use tempfile::TempDir;
+
+use super::process::free_ports;
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/kafka.sh");
+
+/// A single Kafka broker. It takes some seconds and half a gigabyte, so tests share one where they can.
+pub struct Kafka {
+    directory: TempDir,
+    port: u16,
+}
+
+impl Kafka {
+    /// Starts one.
+    pub fn start() -> Kafka {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        // The controller listens on the next port. Both are looked at again by the script.
+        let port = loop {
+            let [port] = free_ports();
+            if port < u16::MAX {
+                break port;
+            }
+        };
+        let kafka = Kafka { directory, port };
+        kafka.run("start", &[&port.to_string()]);
+        kafka
+    }
+
+    /// `127.0.0.1:port`.
+    pub fn addr(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Stops it in good order; what it holds stays.
+    pub fn stop(&self) {
+        self.run("stop", &[]);
+    }
+
+    /// Starts it again on its port.
+    pub fn start_again(&self) {
+        self.run("start", &[]);
+    }
+
+    fn run(&self, what: &str, more: &[&str]) {
+        let directory: &Path = self.directory.path();
+        let output = Command::new(SCRIPT).arg(what).arg(directory).args(more).output().expect("bash");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "kafka.sh {what} (`make deps` installs Kafka): {said}");
+    }
+}
+
+impl Drop for Kafka {
+    fn drop(&mut self) {
+        let directory: &Path = self.directory.path();
+        let _ = Command::new(SCRIPT).arg("stop").arg(directory).output();
+    }
+}

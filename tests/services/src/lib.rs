@@ -1,0 +1,151 @@
+//! The real servers of a cluster for tests: [`Redis`], [`Sentinel`], [`Etcd`], [`Kafka`], each on loopback, on ports of its
+//! own, with a directory of its own. Each ends with its value, by its pid.
+//!
+//! `make deps` installs them. Where one is not installed the test that wants it fails and says so: nothing is skipped.
+#![forbid(unsafe_code)]
+
+mod kafka;
+mod process;
+
+use std::{fmt::Write as _, fs, path::Path};
+
+pub use self::kafka::Kafka;
+use self::process::Process;
+
+/// A Redis without persistence.
+pub struct Redis {
+    process: Process,
+    port: u16,
+}
+
+impl Redis {
+    /// Starts one.
+    pub fn start() -> Redis {
+        Redis::start_with(&[])
+    }
+
+    /// Starts one with more lines of `redis.conf`, such as `requirepass sesame`.
+    pub fn start_with(lines: &[&str]) -> Redis {
+        let ([port], process) = process::start("redis-server", |[port], directory| {
+            let mut conf = format!("port {port}\nbind 127.0.0.1\nsave \"\"\ndir {}\n", directory.display());
+            lines.iter().for_each(|line| writeln!(conf, "{line}").expect("text"));
+            vec![write(directory, "redis.conf", &conf)]
+        });
+        process.wait_for_port(port);
+        Redis { process, port }
+    }
+
+    /// `127.0.0.1:port`.
+    pub fn addr(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Kills it, as a crash does.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again on its port; it is empty then.
+    pub fn restart(&mut self) {
+        self.process.restart();
+        self.process.wait_for_port(self.port);
+    }
+
+    /// Stops it from answering, its connections stay: SIGSTOP.
+    pub fn pause(&self) {
+        self.process.pause();
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.process.resume();
+    }
+}
+
+/// A Sentinel that watches one master, named `mymaster`, and replaces it by its replica after a second of silence.
+pub struct Sentinel {
+    _process: Process,
+    port: u16,
+}
+
+impl Sentinel {
+    /// Starts one for the master at this address.
+    pub fn start(master: &str) -> Sentinel {
+        let (host, master_port) = master.rsplit_once(':').expect("host:port");
+        let ([port], process) = process::start("redis-sentinel", |[port], directory| {
+            let conf = format!(
+                "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor mymaster {host} {master_port} 1\n\
+                 sentinel down-after-milliseconds mymaster 1000\nsentinel failover-timeout mymaster 3000\n",
+                directory.display()
+            );
+            vec![write(directory, "sentinel.conf", &conf)]
+        });
+        process.wait_for_port(port);
+        Sentinel { _process: process, port }
+    }
+
+    /// `127.0.0.1:port`.
+    pub fn addr(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+}
+
+/// A single etcd.
+pub struct Etcd {
+    process: Process,
+    port: u16,
+}
+
+impl Etcd {
+    /// Starts one.
+    pub fn start() -> Etcd {
+        let ([port, _], process) = process::start("etcd", |[port, peer], directory| {
+            let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer}"));
+            let arguments = [
+                ("--data-dir", directory.join("data").display().to_string()),
+                ("--listen-client-urls", client.clone()),
+                ("--advertise-client-urls", client),
+                ("--listen-peer-urls", peer.clone()),
+                ("--initial-advertise-peer-urls", peer.clone()),
+                ("--initial-cluster", format!("default={peer}")),
+                ("--log-level", "warn".to_owned()),
+            ];
+            arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect()
+        });
+        process.wait_for_port(port);
+        Etcd { process, port }
+    }
+
+    /// `127.0.0.1:port`.
+    pub fn addr(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Kills it, as a crash does.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again on its port, with what it had stored.
+    pub fn restart(&mut self) {
+        self.process.restart();
+        self.process.wait_for_port(self.port);
+    }
+
+    /// Stops it from answering, its connections stay: SIGSTOP.
+    pub fn pause(&self) {
+        self.process.pause();
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.process.resume();
+    }
+}
+
+/// Writes a file into the directory and gives its path.
+fn write(directory: &Path, name: &str, text: &str) -> String {
+    let path = directory.join(name);
+    fs::write(&path, text).expect("a file in a temporary directory");
+    path.display().to_string()
+}
