@@ -2,7 +2,8 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=schema");
-    let files = protox::compile(["protocol.proto", "comet.proto", "logic.proto", "halley.proto"], ["schema"])?;
+    let files =
+        protox::compile(["protocol.proto", "comet.proto", "logic.proto", "halley.proto"], ["schema"])?;
     // Without its own `connect`, a client has room for the call of that name.
     tonic_prost_build::configure().build_transport(false).bytes(".").compile_fds(files)?;
     Ok(())

@@ -21,6 +21,7 @@ use proto::{
 use super::*;
 use crate::{
     broker::{Consumer, MemoryBroker},
+    clock::wall_us,
     config::LogicConfig,
     metrics::{BrokerMetrics, SessionMetrics},
     session::{MemorySessions, Renewal, SessionsUnavailable},
