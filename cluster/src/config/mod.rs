@@ -14,7 +14,7 @@
 //! | [`ByteSize`] | `"64KiB"` or `65536` | syntax, range |
 //! | [`Addr`], [`Addrs`] | `"127.0.0.1:3101"`, `":3101"`; a list or one string with commas | syntax |
 //! | [`List`], [`StringList`] | `["a", "b"]` or `"a,b"` | syntax of each element |
-//! | [`Secret`] | `"hunter2"` | never printed by `Debug` or an error |
+//! | [`Secret`] | `"hunter2"`, `"env:NAME"`, `"file:/path"` | that it is there; never printed by `Debug` or an error |
 //!
 //! Their bounds reach the file too: the words "Allowed: …" are added to the comment, no need to write them by hand.
 //! Checks over several keys belong to the section's owner and answer with [`ConfigError::value`].
@@ -41,7 +41,7 @@ pub use duration::{BoundedDuration, DurationError, GoDuration};
 pub use error::ConfigError;
 pub use list::{List, StringList};
 pub use load::{Loaded, load};
-pub use secret::Secret;
+pub use secret::{Secret, SecretError};
 
 /// Schema keyword of this module: the bounds of a value in words, put into the comment of the default file.
 const ALLOWED: &str = "x-allowed";

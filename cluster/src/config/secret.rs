@@ -1,16 +1,35 @@
 //! Texts that must not reach a log.
 
-use std::{borrow::Cow, convert::Infallible, fmt, str::FromStr};
+use std::{borrow::Cow, fmt, fs, str::FromStr};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::string_schema;
 
 /// A password or a token. `Debug` prints that there is one and never what it is; there is no `Display`.
-#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// In a configuration it stands as it is, or as `env:NAME`, the value of an environment variable, or as `file:/path`, the
+/// content of a file without the line end behind it. Those are read once, with the configuration.
+#[derive(Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Secret(String);
+
+/// A secret that is not where the configuration says. Not retried: the operator changes the one or the other.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SecretError {
+    /// The variable is not set, or empty, or not UTF-8.
+    #[error("the environment variable {0} is not set")]
+    Variable(String),
+    /// The file cannot be read, or has nothing in it.
+    #[error("the file {path} {why}")]
+    File {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        why: String,
+    },
+}
 
 impl Secret {
     /// The text itself, for the one place that needs it. Comparing it with what an outsider sent has to be done in
@@ -32,10 +51,26 @@ impl From<&str> for Secret {
 }
 
 impl FromStr for Secret {
-    type Err = Infallible;
+    type Err = SecretError;
 
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(text.into())
+    fn from_str(text: &str) -> Result<Self, SecretError> {
+        if let Some(name) = text.strip_prefix("env:") {
+            let value = std::env::var(name).ok().filter(|value| !value.is_empty());
+            return value.map(Secret).ok_or_else(|| SecretError::Variable(name.to_owned()));
+        }
+        let Some(path) = text.strip_prefix("file:") else { return Ok(text.into()) };
+        let failed = |why| SecretError::File { path: path.to_owned(), why };
+        let content = fs::read_to_string(path).map_err(|error| failed(format!("cannot be read: {error}")))?;
+        match content.trim_end_matches(['\r', '\n']) {
+            "" => Err(failed("is empty".to_owned())),
+            secret => Ok(secret.into()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 
@@ -62,6 +97,29 @@ impl JsonSchema for Secret {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn it_stands_as_it_is_or_in_the_environment_or_in_a_file() {
+        assert_eq!("hunter2".parse(), Ok(Secret::from("hunter2")));
+        // Every process has it.
+        let path = std::env::var("PATH").expect("PATH is set");
+        assert_eq!("env:PATH".parse::<Secret>().unwrap().get(), path);
+        let missing = "env:HALLEY_NO_SUCH_VARIABLE".parse::<Secret>().unwrap_err();
+        assert_eq!(missing.to_string(), "the environment variable HALLEY_NO_SUCH_VARIABLE is not set");
+
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("secret");
+        let reference = format!("file:{}", file.display());
+        let refused = |why: &str| {
+            let error = reference.parse::<Secret>().unwrap_err().to_string();
+            assert!(error.contains("secret") && error.contains(why), "{error}");
+        };
+        refused("cannot be read");
+        fs::write(&file, "\n").unwrap();
+        refused("is empty");
+        fs::write(&file, "hunter2 \r\n").unwrap();
+        assert_eq!(reference.parse::<Secret>().unwrap().get(), "hunter2 ");
+    }
 
     #[test]
     fn debug_tells_only_whether_there_is_one() {
