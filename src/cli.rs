@@ -1,8 +1,7 @@
 //! Command line of `halley`.
 
-use std::path::PathBuf;
-
 use clap::Parser;
+use cluster::process::ConfigArgs;
 
 /// What can be said to `halley`.
 #[derive(Debug, Parser)]
@@ -21,16 +20,6 @@ Then, from another terminal:
   loadgen 9999 100 127.0.0.1:3101"
 )]
 pub(crate) struct Cli {
-    /// TOML file; what it does not say stays at its default
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
-    /// Set one key, over the file; may be repeated. A list may be one string with commas
-    #[arg(long, value_name = "KEY=VALUE")]
-    pub(crate) set: Vec<String>,
-    /// Print every key with its default and what it means, and exit
-    #[arg(long)]
-    pub(crate) print_default_config: bool,
-    /// Say whether the configuration is right, and exit
-    #[arg(long)]
-    pub(crate) check_config: bool,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
 }

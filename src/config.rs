@@ -1,6 +1,6 @@
 //! Configuration of the all-in-one process: the three services' own, side by side.
 
-use cluster::telemetry::Format;
+use cluster::process::{LogConfig, ProgramConfig};
 use comet::config::CometConfig;
 use control::config::{JobConfig, LogicConfig};
 use schemars::JsonSchema;
@@ -20,19 +20,20 @@ pub(crate) struct HalleyConfig {
     pub(crate) job: JobConfig,
 }
 
-/// Logs, on standard error.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub(crate) struct LogConfig {
-    /// "text" or "json".
-    pub(crate) format: Format,
-    /// Which lines: "error", "warn", "info", "debug", "trace", or by module, such as "info,halley_comet=debug".
-    pub(crate) level: String,
-}
+impl ProgramConfig for HalleyConfig {
+    fn unused_goim_keys() -> Vec<String> {
+        [
+            ("comet", CometConfig::UNUSED_GOIM_KEYS),
+            ("logic", LogicConfig::UNUSED_GOIM_KEYS),
+            ("job", JobConfig::UNUSED_GOIM_KEYS),
+        ]
+        .into_iter()
+        .flat_map(|(service, keys)| keys.iter().map(move |key| format!("{service}.{key}")))
+        .collect()
+    }
 
-impl Default for LogConfig {
-    fn default() -> LogConfig {
-        LogConfig { format: Format::Text, level: "info".to_owned() }
+    fn log(&self) -> &LogConfig {
+        &self.log
     }
 }
 

@@ -18,30 +18,30 @@ use std::{
     sync::{Arc, OnceLock, Weak},
 };
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::Parser;
 use cluster::{
     admin::{self, Health},
-    config::{ConfigError, Loaded, commented_default, load},
+    config::{Addrs, ConfigError},
+    process,
     registry::{Fixed, Node, Registration, Registry, Service},
     services::{CometApi, LogicApi},
     shutdown::{Drain, on_signals},
-    telemetry::{self, init_logs},
+    telemetry,
 };
-use comet::{Comet, clock::Time, front::Front};
+use comet::{Comet, OpenFiles, clock::Time, front::Front};
 use control::{
     broker::MemoryBroker,
-    config::{Exposure, JobConfig, Listener, LogicConfig},
+    config::{Exposure, Listener},
     job::{self, Calls, JobDeps},
     logic::{self, LogicDeps},
     metrics::{BrokerMetrics, JobMetrics, LogicMetrics, SessionMetrics},
     session::MemorySessions,
 };
-use prometheus_client::metrics::gauge::Gauge;
+use proto::ids::ServerId;
 use tracing::{info, warn};
 
 use self::{
-    banner::Banner,
     cli::Cli,
     config::HalleyConfig,
     page::{Page, Started},
@@ -50,73 +50,25 @@ use self::{
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Status of a refused configuration (EX_USAGE of sysexits.h): nothing was bound.
-const EXIT_CONFIG: u8 = 64;
-
-/// Status of a start that failed for another reason, such as an address in use (EX_UNAVAILABLE).
-const EXIT_START: u8 = 69;
-
-/// Descriptors that are not for clients: listeners, rings, HTTP and gRPC connections, logs.
-const DESCRIPTORS_KEPT: u64 = 512;
-
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    if cli.print_default_config {
-        print!("{}", commented_default::<HalleyConfig>());
-        return ExitCode::SUCCESS;
-    }
-    let (config, exposure) = match read_config(&cli) {
-        Ok(read) => read,
-        Err(error) => {
-            eprintln!("halley: {error}");
-            return ExitCode::from(EXIT_CONFIG);
-        }
-    };
-    if cli.check_config {
-        println!("halley: the configuration is right");
-        return ExitCode::SUCCESS;
-    }
-    if let Err(error) = init_logs(config.log.format, &config.log.level) {
-        eprintln!("halley: log.level = {:?}: {error}", config.log.level);
-        return ExitCode::from(EXIT_CONFIG);
-    }
-    match serve(&config, &exposure) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("halley: {error:#}");
-            ExitCode::from(EXIT_START)
-        }
-    }
+    process::run("halley", &Cli::parse().config, checked, |(config, exposure)| serve(&config, &exposure))
 }
 
-/// Reads and checks everything that can be checked before a port is bound.
-fn read_config(cli: &Cli) -> anyhow::Result<(HalleyConfig, Exposure)> {
-    let unused: Vec<String> =
-        [("logic", LogicConfig::UNUSED_GOIM_KEYS), ("job", JobConfig::UNUSED_GOIM_KEYS)]
-            .into_iter()
-            .flat_map(|(service, keys)| keys.iter().map(move |key| format!("{service}.{key}")))
-            .collect();
-    let unused: Vec<&str> = unused.iter().map(String::as_str).collect();
-    let Loaded { config, unused }: Loaded<HalleyConfig> = load(cli.config.as_deref(), &cli.set, &unused)?;
-    if !unused.is_empty() {
-        eprintln!("halley: keys without a meaning here: {}", unused.join(", "));
-    }
-    config.logic.check()?;
+/// Checks everything that can be checked before a port is bound, beyond single keys.
+fn checked(config: HalleyConfig) -> anyhow::Result<(HalleyConfig, Exposure)> {
+    config.comet.check("comet.")?;
+    config.logic.check("logic.")?;
     check_across(&config)?;
-    for (key, addresses) in
-        [("comet.tcp.bind", &config.comet.tcp.bind), ("comet.websocket.bind", &config.comet.websocket.bind)]
-    {
-        if addresses.is_empty() {
-            return Err(ConfigError::value(key, "[]", "must have at least one address").into());
-        }
-    }
     // An address of its own kind: logins of job's calls do not exist, so the port is judged like a client's.
-    let rpc = cluster::config::Addrs::new(vec![config.comet.rpc_server.addr.get()])?;
-    let exposure = config.logic.check_exposure(&[
-        Listener { key: "comet.tcp.bind", addrs: &config.comet.tcp.bind },
-        Listener { key: "comet.websocket.bind", addrs: &config.comet.websocket.bind },
-        Listener { key: "comet.rpcServer.addr", addrs: &rpc },
-    ])?;
+    let rpc = Addrs::new(vec![config.comet.rpc_server.addr.get()])?;
+    let exposure = config.logic.check_exposure(
+        "logic.",
+        &[
+            Listener { key: "comet.tcp.bind", addrs: &config.comet.tcp.bind },
+            Listener { key: "comet.websocket.bind", addrs: &config.comet.websocket.bind },
+            Listener { key: "comet.rpcServer.addr", addrs: &rpc },
+        ],
+    )?;
     Ok((config, exposure))
 }
 
@@ -146,10 +98,7 @@ fn serve(config: &HalleyConfig, exposure: &Exposure) -> anyhow::Result<()> {
 async fn run(config: &HalleyConfig, exposure: &Exposure) -> anyhow::Result<()> {
     let drain = Drain::new();
     on_signals(drain.clone()).context("no signal handlers")?;
-    let limit = ring::raise_open_file_limit();
-    let open_files = limit.after.unwrap_or(u64::MAX);
-    let connections =
-        usize::try_from(open_files.saturating_sub(DESCRIPTORS_KEPT).max(1)).unwrap_or(usize::MAX);
+    let open_files = OpenFiles::raise();
 
     let mut metrics = prometheus_client::registry::Registry::default();
     telemetry::register(&mut metrics);
@@ -161,13 +110,7 @@ async fn run(config: &HalleyConfig, exposure: &Exposure) -> anyhow::Result<()> {
     session_metrics.register(&mut metrics);
     let comet_metrics = Comet::metrics(&config.comet);
     comet_metrics.register(&mut metrics);
-    let insecure = Gauge::<i64>::default();
-    insecure.set(i64::from(*exposure != Exposure::Closed));
-    metrics.register(
-        "halley_insecure",
-        "1 when strangers can log in as anybody, or push to everybody",
-        insecure,
-    );
+    telemetry::register_insecure(&mut metrics, *exposure != Exposure::Closed);
     let health = Arc::new(Health::new());
     health.unmet("starting", "the services are being started");
 
@@ -196,10 +139,15 @@ async fn run(config: &HalleyConfig, exposure: &Exposure) -> anyhow::Result<()> {
         metrics: logic_metrics,
     };
     let extra = admin::router(Arc::clone(&health), Arc::new(metrics)).merge(page::router(Arc::clone(&page)));
-    let logic = logic::start(&config.logic, deps, extra, drain.clone()).await?;
+    // The services name their keys without the section that those stand in here.
+    let logic = logic::start(&config.logic, deps, extra, drain.clone())
+        .await
+        .map_err(|error| anyhow!("logic.{error}"))?;
     let api: Arc<dyn LogicApi> = logic.logic();
-    let comet =
-        Comet::start(&config.comet, None, connections, api, comet_metrics).await.map_err(in_section)?;
+    let name = |rpc: SocketAddr| ServerId::new(rpc.to_string());
+    let comet = Comet::start(&config.comet, name, open_files.connections, api, comet_metrics)
+        .await
+        .map_err(|error| anyhow!("comet.{error}"))?;
     // It is set here only, so it cannot be set yet.
     let _ = gateway.set(Arc::downgrade(&comet.front));
     let registration = register(&*registry, &comet).await?;
@@ -230,17 +178,8 @@ async fn run(config: &HalleyConfig, exposure: &Exposure) -> anyhow::Result<()> {
             push_token: !config.logic.push.tokens.is_empty(),
         },
     });
-    let banner = Banner {
-        comet: &comet,
-        websocket_path: &config.comet.websocket.path,
-        http: logic.http_addrs(),
-        rpc: logic.rpc_addrs(),
-        login: config.logic.auth.mode,
-        push_token: !config.logic.push.tokens.is_empty(),
-        open_files,
-        connections,
-    };
-    banner.lines().iter().for_each(|line| eprintln!("{line}"));
+    let rows = banner::rows(&comet, &config.comet, &logic, &config.logic, open_files);
+    process::print_banner("halley", &rows);
     if let Exposure::Insecure(open) = exposure {
         open.iter().for_each(|sentence| warn!("{sentence}"));
     }
@@ -265,17 +204,6 @@ async fn register(registry: &dyn Registry, comet: &Comet) -> anyhow::Result<Box<
     let mut node = Node::new(Service::Comet, comet.front.server().clone());
     node.addrs = comet.tcp.iter().map(SocketAddr::ip).map(|address| address.to_string()).collect();
     node.version = cluster::build::VERSION.to_owned();
-    node.hostname = hostname();
+    node.hostname = process::hostname();
     registry.register(node).await.context("the gateway could not be registered")
-}
-
-fn hostname() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .map(|name| name.trim().to_owned())
-        .unwrap_or_default()
-}
-
-/// comet names its keys without the section they stand in here.
-fn in_section(error: comet::StartError) -> anyhow::Error {
-    anyhow::anyhow!("comet.{error}")
 }

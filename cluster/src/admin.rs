@@ -1,6 +1,6 @@
 //! Metrics and health over HTTP: `/metrics`, `/healthz`, `/readyz`.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -10,10 +10,48 @@ use axum::{
     routing::get,
 };
 use prometheus_client::{encoding::text, registry::Registry};
-use tokio::sync::watch;
+use tokio::{net::TcpListener, sync::watch};
+
+use crate::{
+    config::Addrs,
+    http::{HttpLimits, serve},
+    shutdown::Drain,
+};
 
 /// What `/metrics` answers in: OpenMetrics, which Prometheus and everything that reads its format understands.
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Longest time for a request to come, and for an answer to be taken.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Connections at once: some scrapers and probes.
+const CONNECTIONS_MAX: usize = 64;
+
+/// Serves `router` on these addresses until the process ends, while it drains too; gives the addresses with the ports
+/// the system chose.
+///
+/// # Errors
+/// The first address that cannot be listened on.
+pub async fn start(addrs: &Addrs, router: Router) -> Result<Vec<SocketAddr>, AdminError> {
+    let (mut listeners, mut bound) = (Vec::new(), Vec::new());
+    for addr in addrs.iter().copied() {
+        let failed = |error| AdminError { addr, error };
+        let listener = TcpListener::bind(addr).await.map_err(failed)?;
+        bound.push(listener.local_addr().map_err(failed)?);
+        listeners.push(listener);
+    }
+    let limits = HttpLimits { read_timeout: TIMEOUT, write_timeout: TIMEOUT, connections: CONNECTIONS_MAX };
+    tokio::spawn(serve(listeners, router, limits, Drain::new()));
+    Ok(bound)
+}
+
+/// An address that cannot be had. Not retried: the process ends and names it.
+#[derive(Debug, thiserror::Error)]
+#[error("admin.addr = {addr} cannot be listened on: {error}")]
+pub struct AdminError {
+    addr: SocketAddr,
+    error: io::Error,
+}
 
 /// What has to be true before the process should get traffic, by name. Everything is met until it is said not to be, so
 /// each condition is [`unmet`](Health::unmet) once before the routes are served.
@@ -35,6 +73,28 @@ impl Health {
     /// Says that the condition is met.
     pub fn met(&self, condition: &'static str) {
         self.0.send_if_modified(|unmet| unmet.remove(condition).is_some());
+    }
+
+    /// Keeps the condition as `met` says, from now on until its sender is gone; `why` is said while it is not met.
+    /// Needs a tokio runtime.
+    pub fn follow(
+        self: &Arc<Self>,
+        condition: &'static str,
+        why: &'static str,
+        mut met: watch::Receiver<bool>,
+    ) {
+        let health = Arc::clone(self);
+        tokio::spawn(async move {
+            loop {
+                match *met.borrow_and_update() {
+                    true => health.met(condition),
+                    false => health.unmet(condition, why),
+                }
+                if met.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
     }
 
     /// Is every condition met?
@@ -125,6 +185,18 @@ mod tests {
 
         health.unmet("shards", "stalled");
         assert_eq!(request(&router, "GET", "/readyz").await.0, 503);
+    }
+
+    #[tokio::test]
+    async fn a_condition_follows_what_it_is_about() {
+        let (health, redis) = (Arc::new(Health::new()), watch::Sender::new(false));
+        health.follow("redis", "no connection", redis.subscribe());
+        while health.is_ready() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(health.report(), "redis: no connection\n");
+        redis.send_replace(true);
+        health.ready().await;
     }
 
     #[tokio::test]

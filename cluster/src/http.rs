@@ -1,4 +1,4 @@
-//! The HTTP server: connections, their deadlines, and their end.
+//! A bounded HTTP server: connections, their deadlines, and their end.
 
 use std::{
     future::Future,
@@ -11,7 +11,6 @@ use std::{
 };
 
 use axum::{Router, extract::Request, http};
-use cluster::{accept::accept, shutdown::Drain};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -24,6 +23,8 @@ use tokio::{
 use tower::Service as _;
 use tracing::debug;
 
+use crate::{accept::accept, shutdown::Drain};
+
 /// Longest head of a request, bytes: room for the longest URL that HTTP libraries take (64 KiB) and its headers.
 const HEAD_LEN_MAX: usize = 128 << 10;
 
@@ -34,21 +35,21 @@ const LINGER_BYTES_MAX: usize = 32 << 20;
 
 /// Bounds of the server.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct HttpLimits {
+pub struct HttpLimits {
     /// Time for the head of a request, and for the next one to come.
-    pub(super) read_timeout: Duration,
+    pub read_timeout: Duration,
     /// Time in which the other side must take something of an answer.
-    pub(super) write_timeout: Duration,
+    pub write_timeout: Duration,
     /// Connections at once; more wait in the kernel.
-    pub(super) connections: usize,
+    pub connections: usize,
 }
 
 /// The other end of a connection, as a request's extension.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Peer(pub(super) SocketAddr);
+pub struct Peer(pub SocketAddr);
 
 /// Serves until the drain begins; returns when every request under way was answered.
-pub(super) async fn serve(listeners: Vec<TcpListener>, router: Router, limits: HttpLimits, drain: Drain) {
+pub async fn serve(listeners: Vec<TcpListener>, router: Router, limits: HttpLimits, drain: Drain) {
     let connections = Arc::new(Semaphore::new(limits.connections));
     let mut listening = JoinSet::new();
     for listener in listeners {

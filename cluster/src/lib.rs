@@ -8,6 +8,8 @@
 //! | [`registry`] | which comets and logics there are: trait, in memory, conformance suite |
 //! | [`telemetry`] | logs, a limit on lines that outsiders cause, metrics of the process |
 //! | [`admin`] | `/metrics`, `/healthz`, `/readyz` |
+//! | [`http`] | a bounded HTTP server |
+//! | [`process`] | command line, start and exit status of a program |
 //! | [`shutdown`] | SIGTERM and SIGINT: drain, then exit |
 //! | [`sim`] | the seams for the simulator; without its feature nothing |
 //! | [`build`] | version and commit |
@@ -20,6 +22,8 @@ pub mod admin;
 pub mod build;
 mod clock;
 pub mod config;
+pub mod http;
+pub mod process;
 pub mod registry;
 pub mod services;
 pub mod shutdown;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cluster::config::{Addr, Addrs, Bounded, BoundedDuration, ByteSize, StringList};
+use cluster::config::{Addr, Addrs, Bounded, BoundedDuration, ByteSize, ConfigError, StringList};
 use proto::{frame::CLIENT_BODY_MAX, websocket::MessageLimits, websocket::UpgradeRules};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -77,6 +77,8 @@ pub struct WebSocketConfig {
     pub origins: StringList,
     /// Longest message of a client, summed over its fragments.
     pub message_max: ByteSize<4112, 16_777_216>,
+    /// TLS. Not built yet, so only false: let a proxy in front of `bind` end TLS.
+    pub tls_open: bool,
 }
 
 impl Default for WebSocketConfig {
@@ -86,6 +88,7 @@ impl Default for WebSocketConfig {
             path: "/sub".to_owned(),
             origins: StringList::default(),
             message_max: ByteSize::kib::<64>(),
+            tls_open: false,
         }
     }
 }
@@ -272,6 +275,53 @@ impl Default for DrainConfig {
 }
 
 impl CometConfig {
+    /// Keys of goim's comet that name its own internals, or that go with what is not built.
+    pub const UNUSED_GOIM_KEYS: &[&str] = &[
+        "rpcServer.network",
+        "rpcServer.timeout",
+        "rpcServer.idleTimeout",
+        "rpcServer.maxLifeTime",
+        "rpcServer.forceCloseWait",
+        "rpcServer.keepAliveInterval",
+        "rpcServer.keepAliveTimeout",
+        "tcp.reader",
+        "tcp.readBuf",
+        "tcp.readBufSize",
+        "tcp.writer",
+        "tcp.writeBuf",
+        "tcp.writeBufSize",
+        "websocket.tlsBind",
+        "websocket.certFile",
+        "websocket.privateFile",
+        "protocol.timer",
+        "protocol.timerSize",
+        "protocol.svrProto",
+        "protocol.cliProto",
+        "whitelist.*",
+        "bucket.*",
+    ];
+
+    /// Checks what is more than a type can say. The keys stand in `section` (`comet.`, or nothing), by which an error
+    /// names them.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn check(&self, section: &str) -> Result<(), ConfigError> {
+        for (key, addresses) in [("tcp.bind", &self.tcp.bind), ("websocket.bind", &self.websocket.bind)] {
+            if addresses.is_empty() {
+                let key = format!("{section}{key}");
+                return Err(ConfigError::value(key, "[]", "must have at least one address"));
+            }
+        }
+        if self.websocket.tls_open {
+            let reason = format!(
+                "TLS is not built yet: set it to false and let a proxy in front of {section}websocket.bind end TLS"
+            );
+            return Err(ConfigError::value(format!("{section}websocket.tlsOpen"), true, reason));
+        }
+        Ok(())
+    }
+
     /// What each of `shards` shards is configured with, `connections` being the process's limit.
     pub fn shard(&self, shards: usize, connections: usize) -> ShardConfig {
         let limits = &self.limits;

@@ -20,4 +20,4 @@ pub mod mailbox;
 pub mod service;
 pub mod shard;
 
-pub use service::{Comet, StartError};
+pub use service::{Comet, OpenFiles, StartError};

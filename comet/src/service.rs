@@ -1,6 +1,6 @@
 //! A whole comet: shards, front and gRPC port.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt::Display, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use cluster::{accept::incoming, services::LogicApi};
 use proto::ids::ServerId;
@@ -31,6 +31,27 @@ pub enum StartError {
     },
 }
 
+/// Descriptors that are not for clients: listeners, rings, HTTP and gRPC connections, logs.
+const DESCRIPTORS_KEPT: u64 = 512;
+
+/// What the limit on open files allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenFiles {
+    /// Descriptors this process may open.
+    pub limit: u64,
+    /// Connections they allow.
+    pub connections: usize,
+}
+
+impl OpenFiles {
+    /// Raises the limit as far as this process may.
+    pub fn raise() -> OpenFiles {
+        let limit = ring::raise_open_file_limit().after.unwrap_or(u64::MAX);
+        let connections = limit.saturating_sub(DESCRIPTORS_KEPT).max(1);
+        OpenFiles { limit, connections: usize::try_from(connections).unwrap_or(usize::MAX) }
+    }
+}
+
 /// A comet that runs.
 pub struct Comet {
     /// The front: job's way in.
@@ -57,11 +78,12 @@ impl Comet {
         Metrics::new(shards(config))
     }
 
-    /// Starts everything. `server` names this comet in the cluster (none: the address of its gRPC port);
-    /// `connections` is what the open-file limit allows; `metrics` are made for it ([`Comet::metrics`]). To be called on the runtime that the front shall run on.
+    /// Starts everything. `name` makes this comet's name in the cluster from the address of its gRPC port;
+    /// `connections` is what the open-file limit allows; `metrics` are made for it ([`Comet::metrics`]). To be called on
+    /// the runtime that the front shall run on.
     pub async fn start(
         config: &CometConfig,
-        server: Option<ServerId>,
+        name: impl FnOnce(SocketAddr) -> ServerId,
         connections: usize,
         logic: Arc<dyn LogicApi>,
         metrics: Arc<Metrics>,
@@ -75,9 +97,8 @@ impl Comet {
             limit => limit.min(connections),
         };
         let Launched { tcp, websocket, driver, cpus, outboxes, inboxes } = launch(config, limit)?;
-        let server = server.unwrap_or_else(|| ServerId::new(rpc.to_string()));
         let push_max = config.limits.push.usize();
-        let front = Front::start(server, outboxes, inboxes, logic, metrics, push_max);
+        let front = Front::start(name(rpc), outboxes, inboxes, logic, metrics, push_max);
         let service = tonic::transport::Server::builder()
             .initial_connection_window_size(RPC_WINDOW)
             .initial_stream_window_size(RPC_WINDOW)
@@ -98,9 +119,32 @@ impl Comet {
         })
     }
 
+    /// What a start says about it, by name.
+    pub fn rows(&self, config: &CometConfig, open_files: OpenFiles) -> Vec<(&'static str, String)> {
+        let path = &config.websocket.path;
+        let websocket: Vec<_> =
+            self.websocket.iter().map(|address| format!("ws://{address}{path}")).collect();
+        let shards = match self.cpus.as_slice() {
+            [] => format!("{}, not pinned", self.shards),
+            cpus => format!("{}, pinned to cores {}", self.shards, join(cpus)),
+        };
+        let OpenFiles { limit, connections } = open_files;
+        vec![
+            ("clients, TCP", join(&self.tcp)),
+            ("clients, WebSocket", websocket.join(", ")),
+            ("driver", self.driver.to_string()),
+            ("shards", shards),
+            ("open files", format!("{limit}, enough for {connections} connections")),
+        ]
+    }
+
     /// Closes every client as going away and waits until all are gone and logic knows it. False when some were left
     /// after `drain.timeout`.
     pub async fn drain(&self) -> bool {
         self.front.drain(self.spread, self.timeout).await
     }
+}
+
+fn join<T: Display>(values: &[T]) -> String {
+    values.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
 }

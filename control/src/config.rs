@@ -3,7 +3,7 @@
 //! A key is here when it does something. Keys of goim that name its own internals are listed in `UNUSED_GOIM_KEYS`, so
 //! that a goim file that has them still loads.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use cluster::config::{Addrs, Bounded, BoundedDuration, ByteSize, ConfigError, List, Secret, StringList};
 use schemars::JsonSchema;
@@ -261,7 +261,7 @@ pub struct Listener<'a> {
 /// A start that would let strangers in.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{key} = {addrs} is not loopback, and {danger}: bind it to 127.0.0.1, {remedy}, or set logic.auth.allowInsecure = true"
+    "{key} = {addrs} is not loopback, and {danger}: bind it to 127.0.0.1, {remedy}, or set {section}auth.allowInsecure = true"
 )]
 pub struct Exposed {
     /// The key of the address.
@@ -269,9 +269,11 @@ pub struct Exposed {
     /// Its value.
     pub addrs: String,
     /// What anybody could do there.
-    pub danger: &'static str,
+    pub danger: String,
     /// What else would help.
-    pub remedy: &'static str,
+    pub remedy: String,
+    /// Section of logic's keys, with its dot.
+    pub section: String,
 }
 
 impl LogicConfig {
@@ -286,43 +288,46 @@ impl LogicConfig {
         "redis.idleTimeout",
     ];
 
-    /// Checks what concerns several keys, or more than a type can say.
+    /// Checks what concerns several keys, or more than a type can say. The keys stand in `section` (`logic.`, or nothing),
+    /// by which an error names them.
     ///
     /// # Errors
     /// The first thing that is wrong.
-    pub fn check(&self) -> Result<(), ConfigError> {
+    pub fn check(&self, section: &str) -> Result<(), ConfigError> {
+        let error = |key: &str, value: &dyn fmt::Display, reason: &str| {
+            Err(ConfigError::value(format!("{section}{key}"), value, reason))
+        };
         let LogicConfig { push, limits, redis, node, backoff, .. } = self;
-        for (key, addrs) in [
-            ("logic.httpServer.addr", &self.http_server.addr),
-            ("logic.rpcServer.addr", &self.rpc_server.addr),
-        ] {
+        for (key, addrs) in
+            [("httpServer.addr", &self.http_server.addr), ("rpcServer.addr", &self.rpc_server.addr)]
+        {
             if addrs.is_empty() {
-                return Err(ConfigError::value(key, "[]", "must have at least one address"));
+                return error(key, &"[]", "must have at least one address");
             }
         }
         if push.tokens.iter().any(|token| !is_token(token.get())) {
             let reason = "each must be at least one printable ASCII character, without spaces";
-            return Err(ConfigError::value("logic.push.tokens", "(hidden)", reason));
+            return error("push.tokens", &"(hidden)", reason);
         }
         if limits.broker_bytes.get() < 4 * push.max_body.get() {
-            let reason = format!("below four times logic.push.maxBody = {}", push.max_body);
-            return Err(ConfigError::value("logic.limits.brokerBytes", limits.broker_bytes, reason));
+            let reason = format!("below four times {section}push.maxBody = {}", push.max_body);
+            return error("limits.brokerBytes", &limits.broker_bytes, &reason);
         }
         if node.heartbeat_deadline() >= redis.expire.get() {
             let reason = format!(
-                "not above logic.node.heartbeat × heartbeatMax = {} × {}: sessions would expire under living clients",
+                "not above {section}node.heartbeat × heartbeatMax = {} × {}: sessions would expire under living clients",
                 node.heartbeat, node.heartbeat_max
             );
-            return Err(ConfigError::value("logic.redis.expire", redis.expire, reason));
+            return error("redis.expire", &redis.expire, &reason);
         }
         for (key, value, range) in [
-            ("logic.node.regionWeight", node.region_weight, 1.0..=1000.0),
-            ("logic.backoff.factor", backoff.factor, 1.0..=100.0),
-            ("logic.backoff.jitter", backoff.jitter, 0.0..=1.0),
+            ("node.regionWeight", node.region_weight, 1.0..=1000.0),
+            ("backoff.factor", backoff.factor, 1.0..=100.0),
+            ("backoff.jitter", backoff.jitter, 0.0..=1.0),
         ] {
             if !range.contains(&value) {
                 let reason = format!("must be {} to {}", range.start(), range.end());
-                return Err(ConfigError::value(key, value, reason));
+                return error(key, &value, &reason);
             }
         }
         Ok(())
@@ -330,34 +335,36 @@ impl LogicConfig {
 
     /// Refuses `trust` logins, and a push API without a token, where others than this machine can reach them.
     ///
-    /// `clients` are the addresses on which clients log in: comet's.
+    /// `clients` are the addresses on which clients log in: comet's, when it is in this process. `section` as for
+    /// [`check`](LogicConfig::check).
     ///
     /// # Errors
     /// The first address that is open to strangers, unless `auth.allowInsecure` is set.
-    pub fn check_exposure(&self, clients: &[Listener<'_>]) -> Result<Exposure, Exposed> {
-        let push = Listener { key: "logic.httpServer.addr", addrs: &self.http_server.addr };
-        let rpc = Listener { key: "logic.rpcServer.addr", addrs: &self.rpc_server.addr };
-        let anybody_pushes = (
-            "anybody who reaches it could push to everybody",
-            "set logic.push.tokens",
-            self.push.tokens.is_empty(),
-        );
-        let anybody_logs_in = (
-            "with logic.auth.mode = \"trust\" anybody who reaches it could log in as anybody",
-            "verify logins",
-            self.auth.mode == AuthMode::Trust,
-        );
-        let open: Vec<Exposed> = [(push, anybody_pushes), (rpc, anybody_logs_in)]
-            .into_iter()
-            .chain(clients.iter().map(|listener| (*listener, anybody_logs_in)))
-            .filter(|(listener, (_, _, is_open))| *is_open && !listener.addrs.is_loopback())
-            .map(|(listener, (danger, remedy, _))| Exposed {
-                key: listener.key.to_owned(),
-                addrs: listener.addrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
-                danger,
-                remedy,
-            })
-            .collect();
+    pub fn check_exposure(&self, section: &str, clients: &[Listener<'_>]) -> Result<Exposure, Exposed> {
+        let (push, rpc) = (format!("{section}httpServer.addr"), format!("{section}rpcServer.addr"));
+        let push = Listener { key: &push, addrs: &self.http_server.addr };
+        let rpc = Listener { key: &rpc, addrs: &self.rpc_server.addr };
+        let exposed = |listener: &Listener<'_>, danger: String, remedy: String| Exposed {
+            key: listener.key.to_owned(),
+            addrs: listener.addrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+            danger,
+            remedy,
+            section: section.to_owned(),
+        };
+        let mut open = Vec::new();
+        if self.push.tokens.is_empty() && !push.addrs.is_loopback() {
+            let danger = "anybody who reaches it could push to everybody".to_owned();
+            open.push(exposed(&push, danger, format!("set {section}push.tokens")));
+        }
+        if self.auth.mode == AuthMode::Trust {
+            for listener in [&rpc].into_iter().chain(clients).filter(|listener| !listener.addrs.is_loopback())
+            {
+                let danger = format!(
+                    "with {section}auth.mode = \"trust\" anybody who reaches it could log in as anybody"
+                );
+                open.push(exposed(listener, danger, "verify logins".to_owned()));
+            }
+        }
         if open.is_empty() {
             return Ok(Exposure::Closed);
         }
@@ -459,7 +466,7 @@ mod tests {
         ] {
             assert!(is_default(&text), "{text}");
         }
-        LogicConfig::default().check().unwrap();
+        LogicConfig::default().check("").unwrap();
     }
 
     fn toml_reads_as<T: serde::de::DeserializeOwned + Default + PartialEq>(text: &str) -> bool {
@@ -484,7 +491,7 @@ mod tests {
             (&["backoff.factor=0.5"], "logic.backoff.factor"),
             (&["node.regionWeight=0"], "logic.node.regionWeight"),
         ] {
-            let error = logic(sets).check().unwrap_err().to_string();
+            let error = logic(sets).check("logic.").unwrap_err().to_string();
             assert!(error.starts_with(key), "{sets:?}: {error}");
             assert!(!error.contains("a b"), "a secret is shown: {error}");
         }
@@ -504,7 +511,7 @@ mod tests {
         let (loopback, open) = (comet("127.0.0.1:3101"), comet("0.0.0.0:3101"));
         let exposed = |sets: &[&str], addrs| {
             logic(sets)
-                .check_exposure(&[Listener { key: "comet.tcp.bind", addrs }])
+                .check_exposure("logic.", &[Listener { key: "comet.tcp.bind", addrs }])
                 .map_err(|e| e.to_string())
         };
         assert_eq!(exposed(&[], &loopback), Ok(Exposure::Closed));

@@ -26,6 +26,13 @@ pub fn register(metrics: &mut Registry) {
     metrics.register_collector(Box::new(Process { started }));
 }
 
+/// Adds `halley_insecure`: 1 when strangers can log in as anybody, or push to everybody.
+pub fn register_insecure(metrics: &mut Registry, insecure: bool) {
+    let gauge = ConstGauge::new(i64::from(insecure));
+    let help = "1 when strangers can log in as anybody, or push to everybody";
+    metrics.register("halley_insecure", help, gauge);
+}
+
 #[derive(Debug)]
 struct Process {
     /// Seconds since the epoch.

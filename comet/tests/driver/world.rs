@@ -105,8 +105,9 @@ impl World {
             .expect("a runtime");
         let logic = Arc::new(OpenDoor::default());
         let metrics = Comet::metrics(&config);
+        let name = |rpc: SocketAddr| ServerId::new(rpc.to_string());
         let comet = runtime
-            .block_on(Comet::start(&config, None, 50_000, Arc::clone(&logic) as Arc<dyn LogicApi>, metrics))
+            .block_on(Comet::start(&config, name, 50_000, Arc::clone(&logic) as _, metrics))
             .expect("a comet");
         World { runtime, comet, logic }
     }

@@ -8,7 +8,6 @@ mod auth;
 mod authority;
 mod devices;
 mod http;
-mod listen;
 mod message;
 mod nodes;
 mod online;

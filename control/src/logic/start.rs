@@ -3,14 +3,22 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
-use cluster::{accept::incoming, config::Addrs, shutdown::Drain};
+use cluster::{
+    accept::incoming,
+    config::Addrs,
+    http::{self as http_server, HttpLimits},
+    shutdown::Drain,
+};
 use futures_util::TryStreamExt as _;
 use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 use tonic::transport::Server;
 use tracing::warn;
 
-use super::{Logic, LogicDeps, RpcLogic, authority::ValidAuthority, http, listen};
-use crate::{broker::Broker, config::LogicConfig};
+use super::{Logic, LogicDeps, RpcLogic, authority::ValidAuthority, http};
+use crate::{
+    broker::Broker,
+    config::{AuthMode, LogicConfig},
+};
 
 /// A silent comet is probed this often, and let go when it does not answer within 20 s.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -28,14 +36,14 @@ pub struct LogicServer {
 
 /// An address that logic cannot have. Not retried: the process ends and names it.
 #[derive(Debug, thiserror::Error)]
-#[error("{key} = {addr} cannot be listened on")]
+#[error("{key} = {addr} cannot be listened on: {error}")]
 pub struct StartError {
-    /// The key, with its sections.
+    /// The key, without the section that logic's keys stand in.
     pub key: &'static str,
     /// The address.
     pub addr: SocketAddr,
     /// What the system said.
-    pub source: io::Error,
+    pub error: io::Error,
 }
 
 /// Binds logic's addresses and starts to serve on them. `extra` are routes served beside the API on the same addresses:
@@ -51,19 +59,19 @@ pub async fn start(
     extra: Router,
     drain: Drain,
 ) -> Result<LogicServer, StartError> {
-    let http_listeners = bind("logic.httpServer.addr", &config.http_server.addr).await?;
-    let rpc_listeners = bind("logic.rpcServer.addr", &config.rpc_server.addr).await?;
+    let http_listeners = bind("httpServer.addr", &config.http_server.addr).await?;
+    let rpc_listeners = bind("rpcServer.addr", &config.rpc_server.addr).await?;
     let (http_addrs, rpc_addrs) = (addrs(&http_listeners), addrs(&rpc_listeners));
 
     let broker = Arc::clone(&deps.broker);
     let logic = Arc::new(Logic::new(config, deps));
     let router = http::router(Arc::clone(&logic), config).merge(extra);
-    let limits = listen::HttpLimits {
+    let limits = HttpLimits {
         read_timeout: config.http_server.read_timeout.get(),
         write_timeout: config.http_server.write_timeout.get(),
         connections: config.limits.http_connections.usize(),
     };
-    let http = tokio::spawn(listen::serve(http_listeners, router, limits, drain.clone()));
+    let http = tokio::spawn(http_server::serve(http_listeners, router, limits, drain.clone()));
     let mut rpc = Vec::new();
     for listener in rpc_listeners {
         let server = Server::builder()
@@ -110,6 +118,25 @@ impl LogicServer {
         &self.rpc_addrs
     }
 
+    /// What a start says about it, by name: the HTTP API, gRPC, logins, the push API.
+    pub fn rows(&self, config: &LogicConfig) -> [(&'static str, String); 4] {
+        let http: Vec<String> = self.http_addrs.iter().map(|address| format!("http://{address}")).collect();
+        let rpc: Vec<String> = self.rpc_addrs.iter().map(ToString::to_string).collect();
+        let login = match config.auth.mode {
+            AuthMode::Trust => "trust: clients say who they are",
+        };
+        let push = match config.push.tokens.is_empty() {
+            false => "needs a bearer token",
+            true => "open to whoever reaches it",
+        };
+        [
+            ("HTTP API", http.join(", ")),
+            ("gRPC", rpc.join(", ")),
+            ("login", login.to_owned()),
+            ("push API", push.to_owned()),
+        ]
+    }
+
     /// Waits until logic has ended: after the drain began and every request was answered. The service itself goes on
     /// answering a comet in this process; it only publishes nothing any more.
     pub async fn stopped(self) {
@@ -121,7 +148,7 @@ impl LogicServer {
 async fn bind(key: &'static str, addrs: &Addrs) -> Result<Vec<TcpListener>, StartError> {
     let mut listeners = Vec::new();
     for addr in addrs.iter().copied() {
-        let listener = TcpListener::bind(addr).await.map_err(|source| StartError { key, addr, source })?;
+        let listener = TcpListener::bind(addr).await.map_err(|error| StartError { key, addr, error })?;
         listeners.push(listener);
     }
     Ok(listeners)

@@ -29,7 +29,7 @@ use self::{
     answer::{ApiError, data, success},
     query::{Query, number},
 };
-use super::{Logic, NodesApi as _, Offline, Push, PushFailure, PushTarget, listen::Peer};
+use super::{Logic, NodesApi as _, Offline, Push, PushFailure, PushTarget};
 use crate::config::LogicConfig;
 
 /// What the handlers share.
@@ -324,5 +324,5 @@ pub(super) fn client_ip(headers: &HeaderMap, extensions: &Extensions) -> Option<
     };
     said("x-forwarded-for")
         .or_else(|| said("x-real-ip"))
-        .or_else(|| extensions.get::<Peer>().map(|peer| peer.0.ip()))
+        .or_else(|| extensions.get::<cluster::http::Peer>().map(|peer| peer.0.ip()))
 }

@@ -265,7 +265,7 @@ async fn the_region_comes_from_the_proxy_or_the_peer() {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let peer = super::super::listen::Peer("192.0.2.1:7".parse().unwrap());
+        let peer = cluster::http::Peer("192.0.2.1:7".parse().unwrap());
         let request = request.extension(peer).body(()).unwrap();
         let ip = super::super::http::client_ip(request.headers(), request.extensions());
         assert_eq!(ip, expected.map(|ip| ip.parse().unwrap()), "{headers:?}");

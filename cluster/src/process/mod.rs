@@ -1,0 +1,117 @@
+//! What every program does around its services: command line, configuration, logs, exit status.
+//!
+//! - [`ConfigArgs`]: where the configuration comes from, and the two questions about it
+//! - [`PlaceArgs`], [`EntryArgs`], [`go_args`]: goim's own flags and environment, for the programs of a cluster
+//! - [`run`]: from the command line to the exit status
+
+mod args;
+
+use std::{fmt::Display, process::ExitCode};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+pub use self::args::{ConfigArgs, EntryArgs, Place, PlaceArgs, go_args};
+use crate::{
+    build,
+    config::{ConfigError, Loaded, commented_default, load},
+    telemetry::{Format, init_logs},
+};
+
+/// Status of a refused configuration (EX_USAGE of sysexits.h): nothing was bound.
+pub const EXIT_CONFIG: u8 = 64;
+
+/// Status of a start that failed for another reason, such as an address in use (EX_UNAVAILABLE).
+pub const EXIT_START: u8 = 69;
+
+/// Logs, on standard error.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct LogConfig {
+    /// "text" or "json".
+    pub format: Format,
+    /// Which lines: "error", "warn", "info", "debug", "trace", or by module, such as "info,halley_comet=debug".
+    pub level: String,
+}
+
+impl Default for LogConfig {
+    fn default() -> LogConfig {
+        LogConfig { format: Format::Text, level: "info".to_owned() }
+    }
+}
+
+/// Everything that can be set about a program.
+pub trait ProgramConfig: Serialize + DeserializeOwned + JsonSchema + Default {
+    /// Keys of goim's files that name its own internals, see [`load`].
+    fn unused_goim_keys() -> Vec<String>;
+
+    /// The section about logs.
+    fn log(&self) -> &LogConfig;
+}
+
+/// Runs `program` to its end: prints the default configuration, or reads one, has it checked, begins the logs and
+/// serves. `check` tells what cannot be checked key by key, before any port is bound, and gives what `serve` works with.
+pub fn run<C: ProgramConfig, T, R: Display, F: Display>(
+    program: &str,
+    args: &ConfigArgs,
+    check: impl FnOnce(C) -> Result<T, R>,
+    serve: impl FnOnce(T) -> Result<(), F>,
+) -> ExitCode {
+    if args.print_default_config {
+        print!("{}", commented_default::<C>());
+        return ExitCode::SUCCESS;
+    }
+    let refused = |error: &dyn Display| {
+        eprintln!("{program}: {error}");
+        ExitCode::from(EXIT_CONFIG)
+    };
+    let config: C = match read(program, args) {
+        Ok(config) => config,
+        Err(error) => return refused(&error),
+    };
+    let log = config.log().clone();
+    let checked = match check(config) {
+        Ok(checked) => checked,
+        Err(error) => return refused(&error),
+    };
+    if args.check_config {
+        println!("{program}: the configuration is right");
+        return ExitCode::SUCCESS;
+    }
+    if let Err(error) = init_logs(log.format, &log.level) {
+        return refused(&format_args!("log.level = {:?}: {error}", log.level));
+    }
+    match serve(checked) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{program}: {error:#}");
+            ExitCode::from(EXIT_START)
+        }
+    }
+}
+
+/// Reads the configuration and says which of its keys mean nothing here.
+fn read<C: ProgramConfig>(program: &str, args: &ConfigArgs) -> Result<C, ConfigError> {
+    let unused = C::unused_goim_keys();
+    let unused: Vec<&str> = unused.iter().map(String::as_str).collect();
+    let Loaded { config, unused } = load(args.config.as_deref(), &args.set, &unused)?;
+    if !unused.is_empty() {
+        eprintln!("{program}: keys without a meaning here: {}", unused.join(", "));
+    }
+    Ok(config)
+}
+
+/// Prints what a start has to say, aligned: the program with its version, then a line for each name and value.
+pub fn print_banner(program: &str, rows: &[(&'static str, String)]) {
+    eprintln!("{program} {}", build::LONG_VERSION);
+    for (name, value) in rows {
+        eprintln!("  {name:<20}{value}");
+    }
+}
+
+/// Name of this machine, empty where there is no `/proc`.
+pub fn hostname() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map(|name| name.trim().to_owned())
+        .unwrap_or_default()
+}
