@@ -155,7 +155,7 @@ async fn one_bad_key_disturbs_no_other() {
     let wrong = redis.command::<u64>(redis::cmd("HLEN").arg("k")).await;
     assert!(matches!(wrong, Err(RedisError::WrongType(_))), "{wrong:?}");
     let script = redis::Script::new("return redis.call('HLEN', KEYS[1])");
-    let wrong = redis.script::<u64>(script.key("k")).await;
+    let wrong = redis.script::<u64>(&script.key("k")).await;
     assert!(matches!(wrong, Err(RedisError::WrongType(_))), "{wrong:?}");
     assert_eq!(get(&redis).await.unwrap().as_deref(), Some("text"));
     assert!(*redis.ready().borrow());
