@@ -10,6 +10,7 @@
 //! | [`job`] | from the broker to the comets, in order, none delaying another |
 //! | [`broker`] | the log between them: memory, and what every broker must do |
 //! | [`session`] | which comet holds which device, fenced against late ends: memory, and what every store must do |
+//! | `redis` | the connection to Redis (feature `redis`): sessions, counts and queues share it |
 //! | [`config`] | goim's keys and Halley's, and what may not be open to strangers |
 //! | [`metrics`] | what is counted |
 
@@ -21,4 +22,6 @@ pub mod config;
 pub mod job;
 pub mod logic;
 pub mod metrics;
+#[cfg(feature = "redis")]
+pub mod redis;
 pub mod session;

@@ -1,0 +1,135 @@
+//! Making one connection: where the master is, and whether it is one.
+
+use std::time::Duration;
+
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, Value,
+    aio::MultiplexedConnection,
+    io::tcp::{TcpSettings, socket2::TcpKeepalive},
+};
+use tokio::time::timeout;
+
+use super::{HostPort, RedisConfig, RedisError};
+
+/// A silent server is probed this often by the kernel, and let go after [`SILENCE_MAX`]: for connections that only wait.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// How long a server may leave our bytes unacknowledged.
+const SILENCE_MAX: Duration = Duration::from_secs(15);
+
+/// How a connection is made.
+#[derive(Clone, Debug)]
+pub(super) struct Dial {
+    addr: HostPort,
+    sentinels: Vec<HostPort>,
+    master_name: String,
+    login: RedisConnectionInfo,
+    timeout: Duration,
+}
+
+impl Dial {
+    pub(super) fn new(config: &RedisConfig) -> Self {
+        let mut login = RedisConnectionInfo::default().set_db(config.db.get() as i64);
+        if !config.auth.is_empty() {
+            login = login.set_password(config.auth.get());
+        }
+        Dial {
+            addr: config.addr.clone(),
+            sentinels: config.sentinels.to_vec(),
+            master_name: config.master_name.clone(),
+            login,
+            timeout: config.dial_timeout.get(),
+        }
+    }
+
+    /// Who is spoken to, for the log.
+    pub(super) fn target(&self) -> String {
+        if self.sentinels.is_empty() {
+            self.addr.to_string()
+        } else {
+            format!("{} (by Sentinel)", self.master_name)
+        }
+    }
+
+    /// A new connection to the master, whoever that is by now.
+    pub(super) async fn open(&self) -> Result<MultiplexedConnection, RedisError> {
+        let addr = if self.sentinels.is_empty() { self.addr.clone() } else { self.ask_sentinels().await? };
+        let mut connection = self.open_to(&addr, &self.login).await?;
+        let role = self.in_time(&addr, redis::cmd("ROLE").query_async::<Vec<Value>>(&mut connection)).await;
+        match role.as_ref().map(|role| role.first()) {
+            Ok(Some(Value::BulkString(role))) if role != b"master" => {
+                let role = String::from_utf8_lossy(role);
+                Err(RedisError::ReadOnly(format!("{addr} is a {role}")))
+            }
+            // Who may not ask learns it from the first write.
+            Ok(_) | Err(RedisError::Refused(_)) => self.ping(&addr, connection).await,
+            Err(error) => Err(error.clone()),
+        }
+    }
+
+    /// A server that is loading tells its role, and refuses the rest.
+    async fn ping(
+        &self,
+        addr: &HostPort,
+        mut connection: MultiplexedConnection,
+    ) -> Result<MultiplexedConnection, RedisError> {
+        self.in_time(addr, redis::cmd("PING").query_async::<()>(&mut connection)).await?;
+        Ok(connection)
+    }
+
+    /// The master's address: the answer of the first Sentinel that has one.
+    async fn ask_sentinels(&self) -> Result<HostPort, RedisError> {
+        let mut last = RedisError::Away(format!("no Sentinel knows {}", self.master_name));
+        for sentinel in &self.sentinels {
+            match self.ask_sentinel(sentinel).await {
+                Ok(Some((host, port))) => return Ok(HostPort { host, port }),
+                Ok(None) => {
+                    last =
+                        RedisError::Away(format!("Sentinel {sentinel} does not know {}", self.master_name));
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    async fn ask_sentinel(&self, sentinel: &HostPort) -> Result<Option<(String, u16)>, RedisError> {
+        let mut connection = self.open_to(sentinel, &RedisConnectionInfo::default()).await?;
+        let mut question = redis::cmd("SENTINEL");
+        question.arg("get-master-addr-by-name").arg(&self.master_name);
+        self.in_time(sentinel, question.query_async(&mut connection)).await
+    }
+
+    async fn open_to(
+        &self,
+        addr: &HostPort,
+        login: &RedisConnectionInfo,
+    ) -> Result<MultiplexedConnection, RedisError> {
+        let keepalive = TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE);
+        let tcp =
+            TcpSettings::default().set_nodelay(true).set_keepalive(keepalive).set_user_timeout(SILENCE_MAX);
+        let info = ConnectionAddr::Tcp(addr.host.clone(), addr.port)
+            .into_connection_info()?
+            .set_redis_settings(login.clone())
+            .set_tcp_settings(tcp);
+        // Deadlines are set around each command instead, because a blocking read waits longer.
+        let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
+        let client = Client::open(info)?;
+        self.in_time(addr, client.get_multiplexed_async_connection_with_config(&config)).await
+    }
+
+    async fn in_time<T>(
+        &self,
+        addr: &HostPort,
+        step: impl Future<Output = Result<T, redis::RedisError>>,
+    ) -> Result<T, RedisError> {
+        match timeout(self.timeout, step).await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(error)) => Err(match RedisError::from(error) {
+                RedisError::Away(text) => RedisError::Away(format!("{addr}: {text}")),
+                error => error,
+            }),
+            Err(_) => Err(RedisError::Away(format!("{addr} did not answer within {:?}", self.timeout))),
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! What goes wrong at Redis, sorted by who can help.
+
+use redis::{ErrorKind, ServerErrorKind};
+
+/// Why Redis did not do what it was asked. A command that failed as [`Away`](Self::Away) may have been carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RedisError {
+    /// It was not reached, hung up, or did not answer in time. Retried by the caller, later.
+    #[error("Redis is away: {0}")]
+    Away(String),
+    /// It is starting up, or has lost its master. Retried by the caller, later.
+    #[error("Redis is not ready yet: {0}")]
+    NotReady(String),
+    /// It is a replica. The connection is made again, to whoever is the master by then.
+    #[error("Redis takes no writes ({0}): redis.addr must be the master's, or set redis.sentinels")]
+    ReadOnly(String),
+    /// It wants another password, or does not allow us the command. Tried again until the operator has repaired it.
+    #[error("Redis does not let us in ({0}): check redis.auth and what the user may do")]
+    Refused(String),
+    /// Somebody else wrote another type under one of our keys. The key's owner or the operator deletes it.
+    #[error("a key in Redis has a type that is not ours ({0}): delete it, or set another redis.prefix")]
+    WrongType(String),
+    /// Its memory or its disk is full. Retried by the caller, later.
+    #[error("Redis is full ({0}): raise maxmemory, or see why it cannot save")]
+    Full(String),
+    /// Anything else.
+    #[error("Redis says: {0}")]
+    Other(String),
+}
+
+impl RedisError {
+    /// True when the connection is of no use any more.
+    pub(super) fn ends_connection(&self) -> bool {
+        match self {
+            RedisError::ReadOnly(_) | RedisError::NotReady(_) => true,
+            // A command that is not allowed leaves the others.
+            RedisError::Refused(text) => !text.contains("NOPERM"),
+            _ => false,
+        }
+    }
+
+    /// True when both want the same from the operator.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+}
+
+impl From<redis::RedisError> for RedisError {
+    fn from(error: redis::RedisError) -> Self {
+        let text = error.to_string();
+        // Inside a script (before Redis 7) and in a pipeline the code stands somewhere in the text.
+        let says =
+            |codes: &[&str]| codes.iter().any(|code| error.code() == Some(code) || text.contains(code));
+        match error.kind() {
+            ErrorKind::Io => RedisError::Away(text),
+            ErrorKind::AuthenticationFailed => RedisError::Refused(text),
+            ErrorKind::Server(ServerErrorKind::ReadOnly) => RedisError::ReadOnly(text),
+            _ if says(&["READONLY", "NOREPLICAS"]) => RedisError::ReadOnly(text),
+            _ if says(&["LOADING", "MASTERDOWN", "BUSY ", "TRYAGAIN", "CLUSTERDOWN"]) => {
+                RedisError::NotReady(text)
+            }
+            _ if says(&["WRONGTYPE"]) => RedisError::WrongType(text),
+            _ if says(&["OOM", "MISCONF"]) => RedisError::Full(text),
+            _ if says(&["WRONGPASS", "NOAUTH", "NOPERM"]) => RedisError::Refused(text),
+            _ => RedisError::Other(text),
+        }
+    }
+}

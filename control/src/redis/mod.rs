@@ -1,0 +1,241 @@
+//! The connection to Redis: one per process, shared by everything that has something there.
+//!
+//! It is made in the background, again and again until it stands, and again whenever it broke. Meanwhile commands fail at
+//! once. Every command has a deadline. After a failover the master is looked up anew, with Sentinels or without: a
+//! server that calls itself a replica, or answers READONLY, is hung up on.
+
+mod config;
+mod dial;
+mod error;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use cluster::telemetry::LogLimit;
+use redis::{Cmd, FromRedisValue, Pipeline, RedisResult, ScriptInvocation, aio::MultiplexedConnection};
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep, timeout},
+};
+use tracing::{Level, info, warn};
+
+use self::dial::Dial;
+pub use self::{
+    config::{HostPort, HostPortError, RedisConfig, RedisMode},
+    error::RedisError,
+};
+
+/// First pause between attempts to connect; it doubles up to [`PAUSE_MAX`].
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+
+/// Longest pause between attempts to connect.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// A connection that held this long starts with the shortest pause again.
+const STEADY: Duration = Duration::from_secs(5);
+
+/// How often an idle connection is tried.
+const PING: Duration = Duration::from_secs(1);
+
+/// The same trouble is told again after this time.
+const TELL: Duration = Duration::from_secs(30);
+
+/// Commands that Redis did not carry out, while it is there.
+static REFUSALS: LogLimit = LogLimit::new(3, Duration::from_secs(10));
+
+/// The connection. Clones share it; it ends with the last of them.
+#[derive(Clone)]
+pub struct Redis(Arc<Shared>);
+
+struct Shared {
+    dial: Dial,
+    deadline: Duration,
+    link: Mutex<Link>,
+    ready: watch::Sender<bool>,
+    lost: Notify,
+}
+
+enum Link {
+    Up {
+        /// Tells this connection from later ones.
+        number: u64,
+        connection: MultiplexedConnection,
+    },
+    /// Why there is none.
+    Down(RedisError),
+}
+
+impl Redis {
+    /// Starts to connect, in the background.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn connect(config: &RedisConfig) -> Self {
+        let shared = Arc::new(Shared {
+            dial: Dial::new(config),
+            deadline: config.deadline(),
+            link: Mutex::new(Link::Down(RedisError::Away("not connected yet".to_owned()))),
+            ready: watch::Sender::new(false),
+            lost: Notify::new(),
+        });
+        tokio::spawn(keep_connected(Arc::downgrade(&shared)));
+        Redis(shared)
+    }
+
+    /// True while a master is connected.
+    pub fn ready(&self) -> watch::Receiver<bool> {
+        self.0.ready.subscribe()
+    }
+
+    /// Carries out one command.
+    ///
+    /// # Errors
+    /// [`RedisError`]; at once when there is no connection.
+    pub async fn command<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
+        let (number, mut connection) = self.0.connection()?;
+        self.0.finish(number, command.query_async(&mut connection)).await
+    }
+
+    /// Carries out commands in one round trip.
+    ///
+    /// # Errors
+    /// [`RedisError`]; at once when there is no connection. Unless the pipeline ignores errors, that of the first command
+    /// that failed; the others were carried out.
+    pub async fn pipeline<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T, RedisError> {
+        let (number, mut connection) = self.0.connection()?;
+        self.0.finish(number, pipeline.query_async(&mut connection)).await
+    }
+
+    /// Carries out a script by its hash, in one round trip when the server knows it already.
+    ///
+    /// # Errors
+    /// [`RedisError`]; at once when there is no connection.
+    pub async fn script<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, RedisError> {
+        let (number, mut connection) = self.0.connection()?;
+        self.0.finish(number, script.invoke_async(&mut connection)).await
+    }
+
+    /// A connection of one's own, for commands that block. It has no deadline and is not made again; it ends with its
+    /// value. A server that vanished without a word is noticed after 15 s.
+    ///
+    /// # Errors
+    /// [`RedisError`]; the attempt was one only.
+    pub async fn dedicated(&self) -> Result<MultiplexedConnection, RedisError> {
+        self.0.dial.open().await
+    }
+}
+
+impl Shared {
+    fn link(&self) -> MutexGuard<'_, Link> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn connection(&self) -> Result<(u64, MultiplexedConnection), RedisError> {
+        match &*self.link() {
+            Link::Up { number, connection } => Ok((*number, connection.clone())),
+            Link::Down(why) => Err(why.clone()),
+        }
+    }
+
+    async fn finish<T>(
+        &self,
+        number: u64,
+        answer: impl Future<Output = RedisResult<T>>,
+    ) -> Result<T, RedisError> {
+        let (error, broken) = match timeout(self.deadline, answer).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(error)) => {
+                let broken = error.is_unrecoverable_error();
+                let error = RedisError::from(error);
+                let broken = broken || error.ends_connection();
+                (error, broken)
+            }
+            // The next ping tells whether it is the connection or the command.
+            Err(_) => (RedisError::Away(format!("no answer within {:?}", self.deadline)), false),
+        };
+        if broken {
+            self.lose(number, &error);
+        } else {
+            REFUSALS.log(Level::WARN, || warn!("{error}"));
+        }
+        Err(error)
+    }
+
+    /// Gives up a connection, unless a later one stands already.
+    fn lose(&self, lost: u64, why: &RedisError) {
+        let mut link = self.link();
+        if matches!(&*link, Link::Up { number, .. } if *number == lost) {
+            *link = Link::Down(why.clone());
+            drop(link);
+            self.ready.send_replace(false);
+            self.lost.notify_one();
+        }
+    }
+}
+
+/// Connects, and connects again, until nobody needs the connection.
+async fn keep_connected(shared: Weak<Shared>) {
+    let mut pause = PAUSE_MIN;
+    let mut told: Option<(RedisError, Instant)> = None;
+    for number in 1.. {
+        let Some(strong) = shared.upgrade() else { return };
+        let target = strong.dial.target();
+        let why = match strong.dial.open().await {
+            Ok(connection) => {
+                *strong.link() = Link::Up { number, connection };
+                strong.ready.send_replace(true);
+                drop(strong);
+                if told.take().is_some() {
+                    info!("Redis {target}: connected");
+                }
+                let since = Instant::now();
+                let Some(why) = until_lost(&shared, number).await else { return };
+                if since.elapsed() >= STEADY {
+                    pause = PAUSE_MIN;
+                }
+                why
+            }
+            Err(why) => {
+                *strong.link() = Link::Down(why.clone());
+                why
+            }
+        };
+        if told.as_ref().is_none_or(|(old, at)| !old.is_like(&why) || at.elapsed() >= TELL) {
+            warn!("Redis {target}: {why}; trying again until it works");
+            told = Some((why, Instant::now()));
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// Pings a connection until it is lost, and says why; none when nobody needs it any more.
+async fn until_lost(shared: &Weak<Shared>, number: u64) -> Option<RedisError> {
+    loop {
+        let strong = shared.upgrade()?;
+        let (current, mut connection) = match strong.connection() {
+            Ok(connection) => connection,
+            Err(why) => return Some(why),
+        };
+        debug_assert_eq!(current, number, "only this task connects");
+        let ping = redis::cmd("PING");
+        let failed = match timeout(strong.deadline, ping.query_async::<()>(&mut connection)).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(RedisError::from(error)),
+            Err(_) => Some(RedisError::Away(format!("no answer within {:?}", strong.deadline))),
+        };
+        if let Some(why) = failed {
+            strong.lose(number, &why);
+            continue;
+        }
+        let lost = strong.lost.notified();
+        tokio::pin!(lost);
+        let _ = timeout(PING, lost).await;
+    }
+}
