@@ -279,11 +279,6 @@ impl CometConfig {
     pub const UNUSED_GOIM_KEYS: &[&str] = &[
         "rpcServer.network",
         "rpcServer.timeout",
-        "rpcServer.idleTimeout",
-        "rpcServer.maxLifeTime",
-        "rpcServer.forceCloseWait",
-        "rpcServer.keepAliveInterval",
-        "rpcServer.keepAliveTimeout",
         "tcp.reader",
         "tcp.readBuf",
         "tcp.readBufSize",

@@ -7,6 +7,7 @@
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod fixed;
+mod membership;
 mod node;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 pub use fixed::Fixed;
+pub use membership::Membership;
 pub use node::{Node, NodeSet, Service};
 
 use crate::services::ClientCount;

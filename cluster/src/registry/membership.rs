@@ -1,0 +1,161 @@
+//! One's own entry in the registry, from the start of a process to its end.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{task::JoinHandle, time::sleep};
+use tracing::{info, warn};
+
+use super::{Node, Registration, Registry};
+use crate::{admin::Health, services::ClientCount, shutdown::Drain};
+
+/// First pause between attempts to register; it doubles up to [`PAUSE_MAX`].
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+
+/// Longest pause between attempts to register.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// How often changed counts are published.
+const PUBLISH_EVERY: Duration = Duration::from_secs(1);
+
+/// The condition of [`Health`] that is met while the entry stands.
+const CONDITION: &str = "registration";
+
+/// An entry that is made as soon as the registry takes it, and kept current.
+pub struct Membership {
+    leaving: Drain,
+    task: JoinHandle<()>,
+}
+
+impl Membership {
+    /// Makes `node` known, in the background, with `clients` published when they changed. Until it is known `health` has
+    /// an unmet condition.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn join(
+        registry: Arc<dyn Registry>,
+        node: Node,
+        health: Arc<Health>,
+        clients: impl Fn() -> ClientCount + Send + 'static,
+    ) -> Membership {
+        health.unmet(CONDITION, "this process is not in the registry yet");
+        let leaving = Drain::new();
+        let left = leaving.clone();
+        let task = tokio::spawn(async move {
+            let server = node.server.clone();
+            let registration = tokio::select! {
+                registration = register(&*registry, node) => registration,
+                () = left.draining() => return,
+            };
+            info!(%server, "registered");
+            health.met(CONDITION);
+            let mut published = ClientCount::default();
+            while tokio::select! { () = sleep(PUBLISH_EVERY) => true, () = left.draining() => false } {
+                let now = clients();
+                if now != published {
+                    registration.update(now);
+                    published = now;
+                }
+            }
+            registration.deregister().await;
+            info!(%server, "no longer registered");
+        });
+        Membership { leaving, task }
+    }
+
+    /// Takes the entry back; returns when it is gone, or when the registry could not be reached.
+    pub async fn leave(self) {
+        self.leaving.begin();
+        // The task is never cancelled, and a panic ends the process.
+        let _ = self.task.await;
+    }
+}
+
+/// Registers, again and again until it is done. The same trouble is told once.
+async fn register(registry: &dyn Registry, node: Node) -> Box<dyn Registration> {
+    let (mut pause, mut told) = (PAUSE_MIN, String::new());
+    loop {
+        match registry.register(node.clone()).await {
+            Ok(registration) => return registration,
+            Err(error) => {
+                let trouble = error.to_string();
+                if trouble != told {
+                    warn!("cannot register yet, trying again: {trouble}");
+                    told = trouble;
+                }
+            }
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    };
+
+    use async_trait::async_trait;
+    use proto::ids::ServerId;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::registry::{Fixed, NodeSet, RegistryError, Service};
+
+    /// A registry that is away at first.
+    struct Late {
+        registry: Fixed,
+        failures: Mutex<u32>,
+    }
+
+    #[async_trait]
+    impl Registry for Late {
+        async fn register(&self, node: Node) -> Result<Box<dyn Registration>, RegistryError> {
+            let is_away = {
+                let mut failures = self.failures.lock().unwrap();
+                let is_away = *failures > 0;
+                *failures = failures.saturating_sub(1);
+                is_away
+            };
+            match is_away {
+                true => Err(RegistryError::Unavailable("not there yet".to_owned())),
+                false => self.registry.register(node).await,
+            }
+        }
+
+        fn watch(&self) -> watch::Receiver<Arc<NodeSet>> {
+            self.registry.watch()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_registry_that_comes_late_gets_the_node_its_counts_and_its_end() {
+        let registry = Arc::new(Late { registry: Fixed::new([]), failures: Mutex::new(5) });
+        let (mut nodes, health) = (registry.watch(), Arc::new(Health::new()));
+        let server = ServerId::new("127.0.0.1:3109");
+        let connections = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&connections);
+        let clients = move || ClientCount { connections: counted.load(Relaxed), addresses: 1 };
+        let node = Node::new(Service::Comet, server.clone());
+        let membership = Membership::join(registry, node, Arc::clone(&health), clients);
+        assert!(!health.is_ready());
+        health.ready().await;
+        connections.store(7, Relaxed);
+        let of =
+            |nodes: &Arc<NodeSet>| nodes.get(Service::Comet, &server).map(|node| node.clients.connections);
+        nodes.wait_for(|nodes| of(nodes) == Some(7)).await.unwrap();
+        membership.leave().await;
+        assert_eq!(of(&nodes.borrow()), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_leaves_before_it_was_registered_does_not_wait() {
+        let registry = Arc::new(Late { registry: Fixed::new([]), failures: Mutex::new(u32::MAX) });
+        let node = Node::new(Service::Logic, ServerId::new("127.0.0.1:3119"));
+        let membership = Membership::join(registry, node, Arc::new(Health::new()), ClientCount::default);
+        sleep(Duration::from_secs(60)).await;
+        membership.leave().await;
+    }
+}
