@@ -51,25 +51,24 @@ use self::{
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    process::run("halley", &Cli::parse().config, checked, |(config, exposure)| serve(&config, &exposure))
+    process::run("halley", &Cli::parse().config, checked, |config, exposure| serve(&config, &exposure))
 }
 
 /// Checks everything that can be checked before a port is bound, beyond single keys.
-fn checked(config: HalleyConfig) -> anyhow::Result<(HalleyConfig, Exposure)> {
+fn checked(config: &mut HalleyConfig) -> anyhow::Result<Exposure> {
     config.comet.check("comet.")?;
     config.logic.check("logic.")?;
-    check_across(&config)?;
+    check_across(config)?;
     // An address of its own kind: logins of job's calls do not exist, so the port is judged like a client's.
     let rpc = Addrs::new(vec![config.comet.rpc_server.addr.get()])?;
-    let exposure = config.logic.check_exposure(
+    Ok(config.logic.check_exposure(
         "logic.",
         &[
             Listener { key: "comet.tcp.bind", addrs: &config.comet.tcp.bind },
             Listener { key: "comet.websocket.bind", addrs: &config.comet.websocket.bind },
             Listener { key: "comet.rpcServer.addr", addrs: &rpc },
         ],
-    )?;
-    Ok((config, exposure))
+    )?)
 }
 
 /// Checks what concerns keys of more than one service.

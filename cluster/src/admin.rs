@@ -75,24 +75,24 @@ impl Health {
         self.0.send_if_modified(|unmet| unmet.remove(condition).is_some());
     }
 
-    /// Keeps the condition as `met` says, from now on until its sender is gone; `why` is said while it is not met.
-    /// Needs a tokio runtime.
-    pub fn follow(
+    /// Keeps the condition as `is_met` says of `watched`, from now on until its sender is gone; `why` is said while it is
+    /// not met. Needs a tokio runtime.
+    pub fn follow<T: Send + Sync + 'static>(
         self: &Arc<Self>,
         condition: &'static str,
         why: &'static str,
-        mut met: watch::Receiver<bool>,
+        mut watched: watch::Receiver<T>,
+        is_met: impl Fn(&T) -> bool + Send + 'static,
     ) {
         let health = Arc::clone(self);
+        let say = move |watched: &mut watch::Receiver<T>| match is_met(&watched.borrow_and_update()) {
+            true => health.met(condition),
+            false => health.unmet(condition, why),
+        };
+        say(&mut watched);
         tokio::spawn(async move {
-            loop {
-                match *met.borrow_and_update() {
-                    true => health.met(condition),
-                    false => health.unmet(condition, why),
-                }
-                if met.changed().await.is_err() {
-                    return;
-                }
+            while watched.changed().await.is_ok() {
+                say(&mut watched);
             }
         });
     }
@@ -190,10 +190,7 @@ mod tests {
     #[tokio::test]
     async fn a_condition_follows_what_it_is_about() {
         let (health, redis) = (Arc::new(Health::new()), watch::Sender::new(false));
-        health.follow("redis", "no connection", redis.subscribe());
-        while health.is_ready() {
-            tokio::task::yield_now().await;
-        }
+        health.follow("redis", "no connection", redis.subscribe(), |ready| *ready);
         assert_eq!(health.report(), "redis: no connection\n");
         redis.send_replace(true);
         health.ready().await;

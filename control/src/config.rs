@@ -446,6 +446,45 @@ impl JobConfig {
     pub const UNUSED_GOIM_KEYS: &[&str] = &["room.idle", "comet.*"];
 }
 
+/// Which broker carries the pushes from logic to job; the same one in the files of both.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct ConsumeConfig {
+    /// Kafka.
+    pub kafka_enable: bool,
+    /// Redis, as `redis.mode` says.
+    pub redis_enable: bool,
+}
+
+/// A broker that can be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BrokerChoice {
+    /// Kafka.
+    Kafka,
+    /// Redis.
+    Redis,
+}
+
+impl ConsumeConfig {
+    /// The one that is enabled; Kafka where nothing is said about it.
+    ///
+    /// # Errors
+    /// None is, or both are.
+    pub fn choice(section: Option<&ConsumeConfig>) -> Result<BrokerChoice, ConfigError> {
+        let Some(section) = section else { return Ok(BrokerChoice::Kafka) };
+        let refuse = |value: bool, reason| Err(ConfigError::value("consume.kafkaEnable", value, reason));
+        match (section.kafka_enable, section.redis_enable) {
+            (true, false) => Ok(BrokerChoice::Kafka),
+            (false, true) => Ok(BrokerChoice::Redis),
+            (true, true) => refuse(
+                true,
+                "and consume.redisEnable = true: one broker carries all pushes, set one to false",
+            ),
+            (false, false) => refuse(false, "and consume.redisEnable = false: set one of them to true"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -539,6 +578,23 @@ mod tests {
         }
         let with_token = ["httpServer.addr=:3111", "push.tokens=sesame"];
         assert_eq!(exposed(&with_token, &loopback), Ok(Exposure::Closed));
+    }
+
+    #[test]
+    fn exactly_one_broker_is_chosen() {
+        let choice = |kafka_enable, redis_enable| {
+            ConsumeConfig::choice(Some(&ConsumeConfig { kafka_enable, redis_enable }))
+        };
+        assert_eq!(ConsumeConfig::choice(None).ok(), Some(BrokerChoice::Kafka));
+        assert_eq!(choice(true, false).ok(), Some(BrokerChoice::Kafka));
+        assert_eq!(choice(false, true).ok(), Some(BrokerChoice::Redis));
+        for both in [true, false] {
+            let error = choice(both, both).unwrap_err().to_string();
+            assert!(
+                error.contains("consume.kafkaEnable") && error.contains("consume.redisEnable"),
+                "{error}"
+            );
+        }
     }
 
     #[test]

@@ -106,13 +106,13 @@ impl PlaceArgs {
         }
     }
 
-    /// What the flags say about the configuration, as `--set` would; to be put before those, which win.
+    /// The log level that the flags ask for.
     ///
     /// # Errors
     /// When DEBUG is no boolean.
-    pub fn sets(&self) -> Result<Option<String>, BadVariable> {
+    pub fn log_level(&self) -> Result<Option<&'static str>, BadVariable> {
         let debug = self.v > 0 || flag(self.debug, "DEBUG")?;
-        Ok(debug.then(|| format!("log.level={DEBUG_LEVEL}")))
+        Ok(debug.then_some(DEBUG_LEVEL))
     }
 
     /// A line about flags that were given and change nothing.
@@ -245,11 +245,10 @@ mod tests {
     fn glog_s_flags_are_taken_and_raise_the_level() {
         let place = |args| parse(args).unwrap().place;
         let quiet = place("-logtostderr -alsologtostderr=true -log_dir=/tmp -debug=false -v=0");
-        assert_eq!(quiet.sets(), Ok(None));
+        assert_eq!(quiet.log_level(), Ok(None));
         assert!(quiet.unused().is_some_and(|line| line.contains("log_dir")));
         for args in ["-v 2", "-v=1", "-debug", "--debug=true", "-debug=1"] {
-            let sets = place(args).sets().unwrap().unwrap();
-            assert!(sets.starts_with("log.level=info,") && sets.contains("comet=debug"), "{sets}");
+            assert_eq!(place(args).log_level(), Ok(Some(DEBUG_LEVEL)), "{args}");
         }
     }
 

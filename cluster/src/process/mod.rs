@@ -50,12 +50,13 @@ pub trait ProgramConfig: Serialize + DeserializeOwned + JsonSchema + Default {
 }
 
 /// Runs `program` to its end: prints the default configuration, or reads one, has it checked, begins the logs and
-/// serves. `check` tells what cannot be checked key by key, before any port is bound, and gives what `serve` works with.
+/// serves. `check` tells what cannot be checked key by key, before any port is bound, may change what the command line
+/// says differently, and gives what `serve` works with.
 pub fn run<C: ProgramConfig, T, R: Display, F: Display>(
     program: &str,
     args: &ConfigArgs,
-    check: impl FnOnce(C) -> Result<T, R>,
-    serve: impl FnOnce(T) -> Result<(), F>,
+    check: impl FnOnce(&mut C) -> Result<T, R>,
+    serve: impl FnOnce(C, T) -> Result<(), F>,
 ) -> ExitCode {
     if args.print_default_config {
         print!("{}", commented_default::<C>());
@@ -65,12 +66,11 @@ pub fn run<C: ProgramConfig, T, R: Display, F: Display>(
         eprintln!("{program}: {error}");
         ExitCode::from(EXIT_CONFIG)
     };
-    let config: C = match read(program, args) {
+    let mut config: C = match read(program, args) {
         Ok(config) => config,
         Err(error) => return refused(&error),
     };
-    let log = config.log().clone();
-    let checked = match check(config) {
+    let checked = match check(&mut config) {
         Ok(checked) => checked,
         Err(error) => return refused(&error),
     };
@@ -78,10 +78,11 @@ pub fn run<C: ProgramConfig, T, R: Display, F: Display>(
         println!("{program}: the configuration is right");
         return ExitCode::SUCCESS;
     }
+    let log = config.log();
     if let Err(error) = init_logs(log.format, &log.level) {
         return refused(&format_args!("log.level = {:?}: {error}", log.level));
     }
-    match serve(checked) {
+    match serve(config, checked) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{program}: {error:#}");

@@ -29,7 +29,7 @@ use std::{
     time::Duration,
 };
 
-use cluster::services::{LogicApi, Session};
+use cluster::services::{ClientCount, LogicApi, Session};
 use proto::ids::ServerId;
 use tokio::{sync::Notify, time::Instant};
 
@@ -107,6 +107,11 @@ impl Front {
     /// This comet's name in the cluster.
     pub fn server(&self) -> &ServerId {
         &self.server
+    }
+
+    /// How many clients there are.
+    pub fn clients(&self) -> ClientCount {
+        self.online().clients()
     }
 
     /// The gateway's counters.
@@ -215,8 +220,8 @@ mod tests {
 
     use async_trait::async_trait;
     use cluster::services::{
-        ClientCount, ClientMessage, CometApi as _, ConnectRequest, Dispatch, DispatchError, LogicError,
-        MessageReply, Payload, Receivers, Renewed, SessionRef, Transport,
+        ClientMessage, CometApi as _, ConnectRequest, Dispatch, DispatchError, LogicError, MessageReply,
+        Payload, Receivers, Renewed, SessionRef, Transport,
     };
     use proto::{
         ids::{Generation, Key, Mid, RoomId},

@@ -109,7 +109,11 @@ impl Online {
 
     pub(super) fn counts(&self) -> (HashMap<RoomId, u32>, ClientCount) {
         let rooms = self.rooms.iter().map(|(id, room)| (id.clone(), room.here())).collect();
-        (rooms, ClientCount { connections: self.connections, addresses: self.addresses.len() as u64 })
+        (rooms, self.clients())
+    }
+
+    pub(super) fn clients(&self) -> ClientCount {
+        ClientCount { connections: self.connections, addresses: self.addresses.len() as u64 }
     }
 
     pub(super) fn rooms(&self) -> Vec<RoomId> {

@@ -129,6 +129,11 @@ impl CometFile {
         }
     }
 
+    /// Where there is no file, nothing that it does not say is goim's.
+    pub(crate) fn without_a_file(&mut self) {
+        self.auth = self.auth.take().or(CometFile::default().auth);
+    }
+
     /// What strangers could do, in a sentence for the log; none when nobody else reaches this comet.
     ///
     /// # Errors

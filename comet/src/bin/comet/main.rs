@@ -1,0 +1,160 @@
+//! `comet`: the gateway of a cluster. It finds the logics in etcd and asks them over gRPC, and the jobs find it there.
+//!
+//! One thread runs the front, one pinned thread per core holds the clients, as in the all-in-one `halley`.
+#![forbid(unsafe_code)]
+
+mod cli;
+mod config;
+
+use std::{net::SocketAddr, process::ExitCode, sync::Arc};
+
+use anyhow::{Context, anyhow};
+use clap::Parser;
+use cluster::{
+    admin::{self, Health},
+    process::{self, Place},
+    registry::{
+        Membership, Node, Registry, Service,
+        etcd::{EtcdRegistry, Scope},
+    },
+    shutdown::{Drain, on_signals},
+    telemetry,
+};
+use comet::{Comet, OpenFiles, front::logics::Logics};
+use proto::ids::ServerId;
+use tracing::{info, warn};
+
+use self::{cli::Cli, config::CometFile};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse_from(process::go_args(std::env::args_os()));
+    process::run("comet", &cli.config, |file| check(&cli, file), serve)
+}
+
+/// What was found out before a port is bound.
+struct Checked {
+    place: Place,
+    /// Addresses for clients, as far as they were given.
+    addrs: Vec<String>,
+    weight: u32,
+    offline: bool,
+    /// What strangers could do.
+    exposed: Option<String>,
+}
+
+fn check(cli: &Cli, file: &mut CometFile) -> anyhow::Result<Checked> {
+    if cli.config.config.is_none() {
+        file.without_a_file();
+    }
+    if let Some(level) = cli.place.log_level()? {
+        file.log.level = level.to_owned();
+    }
+    if let Some(line) = cli.place.unused() {
+        eprintln!("comet: {line}");
+    }
+    file.comet().check("")?;
+    let place = cli.place.place();
+    file.discovery.check_with(&[scope(&place)])?;
+    Ok(Checked {
+        place,
+        addrs: cli.entry.addrs(),
+        weight: cli.entry.weight()?,
+        offline: cli.entry.offline()?,
+        exposed: file.exposure()?,
+    })
+}
+
+/// The logics that serve this comet: those of its region.
+fn scope(place: &Place) -> Scope {
+    let Place { env, region, .. } = place;
+    Scope { service: Service::Logic, env: env.clone(), region: region.clone(), zone: None }
+}
+
+/// Runs until a signal ends it.
+fn serve(file: CometFile, checked: Checked) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
+    runtime.block_on(run(file, checked))
+}
+
+async fn run(file: CometFile, checked: Checked) -> anyhow::Result<()> {
+    let Checked { place, addrs, weight, offline, exposed } = checked;
+    let drain = Drain::new();
+    on_signals(drain.clone()).context("no signal handlers")?;
+    let open_files = OpenFiles::raise();
+    let config = file.comet();
+
+    let mut metrics = prometheus_client::registry::Registry::default();
+    telemetry::register(&mut metrics);
+    telemetry::register_insecure(&mut metrics, exposed.is_some());
+    let comet_metrics = Comet::metrics(&config);
+    comet_metrics.register(&mut metrics);
+    let registry = Arc::new(EtcdRegistry::new(&file.discovery, vec![scope(&place)])?);
+    registry.metrics().register(&mut metrics);
+
+    let health = Arc::new(Health::new());
+    health.follow("etcd", "it does not answer", registry.up(), |up| *up);
+    health.follow("logic", "there is none in etcd", registry.watch(), |nodes| {
+        nodes.of(Service::Logic).next().is_some()
+    });
+    let logics = Arc::new(Logics::new(registry.watch(), file.rpc_client.timeout.get()));
+    let name = |rpc: SocketAddr| place.server(rpc);
+    let comet = Comet::start(&config, name, open_files.connections, logics, comet_metrics)
+        .await
+        .map_err(|error| anyhow!("{error}"))?;
+    let server = comet.front.server().clone();
+    let node = Node {
+        region: place.region.clone(),
+        zone: place.zone.clone(),
+        env: place.env.clone(),
+        hostname: process::hostname(),
+        addrs: if addrs.is_empty() { addresses(&comet, &server) } else { addrs },
+        weight,
+        offline,
+        version: cluster::build::VERSION.to_owned(),
+        ..Node::new(Service::Comet, server.clone())
+    };
+    let front = Arc::clone(&comet.front);
+    let membership = Membership::join(registry, node, Arc::clone(&health), move || front.clients());
+    let admin = admin::start(&file.admin.addr, admin::router(Arc::clone(&health), Arc::new(metrics))).await?;
+
+    let mut rows = comet.rows(&config, open_files);
+    let admin: Vec<String> = admin.iter().map(|address| format!("http://{address}")).collect();
+    rows.splice(
+        2..2,
+        [
+            ("gRPC", comet.rpc.to_string()),
+            ("admin", admin.join(", ")),
+            ("name", format!("{server} in {}/{}/{}", place.env, place.region, place.zone)),
+            ("etcd", file.discovery.nodes.join(", ")),
+        ],
+    );
+    process::print_banner("comet", &rows);
+    if let Some(sentence) = exposed {
+        warn!("{sentence}");
+    }
+
+    drain.draining().await;
+    info!("draining: no new clients, the others are told to go");
+    health.unmet("draining", "the process is going away");
+    // First, so that nobody is sent here any more while clients leave.
+    membership.leave().await;
+    if !comet.drain().await {
+        warn!("some connections were left after drain.timeout");
+    }
+    info!("drained");
+    Ok(())
+}
+
+/// Where clients reach it, when nobody said: the addresses it listens on, or its host in the cluster.
+fn addresses(comet: &Comet, server: &ServerId) -> Vec<String> {
+    let ips = comet.tcp.iter().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified());
+    let mut addresses: Vec<String> = ips.map(|ip| ip.to_string()).collect();
+    if addresses.is_empty() {
+        let host = server.as_str().rsplit_once(':').map_or(server.as_str(), |(host, _)| host);
+        addresses.push(host.to_owned());
+    }
+    addresses
+}
