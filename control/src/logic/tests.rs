@@ -24,7 +24,7 @@ use crate::{
     clock::wall_us,
     config::LogicConfig,
     metrics::{BrokerMetrics, SessionMetrics},
-    session::{MemorySessions, Renewal, SessionsUnavailable},
+    session::{MemorySessions, Renewal, SessionsUnavailable, StoredSession},
 };
 
 mod devices;
@@ -224,7 +224,7 @@ impl Sessions for NoSessions {
         Err(SessionsUnavailable("gone".into()))
     }
 
-    async fn sessions_of_keys(&self, _: &[Key]) -> Result<Vec<Option<SessionRef>>, SessionsUnavailable> {
+    async fn sessions_of_keys(&self, _: &[Key]) -> Result<Vec<Option<StoredSession>>, SessionsUnavailable> {
         Err(SessionsUnavailable("gone".into()))
     }
 
@@ -232,7 +232,7 @@ impl Sessions for NoSessions {
         Err(SessionsUnavailable("gone".into()))
     }
 
-    async fn sessions_of_mids(&self, _: &[Mid]) -> Result<Vec<Vec<(Key, ServerId)>>, SessionsUnavailable> {
+    async fn sessions_of_mids(&self, _: &[Mid]) -> Result<Vec<Vec<StoredSession>>, SessionsUnavailable> {
         Err(SessionsUnavailable("gone".into()))
     }
 }

@@ -4,13 +4,17 @@
 //! `make deps` installs them. Where one is not installed the test that wants it fails and says so: nothing is skipped.
 #![forbid(unsafe_code)]
 
+mod etcd;
 mod kafka;
 mod process;
 
 use std::{fmt::Write as _, fs, path::Path};
 
-pub use self::kafka::Kafka;
 use self::process::Process;
+pub use self::{
+    etcd::{Etcd, TlsFiles},
+    kafka::Kafka,
+};
 
 /// A Redis without persistence.
 pub struct Redis {
@@ -87,59 +91,6 @@ impl Sentinel {
     /// `127.0.0.1:port`.
     pub fn addr(&self) -> String {
         format!("127.0.0.1:{}", self.port)
-    }
-}
-
-/// A single etcd.
-pub struct Etcd {
-    process: Process,
-    port: u16,
-}
-
-impl Etcd {
-    /// Starts one.
-    pub fn start() -> Etcd {
-        let ([port, _], process) = process::start("etcd", |[port, peer], directory| {
-            let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer}"));
-            let arguments = [
-                ("--data-dir", directory.join("data").display().to_string()),
-                ("--listen-client-urls", client.clone()),
-                ("--advertise-client-urls", client),
-                ("--listen-peer-urls", peer.clone()),
-                ("--initial-advertise-peer-urls", peer.clone()),
-                ("--initial-cluster", format!("default={peer}")),
-                ("--log-level", "warn".to_owned()),
-            ];
-            arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect()
-        });
-        process.wait_for_port(port);
-        Etcd { process, port }
-    }
-
-    /// `127.0.0.1:port`.
-    pub fn addr(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
-    }
-
-    /// Kills it, as a crash does.
-    pub fn kill(&mut self) {
-        self.process.kill();
-    }
-
-    /// Starts it again on its port, with what it had stored.
-    pub fn restart(&mut self) {
-        self.process.restart();
-        self.process.wait_for_port(self.port);
-    }
-
-    /// Stops it from answering, its connections stay: SIGSTOP.
-    pub fn pause(&self) {
-        self.process.pause();
-    }
-
-    /// Lets it go on.
-    pub fn resume(&self) {
-        self.process.resume();
     }
 }
 

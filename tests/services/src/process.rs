@@ -62,6 +62,11 @@ impl Process {
         panic!("{} does not listen on {port}:\n{log}", self.program);
     }
 
+    /// Its own directory.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     pub(crate) fn kill(&mut self) {
         // A process that ended by itself is as dead.
         let _ = self.child.kill();
