@@ -13,17 +13,52 @@ help: ## This list
 deps: ## Install what is missing to build and test (Debian: gcc, make; Rust by rustup)
 	@tests/deps.sh
 
+# What the programs of a cluster have and the all-in-one has not: clients of etcd, Redis and Kafka. They are built by
+# themselves, or cargo would give their features to the all-in-one too.
+PROGRAMS := --features halley-comet/programs,halley-control/programs
+
 .PHONY: build
-build: ## Release binaries in target/release
+build: ## Release binaries in target/release: halley, comet, logic, job, loadgen and more
+	@command -v protoc >/dev/null || tests/deps.sh
 	$(CARGO) build --release --workspace
+	$(CARGO) build --release -p halley-comet -p halley-control $(PROGRAMS)
 
 .PHONY: run
 run: ## The gateway, all in one process
 	$(CARGO) run --release
 
+# For each: ARGS="-conf job.toml", or whatever else the program takes; PORT where the configuration has another one.
+.PHONY: runjob runlogic runcomet
+runjob: PORT ?= 3112
+runjob: ## job in the background, on the Redis and etcd of this machine: make runjob ARGS="-conf job.toml"
+	@deploy/cluster/run.sh start job $(PORT) $(ARGS)
+
+runlogic: PORT ?= 3111
+runlogic: ## logic in the background
+	@deploy/cluster/run.sh start logic $(PORT) $(ARGS)
+
+runcomet: PORT ?= 3110
+runcomet: ## comet in the background
+	@deploy/cluster/run.sh start comet $(PORT) $(ARGS)
+
+.PHONY: stop
+stop: ## Ends what runjob, runlogic and runcomet started
+	@deploy/cluster/run.sh stop
+
+.PHONY: cluster-up cluster-status cluster-down
+cluster-up: build ## A whole cluster on this machine, servers of its own included; KAFKA=1: with Kafka
+	@deploy/cluster/cluster.sh up
+
+cluster-status: ## What of it runs where, and whether it is ready
+	@deploy/cluster/cluster.sh status
+
+cluster-down: ## Ends it
+	@deploy/cluster/cluster.sh down
+
 .PHONY: test
 test: deps lint ## Everything that must pass: lints, unit, property, conformance and end-to-end tests, simulation, fuzzing
-	$(CARGO) test --workspace --no-fail-fast
+	$(CARGO) build --workspace $(PROGRAMS)
+	$(CARGO) test --workspace $(PROGRAMS) --no-fail-fast
 	$(MAKE) --no-print-directory sim
 	$(CARGO) test $(IN_SIM) --quiet
 	$(MAKE) --no-print-directory page-test
@@ -55,10 +90,13 @@ page-test: ## The page: its goim client in node, and all of it in real browsers 
 	node --test page/tests/*.test.js
 
 .PHONY: lint
-lint: ## Formatting and clippy, warnings are errors; the sysctl file
+lint: ## Formatting and clippy, warnings are errors; the scripts; the sysctl file
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
-	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
+	$(CARGO) clippy --workspace --all-targets $(PROGRAMS) --quiet -- -D warnings
+	$(CARGO) clippy --workspace --lib --bins --quiet -- -D warnings
+	for script in deploy/cluster/*.sh; do bash -n "$$script" || exit 1; done
+	@! command -v shellcheck >/dev/null || shellcheck -x deploy/cluster/*.sh
 	$(CARGO) fmt --manifest-path tests/sim/Cargo.toml --check
 	$(CARGO) clippy $(IN_SIM) --all-targets --quiet -- -D warnings
 	tuning/check.sh --quiet

@@ -102,12 +102,12 @@ fn read<C: ProgramConfig>(program: &str, args: &ConfigArgs) -> Result<C, ConfigE
     Ok(config)
 }
 
-/// Prints what a start has to say, aligned: the program with its version, then a line for each name and value.
+/// Prints what a start has to say, aligned, in one write: the program with its version, then a line for each name and
+/// value.
 pub fn print_banner(program: &str, rows: &[(&'static str, String)]) {
-    eprintln!("{program} {}", build::LONG_VERSION);
-    for (name, value) in rows {
-        eprintln!("  {name:<20}{value}");
-    }
+    let rows: String = rows.iter().map(|(name, value)| format!("  {name:<20}{value}\n")).collect();
+    let lines = format!("{program} {}\n{rows}", build::LONG_VERSION);
+    eprint!("{lines}");
 }
 
 /// Name of this machine, empty where there is no `/proc`.

@@ -1,9 +1,11 @@
-//! The built `halley`, on ports of its own.
+//! The built programs, on ports of their own.
 
 use std::{
+    ffi::OsStr,
     fs,
     io::Write as _,
     net::SocketAddr,
+    path::Path,
     process::{Child, Command, Output, Stdio},
     sync::mpsc,
     thread,
@@ -34,12 +36,16 @@ const OURS: [&str; 8] = [
     "comet.drain.spread=0s",
 ];
 
-/// A server that serves. When it is dropped it has to end by SIGTERM with status 0, so every test is one of that too.
+/// A program that serves: `halley`, or one of a cluster, which lacks some of the addresses. When it is dropped it has to
+/// end by SIGTERM with status 0, so every test is one of that too.
 pub(crate) struct Server {
     child: Child,
     directory: tempfile::TempDir,
+    /// Name of the program.
+    pub(crate) name: String,
     pub(crate) tcp: SocketAddr,
     pub(crate) ws: SocketAddr,
+    /// The HTTP API, or where a program without one has its metrics.
     pub(crate) http: SocketAddr,
     pub(crate) comet_rpc: SocketAddr,
     pub(crate) logic_rpc: SocketAddr,
@@ -57,19 +63,27 @@ impl Server {
     /// The same with whole arguments on top.
     #[track_caller]
     pub(crate) fn start_with(args: &[String]) -> Server {
+        let ours = OURS.into_iter().flat_map(|set| ["--set", set]).map(str::to_owned);
+        let server = Server::start_program(Path::new(HALLEY), ours.chain(args.iter().cloned()));
+        server.expect_ready();
+        server
+    }
+
+    /// Starts a program and waits until it listens; it need not be ready.
+    #[track_caller]
+    pub(crate) fn start_program(program: &Path, args: impl Iterator<Item = String>) -> Server {
+        let name = program.file_name().and_then(OsStr::to_str).expect("a program has a name").to_owned();
         let directory = tempfile::tempdir().expect("a temporary directory");
         let log = fs::File::create(directory.path().join("log")).expect("a log file");
-        let mut command = Command::new(HALLEY);
-        for set in OURS {
-            command.args(["--set", set]);
-        }
+        let mut command = Command::new(program);
         command.args(args).env("NO_COLOR", "1").stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a second descriptor")).stderr(log);
-        let child = command.spawn().expect("halley starts");
+        let child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", program.display()));
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut server = Server {
             child,
             directory,
+            name,
             tcp: nowhere,
             ws: nowhere,
             http: nowhere,
@@ -77,36 +91,48 @@ impl Server {
             logic_rpc: nowhere,
             ended: false,
         };
-        server.wait_until_ready();
+        server.read_addresses();
         server
     }
 
     /// Reads the addresses from the lines of the start.
-    fn wait_until_ready(&mut self) {
+    fn read_addresses(&mut self) {
+        let first = format!("{} {}", self.name, env!("CARGO_PKG_VERSION"));
         eventually("the start-up lines", || {
             if let Some(status) = self.child.try_wait().expect("a child") {
                 self.ended = true;
-                panic!("halley ended with {status}");
+                panic!("{} ended with {status}", self.name);
             }
-            self.log().contains("open files").then_some(())
+            self.log().lines().any(|line| line.starts_with(&first)).then_some(())
         });
         let log = self.log();
         let row = |name: &str| {
-            let line = log.lines().find(|line| line.trim_start().starts_with(name));
-            line.unwrap_or_else(|| panic!("no line {name:?} at start"))
-                .replace("ws://", "")
-                .replace("/sub", "")
+            let line = log.lines().find(|line| line.strip_prefix("  ").is_some_and(|line| line.starts_with(name)))?;
+            Some(line.replace("ws://", "").replace("/sub", ""))
         };
-        let address = |line: String, before: &str| -> SocketAddr {
-            let (_, rest) = line.rsplit_once(before).expect("the word is there");
+        let address = |line: Option<String>, before: &str, to: &mut SocketAddr| {
+            let Some(line) = line else { return };
+            let Some((_, rest)) = line.rsplit_once(before) else { return };
             let address = rest.trim_start_matches("http://").split([',', ' ', '/']).next().expect("a word");
-            address.parse().unwrap_or_else(|_| panic!("no address in {line:?}"))
+            *to = address.parse().unwrap_or_else(|_| panic!("no address in {line:?}"));
         };
-        self.tcp = address(row("clients, TCP"), " ");
-        self.ws = address(row("clients, WebSocket"), " ");
-        self.http = address(row("HTTP API"), " ");
-        self.comet_rpc = address(row("gRPC"), "comet ");
-        self.logic_rpc = address(row("gRPC"), "logic ");
+        address(row("clients, TCP"), " ", &mut self.tcp);
+        address(row("clients, WebSocket"), " ", &mut self.ws);
+        address(row("admin"), " ", &mut self.http);
+        address(row("HTTP API"), " ", &mut self.http);
+        match self.name.as_str() {
+            "comet" => address(row("gRPC"), " ", &mut self.comet_rpc),
+            "logic" => address(row("gRPC"), " ", &mut self.logic_rpc),
+            _ => {
+                address(row("gRPC"), "comet ", &mut self.comet_rpc);
+                address(row("gRPC"), "logic ", &mut self.logic_rpc);
+            }
+        }
+    }
+
+    /// Waits until it is ready.
+    #[track_caller]
+    pub(crate) fn expect_ready(&self) {
         eventually("/readyz answers 200", || (self.get("/readyz").status == 200).then_some(()));
     }
 
@@ -190,7 +216,7 @@ impl Server {
     #[track_caller]
     pub(crate) fn signal(&mut self, signal: Signal) {
         // Not yet waited for, the pid is still its own.
-        assert!(self.is_running(), "halley is gone already");
+        assert!(self.is_running(), "{} is gone already", self.name);
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a pid");
         kill_process(pid, signal).expect("the process is there");
     }
@@ -201,6 +227,12 @@ impl Server {
         let status = within(limit, "the process ends", || self.child.try_wait().expect("a child"));
         self.ended = true;
         status.code()
+    }
+
+    /// Kills it, as a crash does.
+    pub(crate) fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        assert_eq!(self.exit_status(PATIENCE), None, "{} ended by itself", self.name);
     }
 
     pub(crate) fn is_running(&mut self) -> bool {
@@ -250,9 +282,9 @@ impl Drop for Server {
     fn drop(&mut self) {
         let trouble = if self.ended { None } else { self.end() };
         if thread::panicking() {
-            let _ = writeln!(std::io::stderr(), "--- halley {}:\n{}---", self.pid(), self.log());
+            let _ = writeln!(std::io::stderr(), "--- {} {}:\n{}---", self.name, self.pid(), self.log());
         } else if let Some(trouble) = trouble {
-            panic!("halley {trouble}:\n{}", self.log());
+            panic!("{} {trouble}:\n{}", self.name, self.log());
         }
     }
 }
