@@ -140,7 +140,7 @@ pub async fn a_dropped_registration_is_gone(one: &dyn Registry, other: &dyn Regi
 /// The identity of a node is its service and its server.
 pub async fn a_comet_and_a_logic_of_one_server_are_two_nodes(one: &dyn Registry, other: &dyn Registry) {
     let _comet = register(one, comet(1)).await;
-    let logic = register(one, Node::new(Service::Logic, server(1))).await;
+    let logic = register(one, Node { service: Service::Logic, ..comet(1) }).await;
     let nodes = until(other, |nodes| nodes.len() == 2).await;
     for service in [Service::Comet, Service::Logic] {
         assert_eq!(nodes.of(service).map(|node| &node.server).collect::<Vec<_>>(), [&server(1)]);

@@ -1,11 +1,13 @@
 //! Which processes there are: every comet and logic of the cluster, seen by everybody.
 //!
 //! A process registers itself once it listens and keeps the [`Registration`] for as long as it serves; everybody else
-//! [`watch`](Registry::watch)es the set. [`Fixed`] holds it in memory; one on etcd passes the same
-//! conformance suite (module `conformance`, feature of the same name).
+//! [`watch`](Registry::watch)es the set. [`Fixed`] holds it in memory, `etcd::EtcdRegistry` (feature `etcd`) on etcd. Both
+//! pass the same conformance suite (module `conformance`, feature of the same name).
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 mod fixed;
 mod membership;
 mod node;

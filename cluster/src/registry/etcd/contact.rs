@@ -1,0 +1,196 @@
+//! Does etcd answer? One picture for all who talk to it: a log line when it goes and one when it is back, a metric, a
+//! flag for `/readyz`.
+
+use std::{
+    collections::BTreeMap,
+    mem::{Discriminant, discriminant},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use tokio::sync::watch;
+
+use super::{connect::Trouble, metrics::RegistryMetrics};
+
+/// One who talks to etcd: the watch, or a registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Talker(u64);
+
+impl Talker {
+    pub(super) const WATCH: Talker = Talker(0);
+}
+
+#[derive(Debug)]
+pub(super) struct Contact {
+    /// Who gets no answer, and of what kind the trouble is.
+    troubles: Mutex<BTreeMap<Talker, Discriminant<Trouble>>>,
+    talkers: AtomicU64,
+    up: watch::Sender<bool>,
+    metrics: RegistryMetrics,
+}
+
+impl Contact {
+    pub(super) fn new(metrics: RegistryMetrics) -> Self {
+        Self {
+            troubles: Mutex::default(),
+            talkers: AtomicU64::new(0),
+            up: watch::Sender::new(false),
+            metrics,
+        }
+    }
+
+    pub(super) fn talker(&self) -> Talker {
+        Talker(self.talkers.fetch_add(1, Relaxed) + 1)
+    }
+
+    /// True while everybody gets answers; false before the first.
+    pub(super) fn up(&self) -> watch::Receiver<bool> {
+        self.up.subscribe()
+    }
+
+    /// It did not work with this member.
+    pub(super) fn failed(&self, talker: Talker, member: &str, trouble: &Trouble) {
+        let kind = discriminant(trouble);
+        self.settle(|troubles| {
+            let known = troubles.values().any(|other| *other == kind);
+            troubles.insert(talker, kind);
+            match trouble {
+                _ if known => {}
+                Trouble::Refused(why) => tracing::warn!(
+                    "etcd at {member} refuses: {why}. The nodes known so far stay, and it is tried again for ever: \
+                     see discovery.username, discovery.password and what this user may do"
+                ),
+                trouble => tracing::warn!(
+                    "etcd at {member} is away: {trouble}. The nodes known so far stay, and it is tried again for ever: \
+                     see discovery.nodes"
+                ),
+            }
+        });
+    }
+
+    /// It worked.
+    pub(super) fn worked(&self, talker: Talker) {
+        self.settle(|troubles| {
+            if troubles.remove(&talker).is_some() && troubles.is_empty() {
+                tracing::info!("etcd answers again");
+            }
+        });
+    }
+
+    /// This one will not talk any more.
+    pub(super) fn ended(&self, talker: Talker) {
+        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        if troubles.remove(&talker).is_some() && troubles.is_empty() {
+            self.set(true);
+        }
+    }
+
+    fn settle(&self, change: impl FnOnce(&mut BTreeMap<Talker, Discriminant<Trouble>>)) {
+        // Nothing inside can be left half done.
+        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut troubles);
+        self.set(troubles.is_empty());
+    }
+
+    fn set(&self, up: bool) {
+        self.metrics.up.set(i64::from(up));
+        self.up.send_if_modified(|known| std::mem::replace(known, up) != up);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io, sync::Arc};
+
+    use super::*;
+
+    /// What is logged while `what` runs, line by line.
+    fn logged(what: impl FnOnce()) -> Vec<String> {
+        #[derive(Clone, Default)]
+        struct Written(Arc<Mutex<Vec<u8>>>);
+
+        impl io::Write for Written {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.lock().unwrap().write(bytes)
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+
+        let written = Written::default();
+        let to = written.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || to.clone()).without_time();
+        tracing::subscriber::with_default(subscriber.finish(), what);
+        let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn one_line_says_that_etcd_is_away_and_one_that_it_is_back() {
+        let contact = Contact::new(RegistryMetrics::default());
+        let own = contact.talker();
+        let lines = logged(|| {
+            contact.worked(own);
+            for _ in 0..3 {
+                contact.failed(own, "http://a:2379", &away());
+                contact.failed(Talker::WATCH, "http://a:2379", &away());
+            }
+            contact.worked(own);
+            contact.worked(Talker::WATCH);
+            contact.worked(own);
+        });
+        let [gone, back] = &lines[..] else { panic!("{lines:?}") };
+        assert!(gone.contains("http://a:2379 is away: connection refused"), "{gone}");
+        assert!(back.contains("etcd answers again"), "{back}");
+    }
+
+    #[test]
+    fn a_refusal_has_a_line_of_its_own_that_names_the_keys() {
+        let contact = Contact::new(RegistryMetrics::default());
+        let refused = Trouble::Refused("authentication failed".to_owned());
+        let lines = logged(|| {
+            for trouble in [&away(), &refused, &refused] {
+                contact.failed(Talker::WATCH, "http://a:2379", trouble);
+            }
+        });
+        let [away, refused] = &lines[..] else { panic!("{lines:?}") };
+        assert!(away.contains("discovery.nodes"), "{away}");
+        assert!(refused.contains("refuses: authentication failed"), "{refused}");
+        assert!(refused.contains("discovery.password"), "{refused}");
+    }
+
+    fn away() -> Trouble {
+        Trouble::Away("connection refused".to_owned())
+    }
+
+    #[test]
+    fn it_is_up_when_everybody_gets_answers() {
+        let contact = Contact::new(RegistryMetrics::default());
+        let up = contact.up();
+        let now = || *up.borrow();
+        assert!(!now(), "nobody has asked yet");
+        contact.worked(Talker::WATCH);
+        assert!(now());
+        let own = contact.talker();
+        assert_ne!(own, Talker::WATCH);
+        contact.failed(Talker::WATCH, "a", &away());
+        contact.failed(own, "a", &Trouble::Refused("permission denied".to_owned()));
+        contact.worked(Talker::WATCH);
+        assert!(!now(), "one of two is not enough");
+        contact.ended(own);
+        assert!(now(), "who does not ask gets no answer and needs none");
+        assert_eq!(contact.metrics.up.get(), 1);
+    }
+
+    #[test]
+    fn the_end_of_one_that_worked_says_nothing() {
+        let contact = Contact::new(RegistryMetrics::default());
+        contact.ended(contact.talker());
+        assert!(!*contact.up().borrow());
+    }
+}

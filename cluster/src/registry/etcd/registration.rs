@@ -1,0 +1,290 @@
+//! One's own key, kept in etcd whatever happens to it.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use etcd_client::{Client, Compare, CompareOp, PutOptions, Txn, TxnOp, TxnOpResponse};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    super::{Node, Registration},
+    connect::{Backoff, Members, Trouble},
+    contact::{Contact, Talker},
+    layout::{Layout, META, PlaceError},
+    meta::Meta,
+    metrics::RegistryMetrics,
+};
+use crate::services::ClientCount;
+
+/// Pause between two updates of the counts.
+const UPDATE_EVERY: Duration = Duration::from_secs(1);
+
+/// What a registration shares with its registry.
+#[derive(Clone)]
+pub(super) struct Terms {
+    pub(super) layout: Layout,
+    pub(super) lease_ttl: Duration,
+    pub(super) contact: Arc<Contact>,
+    pub(super) metrics: RegistryMetrics,
+}
+
+/// The key of one node. Both its keys are attached to one lease: with the lease they go, and what another process has
+/// put in their place is attached to another and stays.
+pub(super) struct Own {
+    terms: Terms,
+    members: Members,
+    talker: Talker,
+    client: Option<Client>,
+    key: String,
+    node: Node,
+    /// Set as soon as it is granted, so that it can be revoked whatever became of the keys.
+    lease: Option<i64>,
+    /// The counts that are written, and when they were.
+    told: ClientCount,
+    told_at: Instant,
+    /// Another process has our key.
+    replaced: bool,
+}
+
+impl Own {
+    pub(super) fn new(terms: Terms, members: Members, node: Node) -> Result<Self, PlaceError> {
+        let key = terms.layout.key(&node)?;
+        let talker = terms.contact.talker();
+        let (told, told_at) = (node.clients, Instant::now());
+        Ok(Self {
+            terms,
+            members,
+            talker,
+            client: None,
+            key,
+            node,
+            lease: None,
+            told,
+            told_at,
+            replaced: false,
+        })
+    }
+
+    /// Writes the key the first time, in place of whatever is there.
+    pub(super) async fn claim(&mut self) -> Result<(), Trouble> {
+        let done = self.claim_once().await;
+        if done.is_err() {
+            self.client = None;
+        }
+        done
+    }
+
+    async fn claim_once(&mut self) -> Result<(), Trouble> {
+        let mut client = self.client().await?;
+        let lease = self.lease(&mut client).await?;
+        let txn = Txn::new().and_then(self.puts(lease));
+        self.members.ask(client.txn(txn)).await?;
+        self.has_written();
+        Ok(())
+    }
+
+    /// Keeps the key from now on, in a task that ends with what is returned.
+    pub(super) fn keep(self) -> Kept {
+        let (clients, counts) = watch::channel(self.node.clients);
+        Kept { clients, task: tokio::spawn(self.run(counts)) }
+    }
+
+    async fn run(mut self, mut counts: watch::Receiver<ClientCount>) {
+        let mut handle = counts.clone();
+        tokio::select! {
+            () = async { while handle.changed().await.is_ok() {} } => {}
+            never = self.hold(&mut counts) => match never {},
+        }
+        self.terms.contact.ended(self.talker);
+        self.revoke().await;
+    }
+
+    async fn hold(&mut self, counts: &mut watch::Receiver<ClientCount>) -> Infallible {
+        let mut backoff = Backoff::new(self.terms.lease_ttl);
+        loop {
+            let Err(trouble) = self.serve(counts, &mut backoff).await;
+            self.client = None;
+            // A lease that ended between two requests: the next attempt takes a new one.
+            if !matches!(trouble, Trouble::LeaseGone) {
+                self.terms.contact.failed(self.talker, self.members.current(), &trouble);
+            }
+            backoff.pause().await;
+        }
+    }
+
+    /// Renews the lease three times in its life and writes what changed, until etcd fails.
+    async fn serve(
+        &mut self,
+        counts: &mut watch::Receiver<ClientCount>,
+        backoff: &mut Backoff,
+    ) -> Result<Infallible, Trouble> {
+        let mut renew_at = Instant::now();
+        let mut changed = *counts.borrow() != self.told;
+        loop {
+            tokio::select! {
+                () = sleep_until(renew_at) => {
+                    self.renew().await?;
+                    self.terms.contact.worked(self.talker);
+                    backoff.reset();
+                    renew_at = Instant::now() + self.terms.lease_ttl / 3;
+                }
+                Ok(()) = counts.changed(), if !changed => changed = true,
+                () = sleep_until(self.told_at + UPDATE_EVERY), if changed => {
+                    let clients = *counts.borrow_and_update();
+                    if clients != self.told {
+                        self.update(clients).await?;
+                    }
+                    changed = false;
+                }
+            }
+        }
+    }
+
+    /// Makes sure that the lease lives and has the key.
+    async fn renew(&mut self) -> Result<(), Trouble> {
+        let mut client = self.client().await?;
+        if let Some(lease) = self.lease {
+            match self.members.ask(client.lease_keep_alive(lease)).await {
+                Ok(_) => {}
+                Err(Trouble::LeaseGone) => self.lease = None,
+                Err(trouble) => return Err(trouble),
+            }
+        }
+        let lease = self.lease(&mut client).await?;
+        self.write(&mut client, lease, Vec::new()).await
+    }
+
+    async fn update(&mut self, clients: ClientCount) -> Result<(), Trouble> {
+        let mut client = self.client().await?;
+        let lease = self.lease(&mut client).await?;
+        self.node.clients = clients;
+        let meta = self.put_meta(lease);
+        self.write(&mut client, lease, vec![meta]).await?;
+        self.has_told();
+        Ok(())
+    }
+
+    /// Does `operations` if the key is ours, and writes it anew if nobody has it.
+    async fn write(
+        &mut self,
+        client: &mut Client,
+        lease: i64,
+        operations: Vec<TxnOp>,
+    ) -> Result<(), Trouble> {
+        let key = self.key.as_str();
+        let ours = Txn::new()
+            .when([Compare::lease(key, CompareOp::Equal, lease)])
+            .and_then(operations)
+            .or_else([TxnOp::get(key, None)]);
+        let answer = self.members.ask(client.txn(ours)).await?;
+        if answer.succeeded() {
+            self.replaced = false;
+            return Ok(());
+        }
+        let there =
+            matches!(answer.op_responses().first(), Some(TxnOpResponse::Get(got)) if !got.kvs().is_empty());
+        if !there {
+            let free = Compare::version(key, CompareOp::Equal, 0);
+            let put = Txn::new().when([free]).and_then(self.puts(lease));
+            let answer = self.members.ask(client.txn(put)).await?;
+            if answer.succeeded() {
+                self.has_written();
+                tracing::info!(key = self.key, "registered again: etcd had lost the key");
+                return Ok(());
+            }
+        }
+        if !std::mem::replace(&mut self.replaced, true) {
+            tracing::warn!(
+                key = self.key,
+                "another process has registered under this name and counts instead of this one; \
+                 two that run for long need different -host or ports"
+            );
+        }
+        Ok(())
+    }
+
+    fn has_told(&mut self) {
+        (self.told, self.told_at) = (self.node.clients, Instant::now());
+    }
+
+    fn has_written(&mut self) {
+        self.has_told();
+        self.replaced = false;
+        self.terms.metrics.puts.inc();
+    }
+
+    /// Both keys.
+    fn puts(&mut self, lease: i64) -> [TxnOp; 2] {
+        let options = PutOptions::new().with_lease(lease);
+        let key = TxnOp::put(self.key.as_str(), self.node.server.as_str(), Some(options));
+        [key, self.put_meta(lease)]
+    }
+
+    fn put_meta(&mut self, lease: i64) -> TxnOp {
+        self.node.updated = crate::clock::wall();
+        let json = Meta::of(&self.node, &self.terms.layout).to_json();
+        TxnOp::put(format!("{META}{}", self.key), json, Some(PutOptions::new().with_lease(lease)))
+    }
+
+    /// The client in use, or one of the next member.
+    async fn client(&mut self) -> Result<Client, Trouble> {
+        if self.client.is_none() {
+            self.client = Some(self.members.connect().await?);
+        }
+        Ok(self.client.clone().expect("it was put there"))
+    }
+
+    /// The lease, or a new one.
+    async fn lease(&mut self, client: &mut Client) -> Result<i64, Trouble> {
+        if let Some(lease) = self.lease {
+            return Ok(lease);
+        }
+        // Whole seconds, at least those asked for.
+        let seconds = self.terms.lease_ttl.as_millis().div_ceil(1000);
+        let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
+        let granted = self.members.ask(client.lease_grant(seconds, None)).await?;
+        self.lease = Some(granted.id());
+        Ok(granted.id())
+    }
+
+    /// Takes the lease back, and the keys with it. One attempt: without it the lease ends by itself.
+    async fn revoke(&mut self) {
+        let Some(lease) = self.lease else { return };
+        let done = async {
+            let mut client = self.client().await?;
+            self.members.ask(client.lease_revoke(lease)).await
+        };
+        match done.await {
+            Ok(_) | Err(Trouble::LeaseGone) => {}
+            Err(trouble) => tracing::warn!(
+                key = self.key,
+                "could not take the key back, it ends with its lease in {:?}: {trouble}",
+                self.terms.lease_ttl
+            ),
+        }
+    }
+}
+
+/// A registration that stands. Its end is the end of the channel.
+pub(super) struct Kept {
+    clients: watch::Sender<ClientCount>,
+    task: JoinHandle<()>,
+}
+
+#[async_trait]
+impl Registration for Kept {
+    fn update(&self, clients: ClientCount) {
+        self.clients.send_replace(clients);
+    }
+
+    async fn deregister(self: Box<Self>) {
+        let Self { clients, task } = *self;
+        drop(clients);
+        // It cannot be cancelled, and a panic has been reported where it happened.
+        let _ = task.await;
+    }
+}

@@ -1,0 +1,99 @@
+//! Who may, and through which door.
+
+use etcd_client::{ConnectOptions, Permission};
+
+use super::*;
+
+const ROOT_PASSWORD: &str = "correct horse";
+
+/// Turns access control on: root, and a user "halley" who may what the documentation says.
+async fn lock(etcd: &Etcd, password: &str) {
+    let mut raw = client(etcd).await;
+    raw.user_add("root", ROOT_PASSWORD, None).await.unwrap();
+    raw.user_grant_role("root", "root").await.unwrap();
+    raw.role_add("discovery").await.unwrap();
+    for prefix in ["/goim.", "/halley.meta/goim."] {
+        let permission = Permission::read_write(prefix).with_prefix();
+        raw.role_grant_permission("discovery", permission).await.unwrap();
+    }
+    raw.user_add("halley", password, None).await.unwrap();
+    raw.user_grant_role("halley", "discovery").await.unwrap();
+    raw.auth_enable().await.unwrap();
+}
+
+fn halley(etcd: &Etcd, password: &str) -> DiscoveryConfig {
+    DiscoveryConfig { username: "halley".to_owned(), password: password.into(), ..short_lease(etcd) }
+}
+
+#[tokio::test]
+async fn a_user_who_may_no_more_than_its_keys_is_enough() {
+    let mut etcd = Etcd::start();
+    lock(&etcd, "sesame").await;
+    let registry = registry(&halley(&etcd, "sesame"));
+    let _own = registry.register(comet(1)).await.unwrap();
+    until(&registry, |nodes| there(nodes, 1)).await;
+    // etcd forgets who had logged in.
+    etcd.kill();
+    until_up(&registry, false).await;
+    etcd.restart();
+    until_up(&registry, true).await;
+    let _own = registry.register(comet(2)).await.unwrap();
+    until(&registry, |nodes| there(nodes, 1) && there(nodes, 2)).await;
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_said_and_works_when_it_is_repaired() {
+    let etcd = Etcd::start();
+    lock(&etcd, "another").await;
+    let registry = registry(&halley(&etcd, "sesame"));
+    match registry.register(comet(1)).await.err() {
+        Some(RegistryError::Refused(why)) => {
+            assert!(why.contains("password") && !why.contains("sesame"), "{why}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(!*registry.up().borrow());
+    let root = ConnectOptions::new().with_user("root", ROOT_PASSWORD);
+    let mut root = Client::connect([etcd.addr()], Some(root)).await.unwrap();
+    root.user_change_password("halley", "sesame").await.unwrap();
+    until_up(&registry, true).await;
+    let _own = registry.register(comet(1)).await.unwrap();
+    until(&registry, |nodes| there(nodes, 1)).await;
+}
+
+#[tokio::test]
+async fn a_user_without_permission_is_refused() {
+    let etcd = Etcd::start();
+    lock(&etcd, "sesame").await;
+    let config = DiscoveryConfig { layout: "goim-docs".parse().unwrap(), ..halley(&etcd, "sesame") };
+    let refused = registry(&config).register(comet(1)).await.err();
+    let permission =
+        |error: &RegistryError| matches!(error, RegistryError::Refused(why) if why.contains("permission"));
+    assert!(refused.as_ref().is_some_and(permission), "{refused:?}");
+}
+
+/// goim's files may name a user of an etcd that asks for none.
+#[tokio::test]
+async fn a_user_where_none_is_asked_for_is_no_trouble() {
+    let etcd = shared();
+    let config = DiscoveryConfig { layout: own_layout(), ..halley(&etcd, "sesame") };
+    let registry = registry(&config);
+    let _own = registry.register(comet(1)).await.unwrap();
+    until(&registry, |nodes| there(nodes, 1)).await;
+}
+
+#[tokio::test]
+async fn tls_on_both_sides() {
+    let etcd = Etcd::start_with_tls();
+    let files = etcd.tls_files();
+    let [ca, cert, key] = [&files.ca, &files.cert, &files.key].map(|path| path.display().to_string());
+    let plain = short_lease(&etcd);
+    let anonymous = DiscoveryConfig { ca_file: ca, ..plain.clone() };
+    let config = DiscoveryConfig { cert_file: cert, key_file: key, ..anonymous.clone() };
+    let registry_with_tls = registry(&config);
+    let _own = registry_with_tls.register(comet(1)).await.unwrap();
+    until(&registry_with_tls, |nodes| there(nodes, 1)).await;
+    for (what, config) in [("plain", plain), ("without a certificate", anonymous)] {
+        assert!(registry(&config).register(comet(2)).await.is_err(), "{what}");
+    }
+}

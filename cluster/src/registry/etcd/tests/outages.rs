@@ -1,0 +1,209 @@
+//! etcd goes, and comes back. Each test has an etcd of its own to hurt.
+
+use tokio::task::JoinHandle;
+
+use super::*;
+
+/// Sees to it that a comet is in the set all the time, from now on.
+struct NeverLost {
+    nodes: watch::Receiver<Arc<NodeSet>>,
+    port: u16,
+    task: JoinHandle<()>,
+}
+
+impl NeverLost {
+    async fn watch(registry: &EtcdRegistry, port: u16) -> Self {
+        until(registry, |nodes| there(nodes, port)).await;
+        let nodes = registry.watch();
+        let mut changes = nodes.clone();
+        let task = tokio::spawn(async move {
+            loop {
+                assert!(there(&changes.borrow_and_update(), port), "127.0.0.1:{port} was lost");
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+        Self { nodes, port, task }
+    }
+
+    fn check(&self) {
+        assert!(!self.task.is_finished(), "127.0.0.1:{} was lost", self.port);
+        assert!(there(&self.nodes.borrow(), self.port));
+    }
+}
+
+impl Drop for NeverLost {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A comet registered, somebody who watches, and an etcd to hurt.
+struct Outage {
+    etcd: Etcd,
+    comet: EtcdRegistry,
+    own: Box<dyn Registration>,
+    watcher: EtcdRegistry,
+    never_lost: NeverLost,
+    key: String,
+}
+
+impl Outage {
+    async fn begin() -> Self {
+        let etcd = Etcd::start();
+        let config = short_lease(&etcd);
+        let (comet_side, watcher) = (registry(&config), registry(&config));
+        let own = comet_side.register(comet(1)).await.expect("etcd is there");
+        let never_lost = NeverLost::watch(&watcher, 1).await;
+        let key = config.layout.key(&comet(1)).unwrap();
+        Self { etcd, comet: comet_side, own, watcher, never_lost, key }
+    }
+
+    /// The comet has its key again, another is seen, nobody was lost on the way, and all is as it was.
+    async fn ends(self) {
+        let mut raw = client(&self.etcd).await;
+        for registry in [&self.comet, &self.watcher] {
+            until_up(registry, true).await;
+        }
+        let key = self.key.as_str();
+        until_true("the key is back", || {
+            let mut raw = raw.clone();
+            async move { raw.get(key, None).await.is_ok_and(|got| !got.kvs().is_empty()) }
+        })
+        .await;
+        let _second = self.comet.register(comet(2)).await.expect("etcd is back");
+        until(&self.watcher, |nodes| there(nodes, 2)).await;
+        until_true("nobody is missing", || async { self.watcher.metrics().missing.get() == 0 }).await;
+        self.never_lost.check();
+        // And the next end is an end.
+        drop(self.never_lost);
+        self.own.deregister().await;
+        until(&self.watcher, |nodes| !there(nodes, 1)).await;
+        assert_eq!(value(&mut raw, key).await, None);
+    }
+}
+
+#[tokio::test]
+async fn etcd_crashes_and_comes_back_with_its_data() {
+    let mut outage = Outage::begin().await;
+    outage.etcd.kill();
+    until_up(&outage.watcher, false).await;
+    until_up(&outage.comet, false).await;
+    outage.never_lost.check();
+    outage.etcd.restart();
+    outage.ends().await;
+}
+
+/// Longer than all leases, and no key is left.
+#[tokio::test]
+async fn etcd_is_away_for_long_and_comes_back_empty() {
+    let mut outage = Outage::begin().await;
+    outage.etcd.kill();
+    sleep(Duration::from_secs(5)).await;
+    outage.never_lost.check();
+    outage.etcd.restart_empty();
+    outage.ends().await;
+}
+
+/// The leases run out while etcd stands still: when it goes on it deletes the keys before anybody can say a word.
+#[tokio::test]
+async fn etcd_stands_still_for_longer_than_a_lease() {
+    let outage = Outage::begin().await;
+    outage.etcd.pause();
+    until_up(&outage.watcher, false).await;
+    until_up(&outage.comet, false).await;
+    sleep(Duration::from_secs(4)).await;
+    outage.never_lost.check();
+    outage.etcd.resume();
+    outage.ends().await;
+}
+
+/// Nobody will register it again: after a moment it is gone.
+#[tokio::test]
+async fn a_node_that_died_while_etcd_was_away_is_forgotten() {
+    let mut outage = Outage::begin().await;
+    drop(outage.never_lost);
+    outage.etcd.kill();
+    until_up(&outage.watcher, false).await;
+    outage.own.deregister().await;
+    assert!(there(&outage.watcher.watch().borrow(), 1), "nobody has said that it is gone");
+    outage.etcd.restart_empty();
+    until_up(&outage.watcher, true).await;
+    until(&outage.watcher, NodeSet::is_empty).await;
+}
+
+#[tokio::test]
+async fn a_comet_that_starts_before_etcd_is_known_when_it_comes() {
+    let mut etcd = Etcd::start();
+    etcd.kill();
+    let registry = registry(&short_lease(&etcd));
+    let refused = registry.register(comet(1)).await.err();
+    assert!(matches!(refused, Some(RegistryError::Unavailable(_))), "{refused:?}");
+    assert!(!*registry.up().borrow());
+    etcd.restart();
+    until_up(&registry, true).await;
+    let _own = registry.register(comet(1)).await.expect("etcd is there");
+    until(&registry, |nodes| there(nodes, 1)).await;
+}
+
+/// Two etcds that know nothing of each other stand for two members: what matters is who is asked.
+#[tokio::test]
+async fn the_next_member_is_asked_when_one_is_away() {
+    let (mut first, second) = (Etcd::start(), Etcd::start());
+    let nodes = [first.addr(), second.addr()].into_iter().collect();
+    let config = DiscoveryConfig { nodes, ..short_lease(&first) };
+    let registry = registry(&config);
+    let _own = registry.register(comet(1)).await.unwrap();
+    let never_lost = NeverLost::watch(&registry, 1).await;
+    let key = config.layout.key(&comet(1)).unwrap();
+    assert!(value(&mut client(&first).await, &key).await.is_some());
+    first.kill();
+    let raw = client(&second).await;
+    until_true("the key is on the second", || {
+        let (mut raw, key) = (raw.clone(), &key);
+        async move { value(&mut raw, key).await.is_some() }
+    })
+    .await;
+    let _other = registry.register(comet(2)).await.expect("one of two is enough");
+    until(&registry, |nodes| there(nodes, 2)).await;
+    never_lost.check();
+}
+
+#[tokio::test]
+async fn a_compacted_history_is_listed_anew() {
+    let etcd = Etcd::start();
+    let mut raw = client(&etcd).await;
+    let mut revision = 0;
+    for _ in 0..10 {
+        let put = raw.put("/elsewhere", "x", None).await.unwrap();
+        revision = put.header().unwrap().revision();
+    }
+    raw.compact(revision, None).await.unwrap();
+
+    // A watch from what is not kept any more says so, which is no outage.
+    let config = short_lease(&etcd);
+    let metrics = RegistryMetrics::default();
+    let mut watcher = Watcher {
+        members: Members::new(&config).unwrap(),
+        view: View::new(Layout::default(), vec![scope(Service::Comet, None)]),
+        prefixes: ["/goim.comet/prod/sh/".to_owned()].into(),
+        nodes: watch::channel(Arc::default()).0,
+        contact: Arc::new(Contact::new(metrics.clone())),
+        metrics: metrics.clone(),
+        lease_ttl: config.lease_ttl.get(),
+        heard: None,
+        grace_until: Instant::now(),
+    };
+    let followed = timeout(SOON, watcher.follow_from(&mut raw.clone(), 1)).await.expect("in time");
+    assert!(matches!(followed, Err(Trouble::Compacted)), "{followed:?}");
+
+    // And then everything is there.
+    let registry = registry(&config);
+    let _one = registry.register(comet(1)).await.unwrap();
+    until(&registry, |nodes| there(nodes, 1)).await;
+    let now = raw.get("/", None).await.unwrap().header().unwrap().revision();
+    raw.compact(now, None).await.unwrap();
+    let _two = registry.register(comet(2)).await.unwrap();
+    until(&registry, |nodes| there(nodes, 1) && there(nodes, 2)).await;
+}

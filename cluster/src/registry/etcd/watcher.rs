@@ -1,0 +1,187 @@
+//! The watch: a list, then every change since, and a new list when that breaks.
+
+use std::{collections::BTreeSet, convert::Infallible, sync::Arc, time::Duration};
+
+use etcd_client::{
+    Client, Event, EventType, GetOptions, KeyValue, Txn, TxnOp, TxnOpResponse, WatchOptions, WatchResponse,
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
+
+use super::{
+    super::NodeSet,
+    connect::{Backoff, Members, Trouble},
+    contact::{Contact, Talker},
+    metrics::RegistryMetrics,
+    view::{Record, View},
+};
+
+/// Follows the keys of some scopes.
+///
+/// **A node vanishes at once only when etcd was there all the time.** When etcd was away, or silent for so long that
+/// leases may have run out meanwhile, the nodes that are gone afterwards may be alive and about to register again. They
+/// stay until etcd has been back for one lease.
+pub(super) struct Watcher {
+    pub(super) members: Members,
+    pub(super) view: View,
+    /// What all watched keys begin with.
+    pub(super) prefixes: BTreeSet<String>,
+    pub(super) nodes: watch::Sender<Arc<NodeSet>>,
+    pub(super) contact: Arc<Contact>,
+    pub(super) metrics: RegistryMetrics,
+    pub(super) lease_ttl: Duration,
+    /// When etcd last said something; `None` before the first list.
+    pub(super) heard: Option<Instant>,
+    /// Until then a node that is gone is kept as missing.
+    pub(super) grace_until: Instant,
+}
+
+impl Watcher {
+    pub(super) async fn run(mut self) -> Infallible {
+        let mut backoff = Backoff::new(self.lease_ttl);
+        loop {
+            let Err(trouble) = self.follow(&mut backoff).await;
+            if !matches!(trouble, Trouble::Compacted) {
+                self.contact.failed(Talker::WATCH, self.members.current(), &trouble);
+            }
+            backoff.pause().await;
+        }
+    }
+
+    /// Lists and watches until etcd fails.
+    async fn follow(&mut self, backoff: &mut Backoff) -> Result<Infallible, Trouble> {
+        let mut client = self.members.connect().await?;
+        let revision = self.list(&mut client).await?;
+        self.contact.worked(Talker::WATCH);
+        backoff.reset();
+        self.follow_from(&mut client, revision + 1).await
+    }
+
+    /// Reads everything at one revision, which is returned.
+    pub(super) async fn list(&mut self, client: &mut Client) -> Result<i64, Trouble> {
+        let get = |prefix: &String| TxnOp::get(prefix.as_str(), Some(GetOptions::new().with_prefix()));
+        let gets: Vec<_> = self.prefixes.iter().map(get).collect();
+        let answer = self.members.ask(client.txn(Txn::new().and_then(gets))).await?;
+        self.metrics.lists.inc();
+        if self.heard.is_some() {
+            self.grace_until = Instant::now() + self.lease_ttl;
+        }
+        self.heard = Some(Instant::now());
+        let answers = answer.op_responses();
+        let records = answers.iter().flat_map(|answer| match answer {
+            TxnOpResponse::Get(got) => got.kvs(),
+            _ => &[],
+        });
+        self.view.replace(records.filter_map(record), crate::clock::wall());
+        self.publish();
+        Ok(answer.header().map_or(0, |header| header.revision()))
+    }
+
+    /// Takes every change from `revision` on.
+    pub(super) async fn follow_from(
+        &mut self,
+        client: &mut Client,
+        revision: i64,
+    ) -> Result<Infallible, Trouble> {
+        let options = || Some(WatchOptions::new().with_prefix().with_start_revision(revision));
+        let mut prefixes = self.prefixes.iter();
+        let first = prefixes.next().expect("a registry watches something").as_str();
+        let mut changes = self.members.ask(client.watch(first, options())).await?;
+        for prefix in prefixes {
+            self.members.ask(changes.watch(prefix.as_str(), options())).await?;
+        }
+        let mut probe = interval(self.lease_ttl / 5);
+        probe.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let missing = self.view.missing() > 0;
+            tokio::select! {
+                change = changes.message() => {
+                    let change = change?.ok_or_else(|| Trouble::Away("the watch has ended".to_owned()))?;
+                    self.take(client, &change).await?;
+                }
+                // A watch says nothing while nothing changes, and a dead etcd says nothing either.
+                _ = probe.tick() => {
+                    let anything = GetOptions::new().with_prefix().with_keys_only().with_limit(1);
+                    let prefix = self.prefixes.first().expect("a registry watches something").as_str();
+                    self.members.ask(client.get(prefix, Some(anything))).await?;
+                    self.hear();
+                }
+                () = sleep_until(self.grace_until), if missing => {
+                    self.view.forget_missing();
+                    self.publish();
+                }
+            }
+        }
+    }
+
+    async fn take(&mut self, client: &mut Client, change: &WatchResponse) -> Result<(), Trouble> {
+        if change.compact_revision() > 0 {
+            return Err(Trouble::Compacted);
+        }
+        if change.canceled() {
+            return Err(Trouble::Away(format!("the watch was cancelled: {}", change.cancel_reason())));
+        }
+        self.hear();
+        let kept = Instant::now() < self.grace_until;
+        for event in change.events() {
+            if let Some(meta) = self.event(event, kept) {
+                // The key is told apart from its meta, and nobody should see a node half described.
+                let got = self.members.ask(client.get(meta, None)).await?;
+                for record in got.kvs().iter().filter_map(record) {
+                    self.view.put(record, crate::clock::wall());
+                }
+            }
+        }
+        if !change.events().is_empty() {
+            self.publish();
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, event: &Event, kept: bool) -> Option<String> {
+        let record = event.kv().and_then(record)?;
+        match event.event_type() {
+            EventType::Put => self.view.put(record, crate::clock::wall()),
+            EventType::Delete => {
+                self.view.delete(record.key, kept);
+                None
+            }
+        }
+    }
+
+    /// etcd said something. A lease is renewed when a third of it is gone: one that ran out was not renewed for two
+    /// thirds.
+    fn hear(&mut self) {
+        let now = Instant::now();
+        if self.heard.is_some_and(|heard| now - heard > self.lease_ttl / 2) {
+            self.grace_until = now + self.lease_ttl;
+        }
+        self.heard = Some(now);
+    }
+
+    fn publish(&self) {
+        let set = self.view.nodes();
+        self.metrics.nodes.set(gauge(set.len()));
+        self.metrics.missing.set(gauge(self.view.missing()));
+        self.metrics.ignored.set(gauge(self.view.ignored()));
+        self.nodes.send_if_modified(|nodes| {
+            let changed = **nodes != set;
+            if changed {
+                *nodes = Arc::new(set);
+            }
+            changed
+        });
+    }
+}
+
+fn gauge(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// A key that is text; others cannot be of this layout.
+fn record(kv: &KeyValue) -> Option<Record<'_>> {
+    let key = std::str::from_utf8(kv.key()).ok()?;
+    Some(Record { key, value: kv.value(), lease: kv.lease(), revision: kv.mod_revision() })
+}
