@@ -83,10 +83,10 @@ pub struct Place {
     host: Option<String>,
 }
 
-/// An environment variable that cannot be read as what it is for. Not retried: the operator changes it.
+/// A flag or an environment variable that cannot be read as what it is for. Not retried: the operator changes it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("environment variable {name} = {value:?}: must be {allowed}")]
-pub struct BadVariable {
+#[error("{name} = {value:?}: must be {allowed}")]
+pub struct BadFlag {
     name: &'static str,
     value: String,
     allowed: &'static str,
@@ -94,23 +94,28 @@ pub struct BadVariable {
 
 impl PlaceArgs {
     /// Flags over environment over defaults.
-    pub fn place(&self) -> Place {
-        let said = |flag: &Option<String>, name, default: &str| {
-            flag.clone().or_else(|| variable(name)).unwrap_or_else(|| default.to_owned())
+    ///
+    /// # Errors
+    /// When one cannot be part of a key in etcd.
+    pub fn place(&self) -> Result<Place, BadFlag> {
+        let said = |flag: &Option<String>, name: &'static str, default: &str| {
+            let value = flag.clone().or_else(|| variable(name)).unwrap_or_else(|| default.to_owned());
+            part(name, value)
         };
-        Place {
-            region: said(&self.region, "REGION", "sh"),
-            zone: said(&self.zone, "ZONE", "sh001"),
-            env: said(&self.deploy_env, "DEPLOY_ENV", "prod"),
-            host: self.host.clone().filter(|host| !host.is_empty()),
-        }
+        let host = self.host.clone().filter(|host| !host.is_empty());
+        Ok(Place {
+            region: said(&self.region, "REGION", "sh")?,
+            zone: said(&self.zone, "ZONE", "sh001")?,
+            env: said(&self.deploy_env, "DEPLOY_ENV", "prod")?,
+            host: host.map(|host| part("host", host)).transpose()?,
+        })
     }
 
     /// The log level that the flags ask for.
     ///
     /// # Errors
     /// When DEBUG is no boolean.
-    pub fn log_level(&self) -> Result<Option<&'static str>, BadVariable> {
+    pub fn log_level(&self) -> Result<Option<&'static str>, BadFlag> {
         let debug = self.v > 0 || flag(self.debug, "DEBUG")?;
         Ok(debug.then_some(DEBUG_LEVEL))
     }
@@ -136,12 +141,12 @@ impl EntryArgs {
     ///
     /// # Errors
     /// When WEIGHT is no number.
-    pub fn weight(&self) -> Result<u32, BadVariable> {
+    pub fn weight(&self) -> Result<u32, BadFlag> {
         let allowed = "an integer, at least 0";
         match (self.weight, variable("WEIGHT")) {
             (Some(weight), _) => Ok(weight),
             (None, None) => Ok(10),
-            (None, Some(value)) => value.parse().map_err(|_| BadVariable { name: "WEIGHT", value, allowed }),
+            (None, Some(value)) => value.parse().map_err(|_| BadFlag { name: "WEIGHT", value, allowed }),
         }
     }
 
@@ -149,7 +154,7 @@ impl EntryArgs {
     ///
     /// # Errors
     /// When OFFLINE is no boolean.
-    pub fn offline(&self) -> Result<bool, BadVariable> {
+    pub fn offline(&self) -> Result<bool, BadFlag> {
         flag(self.offline, "OFFLINE")
     }
 }
@@ -188,13 +193,21 @@ fn go_bool(text: &str) -> Result<bool, String> {
     }
 }
 
+/// What can be a part of a key in etcd.
+fn part(name: &'static str, value: String) -> Result<String, BadFlag> {
+    match value.is_empty() || value.contains(['/', ' ']) || value.chars().any(char::is_control) {
+        true => Err(BadFlag { name, value, allowed: "a word without slashes and spaces" }),
+        false => Ok(value),
+    }
+}
+
 /// A boolean flag over its variable over false.
-fn flag(given: Option<bool>, name: &'static str) -> Result<bool, BadVariable> {
+fn flag(given: Option<bool>, name: &'static str) -> Result<bool, BadFlag> {
     match (given, variable(name)) {
         (Some(given), _) => Ok(given),
         (None, None) => Ok(false),
         (None, Some(value)) => {
-            go_bool(&value).map_err(|_| BadVariable { name, value, allowed: "true or false" })
+            go_bool(&value).map_err(|_| BadFlag { name, value, allowed: "true or false" })
         }
     }
 }
@@ -235,7 +248,8 @@ mod tests {
             let Cli { config, place, entry } = parse(args).unwrap();
             assert_eq!(config.config, Some(PathBuf::from("a.toml")), "{args}");
             let (region, zone, env) = ("bj".to_owned(), "bj001".to_owned(), "dev".to_owned());
-            assert_eq!(place.place(), Place { region, zone, env, host: Some("h".to_owned()) }, "{args}");
+            let host = Some("h".to_owned());
+            assert_eq!(place.place(), Ok(Place { region, zone, env, host }), "{args}");
             assert_eq!(entry.addrs(), ["1.2.3.4", "5.6.7.8"], "{args}");
             assert_eq!((entry.weight(), entry.offline()), (Ok(7), Ok(true)), "{args}");
         }
@@ -258,12 +272,15 @@ mod tests {
             assert!(parse(args).is_err(), "{args}");
         }
         assert_eq!(parse("-h").unwrap_err().kind(), ErrorKind::DisplayHelp);
+        for args in ["-region=a/b", "-zone=", "-host=a/b"] {
+            assert!(parse(args).unwrap().place.place().is_err(), "{args}");
+        }
     }
 
     #[test]
     fn a_process_is_named_by_its_host_and_the_port_it_listens_on() {
         let named = |args: &str, rpc: &str| {
-            parse(args).unwrap().place.place().server(rpc.parse().unwrap()).as_str().to_owned()
+            parse(args).unwrap().place.place().unwrap().server(rpc.parse().unwrap()).as_str().to_owned()
         };
         assert_eq!(named("-host=10.0.0.7", "0.0.0.0:3109"), "10.0.0.7:3109");
         assert_eq!(named("-host=gate-1", "127.0.0.1:3109"), "gate-1:3109");

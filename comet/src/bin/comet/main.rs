@@ -56,10 +56,9 @@ fn check(cli: &Cli, file: &mut CometFile) -> anyhow::Result<Checked> {
         eprintln!("comet: {line}");
     }
     file.comet().check("")?;
-    let place = cli.place.place();
-    file.discovery.check_with(&[scope(&place)])?;
+    file.discovery.check()?;
     Ok(Checked {
-        place,
+        place: cli.place.place()?,
         addrs: cli.entry.addrs(),
         weight: cli.entry.weight()?,
         offline: cli.entry.offline()?,

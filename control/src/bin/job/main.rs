@@ -1,0 +1,120 @@
+//! `job`: carries pushes from Redis or Kafka to the comets of a cluster, which it finds in etcd.
+#![forbid(unsafe_code)]
+
+mod cli;
+mod config;
+
+use std::{process::ExitCode, sync::Arc};
+
+use anyhow::Context;
+use clap::Parser;
+use cluster::{
+    admin::{self, Health},
+    process::{self, Place},
+    registry::{
+        Service,
+        etcd::{EtcdRegistry, Scope},
+    },
+    shutdown::{Drain, on_signals},
+    telemetry,
+};
+use control::{
+    broker::Queue,
+    config::{BrokerChoice, ConsumeConfig},
+    job::{self, JobDeps},
+    metrics::{BrokerMetrics, JobMetrics},
+    redis::Redis,
+};
+use tracing::info;
+
+use self::{cli::Cli, config::JobFile};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse_from(process::go_args(std::env::args_os()));
+    process::run("job", &cli.config, |file| check(&cli, file), serve)
+}
+
+/// What was found out before a port is bound.
+struct Checked {
+    place: Place,
+    choice: BrokerChoice,
+}
+
+fn check(cli: &Cli, file: &mut JobFile) -> anyhow::Result<Checked> {
+    if cli.config.config.is_none() {
+        file.without_a_file();
+    }
+    if let Some(level) = cli.place.log_level()? {
+        file.log.level = level.to_owned();
+    }
+    if let Some(line) = cli.place.unused() {
+        eprintln!("job: {line}");
+    }
+    file.discovery.check()?;
+    Ok(Checked { place: cli.place.place()?, choice: ConsumeConfig::choice(file.consume.as_ref())? })
+}
+
+/// Runs until a signal ends it.
+fn serve(file: JobFile, checked: Checked) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
+    runtime.block_on(run(file, checked))
+}
+
+async fn run(file: JobFile, checked: Checked) -> anyhow::Result<()> {
+    let Checked { place, choice } = checked;
+    let drain = Drain::new();
+    on_signals(drain.clone()).context("no signal handlers")?;
+    ring::raise_open_file_limit();
+    let config = file.job();
+
+    let mut metrics = prometheus_client::registry::Registry::default();
+    telemetry::register(&mut metrics);
+    let job_metrics = JobMetrics::default();
+    job_metrics.register(&mut metrics);
+    let broker_metrics = BrokerMetrics::default();
+    broker_metrics.register(&mut metrics);
+    let Place { env, region, zone, .. } = place.clone();
+    let scope = Scope { service: Service::Comet, env, region, zone: Some(zone) };
+    let registry = Arc::new(EtcdRegistry::new(&file.discovery, vec![scope])?);
+    registry.metrics().register(&mut metrics);
+
+    let health = Arc::new(Health::new());
+    health.follow("etcd", "it does not answer", registry.up(), |up| *up);
+    let queue = match choice {
+        BrokerChoice::Redis => {
+            let redis = Redis::connect(&file.redis);
+            Queue::redis(&redis, &file.redis, &file.kafka.topic, broker_metrics)
+        }
+        BrokerChoice::Kafka => Queue::kafka_for_job(&file.kafka, broker_metrics)?,
+    };
+    health.follow("broker", "it does not answer", queue.ready, |ready| *ready);
+    let admin = admin::start(&file.admin.addr, admin::router(Arc::clone(&health), Arc::new(metrics))).await?;
+    let deps = JobDeps {
+        broker: queue.broker,
+        registry,
+        connect: job::connect_by_grpc(&config),
+        metrics: job_metrics,
+        drain: drain.clone(),
+    };
+    let job = job::start(&config, deps);
+
+    let admin: Vec<String> = admin.iter().map(|address| format!("http://{address}")).collect();
+    let rows = [
+        ("admin", admin.join(", ")),
+        ("comets of", format!("{}/{}/{}", place.env, place.region, place.zone)),
+        ("etcd", file.discovery.nodes.join(", ")),
+        ("queue", queue.words),
+        ("group", file.kafka.group.clone()),
+    ];
+    process::print_banner("job", &rows);
+
+    drain.draining().await;
+    info!("draining: what was read is delivered");
+    health.unmet("draining", "the process is going away");
+    job.stopped().await;
+    info!("drained");
+    Ok(())
+}

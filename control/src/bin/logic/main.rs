@@ -1,0 +1,161 @@
+//! `logic`: the control plane of a cluster. Sessions and counts are in Redis, pushes go to Redis or Kafka, comets find it
+//! in etcd.
+#![forbid(unsafe_code)]
+
+mod cli;
+mod config;
+
+use std::{process::ExitCode, sync::Arc};
+
+use anyhow::Context;
+use clap::Parser;
+use cluster::{
+    admin::{self, Health},
+    process::{self, Place},
+    registry::{
+        Membership, Node, Registry, Service,
+        etcd::{EtcdRegistry, Scope},
+    },
+    services::ClientCount,
+    shutdown::{Drain, on_signals},
+    telemetry,
+};
+use control::{
+    broker::queue,
+    config::{BrokerChoice, ConsumeConfig, Exposure},
+    logic::{self, LogicDeps},
+    metrics::{BrokerMetrics, LogicMetrics, SessionMetrics},
+    redis::Redis,
+    session::RedisSessions,
+};
+use tracing::{info, warn};
+
+use self::{cli::Cli, config::LogicFile};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse_from(process::go_args(std::env::args_os()));
+    process::run("logic", &cli.config, |file| check(&cli, file), serve)
+}
+
+/// What was found out before a port is bound.
+struct Checked {
+    place: Place,
+    addrs: Vec<String>,
+    weight: u32,
+    offline: bool,
+    choice: BrokerChoice,
+    exposure: Exposure,
+}
+
+fn check(cli: &Cli, file: &mut LogicFile) -> anyhow::Result<Checked> {
+    if cli.config.config.is_none() {
+        file.without_a_file();
+    }
+    if let Some(level) = cli.place.log_level()? {
+        file.log.level = level.to_owned();
+    }
+    if let Some(line) = cli.place.unused() {
+        eprintln!("logic: {line}");
+    }
+    file.logic().check("")?;
+    file.discovery.check()?;
+    Ok(Checked {
+        place: cli.place.place()?,
+        addrs: cli.entry.addrs(),
+        weight: cli.entry.weight()?,
+        offline: cli.entry.offline()?,
+        choice: ConsumeConfig::choice(file.consume.as_ref())?,
+        exposure: file.exposure()?,
+    })
+}
+
+/// Runs until a signal ends it.
+fn serve(file: LogicFile, checked: Checked) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
+    runtime.block_on(run(file, checked))
+}
+
+async fn run(file: LogicFile, checked: Checked) -> anyhow::Result<()> {
+    let Checked { place, addrs, weight, offline, choice, exposure } = checked;
+    let drain = Drain::new();
+    on_signals(drain.clone()).context("no signal handlers")?;
+    ring::raise_open_file_limit();
+    let config = file.logic();
+
+    let mut metrics = prometheus_client::registry::Registry::default();
+    telemetry::register(&mut metrics);
+    telemetry::register_insecure(&mut metrics, exposure != Exposure::Closed);
+    let logic_metrics = LogicMetrics::default();
+    logic_metrics.register(&mut metrics);
+    let session_metrics = SessionMetrics::default();
+    session_metrics.register(&mut metrics);
+    let broker_metrics = BrokerMetrics::default();
+    broker_metrics.register(&mut metrics);
+    let Place { env, region, zone, .. } = place.clone();
+    let scope = Scope { service: Service::Comet, env, region, zone: Some(zone) };
+    let registry = Arc::new(EtcdRegistry::new(&file.discovery, vec![scope])?);
+    registry.metrics().register(&mut metrics);
+
+    let health = Arc::new(Health::new());
+    health.follow("etcd", "it does not answer", registry.up(), |up| *up);
+    let redis = Redis::connect(&file.redis);
+    health.follow("redis", "no connection", redis.ready(), |ready| *ready);
+    let queue = match choice {
+        BrokerChoice::Redis => Queue::redis(&redis, &file.redis, &file.kafka.topic, broker_metrics),
+        BrokerChoice::Kafka => Queue::kafka(&file.kafka, broker_metrics)?,
+    };
+    health.follow("broker", "it does not answer", queue.ready, |ready| *ready);
+
+    let deps = LogicDeps {
+        broker: queue.broker,
+        sessions: Arc::new(RedisSessions::new(redis.clone(), &file.redis)),
+        counts: Some(Arc::new(RedisCounts::new(redis, &file.redis))),
+        registry: Arc::clone(&registry) as _,
+        reach: logic::reach_by_grpc(&*registry, file.rpc_client.timeout.get()),
+        metrics: logic_metrics,
+    };
+    let extra = admin::router(Arc::clone(&health), Arc::new(metrics));
+    let logic = logic::start(&config, deps, extra, drain.clone()).await?;
+
+    let server = place.server(logic.rpc_addrs()[0]);
+    let node = Node {
+        region: place.region.clone(),
+        zone: place.zone.clone(),
+        env: place.env.clone(),
+        hostname: process::hostname(),
+        addrs,
+        weight,
+        offline,
+        version: cluster::build::VERSION.to_owned(),
+        ..Node::new(Service::Logic, server.clone())
+    };
+    let membership = Membership::join(registry, node, Arc::clone(&health), ClientCount::default);
+
+    let [http, rpc, login, push] = logic.rows(&config);
+    let rows = [
+        http,
+        rpc,
+        ("name", format!("{server} in {}/{}/{}", place.env, place.region, place.zone)),
+        ("etcd", file.discovery.nodes.join(", ")),
+        ("sessions", file.redis.place()),
+        ("queue", queue.words),
+        login,
+        push,
+    ];
+    process::print_banner("logic", &rows);
+    if let Exposure::Insecure(open) = exposure {
+        open.iter().for_each(|sentence| warn!("{sentence}"));
+    }
+
+    drain.draining().await;
+    info!("draining: logins and pushes under way are answered");
+    health.unmet("draining", "the process is going away");
+    // Comets look elsewhere from now on; what they still ask here is answered.
+    membership.leave().await;
+    logic.stopped().await;
+    info!("drained");
+    Ok(())
+}

@@ -1,0 +1,18 @@
+//! End to end in a cluster: the real `comet`, `logic` and `job`, two of each, on a real Redis, etcd and Kafka. One file per
+//! subject; every test starts a cluster of its own on ports the system chooses.
+
+#[path = "../e2e/harness/mod.rs"]
+#[allow(dead_code, unused_imports)] // The tests of `halley` use the rest of it.
+mod harness;
+
+mod world;
+
+mod brokers;
+mod config;
+mod counts;
+mod goim;
+mod load;
+mod outages;
+mod poison;
+mod replaced;
+mod rooms;

@@ -1,0 +1,148 @@
+//! A cluster of one's own.
+
+use std::path::{Path, PathBuf};
+
+use services::{Etcd, Kafka, Redis};
+
+use crate::harness::{Server, eventually};
+
+/// What carries the pushes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Queue {
+    List,
+    Stream,
+    Kafka,
+}
+
+/// Two comets, two logics, two jobs and what they stand on. The programs end first.
+pub(crate) struct Cluster {
+    pub(crate) comets: Vec<Server>,
+    pub(crate) logics: Vec<Server>,
+    pub(crate) jobs: Vec<Server>,
+    pub(crate) redis: Redis,
+    pub(crate) etcd: Etcd,
+    pub(crate) kafka: Option<Kafka>,
+    queue: Queue,
+}
+
+/// What every program is told: a drain that does not wait, ports that the system chooses.
+const COMET: [&str; 8] = [
+    "tcp.bind=127.0.0.1:0",
+    "websocket.bind=127.0.0.1:0",
+    "rpcServer.addr=127.0.0.1:0",
+    "admin.addr=127.0.0.1:0",
+    "reactor.shards=2",
+    "reactor.ringEntries=256",
+    "drain.spread=0s",
+    "drain.timeout=5s",
+];
+const LOGIC: [&str; 2] = ["httpServer.addr=127.0.0.1:0", "rpcServer.addr=127.0.0.1:0"];
+const JOB: [&str; 1] = ["admin.addr=127.0.0.1:0"];
+
+impl Cluster {
+    /// Pushes go through Redis streams.
+    #[track_caller]
+    pub(crate) fn start() -> Cluster {
+        Cluster::start_on(Queue::Stream)
+    }
+
+    /// Two of each, ready, everybody known to everybody.
+    #[track_caller]
+    pub(crate) fn start_on(queue: Queue) -> Cluster {
+        let mut cluster = Cluster::servers_only(queue);
+        cluster.logics = (0..2).map(|_| cluster.logic(&[])).collect();
+        cluster.jobs = (0..2).map(|_| cluster.job(&[])).collect();
+        cluster.comets = (0..2).map(|_| cluster.comet(&[])).collect();
+        for server in cluster.logics.iter().chain(&cluster.jobs).chain(&cluster.comets) {
+            server.expect_ready();
+        }
+        for logic in &cluster.logics {
+            expect_comets(logic, 2);
+        }
+        for job in &cluster.jobs {
+            eventually("job dispatches to both comets", || {
+                (job.log().matches("dispatching to it").count() >= 2).then_some(())
+            });
+        }
+        cluster
+    }
+
+    /// Redis, etcd and, where it is the queue, Kafka.
+    pub(crate) fn servers_only(queue: Queue) -> Cluster {
+        Cluster {
+            comets: Vec::new(),
+            logics: Vec::new(),
+            jobs: Vec::new(),
+            redis: Redis::start(),
+            etcd: Etcd::start(),
+            kafka: (queue == Queue::Kafka).then(Kafka::start),
+            queue,
+        }
+    }
+
+    /// One more comet; it need not be ready yet.
+    #[track_caller]
+    pub(crate) fn comet(&self, sets: &[&str]) -> Server {
+        start("comet", COMET.into_iter().chain(sets.iter().copied()), &[self.discovery()])
+    }
+
+    /// One more logic.
+    #[track_caller]
+    pub(crate) fn logic(&self, sets: &[&str]) -> Server {
+        start("logic", LOGIC.into_iter().chain(sets.iter().copied()), &self.stores())
+    }
+
+    /// One more job.
+    #[track_caller]
+    pub(crate) fn job(&self, sets: &[&str]) -> Server {
+        start("job", JOB.into_iter().chain(sets.iter().copied()), &self.stores())
+    }
+
+    fn discovery(&self) -> String {
+        format!("discovery.nodes={}", self.etcd.addr())
+    }
+
+    fn stores(&self) -> Vec<String> {
+        let mut sets = vec![self.discovery(), format!("redis.addr={}", self.redis.addr())];
+        match &self.kafka {
+            Some(kafka) => {
+                sets.push("consume.kafkaEnable=true".to_owned());
+                sets.push(format!("kafka.brokers={}", kafka.addr()));
+            }
+            None => {
+                let mode = if self.queue == Queue::List { "list" } else { "stream" };
+                sets.push("consume.redisEnable=true".to_owned());
+                sets.push(format!("redis.mode={mode}"));
+            }
+        }
+        sets
+    }
+}
+
+/// Waits until a logic knows of so many comets.
+#[track_caller]
+pub(crate) fn expect_comets(logic: &Server, count: usize) {
+    eventually("logic knows the comets", || {
+        let instances = logic.get("/goim/nodes/instances").json();
+        (instances["data"].as_array().map(Vec::len) == Some(count)).then_some(())
+    });
+}
+
+#[track_caller]
+fn start<'a>(name: &str, sets: impl Iterator<Item = &'a str>, more: &[String]) -> Server {
+    let sets = sets.map(str::to_owned).chain(more.iter().cloned());
+    Server::start_program(&program(name), sets.flat_map(|set| ["--set".to_owned(), set]))
+}
+
+/// A program of the workspace, built beside `halley`.
+#[track_caller]
+pub(crate) fn program(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_BIN_EXE_halley")).with_file_name(name);
+    assert!(
+        path.is_file(),
+        "{} is not built: cargo build --workspace --features halley-comet/programs,halley-control/programs \
+         (`make test` does it)",
+        path.display()
+    );
+    path
+}
