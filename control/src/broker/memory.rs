@@ -273,6 +273,8 @@ mod tests {
         conformance::run(async || conformance::Subject {
             broker: Arc::new(broker(4096, 100)),
             limits: Some(MemoryLimits { bytes: 4096, entries: 100 }),
+            group: "job".into(),
+            owners_stay: true,
         })
         .await;
     }

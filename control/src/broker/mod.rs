@@ -23,6 +23,8 @@ use proto::{envelope::Envelope, ids::Key};
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod memory;
+#[cfg(any(test, feature = "kafka", feature = "redis"))]
+mod record;
 
 pub use memory::{MemoryBroker, MemoryLimits};
 
