@@ -153,4 +153,10 @@ pub trait Consumer: Send {
     /// # Errors
     /// [`ConsumeError::Unavailable`]: the entries may come again.
     async fn ack(&mut self, position: &Position) -> Result<(), ConsumeError>;
+
+    /// Leaves the group as dropping does, and waits (a few seconds at most) until the broker knows: for a process that
+    /// ends, which a drop cannot wait for.
+    async fn leave(self: Box<Self>) {
+        drop(self);
+    }
 }
