@@ -25,8 +25,16 @@ pub mod conformance;
 mod memory;
 #[cfg(any(test, feature = "kafka", feature = "redis"))]
 mod record;
+#[cfg(feature = "redis")]
+mod redis_list;
+#[cfg(feature = "redis")]
+mod redis_queue;
+#[cfg(all(test, feature = "redis"))]
+mod redis_testing;
 
 pub use memory::{MemoryBroker, MemoryLimits};
+#[cfg(feature = "redis")]
+pub use redis_list::RedisListBroker;
 
 /// One ordered log of a broker, its incarnation included.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
