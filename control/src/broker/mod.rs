@@ -29,12 +29,16 @@ mod record;
 mod redis_list;
 #[cfg(feature = "redis")]
 mod redis_queue;
+#[cfg(feature = "redis")]
+mod redis_stream;
 #[cfg(all(test, feature = "redis"))]
 mod redis_testing;
 
 pub use memory::{MemoryBroker, MemoryLimits};
 #[cfg(feature = "redis")]
 pub use redis_list::RedisListBroker;
+#[cfg(feature = "redis")]
+pub use redis_stream::RedisStreamBroker;
 
 /// One ordered log of a broker, its incarnation included.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
