@@ -1,22 +1,34 @@
 //! What every broker must do. Each implementation runs [`run`] over itself; a failure is a panic that names the rule.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use proto::{
     envelope::{Envelope, Target},
-    ids::RoomId,
+    ids::{Key, RoomId, ServerId},
     op::Op,
 };
-use tokio::time::timeout;
+use tokio::{
+    runtime::Builder,
+    task::spawn_blocking,
+    time::{Instant, sleep, timeout},
+};
 
 use super::{Broker, ConsumeError, Consumer, Delivery, MemoryLimits, PublishError};
 
 /// How long an entry that is there may take to come.
 const SOON: Duration = Duration::from_secs(10);
 
-/// How long to wait before believing that nothing comes.
-const NEVER: Duration = Duration::from_millis(50);
+/// Pushes to one room at full speed.
+const MANY: usize = 50_000;
+
+/// Puts bytes that are no envelope where those of the room `live://1000` are, as another program might.
+pub type PutBytes = Box<dyn Fn(Bytes) -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// A broker to be tested, empty, and what it promises beyond the rules for all.
 pub struct Subject {
@@ -28,6 +40,13 @@ pub struct Subject {
     pub group: String,
     /// Whether a member that joins leaves the sources to those that own them. Kafka shares them out anew.
     pub owners_stay: bool,
+    /// Whether entries stay until each group has acknowledged them, and a source has one owner per group. If not, an
+    /// entry is gone when it is handed out, to whichever consumer of whichever group.
+    pub acknowledges: bool,
+    /// How long to wait before believing that nothing comes.
+    pub patience: Duration,
+    /// How to write past [`Broker::publish`].
+    pub put_bytes: PutBytes,
 }
 
 /// Runs the whole suite; `fresh` makes a new subject for each rule.
@@ -37,18 +56,29 @@ pub struct Subject {
 pub async fn run(fresh: impl AsyncFn() -> Subject) {
     entries_come_in_order_as_they_were_published(fresh().await).await;
     a_batch_is_never_larger_than_asked(fresh().await).await;
-    what_was_not_acknowledged_comes_again(fresh().await).await;
-    acknowledging_one_acknowledges_all_before_it(fresh().await).await;
-    acknowledging_what_was_not_handed_out_changes_nothing(fresh().await).await;
     a_waiting_consumer_gets_what_is_published_later(fresh().await).await;
     giving_up_a_wait_loses_nothing(fresh().await).await;
-    every_group_gets_everything(fresh().await).await;
-    a_group_has_one_owner_at_a_time(fresh().await).await;
+    what_was_not_handed_out_comes_to_the_next_consumer(fresh().await).await;
+    who_leaves_gives_back_before_it_is_gone(fresh().await).await;
     a_publish_is_all_or_nothing(fresh().await).await;
     a_publish_that_never_fits_is_told_apart(fresh().await).await;
+    bytes_that_are_no_envelope_come_as_they_are(fresh().await).await;
     a_dead_letter_harms_nobody(fresh().await).await;
+    fifty_thousand_pushes_to_one_room_come_in_order(fresh().await).await;
     a_closed_broker_takes_nothing_more(fresh().await).await;
     what_dies_with_the_process_is_handed_out_before_the_end(fresh().await).await;
+    if fresh().await.acknowledges {
+        what_was_not_acknowledged_comes_again(fresh().await).await;
+        acknowledging_one_acknowledges_all_before_it(fresh().await).await;
+        acknowledging_what_was_not_handed_out_changes_nothing(fresh().await).await;
+        every_group_gets_everything(fresh().await).await;
+        a_group_has_one_owner_at_a_time(fresh().await).await;
+        two_consumers_share_the_sources(fresh().await).await;
+        an_owner_that_vanishes_is_replaced(fresh().await).await;
+    } else {
+        what_was_handed_out_is_gone(fresh().await).await;
+        consumers_take_from_one_queue(fresh().await).await;
+    }
 }
 
 /// All of one room, so that a broker with several sources keeps them in one.
@@ -91,10 +121,17 @@ fn numbers(deliveries: &[Delivery]) -> Vec<usize> {
         .collect()
 }
 
-async fn nothing_comes(consumer: &mut dyn Consumer, rule: &str) {
-    if let Ok(batch) = timeout(NEVER, consumer.next_batch(10)).await {
+async fn nothing_comes(patience: Duration, consumer: &mut dyn Consumer, rule: &str) {
+    if let Ok(batch) = timeout(patience, consumer.next_batch(10)).await {
         panic!("{rule}: {batch:?}");
     }
+}
+
+/// One entry for each key, all with this number.
+fn to_keys(keys: &[Key], n: usize) -> Vec<Envelope> {
+    let server = ServerId::new("127.0.0.1:3109");
+    let target = |key: &Key| Target::Keys { server: server.clone(), keys: vec![key.clone()] };
+    keys.iter().map(|key| Envelope { target: target(key), ..envelope(n) }).collect()
 }
 
 async fn entries_come_in_order_as_they_were_published(subject: Subject) {
@@ -124,7 +161,7 @@ async fn what_was_not_acknowledged_comes_again(subject: Subject) {
     let again = take(&mut *second, 3).await;
     assert_eq!(numbers(&again), [1, 2, 3]);
     assert_eq!(again[0].position.offset, taken[1].position.offset, "the same entry, the same position");
-    nothing_comes(&mut *second, "what was acknowledged does not come again").await;
+    nothing_comes(subject.patience, &mut *second, "what was acknowledged does not come again").await;
 }
 
 async fn acknowledging_one_acknowledges_all_before_it(subject: Subject) {
@@ -164,8 +201,9 @@ async fn a_waiting_consumer_gets_what_is_published_later(subject: Subject) {
 async fn giving_up_a_wait_loses_nothing(subject: Subject) {
     let mut consumer = consumer(&subject).await;
     for n in 0..20 {
-        // Polled once or not at all, as in a select that something else won.
-        let _ = timeout(Duration::ZERO, consumer.next_batch(10)).await;
+        // Polled once, as in a select that something else won.
+        let given_up = timeout(Duration::ZERO, consumer.next_batch(10)).await;
+        assert!(given_up.is_err(), "there is nothing: {given_up:?}");
         subject.broker.publish(envelopes(n..n + 1)).await.unwrap();
         let taken = take(&mut *consumer, 1).await;
         assert_eq!(numbers(&taken), [n]);
@@ -189,7 +227,7 @@ async fn a_group_has_one_owner_at_a_time(subject: Subject) {
     let taken = take(&mut *first, 1).await;
     let mut second = consumer(&subject).await;
     if subject.owners_stay {
-        nothing_comes(&mut *second, "one owner at a time").await;
+        nothing_comes(subject.patience, &mut *second, "one owner at a time").await;
     }
     // Nor may who was handed out nothing acknowledge anything.
     second.ack(&taken[0].position).await.unwrap();
@@ -213,7 +251,7 @@ async fn a_publish_is_all_or_nothing(subject: Subject) {
     let mut consumer = consumer(&subject).await;
     let taken = take(&mut *consumer, published).await;
     assert_eq!(numbers(&taken), (0..published).collect::<Vec<_>>());
-    nothing_comes(&mut *consumer, "nothing of a refused publish is there").await;
+    nothing_comes(subject.patience, &mut *consumer, "nothing of a refused publish is there").await;
     consumer.ack(&taken[published - 1].position).await.unwrap();
     subject.broker.publish(envelopes(0..3)).await.expect("there is room again");
 }
@@ -258,4 +296,165 @@ async fn what_dies_with_the_process_is_handed_out_before_the_end(subject: Subjec
     let (taken, end) = waits.await.unwrap();
     assert_eq!(taken, [0, 1]);
     assert_eq!(end, Err(ConsumeError::Ended));
+}
+
+async fn what_was_not_handed_out_comes_to_the_next_consumer(subject: Subject) {
+    subject.broker.publish(envelopes(0..50)).await.unwrap();
+    let mut first = consumer(&subject).await;
+    let taken = take(&mut *first, 1).await;
+    first.ack(&taken[0].position).await.unwrap();
+    // Given up while something may be on its way.
+    let in_time = timeout(Duration::ZERO, first.next_batch(5)).await.map_or(0, |batch| batch.unwrap().len());
+    drop(first);
+    let gone = if subject.acknowledges { 1 } else { 1 + in_time };
+    let mut rest = numbers(&take(&mut *consumer(&subject).await, 50 - gone).await);
+    if !subject.acknowledges {
+        // The next may take something before the first has put back what it had.
+        rest.sort_unstable();
+    }
+    assert_eq!(rest, (gone..50).collect::<Vec<_>>());
+}
+
+async fn who_leaves_gives_back_before_it_is_gone(subject: Subject) {
+    subject.broker.publish(envelopes(0..10)).await.unwrap();
+    let mut first = consumer(&subject).await;
+    let taken = take(&mut *first, 3).await;
+    first.ack(&taken[2].position).await.unwrap();
+    first.leave().await;
+    assert_eq!(numbers(&take(&mut *consumer(&subject).await, 7).await), (3..10).collect::<Vec<_>>());
+}
+
+async fn bytes_that_are_no_envelope_come_as_they_are(subject: Subject) {
+    let unreadable = [&b""[..], b"hello", &[0xff; 300]].map(Bytes::from_static);
+    subject.broker.publish(envelopes(0..1)).await.unwrap();
+    for bytes in &unreadable {
+        (subject.put_bytes)(bytes.clone()).await;
+    }
+    subject.broker.publish(envelopes(1..2)).await.unwrap();
+    let mut consumer = consumer(&subject).await;
+    let mut taken = take(&mut *consumer, 5).await;
+    for (delivery, bytes) in taken.drain(1..4).zip(&unreadable) {
+        assert_eq!(delivery.bytes, bytes);
+        subject.broker.dead_letter(delivery).await;
+    }
+    assert_eq!(numbers(&taken), [0, 1]);
+    consumer.ack(&taken[1].position).await.unwrap();
+}
+
+async fn fifty_thousand_pushes_to_one_room_come_in_order(subject: Subject) {
+    let mut consumer = consumer(&subject).await;
+    let broker = Arc::clone(&subject.broker);
+    let publisher = tokio::spawn(async move {
+        let mut published = 0;
+        while published < MANY {
+            match broker.publish(envelopes(published..published + 10)).await {
+                Ok(()) => published += 10,
+                Err(PublishError::Full(_)) => sleep(Duration::from_millis(1)).await,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    });
+    let mut next = 0;
+    while next < MANY {
+        let batch = timeout(SOON, consumer.next_batch(256)).await.expect("entries are there").unwrap();
+        for number in numbers(&batch) {
+            assert_eq!(number, next);
+            next += 1;
+        }
+        consumer.ack(&batch.last().expect("not empty").position).await.unwrap();
+    }
+    publisher.await.unwrap();
+}
+
+async fn two_consumers_share_the_sources(subject: Subject) {
+    let keys: Vec<Key> = (0..20).map(|n| Key::new(format!("k{n}"))).collect();
+    let partitions: HashSet<u32> = keys.iter().map(|key| subject.broker.partition(key)).collect();
+    let mut consumers = [consumer(&subject).await, consumer(&subject).await];
+    let mut seen: HashMap<String, Vec<usize>> = HashMap::new();
+    let mut counts = [0, 0];
+    let mut rounds = 0;
+    let deadline = Instant::now() + 3 * SOON;
+    let (mut all, mut both) = (false, false);
+    while !(all && both) {
+        assert!(
+            Instant::now() < deadline,
+            "{counts:?} of {rounds} rounds over {} partitions",
+            partitions.len()
+        );
+        if !both {
+            subject.broker.publish(to_keys(&keys, rounds)).await.unwrap();
+            rounds += 1;
+        }
+        for (consumer, count) in consumers.iter_mut().zip(&mut counts) {
+            while let Ok(batch) = timeout(Duration::from_millis(20), consumer.next_batch(100)).await {
+                let batch = batch.unwrap();
+                *count += batch.len();
+                for (number, delivery) in numbers(&batch).into_iter().zip(&batch) {
+                    let Ok(Envelope { target: Target::Keys { keys, .. }, .. }) =
+                        Envelope::parse(delivery.bytes.clone())
+                    else {
+                        panic!("a push to a key")
+                    };
+                    let numbers = seen.entry(keys[0].as_str().to_owned()).or_default();
+                    // What came before may come again.
+                    if number >= numbers.len() {
+                        numbers.push(number);
+                    }
+                    consumer.ack(&delivery.position).await.unwrap();
+                }
+            }
+        }
+        both = counts.iter().all(|count| *count > 0) || partitions.len() == 1;
+        all = seen.len() == keys.len() && seen.values().all(|numbers| numbers.len() == rounds);
+    }
+    for (key, numbers) in seen {
+        assert_eq!(numbers, (0..rounds).collect::<Vec<_>>(), "{key}");
+    }
+}
+
+async fn an_owner_that_vanishes_is_replaced(subject: Subject) {
+    subject.broker.publish(envelopes(0..5)).await.unwrap();
+    let broker = Arc::clone(&subject.broker);
+    // Its tasks end with its runtime, and nobody is left who could say goodbye.
+    let group = subject.group.clone();
+    let vanished = spawn_blocking(move || {
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let (consumer, taken) = runtime.block_on(async {
+            let mut consumer = broker.consume(&group).await.expect("joins a group");
+            let taken = take(&mut *consumer, 3).await;
+            consumer.ack(&taken[0].position).await.unwrap();
+            (consumer, taken)
+        });
+        drop(runtime);
+        drop(consumer);
+        numbers(&taken)
+    });
+    assert_eq!(vanished.await.unwrap(), [0, 1, 2]);
+    subject.broker.publish(envelopes(5..6)).await.unwrap();
+    assert_eq!(numbers(&take(&mut *consumer(&subject).await, 5).await), [1, 2, 3, 4, 5]);
+}
+
+async fn what_was_handed_out_is_gone(subject: Subject) {
+    subject.broker.publish(envelopes(0..4)).await.unwrap();
+    let mut first = consumer(&subject).await;
+    assert_eq!(numbers(&take(&mut *first, 2).await), [0, 1]);
+    first.leave().await;
+    let mut second = consumer(&subject).await;
+    assert_eq!(numbers(&take(&mut *second, 2).await), [2, 3]);
+    nothing_comes(subject.patience, &mut *second, "nothing comes again").await;
+}
+
+async fn consumers_take_from_one_queue(subject: Subject) {
+    let mut consumers = [
+        consumer(&subject).await,
+        subject.broker.consume(&format!("{}-another", subject.group)).await.unwrap(),
+    ];
+    let mut all = Vec::new();
+    for round in 0..10 {
+        subject.broker.publish(envelopes(2 * round..2 * round + 2)).await.unwrap();
+        for consumer in &mut consumers {
+            all.extend(numbers(&take(&mut **consumer, 1).await));
+        }
+    }
+    assert_eq!(all, (0..20).collect::<Vec<_>>(), "each once, to one of them");
 }

@@ -261,6 +261,8 @@ impl Drop for MemoryConsumer {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::broker::conformance;
 
@@ -270,11 +272,21 @@ mod tests {
 
     #[tokio::test]
     async fn memory_conforms() {
-        conformance::run(async || conformance::Subject {
-            broker: Arc::new(broker(4096, 100)),
-            limits: Some(MemoryLimits { bytes: 4096, entries: 100 }),
-            group: "job".into(),
-            owners_stay: true,
+        conformance::run(async || {
+            let broker = broker(4096, 100);
+            let put = broker.clone();
+            conformance::Subject {
+                broker: Arc::new(broker),
+                limits: Some(MemoryLimits { bytes: 4096, entries: 100 }),
+                group: "job".into(),
+                owners_stay: true,
+                acknowledges: true,
+                patience: Duration::from_millis(50),
+                put_bytes: Box::new(move |bytes| {
+                    put.publish_bytes(vec![bytes]).unwrap();
+                    Box::pin(std::future::ready(()))
+                }),
+            }
         })
         .await;
     }

@@ -25,8 +25,20 @@ pub mod conformance;
 mod memory;
 #[cfg(any(test, feature = "kafka", feature = "redis"))]
 mod record;
+#[cfg(feature = "redis")]
+mod redis_list;
+#[cfg(feature = "redis")]
+mod redis_queue;
+#[cfg(feature = "redis")]
+mod redis_stream;
+#[cfg(all(test, feature = "redis"))]
+mod redis_testing;
 
 pub use memory::{MemoryBroker, MemoryLimits};
+#[cfg(feature = "redis")]
+pub use redis_list::RedisListBroker;
+#[cfg(feature = "redis")]
+pub use redis_stream::RedisStreamBroker;
 
 /// One ordered log of a broker, its incarnation included.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -153,4 +165,10 @@ pub trait Consumer: Send {
     /// # Errors
     /// [`ConsumeError::Unavailable`]: the entries may come again.
     async fn ack(&mut self, position: &Position) -> Result<(), ConsumeError>;
+
+    /// Leaves the group as dropping does, and waits (a few seconds at most) until the broker knows: for a process that
+    /// ends, which a drop cannot wait for.
+    async fn leave(self: Box<Self>) {
+        drop(self);
+    }
 }

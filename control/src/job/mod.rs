@@ -188,6 +188,7 @@ impl Run {
             }
         }
         self.finish(&mut *consumer).await;
+        consumer.leave().await;
     }
 
     /// None when the drain begins first.

@@ -129,6 +129,11 @@ impl Redis {
     pub async fn dedicated(&self) -> Result<MultiplexedConnection, RedisError> {
         self.0.dial.open().await
     }
+
+    /// Longest time for the answer of a command that does not block.
+    pub fn deadline(&self) -> Duration {
+        self.0.deadline
+    }
 }
 
 impl Shared {

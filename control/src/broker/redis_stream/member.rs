@@ -1,0 +1,93 @@
+//! Takes streams, renews them, and gives surplus back.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout},
+};
+use tracing::warn;
+
+use super::{scripts::Member, share::Share};
+use crate::{metrics::BrokerMetrics, redis::RedisError};
+
+/// How long a stream stays with an owner that says nothing.
+pub(super) const LEASE: Duration = Duration::from_secs(5);
+
+/// How often a lease is renewed. As long may it take until a stream that was given back has a new owner.
+const RENEW: Duration = Duration::from_millis(500);
+
+/// Taken off the end of a lease here, for what the clocks differ in a lease.
+const LEASE_MARGIN: Duration = Duration::from_millis(500);
+
+/// A member of a group and its share.
+pub(super) struct Membership {
+    pub(super) member: Member,
+    pub(super) share: Share,
+    /// Held while acknowledgements are stored, so that an older one is never stored behind a newer one.
+    storing: Mutex<()>,
+}
+
+impl Membership {
+    pub(super) fn new(member: Member) -> Self {
+        let share = Share::new(&member.topic);
+        Membership { member, share, storing: Mutex::new(()) }
+    }
+
+    /// Renews for ever.
+    pub(super) async fn keep(self: Arc<Self>, metrics: BrokerMetrics) {
+        let mut told: Option<RedisError> = None;
+        loop {
+            match self.renew().await {
+                Ok(()) => told = None,
+                // An outage is told by the connection, and at every batch that cannot be read.
+                Err(RedisError::Away(_)) => {}
+                Err(error) => {
+                    if told.as_ref() != Some(&error) {
+                        warn!(
+                            "the streams of {} cannot be renewed, trying again: {error}",
+                            self.member.topic.name
+                        );
+                        told = Some(error);
+                    }
+                }
+            }
+            metrics.set_entries(self.share.len());
+            let _ = timeout(RENEW, self.share.hurry.notified()).await;
+        }
+    }
+
+    async fn renew(&self) -> Result<(), RedisError> {
+        self.store().await?;
+        let done = self.share.take_done();
+        if !done.is_empty() {
+            self.member.release(done).await?;
+        }
+        // Counted from before Redis did it.
+        let until = Instant::now() + LEASE - LEASE_MARGIN;
+        let held = self.member.hold(LEASE, &self.share.todo(LEASE)).await?;
+        self.share.update(held, until);
+        Ok(())
+    }
+
+    /// Stores what was acknowledged. What fails is tried again with the next renewal.
+    pub(super) async fn store(&self) -> Result<(), RedisError> {
+        let _storing = self.storing.lock().await;
+        for to_store in self.share.to_store() {
+            let is_ours =
+                self.member.acknowledge(to_store.stream, &to_store.incarnation, to_store.id).await?;
+            if is_ours {
+                self.share.has_stored(&to_store);
+            } else {
+                self.share.hurry.notify_one();
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives everything back.
+    pub(super) async fn leave(&self) -> Result<(), RedisError> {
+        self.store().await?;
+        self.member.leave().await
+    }
+}

@@ -1,0 +1,167 @@
+//! What Redis, and people in it, do to the streams.
+
+use std::collections::BTreeSet;
+
+use tokio::time::{sleep, timeout};
+
+use super::*;
+use crate::broker::redis_testing::{bodies, connect, publish_until_taken, take, to_key, to_room};
+
+#[tokio::test]
+async fn a_redis_that_comes_back_empty_is_a_new_log() {
+    let mut site = Site::start().await;
+    let broker = broker(&site.redis, "t");
+    let mut consumer = broker.consume(GROUP).await.unwrap();
+    broker.publish(vec![to_room("r", "before")]).await.unwrap();
+    let before = take(&mut *consumer, 1).await;
+    site.server.kill();
+    let refused = broker.publish(vec![to_room("r", "meanwhile")]).await.unwrap_err();
+    assert!(matches!(refused, PublishError::Unavailable(_)), "{refused}");
+    site.server.restart();
+    for n in 0..3 {
+        publish_until_taken(&broker, vec![to_room("r", &n.to_string())]).await;
+    }
+    let after = take(&mut *consumer, 3).await;
+    assert_eq!(bodies(&after), ["0", "1", "2"]);
+    assert_ne!(after[0].position.source, before[0].position.source);
+    // Positions of the old log mean nothing in the new one.
+    consumer.ack(&before[0].position).await.unwrap();
+    consumer.ack(&after[2].position).await.unwrap();
+    drop(consumer);
+    publish_until_taken(&broker, vec![to_room("r", "3")]).await;
+    assert_eq!(bodies(&take(&mut *broker.consume(GROUP).await.unwrap(), 1).await), ["3"]);
+}
+
+#[tokio::test]
+async fn a_flush_and_a_deleted_stream_are_noticed_on_a_connection_that_lasts() {
+    let site = Site::start().await;
+    let broker = broker(&site.redis, "t");
+    let mut consumer = broker.consume(GROUP).await.unwrap();
+    let mut sources = BTreeSet::new();
+    let room_stream = broker.topic.stream(broker.topic.stream_of("r"));
+    for (n, loss) in [&["FLUSHALL"][..], &["DEL", &room_stream], &["PING"]].into_iter().enumerate() {
+        broker.publish(vec![to_room("r", &n.to_string())]).await.unwrap();
+        let taken = take(&mut *consumer, 1).await;
+        assert_eq!(bodies(&taken), [n.to_string()]);
+        sources.insert(taken[0].position.source.clone());
+        site.command::<redis::Value>(loss).await;
+    }
+    assert_eq!(sources.len(), 3);
+}
+
+/// Killed, and back with what it had written to disk.
+#[tokio::test]
+async fn a_redis_that_comes_back_with_its_data_goes_on_where_it_was() {
+    let mut site = Site::start_with(&["appendonly yes", "appendfsync always"]).await;
+    let broker = broker(&site.redis, "t");
+    let mut consumer = broker.consume(GROUP).await.unwrap();
+    broker.publish((0..4).map(|n| to_room("r", &n.to_string())).collect()).await.unwrap();
+    let taken = take(&mut *consumer, 2).await;
+    site.server.kill();
+    // Acknowledged while Redis is away: stored when it is back.
+    consumer.ack(&taken[1].position).await.unwrap_err();
+    sleep(Duration::from_secs(6)).await;
+    site.server.restart();
+    publish_until_taken(&broker, vec![to_room("r", "4")]).await;
+    let rest = take(&mut *consumer, 3).await;
+    assert_eq!(bodies(&rest), ["2", "3", "4"], "nothing again, though the lease had run out");
+    assert_eq!(rest[0].position.source, taken[0].position.source);
+    site.is_back().await;
+    consumer.leave().await;
+    assert_eq!(bodies(&take(&mut *broker.consume(GROUP).await.unwrap(), 3).await), ["2", "3", "4"]);
+}
+
+/// A failover to a replica that was behind, or a crash before the last write to disk.
+#[tokio::test]
+async fn a_stream_that_went_back_in_time_is_a_new_source() {
+    let site = Site::start().await;
+    let broker = broker(&site.redis, "t");
+    let mut consumer = broker.consume(GROUP).await.unwrap();
+    broker.publish(vec![to_room("r", "0")]).await.unwrap();
+    let stream = broker.topic.stream(broker.topic.stream_of("r"));
+    let old: Vec<u8> = site.command(&["DUMP", &stream]).await;
+    let first = take(&mut *consumer, 1).await;
+    consumer.ack(&first[0].position).await.unwrap();
+    broker.publish(vec![to_room("r", "1")]).await.unwrap();
+    let lost = take(&mut *consumer, 1).await;
+    let restore = [b"RESTORE", stream.as_bytes(), b"0", &old, b"REPLACE"];
+    command::<()>(&site.redis, &restore.map(<[u8]>::to_vec)).await;
+    let incarnation = format!("{stream}:incarnation");
+    let known = lost[0].position.source.as_str().split_once('@').unwrap().1.to_owned();
+    for _ in 0..200 {
+        sleep(Duration::from_millis(50)).await;
+        if site.command::<String>(&["GET", &incarnation]).await != known {
+            break;
+        }
+    }
+    broker.publish(vec![to_room("r", "2")]).await.unwrap();
+    let next = take(&mut *consumer, 1).await;
+    assert_eq!(bodies(&next), ["2"]);
+    assert_ne!(next[0].position.source, lost[0].position.source);
+}
+
+#[tokio::test]
+async fn another_type_under_one_stream_stops_that_stream_until_it_is_deleted() {
+    let site = Site::start().await;
+    let broker = broker(&site.redis, "t");
+    let mut consumer = broker.consume(GROUP).await.unwrap();
+    let stream = broker.topic.stream(broker.topic.stream_of("live://1000"));
+    site.command::<()>(&["SET", &stream, "mine"]).await;
+    // One that is refused takes its whole push with it.
+    let both = vec![to_key("k1", "refused"), to_room("live://1000", "refused")];
+    let refused = broker.publish(both).await.unwrap_err();
+    assert!(matches!(&refused, PublishError::Unavailable(why) if why.contains("WRONGTYPE")), "{refused}");
+    broker.publish(vec![to_key("k1", "other")]).await.unwrap();
+    assert_eq!(bodies(&take(&mut *consumer, 1).await), ["other"], "the other streams go on");
+    site.command::<()>(&["DEL", &stream]).await;
+    broker.publish(vec![to_room("live://1000", "taken")]).await.unwrap();
+    assert_eq!(bodies(&take(&mut *consumer, 1).await), ["taken"]);
+}
+
+#[tokio::test]
+async fn a_full_memory_and_a_replica_take_nothing() {
+    let site = Site::start().await;
+    let broker = broker(&site.redis, "t");
+    let push = || vec![to_key("k1", "x"), to_room("live://1000", "x")];
+    site.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let full = broker.publish(push()).await.unwrap_err();
+    assert!(matches!(full, PublishError::Full(_)), "{full}");
+    site.command::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    let other = connect(&site.server).await;
+    command::<()>(&other, &["REPLICAOF", "127.0.0.1", "1"]).await;
+    let refused = broker.publish(push()).await.unwrap_err();
+    assert!(matches!(refused, PublishError::Unavailable(_)), "{refused}");
+    drop(other);
+    assert_eq!(stands(&site).await, 0);
+}
+
+/// Keys in Redis, which may call itself a replica.
+async fn stands(site: &Site) -> usize {
+    let client = redis::Client::open(format!("redis://{}", site.server.addr())).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    redis::cmd("DBSIZE").query_async(&mut connection).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_hanging_redis_is_waited_for_and_nothing_is_lost() {
+    let site = Site::start().await;
+    let broker = broker(&site.redis, "t");
+    let mut consumer = broker.consume(GROUP).await.unwrap();
+    broker.publish(vec![to_room("r", "0"), to_room("r", "1")]).await.unwrap();
+    let taken = take(&mut *consumer, 1).await;
+    site.server.pause();
+    let refused = timeout(Duration::from_secs(10), broker.publish(vec![to_key("k1", "?")])).await.unwrap();
+    assert!(matches!(refused, Err(PublishError::Unavailable(_))));
+    sleep(Duration::from_secs(1)).await;
+    site.server.resume();
+    site.is_back().await;
+    publish_until_taken(&broker, vec![to_room("r", "2")]).await;
+    let mut rest = take(&mut *consumer, 2).await;
+    // The push that got no answer was carried out or not.
+    while rest.len() < 3 && !bodies(&rest).contains(&"2".to_owned()) {
+        rest.extend(take(&mut *consumer, 1).await);
+    }
+    let rest: Vec<String> = bodies(&rest).into_iter().filter(|body| body != "?").collect();
+    assert_eq!(rest, ["1", "2"]);
+    consumer.ack(&taken[0].position).await.unwrap();
+}

@@ -1,0 +1,187 @@
+//! Several consumers of one group.
+
+use std::collections::HashMap;
+
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+
+use super::*;
+use crate::broker::{
+    Position,
+    redis_testing::{bodies, connect, publish_until_taken, take, to_key, to_room},
+};
+
+/// How many streams each consumer owns, by its name.
+async fn owners(site: &Site, topic: &Topic) -> HashMap<String, usize> {
+    let mut owners = HashMap::new();
+    for number in topic.numbers() {
+        let owner: Option<String> = site.command(&["GET", &topic.owner(number, GROUP)]).await;
+        *owners.entry(owner.unwrap_or_default()).or_default() += 1;
+    }
+    owners
+}
+
+/// Waits until the streams are shared so, largest share first.
+async fn shared_as(site: &Site, topic: &Topic, expected: &[usize]) {
+    for _ in 0..300 {
+        let owners = owners(site, topic).await;
+        let mut shares: Vec<usize> = owners.values().copied().collect();
+        shares.sort_unstable_by(|a, b| b.cmp(a));
+        if shares == expected && !owners.contains_key("") {
+            return;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    panic!("not shared as {expected:?}: {:?}", owners(site, topic).await);
+}
+
+#[tokio::test]
+async fn everybody_has_a_fair_share_and_one_who_leaves_frees_it_at_once() {
+    let site = Site::start().await;
+    let broker = broker(&site.redis, "t");
+    let first = broker.consume(GROUP).await.unwrap();
+    shared_as(&site, &broker.topic, &[8]).await;
+    let second = broker.consume(GROUP).await.unwrap();
+    shared_as(&site, &broker.topic, &[4, 4]).await;
+    let third = broker.consume(GROUP).await.unwrap();
+    shared_as(&site, &broker.topic, &[3, 3, 2]).await;
+    third.leave().await;
+    assert!(owners(&site, &broker.topic).await.contains_key(""), "free before the lease runs out");
+    shared_as(&site, &broker.topic, &[4, 4]).await;
+    drop((first, second));
+}
+
+#[tokio::test]
+async fn a_stream_is_given_back_when_what_was_handed_out_is_acknowledged() {
+    let site = Site::start().await;
+    let broker = RedisStreamBroker::new(site.redis.clone(), "t", 1, 100, BrokerMetrics::default());
+    let topic = Topic { name: "two".into(), streams: 2 };
+    let two = RedisStreamBroker::new(site.redis.clone(), "two", 2, 100, BrokerMetrics::default());
+    // Something of each stream is under way.
+    let keys = ["k1", "k2"];
+    assert_ne!(topic.stream_of(keys[0]), topic.stream_of(keys[1]));
+    two.publish(keys.map(|key| to_key(key, "0")).to_vec()).await.unwrap();
+    let mut first = two.consume(GROUP).await.unwrap();
+    let taken = take(&mut *first, 2).await;
+    let _second = two.consume(GROUP).await.unwrap();
+    sleep(Duration::from_secs(2)).await;
+    shared_as(&site, &topic, &[2]).await;
+    for delivery in &taken {
+        first.ack(&delivery.position).await.unwrap();
+    }
+    shared_as(&site, &topic, &[1, 1]).await;
+    drop(broker);
+}
+
+/// A job that was stopped for longer than its lease, such as a virtual machine that moves.
+#[tokio::test]
+async fn who_lost_its_lease_hands_out_and_acknowledges_nothing_more() {
+    let site = Site::start().await;
+    let broker = RedisStreamBroker::new(site.redis.clone(), "t", 1, 100, BrokerMetrics::default());
+    broker.publish((0..4).map(|n| to_room("r", &n.to_string())).collect()).await.unwrap();
+    let mut paused = StreamConsumer::start(&site.redis, &broker.topic, GROUP, &BrokerMetrics::default());
+    let taken = take(&mut paused, 2).await;
+    // The rest was read ahead and waits in it; it renews nothing while it stands still.
+    paused.tasks[0].abort();
+    let mut next = broker.consume(GROUP).await.unwrap();
+    assert_eq!(bodies(&take(&mut *next, 4).await), ["0", "1", "2", "3"]);
+    let late = timeout(Duration::from_millis(500), paused.next_batch(10)).await;
+    assert!(late.is_err(), "{late:?}");
+    paused.ack(&taken[1].position).await.unwrap();
+    drop(next);
+    assert_eq!(bodies(&take(&mut *broker.consume(GROUP).await.unwrap(), 4).await), ["0", "1", "2", "3"]);
+}
+
+/// What a consumer has seen: per key, the numbers in the order they came.
+type Seen = HashMap<String, Vec<usize>>;
+
+/// Consumes and acknowledges until told to stop, then leaves.
+async fn work(broker: Arc<RedisStreamBroker>, stop: watch::Receiver<bool>) -> Vec<(Position, String, usize)> {
+    let mut consumer = broker.consume(GROUP).await.unwrap();
+    let mut seen = Vec::new();
+    while !*stop.borrow() {
+        let Ok(batch) = timeout(Duration::from_millis(50), consumer.next_batch(256)).await else { continue };
+        let batch = batch.unwrap();
+        let mut last = HashMap::new();
+        for (delivery, body) in batch.iter().zip(bodies(&batch)) {
+            let (key, number) = body.split_once(' ').unwrap();
+            seen.push((delivery.position.clone(), key.to_owned(), number.parse().unwrap()));
+            last.insert(delivery.position.source.clone(), delivery.position.clone());
+        }
+        for position in last.values() {
+            consumer.ack(position).await.unwrap();
+        }
+    }
+    consumer.leave().await;
+    seen
+}
+
+/// Order per key over 50,000 pushes at full speed, while a second job joins and leaves. Every entry is seen once, because
+/// nobody dies.
+#[tokio::test]
+async fn order_holds_while_a_second_job_joins_and_leaves() {
+    const KEYS: usize = 10;
+    const EACH: usize = 5000;
+    let site = Site::start().await;
+    let broker = Arc::new(broker(&site.redis, "t"));
+    let (stop, stopped) = watch::channel(false);
+    let stays = tokio::spawn(work(Arc::clone(&broker), stopped));
+    let comes_and_goes = tokio::spawn({
+        let (broker, mut stopped) = (Arc::clone(&broker), stop.subscribe());
+        async move {
+            let mut parts = Vec::new();
+            while !*stopped.borrow() {
+                let (leave, left) = watch::channel(false);
+                let part = tokio::spawn(work(Arc::clone(&broker), left));
+                let _ = timeout(Duration::from_millis(1500), stopped.wait_for(|stop| *stop)).await;
+                leave.send_replace(true);
+                parts.push(part.await.unwrap());
+                sleep(Duration::from_millis(300)).await;
+            }
+            parts
+        }
+    });
+    // Each key has a publisher that waits for its last push, as a backend does that wants order.
+    let publishers: Vec<_> = (0..KEYS)
+        .map(|key| {
+            let broker = Arc::clone(&broker);
+            tokio::spawn(async move {
+                let key = format!("k{key}");
+                for n in 0..EACH {
+                    publish_until_taken(&*broker, vec![to_key(&key, &format!("{key} {n}"))]).await;
+                }
+            })
+        })
+        .collect();
+    for publisher in publishers {
+        publisher.await.unwrap();
+    }
+    sleep(Duration::from_secs(2)).await;
+    stop.send_replace(true);
+    let parts = [vec![stays.await.unwrap()], comes_and_goes.await.unwrap()].concat();
+    assert!(
+        parts.len() > 2 && parts[1..].iter().any(|part| !part.is_empty()),
+        "the second job had its share"
+    );
+    // Whatever one consumer saw came in order, and together they saw everything once.
+    let mut all: Seen = HashMap::new();
+    for part in &parts {
+        let mut seen: Seen = HashMap::new();
+        for (_, key, number) in part {
+            seen.entry(key.clone()).or_default().push(*number);
+        }
+        for (key, numbers) in seen {
+            assert!(numbers.is_sorted_by(|a, b| a < b), "{key}");
+            all.entry(key).or_default().extend(numbers);
+        }
+    }
+    for numbers in all.values_mut() {
+        numbers.sort_unstable();
+        assert_eq!(*numbers, (0..EACH).collect::<Vec<_>>());
+    }
+    assert_eq!(all.len(), KEYS);
+    assert_eq!(site.command::<usize>(&["EXISTS", "t.dead"]).await, 0);
+    let _ = connect(&site.server).await;
+}
