@@ -161,7 +161,14 @@ async fn run(config: &HalleyConfig, exposure: &Exposure) -> anyhow::Result<()> {
     });
     let job = job::start(
         &config.job,
-        JobDeps { broker, registry, connect, metrics: job_metrics, drain: drain.clone() },
+        JobDeps {
+            broker,
+            group: job::GROUP.to_owned(),
+            registry,
+            connect,
+            metrics: job_metrics,
+            drain: drain.clone(),
+        },
     );
 
     // It is set here only, so it cannot be set yet.

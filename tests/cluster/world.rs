@@ -130,7 +130,7 @@ pub(crate) fn expect_comets(logic: &Server, count: usize) {
 
 #[track_caller]
 fn start<'a>(name: &str, sets: impl Iterator<Item = &'a str>, more: &[String]) -> Server {
-    let sets = sets.map(str::to_owned).chain(more.iter().cloned());
+    let sets = more.iter().cloned().chain(sets.map(str::to_owned));
     Server::start_program(&program(name), sets.flat_map(|set| ["--set".to_owned(), set]))
 }
 

@@ -206,9 +206,7 @@ fn flag(given: Option<bool>, name: &'static str) -> Result<bool, BadFlag> {
     match (given, variable(name)) {
         (Some(given), _) => Ok(given),
         (None, None) => Ok(false),
-        (None, Some(value)) => {
-            go_bool(&value).map_err(|_| BadFlag { name, value, allowed: "true or false" })
-        }
+        (None, Some(value)) => go_bool(&value).map_err(|_| BadFlag { name, value, allowed: "true or false" }),
     }
 }
 

@@ -23,6 +23,8 @@ use proto::{envelope::Envelope, ids::Key};
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod memory;
+#[cfg(all(feature = "kafka", feature = "redis"))]
+mod queue;
 #[cfg(any(test, feature = "kafka", feature = "redis"))]
 mod record;
 #[cfg(feature = "redis")]
@@ -35,6 +37,8 @@ mod redis_stream;
 mod redis_testing;
 
 pub use memory::{MemoryBroker, MemoryLimits};
+#[cfg(all(feature = "kafka", feature = "redis"))]
+pub use queue::Queue;
 #[cfg(feature = "redis")]
 pub use redis_list::RedisListBroker;
 #[cfg(feature = "redis")]

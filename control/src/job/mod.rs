@@ -50,7 +50,7 @@ use crate::{
 };
 
 /// The group of the broker that all jobs share; goim's.
-const GROUP: &str = "goim-push-group-job";
+pub const GROUP: &str = "goim-push-group-job";
 
 /// Entries read at once. Other tasks of the thread run in between.
 const READ_MAX: usize = 256;
@@ -76,6 +76,8 @@ pub type Connect = Box<dyn Fn(&Node) -> Option<Comet> + Send + Sync>;
 pub struct JobDeps {
     /// Where pushes come from.
     pub broker: Arc<dyn Broker>,
+    /// The group of jobs that this one shares the pushes with.
+    pub group: String,
     /// Which comets there are.
     pub registry: Arc<dyn Registry>,
     /// How to reach them.
@@ -94,7 +96,7 @@ pub struct Job {
 
 /// Starts job. Never fails: while the broker is away it waits for it.
 pub fn start(config: &JobConfig, deps: JobDeps) -> Job {
-    let JobDeps { broker, registry, connect, metrics, drain } = deps;
+    let JobDeps { broker, group, registry, connect, metrics, drain } = deps;
     let limits = LinkLimits {
         bytes: config.dispatch.queue_bytes.usize(),
         entries: config.dispatch.queue_entries.usize(),
@@ -103,6 +105,7 @@ pub fn start(config: &JobConfig, deps: JobDeps) -> Job {
     let (tracker, room) = (Arc::default(), Arc::default());
     let run = Run {
         broker,
+        group,
         nodes: registry.watch(),
         connect,
         drain,
@@ -137,6 +140,7 @@ pub fn connect_by_grpc(config: &JobConfig) -> Connect {
 
 struct Run {
     broker: Arc<dyn Broker>,
+    group: String,
     nodes: watch::Receiver<Arc<NodeSet>>,
     connect: Connect,
     drain: Drain,
@@ -194,7 +198,7 @@ impl Run {
     /// None when the drain begins first.
     async fn join_group(&self) -> Option<Box<dyn Consumer>> {
         loop {
-            match self.broker.consume(GROUP).await {
+            match self.broker.consume(&self.group).await {
                 Ok(consumer) => return Some(consumer),
                 Err(_) if self.drain.is_draining() => return None,
                 Err(error) => self.broker_away(&error).await,

@@ -170,6 +170,7 @@ impl Setup {
         }
         let (metrics, drain) = (JobMetrics::default(), Drain::new());
         let deps = JobDeps {
+            group: GROUP.to_owned(),
             broker: Arc::new(broker.clone()),
             registry: Arc::new(registry.clone()),
             connect,

@@ -81,7 +81,7 @@ impl Setup {
 
     async fn with_sessions(sets: &[&str], sessions: Arc<dyn Sessions>) -> Self {
         let config = config(sets);
-        config.check().unwrap();
+        config.check("").unwrap();
         let broker = MemoryBroker::new(config.broker_limits(), BrokerMetrics::default());
         let comet = |id: &str, hostname: &str| Node {
             region: "sh".to_owned(),

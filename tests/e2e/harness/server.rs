@@ -107,7 +107,9 @@ impl Server {
         });
         let log = self.log();
         let row = |name: &str| {
-            let line = log.lines().find(|line| line.strip_prefix("  ").is_some_and(|line| line.starts_with(name)))?;
+            let line = log
+                .lines()
+                .find(|line| line.strip_prefix("  ").is_some_and(|line| line.starts_with(name)))?;
             Some(line.replace("ws://", "").replace("/sub", ""))
         };
         let address = |line: Option<String>, before: &str, to: &mut SocketAddr| {

@@ -317,6 +317,7 @@ impl Control {
         });
         let (job_metrics, drain) = (JobMetrics::default(), Drain::new());
         let deps = JobDeps {
+            group: control::job::GROUP.to_owned(),
             broker: Arc::clone(&broker) as _,
             registry,
             connect,

@@ -86,14 +86,16 @@ async fn run(file: JobFile, checked: Checked) -> anyhow::Result<()> {
     let queue = match choice {
         BrokerChoice::Redis => {
             let redis = Redis::connect(&file.redis);
-            Queue::redis(&redis, &file.redis, &file.kafka.topic, broker_metrics)
+            // Nothing is published here.
+            Queue::redis(redis, &file.redis, &file.kafka.topic, usize::MAX, broker_metrics)
         }
-        BrokerChoice::Kafka => Queue::kafka_for_job(&file.kafka, broker_metrics)?,
+        BrokerChoice::Kafka => Queue::kafka_for_job(&file.kafka, broker_metrics).await?,
     };
-    health.follow("broker", "it does not answer", queue.ready, |ready| *ready);
+    health.follow(queue.name, "it does not answer", queue.ready, |ready| *ready);
     let admin = admin::start(&file.admin.addr, admin::router(Arc::clone(&health), Arc::new(metrics))).await?;
     let deps = JobDeps {
         broker: queue.broker,
+        group: file.kafka.group.clone(),
         registry,
         connect: job::connect_by_grpc(&config),
         metrics: job_metrics,

@@ -10,8 +10,8 @@ use cluster::{
 use control::{
     broker::kafka::KafkaConfig,
     config::{
-        AuthConfig, BackoffConfig, ClientMessages, ConsumeConfig, Exposed, Exposure, HttpServerConfig, LogicConfig,
-        NodeConfig, PushConfig, RpcServerConfig,
+        AuthConfig, BackoffConfig, ClientMessages, ConsumeConfig, Exposed, Exposure, HttpServerConfig,
+        LogicConfig, NodeConfig, PushConfig, RpcServerConfig,
     },
     redis::RedisConfig,
 };
@@ -66,12 +66,16 @@ pub(crate) struct LimitsConfig {
     pub(crate) push_rate: Bounded<0, 1_000_000>,
     /// Connections to the HTTP API; more wait until one ends.
     pub(crate) http_connections: Bounded<1, 65_535>,
+    /// Pushes that wait in Redis until job has them, in each stream or in the list; beyond that a push is answered with
+    /// 503. Kafka has bounds of its own.
+    pub(crate) broker_entries: Bounded<100, 100_000_000>,
 }
 
 impl Default for LogicFile {
     fn default() -> Self {
-        let LogicConfig { client_messages, http_server, rpc_server, push, node, backoff, regions, auth, .. } =
-            LogicConfig::default();
+        let LogicConfig {
+            client_messages, http_server, rpc_server, push, node, backoff, regions, auth, ..
+        } = LogicConfig::default();
         LogicFile {
             client_messages,
             log: LogConfig::default(),
@@ -93,8 +97,9 @@ impl Default for LogicFile {
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        let control::config::LimitsConfig { push_rate, http_connections, .. } = LogicConfig::default().limits;
-        LimitsConfig { push_rate, http_connections }
+        let control::config::LimitsConfig { push_rate, http_connections, broker_entries, .. } =
+            LogicConfig::default().limits;
+        LimitsConfig { push_rate, http_connections, broker_entries }
     }
 }
 
@@ -111,14 +116,19 @@ impl ProgramConfig for LogicFile {
 impl LogicFile {
     /// Logic's own sections.
     pub(crate) fn logic(&self) -> LogicConfig {
-        let LimitsConfig { push_rate, http_connections } = self.limits;
+        let LimitsConfig { push_rate, http_connections, broker_entries } = self.limits;
         LogicConfig {
             client_messages: self.client_messages,
             http_server: self.http_server.clone(),
             rpc_server: self.rpc_server.clone(),
             auth: self.auth.clone().unwrap_or_default(),
             push: self.push.clone(),
-            limits: control::config::LimitsConfig { push_rate, http_connections, ..Default::default() },
+            limits: control::config::LimitsConfig {
+                push_rate,
+                http_connections,
+                broker_entries,
+                ..Default::default()
+            },
             redis: control::config::RedisConfig { expire: self.redis.expire },
             node: self.node.clone(),
             backoff: self.backoff.clone(),
@@ -168,7 +178,10 @@ mod tests {
         let open = ["httpServer.addr=:3111", "rpcServer.addr=:3119"];
         assert!(matches!(exposure(&open), Ok(Exposure::Insecure(sentences)) if sentences.len() == 2));
         let refused = exposure(&[open[0], "auth.mode=trust"]).unwrap_err();
-        assert!(refused.starts_with("httpServer.addr") && refused.contains("set auth.allowInsecure"), "{refused}");
+        assert!(
+            refused.starts_with("httpServer.addr") && refused.contains("set auth.allowInsecure"),
+            "{refused}"
+        );
         assert_eq!(exposure(&[open[0], "auth.mode=trust", "push.tokens=sesame"]), Ok(Exposure::Closed));
     }
 }

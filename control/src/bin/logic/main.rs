@@ -21,7 +21,7 @@ use cluster::{
     telemetry,
 };
 use control::{
-    broker::queue,
+    broker::Queue,
     config::{BrokerChoice, ConsumeConfig, Exposure},
     logic::{self, LogicDeps},
     metrics::{BrokerMetrics, LogicMetrics, SessionMetrics},
@@ -102,12 +102,15 @@ async fn run(file: LogicFile, checked: Checked) -> anyhow::Result<()> {
     let health = Arc::new(Health::new());
     health.follow("etcd", "it does not answer", registry.up(), |up| *up);
     let redis = Redis::connect(&file.redis);
-    health.follow("redis", "no connection", redis.ready(), |ready| *ready);
+    health.follow("redis", "it does not answer", redis.ready(), |ready| *ready);
     let queue = match choice {
-        BrokerChoice::Redis => Queue::redis(&redis, &file.redis, &file.kafka.topic, broker_metrics),
-        BrokerChoice::Kafka => Queue::kafka(&file.kafka, broker_metrics)?,
+        BrokerChoice::Redis => {
+            let entries_max = config.limits.broker_entries.usize();
+            Queue::redis(redis.clone(), &file.redis, &file.kafka.topic, entries_max, broker_metrics)
+        }
+        BrokerChoice::Kafka => Queue::kafka_for_logic(&file.kafka, broker_metrics).await?,
     };
-    health.follow("broker", "it does not answer", queue.ready, |ready| *ready);
+    health.follow(queue.name, "it does not answer", queue.ready, |ready| *ready);
 
     let deps = LogicDeps {
         broker: queue.broker,

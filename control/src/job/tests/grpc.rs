@@ -92,6 +92,7 @@ impl GrpcSetup {
         let registration = register(&registry, &addr.to_string()).await;
         let (metrics, config) = (JobMetrics::default(), JobConfig::default());
         let deps = JobDeps {
+            group: GROUP.to_owned(),
             broker: Arc::new(broker.clone()),
             registry: Arc::new(registry),
             connect: connect_by_grpc(&config),
