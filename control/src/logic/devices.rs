@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use cluster::services::{CometApi, SessionRef};
+use cluster::services::CometApi;
 use proto::{
     close::CloseReason,
     ids::{Generation, Key, Mid, ServerId},
@@ -10,7 +10,7 @@ use proto::{
 use tokio::{task::yield_now, time::timeout};
 
 use super::{Logic, Offline, push::split};
-use crate::session::SessionsUnavailable;
+use crate::session::{SessionsUnavailable, StoredSession};
 
 /// The way to a comet; none when there is no way. Asked for every kick, so it keeps what is dear to make.
 pub type Reach = Arc<dyn Fn(&ServerId) -> Option<Arc<dyn CometApi>> + Send + Sync>;
@@ -39,7 +39,7 @@ pub enum KickFailure {
 }
 
 /// Seconds since the epoch at which a session began: its generation is the time of its login.
-pub(super) fn since(session: &SessionRef) -> Option<i64> {
+pub(super) fn since(session: &StoredSession) -> Option<i64> {
     session.generation.map(|generation| generation.0 / 1_000_000)
 }
 
@@ -51,7 +51,7 @@ impl Logic {
     pub async fn sessions_of_keys(
         &self,
         keys: &[Key],
-    ) -> Result<Vec<Option<SessionRef>>, SessionsUnavailable> {
+    ) -> Result<Vec<Option<StoredSession>>, SessionsUnavailable> {
         self.sessions.sessions_of_keys(keys).await
     }
 
@@ -59,18 +59,13 @@ impl Logic {
     ///
     /// # Errors
     /// The store is away.
-    pub async fn sessions_of_mids(&self, mids: &[Mid]) -> Result<Vec<Vec<SessionRef>>, SessionsUnavailable> {
-        let devices = self.sessions.sessions_of_mids(mids).await?;
-        let keys: Vec<Key> = devices.iter().flatten().map(|(key, _)| key.clone()).collect();
-        let mut sessions = self.sessions.sessions_of_keys(&keys).await?.into_iter();
-        let found = mids.iter().zip(devices).map(|(mid, devices)| {
-            let mut found: Vec<SessionRef> = sessions.by_ref().take(devices.len()).flatten().collect();
-            // Between the two looks a device may have left, or changed its user.
-            found.retain(|session| session.mid == *mid);
-            found.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-            found
-        });
-        Ok(found.collect())
+    pub async fn sessions_of_mids(
+        &self,
+        mids: &[Mid],
+    ) -> Result<Vec<Vec<StoredSession>>, SessionsUnavailable> {
+        let mut found = self.sessions.sessions_of_mids(mids).await?;
+        found.iter_mut().for_each(|of_one| of_one.sort_unstable_by(|a, b| a.key.cmp(&b.key)));
+        Ok(found)
     }
 
     /// Closes the connections of these devices as kicked, with `text` for the client (none: the reason's own words).
@@ -99,7 +94,7 @@ impl Logic {
 
     async fn kick(
         &self,
-        sessions: impl Iterator<Item = SessionRef> + Send,
+        sessions: impl Iterator<Item = StoredSession> + Send,
         text: Option<Arc<str>>,
     ) -> Result<(), KickFailure> {
         let (mut failure, mut failed) = (None, HashSet::new());
@@ -120,7 +115,7 @@ impl Logic {
         failure.map_or(Ok(()), Err)
     }
 
-    async fn kick_one(&self, session: SessionRef, text: Option<Arc<str>>) -> Result<(), String> {
+    async fn kick_one(&self, session: StoredSession, text: Option<Arc<str>>) -> Result<(), String> {
         let comet = (self.reach)(&session.server).ok_or("there is no way to it")?;
         // This login and those before it; whoever came since was not meant.
         let below = session.generation.map(|generation| Generation(generation.0.saturating_add(1)));

@@ -137,7 +137,8 @@ impl Logic {
                 let sessions = self.sessions.sessions_of_mids(&mids).await?;
                 let sessions = sessions.into_iter().map(|sessions| Some(sessions).filter(|s| !s.is_empty()));
                 let (online, offline) = split(mids.into_iter().zip(sessions));
-                let devices = online.into_iter().flat_map(|(_, devices)| devices).collect();
+                let sessions = online.into_iter().flat_map(|(_, sessions)| sessions);
+                let devices = sessions.map(|session| (session.key, session.server)).collect();
                 Ok((group(&*self.broker, devices), Offline { mids: offline, ..Offline::default() }))
             }
         }

@@ -57,6 +57,7 @@ pub async fn start(
 
     let broker = Arc::clone(&deps.broker);
     let logic = Arc::new(Logic::new(config, deps));
+    logic.follow_counts();
     let router = http::router(Arc::clone(&logic), config).merge(extra);
     let limits = listen::HttpLimits {
         read_timeout: config.http_server.read_timeout.get(),

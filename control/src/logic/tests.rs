@@ -24,9 +24,11 @@ use crate::{
     clock::wall_us,
     config::LogicConfig,
     metrics::{BrokerMetrics, SessionMetrics},
-    session::{MemorySessions, Renewal, SessionsUnavailable},
+    session::{MemorySessions, Renewal, SessionsUnavailable, StoredSession},
 };
 
+#[cfg(feature = "redis")]
+mod counted;
 mod devices;
 mod http;
 mod rpc;
@@ -96,6 +98,7 @@ impl Setup {
         let deps = LogicDeps {
             broker: Arc::new(broker.clone()),
             sessions,
+            counts: None,
             registry: Arc::new(registry),
             reach: {
                 let comet = Arc::clone(&comet_behind);
@@ -224,7 +227,7 @@ impl Sessions for NoSessions {
         Err(SessionsUnavailable("gone".into()))
     }
 
-    async fn sessions_of_keys(&self, _: &[Key]) -> Result<Vec<Option<SessionRef>>, SessionsUnavailable> {
+    async fn sessions_of_keys(&self, _: &[Key]) -> Result<Vec<Option<StoredSession>>, SessionsUnavailable> {
         Err(SessionsUnavailable("gone".into()))
     }
 
@@ -232,7 +235,7 @@ impl Sessions for NoSessions {
         Err(SessionsUnavailable("gone".into()))
     }
 
-    async fn sessions_of_mids(&self, _: &[Mid]) -> Result<Vec<Vec<(Key, ServerId)>>, SessionsUnavailable> {
+    async fn sessions_of_mids(&self, _: &[Mid]) -> Result<Vec<Vec<StoredSession>>, SessionsUnavailable> {
         Err(SessionsUnavailable("gone".into()))
     }
 }

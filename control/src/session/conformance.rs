@@ -7,7 +7,7 @@ use cluster::services::SessionRef;
 use proto::ids::{Generation, Key, Mid, ServerId};
 use tokio::time::sleep;
 
-use super::{Holder, NewSession, Put, Renewal, Sessions};
+use super::{Holder, NewSession, Put, Renewal, Sessions, StoredSession};
 
 /// A store to be tested, empty.
 pub struct Subject {
@@ -50,6 +50,11 @@ fn reference(mid: i64, key: &str, server: &str, generation: Option<i64>) -> Sess
     SessionRef { mid: Mid(mid), key, server, generation: generation.map(Generation) }
 }
 
+fn stored(mid: i64, key: &str, server: &str, generation: Option<i64>) -> StoredSession {
+    let SessionRef { mid, key, server, generation } = reference(mid, key, server, generation);
+    StoredSession { mid: Some(mid), key, server, generation }
+}
+
 fn holder(server: &str, generation: i64) -> Holder {
     Holder { server: ServerId::new(server), generation: Generation(generation) }
 }
@@ -72,7 +77,7 @@ impl Subject {
         servers[0].as_ref().map(ToString::to_string)
     }
 
-    async fn sessions(&self, keys: &[&str]) -> Vec<Option<SessionRef>> {
+    async fn sessions(&self, keys: &[&str]) -> Vec<Option<StoredSession>> {
         let keys: Vec<Key> = keys.iter().map(|key| Key::new(*key)).collect();
         self.sessions.sessions_of_keys(&keys).await.expect("the store is there")
     }
@@ -80,7 +85,7 @@ impl Subject {
     /// `key@server` of a user's devices, sorted.
     async fn devices(&self, mid: i64) -> Vec<String> {
         let found = self.sessions.sessions_of_mids(&[Mid(mid)]).await.expect("the store is there");
-        let mut devices: Vec<_> = found[0].iter().map(|(key, server)| format!("{key}@{server}")).collect();
+        let mut devices: Vec<_> = found[0].iter().map(|s| format!("{}@{}", s.key, s.server)).collect();
         devices.sort();
         devices
     }
@@ -103,12 +108,15 @@ async fn a_session_is_told_as_it_was_stored(subject: Subject) {
     subject.renew(reference(4, "k3", "a:1", Some(4))).await;
     subject.renew(reference(0, "k4", "b:1", None)).await;
     let told = [
-        reference(1, "k1", "a:1", Some(1)),
-        reference(3, "k2", "b:1", Some(3)),
-        reference(4, "k3", "a:1", Some(4)),
-        reference(0, "k4", "b:1", None),
+        stored(1, "k1", "a:1", Some(1)),
+        stored(3, "k2", "b:1", Some(3)),
+        stored(4, "k3", "a:1", Some(4)),
+        stored(0, "k4", "b:1", None),
     ];
     assert_eq!(subject.sessions(&["k1", "k2", "k3", "k4"]).await, told.clone().map(Some));
+    let of_mids = subject.sessions.sessions_of_mids(&[1, 2, 3, 4, 0].map(Mid)).await.unwrap();
+    let [k1, k2, k3, k4] = told.clone();
+    assert_eq!(of_mids, [vec![k1], vec![], vec![k2], vec![k3], vec![k4]]);
     assert!(subject.renew(reference(1, "k1", "a:1", Some(1))).await);
     assert_eq!(subject.sessions(&["k1"]).await, [Some(told[0].clone())], "a renewal is no login");
     assert!(subject.end(reference(3, "k2", "b:1", Some(3))).await);
@@ -124,7 +132,7 @@ async fn answers_come_in_the_order_asked(subject: Subject) {
     let servers = subject.sessions.servers_of_keys(&keys).await.unwrap();
     let (a, b) = (Some(ServerId::new("a:1")), Some(ServerId::new("b:1")));
     assert_eq!(servers, [b.clone(), None, a, b]);
-    let [one, two] = [reference(1, "k1", "a:1", Some(1)), reference(2, "k2", "b:1", Some(2))].map(Some);
+    let [one, two] = [stored(1, "k1", "a:1", Some(1)), stored(2, "k2", "b:1", Some(2))].map(Some);
     assert_eq!(subject.sessions(&["k2", "k0", "k1", "k2"]).await, [two.clone(), None, one, two]);
     assert!(subject.sessions(&[]).await.is_empty());
     let found = subject.sessions.sessions_of_mids(&[2, 7, 1, 2].map(Mid)).await.unwrap();

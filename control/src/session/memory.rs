@@ -20,7 +20,7 @@ use cluster::{
 use proto::ids::{Generation, Key, Mid, ServerId};
 use tokio::time::Instant;
 
-use super::{Holder, NewSession, Put, Renewal, Sessions, SessionsUnavailable};
+use super::{Holder, NewSession, Put, Renewal, Sessions, SessionsUnavailable, StoredSession};
 use crate::metrics::SessionMetrics;
 
 /// Parts of each map; one sweep goes over one of them.
@@ -168,7 +168,10 @@ impl Sessions for MemorySessions {
         Ok(renewals)
     }
 
-    async fn sessions_of_keys(&self, keys: &[Key]) -> Result<Vec<Option<SessionRef>>, SessionsUnavailable> {
+    async fn sessions_of_keys(
+        &self,
+        keys: &[Key],
+    ) -> Result<Vec<Option<StoredSession>>, SessionsUnavailable> {
         let now_s = self.now_s();
         let store = self.store();
         Ok(keys.iter().map(|key| store.live(key, now_s).map(|row| store.session(key, row))).collect())
@@ -183,7 +186,7 @@ impl Sessions for MemorySessions {
             .collect())
     }
 
-    async fn sessions_of_mids(&self, mids: &[Mid]) -> Result<Vec<Vec<(Key, ServerId)>>, SessionsUnavailable> {
+    async fn sessions_of_mids(&self, mids: &[Mid]) -> Result<Vec<Vec<StoredSession>>, SessionsUnavailable> {
         let now_s = self.now_s();
         let store = self.store();
         Ok(mids.iter().map(|mid| store.of_mid(*mid, now_s)).collect())
@@ -207,15 +210,14 @@ impl Store {
         Holder { server: self.servers.id(row.server).clone(), generation: row.generation }
     }
 
-    fn session(&self, key: &Key, row: Row) -> SessionRef {
+    fn session(&self, key: &Key, row: Row) -> StoredSession {
         let Holder { server, generation } = self.holder(row);
         let generation = Some(generation).filter(|generation| *generation != Generation(0));
-        SessionRef { mid: row.mid, key: key.clone(), server, generation }
+        StoredSession { mid: Some(row.mid), key: key.clone(), server, generation }
     }
 
-    fn of_mid(&self, mid: Mid, now_s: u32) -> Vec<(Key, ServerId)> {
-        let session =
-            |key: &Key| self.live(key, now_s).map(|row| (key.clone(), self.servers.id(row.server).clone()));
+    fn of_mid(&self, mid: Mid, now_s: u32) -> Vec<StoredSession> {
+        let session = |key: &Key| self.live(key, now_s).map(|row| self.session(key, row));
         match self.mids[self.part_of_mid(mid)].get(&mid) {
             None => Vec::new(),
             Some(Keys::One(key)) => session(key).into_iter().collect(),
@@ -308,14 +310,13 @@ impl Servers {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use proptest::{collection::vec, prelude::*};
+    use proptest::prelude::*;
 
     use super::*;
-    use crate::session::conformance;
-
-    const TTL: Duration = Duration::from_secs(10);
+    use crate::session::{
+        conformance,
+        model::{Login, Model, Step, TTL, steps},
+    };
 
     #[tokio::test(start_paused = true)]
     async fn memory_conforms() {
@@ -383,107 +384,10 @@ mod tests {
         println!("on average {} B", before * 1024 / (4 * STEP));
     }
 
-    /// One step of a login's life, as it may reach the store: in any order, late, twice.
-    #[derive(Clone, Copy, Debug)]
-    enum Step {
-        Put(Login),
-        End(Login, bool),
-        Renew(Login, bool),
-        Wait(u8),
-    }
-
-    #[derive(Clone, Copy, Debug)]
-    struct Login {
-        mid: i64,
-        key: u8,
-        server: u8,
-        generation: i64,
-    }
-
-    impl Login {
-        fn key(self) -> Key {
-            Key::new(self.key.to_string())
-        }
-
-        fn server(self) -> ServerId {
-            ServerId::new(self.server.to_string())
-        }
-
-        fn reference(self, fenced: bool) -> SessionRef {
-            let generation = fenced.then_some(Generation(self.generation));
-            SessionRef { mid: Mid(self.mid), key: self.key(), server: self.server(), generation }
-        }
-    }
-
-    fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let login = (0..3i64, 0..3u8, 0..2u8, 1..6i64).prop_map(|(mid, key, server, generation)| Login {
-            mid,
-            key,
-            server,
-            generation,
-        });
-        let step = prop_oneof![
-            3 => login.clone().prop_map(Step::Put),
-            2 => (login.clone(), any::<bool>()).prop_map(|(l, fenced)| Step::End(l, fenced)),
-            2 => (login, any::<bool>()).prop_map(|(l, fenced)| Step::Renew(l, fenced)),
-            1 => (0..8u8).prop_map(Step::Wait),
-        ];
-        vec(step, 1..60)
-    }
-
-    /// The rules once more, as plainly as they can be said: key → (mid, server, generation, expires).
-    #[derive(Default)]
-    struct Model {
-        now_s: u32,
-        rows: BTreeMap<u8, (i64, u8, i64, u32)>,
-    }
-
-    impl Model {
-        fn is_it(row: (i64, u8, i64, u32), login: Login, fenced: bool) -> bool {
-            if fenced { row.2 == login.generation } else { row.1 == login.server }
-        }
-
-        fn step(&mut self, step: Step) -> Option<bool> {
-            let expires = self.now_s + TTL.as_secs() as u32;
-            let row = |l: Login| self.rows.get(&l.key).copied();
-            match step {
-                Step::Put(l) => {
-                    let stored = row(l).is_none_or(|row| row.2 <= l.generation);
-                    if stored {
-                        self.rows.insert(l.key, (l.mid, l.server, l.generation, expires));
-                    }
-                    Some(stored)
-                }
-                Step::End(l, fenced) => {
-                    let ended = row(l).is_some_and(|row| Self::is_it(row, l, fenced));
-                    if ended {
-                        self.rows.remove(&l.key);
-                    }
-                    Some(ended)
-                }
-                Step::Renew(l, fenced) => {
-                    let generation = if fenced { l.generation } else { 0 };
-                    let renewed = match row(l) {
-                        Some(row) if Self::is_it(row, l, fenced) => Some((row.0, row.1, row.2, expires)),
-                        Some(row) if row.2 > generation || !fenced => None,
-                        Some(_) | None => Some((l.mid, l.server, generation, expires)),
-                    };
-                    renewed.map(|row| self.rows.insert(l.key, row));
-                    Some(renewed.is_some())
-                }
-                Step::Wait(seconds) => {
-                    self.now_s += u32::from(seconds);
-                    self.rows.retain(|_, row| row.3 > self.now_s);
-                    None
-                }
-            }
-        }
-    }
-
     proptest! {
         /// Whatever the order in which the steps of many logins arrive, key and user agree and no old login wins.
         #[test]
-        fn no_interleaving_breaks_the_fence(steps in steps()) {
+        fn no_interleaving_breaks_the_fence(steps in steps(60)) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
             runtime.block_on(async {
                 let sessions = MemorySessions::new(TTL, SessionMetrics::default());
@@ -514,15 +418,15 @@ mod tests {
                     let expected: Vec<_> = (0..3)
                         .map(|key| {
                             let (mid, server, generation, _) = *model.rows.get(&key)?;
-                            Some(Login { mid, key, server, generation }.reference(generation > 0))
+                            Some(Login { mid, key, server, generation }.stored())
                         })
                         .collect();
                     prop_assert_eq!(found, expected);
                     for mid in 0..3 {
                         let mut found = sessions.sessions_of_mids(&[Mid(mid)]).await.unwrap().remove(0);
-                        found.sort();
+                        found.sort_by(|a, b| a.key.cmp(&b.key));
                         let expected: Vec<_> = model.rows.iter().filter(|(_, row)| row.0 == mid)
-                            .map(|(key, row)| (Key::new(key.to_string()), ServerId::new(row.1.to_string())))
+                            .map(|(&key, &(mid, server, generation, _))| Login { mid, key, server, generation }.stored())
                             .collect();
                         prop_assert_eq!(found, expected);
                     }

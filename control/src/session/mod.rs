@@ -14,8 +14,14 @@ use proto::ids::{Generation, Key, Mid, ServerId};
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod memory;
+#[cfg(test)]
+mod model;
+#[cfg(feature = "redis")]
+mod redis;
 
 pub use memory::MemorySessions;
+#[cfg(feature = "redis")]
+pub use redis::RedisSessions;
 
 /// A login to be stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +43,19 @@ pub struct Holder {
     pub server: ServerId,
     /// The fence of the login there; 0 when it was put back by a comet that knows none.
     pub generation: Generation,
+}
+
+/// A session as it stands in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredSession {
+    /// The user; none when a Go logic stored it and it was looked up by key, under which goim keeps no user.
+    pub mid: Option<Mid>,
+    /// The device.
+    pub key: Key,
+    /// The comet that holds the connection.
+    pub server: ServerId,
+    /// The fence; none when a Go logic stored it, or a comet that knows none put it back.
+    pub generation: Option<Generation>,
 }
 
 /// What became of a [`NewSession`].
@@ -93,12 +112,13 @@ pub trait Sessions: Send + Sync + 'static {
     /// session back when the store lost it, or holds an older login.
     async fn renew(&self, sessions: &[SessionRef]) -> Result<Vec<Renewal>, SessionsUnavailable>;
 
-    /// The session of each key, in the order asked; its generation is none when it was put back by a comet that knows none.
-    async fn sessions_of_keys(&self, keys: &[Key]) -> Result<Vec<Option<SessionRef>>, SessionsUnavailable>;
+    /// The session of each key, in the order asked.
+    async fn sessions_of_keys(&self, keys: &[Key])
+    -> Result<Vec<Option<StoredSession>>, SessionsUnavailable>;
 
     /// The comet of each key, in the order asked.
     async fn servers_of_keys(&self, keys: &[Key]) -> Result<Vec<Option<ServerId>>, SessionsUnavailable>;
 
-    /// The devices of each user, in the order asked; none for who is offline.
-    async fn sessions_of_mids(&self, mids: &[Mid]) -> Result<Vec<Vec<(Key, ServerId)>>, SessionsUnavailable>;
+    /// The sessions of each user, in the order asked, those of one in any order; none for who is offline.
+    async fn sessions_of_mids(&self, mids: &[Mid]) -> Result<Vec<Vec<StoredSession>>, SessionsUnavailable>;
 }

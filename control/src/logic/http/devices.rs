@@ -10,7 +10,6 @@ use axum::{
     extract::{Request, State},
     response::Response,
 };
-use cluster::services::SessionRef;
 use proto::{
     close::CLOSE_TEXT_LEN_MAX,
     ids::{Key, Mid, ServerId},
@@ -24,13 +23,13 @@ use super::{
 };
 use crate::{
     logic::{KickFailure, devices::since},
-    session::SessionsUnavailable,
+    session::{SessionsUnavailable, StoredSession},
 };
 
 /// The device of a key that was asked for.
 #[derive(Serialize)]
 struct OfKey {
-    mid: Mid,
+    mid: Option<Mid>,
     server: ServerId,
     since: Option<i64>,
 }
@@ -44,14 +43,14 @@ struct OfMid {
 }
 
 impl OfKey {
-    fn new(session: SessionRef) -> Self {
+    fn new(session: StoredSession) -> Self {
         let since = since(&session);
         OfKey { mid: session.mid, server: session.server, since }
     }
 }
 
 impl OfMid {
-    fn new(session: SessionRef) -> Self {
+    fn new(session: StoredSession) -> Self {
         let since = since(&session);
         OfMid { key: session.key, server: session.server, since }
     }

@@ -1,0 +1,75 @@
+//! Redis's clock, read here.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::redis::{Redis, RedisError};
+
+/// How often the clock is compared.
+const COMPARE: Duration = Duration::from_secs(10);
+
+/// Looks of one comparison. The quickest counts: it can be wrong by half its round trip at most.
+const LOOKS: usize = 3;
+
+/// Generations are made from the time here, so that logics whose clocks differ agree on which login is newer. Between
+/// two comparisons it is our monotonic clock that goes on, whatever is done to the machine's.
+pub(super) struct StoreClock {
+    /// Redis's time, µs since the epoch, at an instant of ours.
+    compared: Mutex<Option<(u64, Instant)>>,
+}
+
+impl StoreClock {
+    /// Starts to follow the clock, until nobody needs it.
+    pub(super) fn start(redis: Redis) -> Arc<Self> {
+        let clock = Arc::new(StoreClock { compared: Mutex::new(None) });
+        tokio::spawn(Self::follow(Arc::downgrade(&clock), redis));
+        clock
+    }
+
+    /// Microseconds since the epoch: by our own clock until Redis's was seen.
+    pub(super) fn now_us(&self) -> u64 {
+        match *self.compared.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some((time_us, at)) => time_us + at.elapsed().as_micros() as u64,
+            None => crate::clock::wall_us(),
+        }
+    }
+
+    /// True until Redis's clock was seen.
+    #[cfg(test)]
+    pub(super) fn is_own(&self) -> bool {
+        self.compared.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
+    async fn follow(clock: Weak<Self>, redis: Redis) {
+        let mut ready = redis.ready();
+        loop {
+            let connected = *ready.borrow_and_update();
+            let compared = if connected { look(&redis).await.ok() } else { None };
+            let Some(clock) = clock.upgrade() else { return };
+            if compared.is_some() {
+                *clock.compared.lock().unwrap_or_else(PoisonError::into_inner) = compared;
+            }
+            drop(clock);
+            // Another connection may be to another server, with another clock.
+            let _ = timeout(COMPARE, ready.changed()).await;
+        }
+    }
+}
+
+async fn look(redis: &Redis) -> Result<(u64, Instant), RedisError> {
+    let mut best: Option<(Duration, (u64, Instant))> = None;
+    for _ in 0..LOOKS {
+        let asked = Instant::now();
+        let (seconds, micros): (u64, u64) = redis.command(&redis::cmd("TIME")).await?;
+        let took = asked.elapsed();
+        if best.is_none_or(|(quickest, _)| took < quickest) {
+            best = Some((took, (seconds * 1_000_000 + micros, asked + took / 2)));
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+    best.map(|(_, compared)| compared).ok_or_else(|| RedisError::Away("no look".to_owned()))
+}

@@ -1,0 +1,308 @@
+mod goim;
+mod interleavings;
+
+use std::collections::BTreeMap;
+
+use services::Redis as Server;
+use tokio::time::{sleep, timeout};
+
+use super::*;
+use crate::session::conformance;
+
+/// Longest wait for anything that takes a moment.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// goim's.
+const TTL: Duration = Duration::from_secs(1800);
+
+const COMET: &str = "127.0.0.1:3109";
+
+/// A server with what an operator, or a Go logic, does there.
+struct Setup {
+    server: Server,
+    redis: Redis,
+    operator: ::redis::aio::MultiplexedConnection,
+}
+
+impl Setup {
+    async fn new() -> Self {
+        Self::at(Server::start()).await
+    }
+
+    async fn at(server: Server) -> Self {
+        let redis = Redis::connect(&config(&server));
+        let ready = redis.ready().wait_for(|ready| *ready).await.map(|_| ());
+        ready.unwrap();
+        let client = ::redis::Client::open(format!("redis://{}", server.addr())).unwrap();
+        let operator = client.get_multiplexed_async_connection().await.unwrap();
+        Setup { server, redis, operator }
+    }
+
+    fn sessions(&self) -> RedisSessions {
+        RedisSessions::new(self.redis.clone(), &config(&self.server))
+    }
+
+    async fn ask<T: ::redis::FromRedisValue>(&self, command: &[&str]) -> T {
+        let mut cmd = ::redis::cmd(command[0]);
+        command[1..].iter().for_each(|argument| _ = cmd.arg(*argument));
+        cmd.query_async(&mut self.operator.clone()).await.unwrap()
+    }
+
+    async fn run(&self, command: &[&str]) {
+        self.ask::<::redis::Value>(command).await;
+    }
+
+    /// Everything that is stored, but for the incarnation: of a text the value, of a hash its fields.
+    async fn dump(&self) -> BTreeMap<String, String> {
+        let mut dump = BTreeMap::new();
+        for key in self.ask::<Vec<String>>(&["KEYS", "*"]).await {
+            if key == "golang_im:incarnation" {
+                continue;
+            }
+            let value = match &self.ask::<String>(&["TYPE", &key]).await[..] {
+                "hash" => format!("{:?}", self.ask::<BTreeMap<String, String>>(&["HGETALL", &key]).await),
+                _ => self.ask(&["GET", &key]).await,
+            };
+            dump.insert(key, value);
+        }
+        dump
+    }
+
+    /// True when a key lives as long as a new one.
+    async fn is_fresh(&self, key: &str) -> bool {
+        (TTL.as_secs() as i64 - 60..=TTL.as_secs() as i64).contains(&self.ask(&["TTL", key]).await)
+    }
+}
+
+fn config(server: &Server) -> RedisConfig {
+    RedisConfig { addr: server.addr().parse().unwrap(), ..RedisConfig::default() }
+}
+
+fn new(mid: i64, key: &str, server: &str, generation: i64) -> NewSession {
+    let (key, server) = (Key::new(key), ServerId::new(server));
+    NewSession { mid: Mid(mid), key, server, generation: Generation(generation) }
+}
+
+fn reference(mid: i64, key: &str, server: &str, generation: Option<i64>) -> SessionRef {
+    let (key, server) = (Key::new(key), ServerId::new(server));
+    SessionRef { mid: Mid(mid), key, server, generation: generation.map(Generation) }
+}
+
+fn dump<const N: usize>(rows: [(&str, &str); N]) -> BTreeMap<String, String> {
+    rows.map(|(key, value)| (format!("golang_im:{key}"), value.to_owned())).into()
+}
+
+#[tokio::test]
+async fn redis_conforms() {
+    let setup = Setup::new().await;
+    conformance::run(async || {
+        let prefix = format!("{}:", uuid::Uuid::new_v4());
+        // Seconds of slack, for a machine that has more to do.
+        let ttl = Duration::from_secs(4);
+        let sessions = RedisSessions::with_ttl(setup.redis.clone(), prefix, ttl);
+        conformance::Subject { sessions: Arc::new(sessions), ttl }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn keys_values_and_lives_are_goims_to_the_byte() {
+    let setup = Setup::new().await;
+    let sessions = setup.sessions();
+    sessions.put(new(123, "k1", COMET, 1_795_416_741_000_001)).await.unwrap();
+    let login = dump([
+        ("mid_123", r#"{"k1": "127.0.0.1:3109"}"#),
+        ("key_k1", "127.0.0.1:3109"),
+        ("gen_k1", "1795416741000001 123 127.0.0.1:3109"),
+    ]);
+    assert_eq!(setup.dump().await, login);
+    for key in login.keys() {
+        assert!(setup.is_fresh(key).await, "{key} after the login");
+        setup.run(&["EXPIRE", key, "100"]).await;
+    }
+    let session = reference(123, "k1", COMET, Some(1_795_416_741_000_001));
+    assert_eq!(sessions.renew(std::slice::from_ref(&session)).await, Ok(vec![Renewal::Current]));
+    assert_eq!(setup.dump().await, login, "a renewal writes no other bytes");
+    for key in login.keys() {
+        assert!(setup.is_fresh(key).await, "{key} after the renewal");
+    }
+    assert_eq!(sessions.end(&session).await, Ok(true));
+    assert_eq!(setup.dump().await, dump([]), "nothing is left");
+    sessions.put(new(0, "", COMET, 1)).await.unwrap();
+    sessions.put(new(-7, "k 1\n", COMET, 2)).await.unwrap();
+    let odd = [
+        ("mid_0", r#"{"": "127.0.0.1:3109"}"#),
+        ("key_", COMET),
+        ("gen_", "1 0 127.0.0.1:3109"),
+        ("mid_-7", r#"{"k 1\n": "127.0.0.1:3109"}"#),
+        ("key_k 1\n", COMET),
+        ("gen_k 1\n", "2 -7 127.0.0.1:3109"),
+    ];
+    assert_eq!(setup.dump().await, dump(odd), "any key and any user");
+}
+
+#[tokio::test]
+async fn the_prefix_of_the_original_goim_is_none() {
+    let setup = Setup::new().await;
+    let sessions = RedisSessions::with_ttl(setup.redis.clone(), String::new(), TTL);
+    sessions.put(new(1, "k1", COMET, 5)).await.unwrap();
+    assert_eq!(setup.ask::<String>(&["GET", "key_k1"]).await, COMET);
+    assert_eq!(setup.ask::<String>(&["HGET", "mid_1", "k1"]).await, COMET);
+}
+
+#[tokio::test]
+async fn generations_beyond_what_lua_counts_are_compared_to_the_last_digit() {
+    let setup = Setup::new().await;
+    let sessions = setup.sessions();
+    let (older, newer) = (i64::MAX - 1, i64::MAX);
+    sessions.put(new(1, "k", "a:1", newer)).await.unwrap();
+    let late = sessions.put(new(1, "k", "b:1", older)).await.unwrap();
+    assert!(matches!(late, Put::Superseded { by } if by.generation == Generation(newer)));
+    assert_eq!(sessions.end(&reference(1, "k", "a:1", Some(older))).await, Ok(false));
+    assert_eq!(sessions.end(&reference(1, "k", "a:1", Some(newer))).await, Ok(true));
+}
+
+#[tokio::test]
+async fn many_at_once_are_answered_in_order() {
+    let setup = Setup::new().await;
+    let sessions = setup.sessions();
+    let all: Vec<SessionRef> =
+        (0..CHUNK as i64 * 3 + 7).map(|n| reference(n, &format!("k{n}"), "a:1", Some(n + 1))).collect();
+    let renewals = sessions.renew(&all).await.unwrap();
+    assert_eq!(renewals, vec![Renewal::Current; all.len()]);
+    let (keys, mids): (Vec<Key>, Vec<Mid>) =
+        all.iter().rev().map(|session| (session.key.clone(), session.mid)).unzip();
+    let found = sessions.sessions_of_keys(&keys).await.unwrap();
+    assert!(found.iter().flatten().map(|found| &found.key).eq(&keys));
+    assert!(sessions.servers_of_keys(&keys).await.unwrap().iter().all(Option::is_some));
+    let found = sessions.sessions_of_mids(&mids).await.unwrap();
+    assert!(found.iter().flatten().map(|found| found.mid).eq(mids.iter().map(|mid| Some(*mid))));
+}
+
+#[tokio::test]
+async fn a_user_of_very_many_devices_is_found_whole() {
+    let setup = Setup::new().await;
+    let sessions = setup.sessions();
+    let all: Vec<SessionRef> =
+        (0..5_000).map(|n| reference(0, &format!("k{n}"), "a:1", Some(n + 1))).collect();
+    sessions.renew(&all).await.unwrap();
+    let mut found = sessions.sessions_of_mids(&[Mid(0)]).await.unwrap().remove(0);
+    found.sort_by_key(|session| session.generation.map(|generation| generation.0));
+    assert!(found.iter().map(|session| &session.key).eq(all.iter().map(|session| &session.key)));
+}
+
+#[tokio::test]
+async fn devices_that_died_leave_their_users_hash() {
+    let setup = Setup::new().await;
+    let sessions = setup.sessions();
+    for n in 0..100 {
+        setup.run(&["HSET", "golang_im:mid_0", &format!("dead{n}"), COMET]).await;
+    }
+    assert_eq!(sessions.sessions_of_mids(&[Mid(0)]).await, Ok(vec![vec![]]), "they are not found");
+    for n in 0..2_000 {
+        sessions.put(new(0, &format!("k{}", n % 20), COMET, n)).await.unwrap();
+    }
+    assert_eq!(setup.ask::<usize>(&["HLEN", "golang_im:mid_0"]).await, 20);
+}
+
+#[tokio::test]
+async fn a_key_of_another_type_harms_its_own_session_only() {
+    let setup = Setup::new().await;
+    let sessions = setup.sessions();
+    setup.run(&["LPUSH", "golang_im:key_x", "?"]).await;
+    setup.run(&["SET", "golang_im:mid_9", "?"]).await;
+    for session in [new(1, "x", COMET, 5), new(9, "y", COMET, 6)] {
+        let error = sessions.put(session).await.unwrap_err();
+        assert!(error.0.contains("type"), "{error}");
+    }
+    sessions.put(new(1, "k1", COMET, 7)).await.unwrap();
+    let batch = [
+        reference(1, "x", COMET, Some(5)),
+        reference(1, "k1", COMET, Some(7)),
+        reference(9, "y", COMET, Some(6)),
+        reference(2, "k2", COMET, Some(8)),
+    ];
+    assert_eq!(sessions.renew(&batch).await.map(|all| all.len()), Ok(4));
+    let keys = ["x", "k1", "y", "k2"].map(Key::new);
+    let comet = || Some(ServerId::new(COMET));
+    assert_eq!(sessions.servers_of_keys(&keys).await, Ok(vec![None, comet(), None, comet()]));
+    assert!(sessions.sessions_of_mids(&[Mid(9)]).await.is_err());
+    setup.run(&["DEL", "golang_im:key_x", "golang_im:mid_9"]).await;
+    sessions.renew(&batch).await.unwrap();
+    assert!(sessions.servers_of_keys(&keys).await.unwrap().iter().all(Option::is_some), "repaired");
+}
+
+#[tokio::test]
+async fn scripts_that_the_server_forgot_are_given_again() {
+    let setup = Setup::new().await;
+    let sessions = setup.sessions();
+    sessions.put(new(1, "k1", COMET, 1)).await.unwrap();
+    setup.run(&["SCRIPT", "FLUSH"]).await;
+    let previous = Some(Holder { server: ServerId::new(COMET), generation: Generation(1) });
+    assert_eq!(sessions.put(new(1, "k1", COMET, 2)).await, Ok(Put::Stored { previous }));
+}
+
+async fn incarnation(sessions: &RedisSessions, not: Option<u64>) -> u64 {
+    let found = async {
+        loop {
+            match sessions.incarnation() {
+                Some(number) if Some(number) != not => return number,
+                _ => sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    timeout(PATIENCE, found).await.expect("another incarnation")
+}
+
+#[tokio::test]
+async fn a_wiped_or_restarted_redis_is_another_incarnation_for_every_logic() {
+    let mut setup = Setup::new().await;
+    let (one, two) = (setup.sessions(), setup.sessions());
+    let first = incarnation(&one, None).await;
+    assert_eq!(incarnation(&two, None).await, first, "logics agree");
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!(one.incarnation(), Some(first), "it stays while nothing is lost");
+    setup.run(&["FLUSHALL"]).await;
+    let second = incarnation(&one, Some(first)).await;
+    assert_eq!(incarnation(&two, Some(first)).await, second);
+    setup.server.kill();
+    assert!(one.put(new(1, "k1", COMET, 1)).await.is_err(), "away is an error");
+    assert_eq!(one.incarnation(), Some(second), "away is not lost");
+    setup.server.restart();
+    let third = incarnation(&one, Some(second)).await;
+    assert_eq!(incarnation(&two, Some(second)).await, third);
+    assert_eq!(one.put(new(1, "k1", COMET, 1)).await, Ok(Put::Stored { previous: None }));
+}
+
+#[tokio::test]
+async fn a_restart_that_kept_everything_is_another_incarnation_too() {
+    let mut setup = Setup::at(Server::start_with(&["appendonly yes"])).await;
+    let sessions = setup.sessions();
+    let first = incarnation(&sessions, None).await;
+    sessions.put(new(1, "k1", COMET, 1)).await.unwrap();
+    let name = setup.redis.command::<String>(redis::cmd("GET").arg("golang_im:incarnation")).await;
+    setup.server.restart();
+    // What a file or a replica keeps may be the state of a moment ago.
+    incarnation(&sessions, Some(first)).await;
+    let now = setup.redis.command::<String>(redis::cmd("GET").arg("golang_im:incarnation")).await;
+    assert_eq!(now, name, "nothing was lost this time");
+    let kept = sessions.servers_of_keys(&[Key::new("k1")]).await;
+    assert_eq!(kept, Ok(vec![Some(ServerId::new(COMET))]));
+}
+
+#[tokio::test]
+async fn time_is_the_servers() {
+    let setup = Setup::new().await;
+    let sessions = setup.sessions();
+    let compared = async {
+        while sessions.clock.is_own() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, compared).await.expect("in time");
+    let before = sessions.now_us();
+    let (seconds, micros): (u64, u64) = setup.ask(&["TIME"]).await;
+    let (server, after) = (seconds * 1_000_000 + micros, sessions.now_us());
+    let slack = 500_000;
+    assert!((before - slack..=after + slack).contains(&server), "{before} {server} {after}");
+}
