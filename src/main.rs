@@ -133,6 +133,7 @@ async fn run(config: &HalleyConfig, exposure: &Exposure) -> anyhow::Result<()> {
     let deps = LogicDeps {
         broker: Arc::clone(&broker) as _,
         sessions,
+        counts: None,
         registry: Arc::clone(&registry),
         reach,
         metrics: logic_metrics,

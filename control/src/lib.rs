@@ -11,6 +11,7 @@
 //! | [`broker`] | the log between them: memory, and what every broker must do |
 //! | [`session`] | which comet holds which device, fenced against late ends: memory, and what every store must do |
 //! | `redis` | the connection to Redis (feature `redis`): sessions, counts and queues share it |
+//! | [`counts`] | people per room of every comet, where every logic finds them: what such a store must do |
 //! | [`config`] | goim's keys and Halley's, and what may not be open to strangers |
 //! | [`metrics`] | what is counted |
 
@@ -19,6 +20,7 @@
 pub mod broker;
 mod clock;
 pub mod config;
+pub mod counts;
 pub mod job;
 pub mod logic;
 pub mod metrics;

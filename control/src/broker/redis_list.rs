@@ -32,7 +32,7 @@ use uuid::Uuid;
 
 use super::{
     Broker, ConsumeError, Consumer, Delivery, Offset, Position, PublishError, Source,
-    redis_queue::{check_size, put_dead_letter, refused},
+    redis_queue::{Trouble, check_size, put_dead_letter, refused},
 };
 use crate::redis::{Redis, RedisError};
 
@@ -107,7 +107,8 @@ impl Broker for RedisListBroker {
     /// The group means nothing: all consumers of the topic take from one list.
     async fn consume(&self, _: &str) -> Result<Box<dyn Consumer>, ConsumeError> {
         let (demand, demands) = mpsc::channel(1);
-        let reader = Reader { redis: self.redis.clone(), topic: Arc::clone(&self.topic), connection: None };
+        let (redis, topic) = (self.redis.clone(), Arc::clone(&self.topic));
+        let reader = Reader { redis, topic, connection: None, trouble: Trouble::default() };
         Ok(Box::new(ListConsumer {
             source: Source::new(format!("{}-{}", self.topic, Uuid::new_v4())),
             handed_out: 0,
@@ -244,15 +245,22 @@ struct Reader {
     redis: Redis,
     topic: Arc<str>,
     connection: Option<MultiplexedConnection>,
+    trouble: Trouble,
 }
 
 impl Reader {
     async fn run(mut self, mut demands: mpsc::Receiver<Demand>) {
         while let Some((max, answer)) = demands.recv().await {
-            let popped = self.pop(max, &answer).await;
-            if popped.is_err() {
+            let popped = loop {
+                let error = match self.pop(max, &answer).await {
+                    Ok(popped) => break Ok(popped),
+                    Err(error) => error,
+                };
                 self.connection = None;
-            }
+                if let Some(error) = self.trouble.pause(error).await {
+                    break Err(error);
+                }
+            };
             if let Err(Ok(popped)) = answer.send(popped) {
                 put_back(&self.redis, &self.topic, popped).await;
             }
@@ -261,6 +269,9 @@ impl Reader {
 
     /// Up to `max` elements; none only when nobody waits for them any more.
     async fn pop(&mut self, max: usize, answer: &oneshot::Sender<Popped>) -> Popped {
+        if answer.is_closed() {
+            return Ok(VecDeque::new());
+        }
         let mut connection = match &self.connection {
             Some(connection) => connection.clone(),
             None => self.connection.insert(self.redis.dedicated().await?).clone(),
@@ -274,6 +285,7 @@ impl Reader {
         while !answer.is_closed() {
             let popped: Option<Vec<Vec<u8>>> =
                 timeout(deadline, waiting.query_async(&mut connection)).await.map_err(silent)??;
+            self.trouble.is_over();
             if let Some(popped) = popped {
                 return Ok(popped.into_iter().map(Bytes::from).collect());
             }

@@ -1,7 +1,10 @@
 //! What the list and the streams in Redis have in common.
 
+use std::time::Duration;
+
 use cluster::telemetry::OUTSIDERS;
 use proto::envelope::Envelope;
+use tokio::time::{Instant, sleep};
 use tracing::{Level, warn};
 
 use super::PublishError;
@@ -12,6 +15,42 @@ pub(super) const PUBLISH_BYTES_MAX: usize = 256 << 20;
 
 /// Unreadable entries kept for an operator to look at; older ones go.
 const DEAD_LETTERS_MAX: isize = 10_000;
+
+/// First pause of a reader that failed; it doubles up to [`PAUSE_MAX`].
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+
+/// Longest pause of a reader that failed.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// The same trouble is told again after this time.
+const TELL: Duration = Duration::from_secs(30);
+
+/// The failures of a reader in a row: told once and again from time to time, tried again after longer and longer pauses.
+#[derive(Default)]
+pub(super) struct Trouble {
+    pause: Duration,
+    told: Option<(RedisError, Instant)>,
+}
+
+impl Trouble {
+    /// It reads again.
+    pub(super) fn is_over(&mut self) {
+        *self = Trouble::default();
+    }
+
+    /// Waits before the next attempt. The error comes back when the consumer is to hear of it.
+    pub(super) async fn pause(&mut self, error: RedisError) -> Option<RedisError> {
+        self.pause = (self.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
+        sleep(self.pause).await;
+        let is_known = self.told.as_ref().is_some_and(|(told, at)| {
+            std::mem::discriminant(told) == std::mem::discriminant(&error) && at.elapsed() < TELL
+        });
+        (!is_known).then(|| {
+            self.told = Some((error.clone(), Instant::now()));
+            error
+        })
+    }
+}
 
 /// Refuses what never fits, before anything is encoded.
 pub(super) fn check_size(envelopes: &[Envelope], entries_max: usize) -> Result<(), PublishError> {
@@ -40,5 +79,30 @@ pub(super) async fn put_dead_letter(redis: &Redis, topic: &str, entry: &[u8]) {
             let size = entry.len();
             warn!("an entry of {size} bytes that is no push is lost, it cannot be put on {list}: {error}");
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn trouble_is_told_once_in_a_while_and_tried_again_ever_more_slowly() {
+        let away = || RedisError::Away("no answer".to_owned());
+        let mut trouble = Trouble::default();
+        let started = Instant::now();
+        assert_eq!(trouble.pause(away()).await, Some(away()));
+        assert_eq!(started.elapsed(), PAUSE_MIN);
+        let mut told = 0;
+        while started.elapsed() < 3 * TELL {
+            told += usize::from(trouble.pause(away()).await.is_some());
+        }
+        assert!((2..=3).contains(&told), "{told}");
+        let before = Instant::now();
+        let wrong = RedisError::WrongType("t".to_owned());
+        assert_eq!(trouble.pause(wrong.clone()).await, Some(wrong), "another trouble");
+        assert_eq!(before.elapsed(), PAUSE_MAX);
+        trouble.is_over();
+        assert_eq!(trouble.pause(away()).await, Some(away()));
     }
 }

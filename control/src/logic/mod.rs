@@ -6,6 +6,7 @@
 
 mod auth;
 mod authority;
+mod counted;
 mod devices;
 mod http;
 mod message;
@@ -60,6 +61,7 @@ pub use self::{
 use crate::{
     broker::Broker,
     config::{ClientMessages, LogicConfig},
+    counts::Counts,
     metrics::{LogicMetrics, LoginResult},
     session::{NewSession, Put, Renewal, Sessions},
 };
@@ -71,6 +73,8 @@ pub struct LogicDeps {
     pub broker: Arc<dyn Broker>,
     /// Who is where.
     pub sessions: Arc<dyn Sessions>,
+    /// People of every comet, where every logic finds them; none where there is one logic.
+    pub counts: Option<Arc<dyn Counts>>,
     /// Which comets there are.
     pub registry: Arc<dyn Registry>,
     /// How to reach the comet of a session that is to end.
@@ -87,6 +91,7 @@ pub struct Logic {
     chooser: Chooser,
     broker: Arc<dyn Broker>,
     sessions: Arc<dyn Sessions>,
+    counts: Option<Arc<dyn Counts>>,
     nodes: watch::Receiver<Arc<NodeSet>>,
     reach: Reach,
     online: Mutex<Online>,
@@ -97,7 +102,7 @@ pub struct Logic {
 impl Logic {
     /// The service, not yet served to anybody.
     pub fn new(config: &LogicConfig, deps: LogicDeps) -> Self {
-        let LogicDeps { broker, sessions, registry, reach, metrics } = deps;
+        let LogicDeps { broker, sessions, counts, registry, reach, metrics } = deps;
         Logic {
             auth: Auth::new(config.auth.mode),
             client_messages: config.client_messages,
@@ -105,6 +110,7 @@ impl Logic {
             chooser: Chooser::new(config),
             broker,
             sessions,
+            counts,
             nodes: registry.watch(),
             reach,
             online: Mutex::default(),
@@ -215,6 +221,7 @@ impl LogicApi for Logic {
         rooms: HashMap<RoomId, u32>,
         clients: ClientCount,
     ) -> Result<HashMap<RoomId, u32>, LogicError> {
+        self.keep_counts(&server, &rooms).await;
         let mut online = self.online();
         online.report(server, rooms, clients, Instant::now());
         Ok(online.rooms())

@@ -1,4 +1,4 @@
-//! How many people are where: what each comet reported last, and the sums.
+//! How many people are where: what each comet reported last, here or to another logic, and the sums.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -6,7 +6,7 @@ use cluster::services::ClientCount;
 use proto::ids::{RoomId, ServerId};
 use tokio::time::Instant;
 
-/// A comet that has not reported for this long is gone, and so are its people. A Go comet reports every 10 s.
+/// A comet that reports here only, and has not for this long, is gone, and so are its people. A Go comet reports every 10 s.
 const REPORT_AGE_MAX: Duration = Duration::from_secs(15);
 
 /// People per room on all comets.
@@ -17,11 +17,33 @@ pub(super) struct Online {
     rooms: HashMap<RoomId, u64>,
 }
 
+/// What is known of one comet.
 #[derive(Debug)]
 struct Report {
     rooms: HashMap<RoomId, u32>,
-    clients: ClientCount,
+    /// When its rooms were so.
     updated: Instant,
+    /// Its clients, as it said here, and when.
+    said: Option<(ClientCount, Instant)>,
+    /// Where its rooms come from.
+    source: Source,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    /// It said them here, and has to say them again.
+    Here,
+    /// They stand in the store of all logics, until something else stands there.
+    Store(Life),
+}
+
+/// What the store says about a comet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    /// It may be alive.
+    Alive,
+    /// What it reported is too old for a comet that lives.
+    Silent,
 }
 
 impl Online {
@@ -33,21 +55,53 @@ impl Online {
         clients: ClientCount,
         now: Instant,
     ) {
-        for (room, people) in rooms.iter().filter(|(_, people)| **people > 0) {
-            *self.rooms.entry(room.clone()).or_default() += u64::from(*people);
+        self.replace(
+            server,
+            Report { rooms, updated: now, said: Some((clients, now)), source: Source::Here },
+        );
+    }
+
+    /// Takes what the store, asked at `asked`, has of a comet, unless the comet has reported here since.
+    pub(super) fn stored(
+        &mut self,
+        server: ServerId,
+        rooms: HashMap<RoomId, u32>,
+        life: Life,
+        asked: Instant,
+    ) {
+        let old = self.comets.get(&server);
+        if old.is_none_or(|old| old.updated < asked) {
+            let said = old.and_then(|old| old.said);
+            self.replace(server, Report { rooms, updated: asked, said, source: Source::Store(life) });
         }
-        let old = self.comets.insert(server, Report { rooms, clients, updated: now });
-        self.subtract(old);
+    }
+
+    /// Forgets the comets of the store that are not `known` any more.
+    pub(super) fn keep_stored(&mut self, known: impl Fn(&ServerId) -> bool) {
+        self.forget(|server, report| report.source != Source::Here && !known(server));
     }
 
     /// Forgets comets that are silent.
     pub(super) fn expire(&mut self, now: Instant) {
-        let silent: Vec<Report> = self
-            .comets
-            .extract_if(|_, report| now - report.updated >= REPORT_AGE_MAX)
-            .map(|(_, report)| report)
-            .collect();
-        self.subtract(silent);
+        let is_old = |at: Instant| now - at >= REPORT_AGE_MAX;
+        for report in self.comets.values_mut() {
+            report.said = report.said.filter(|(_, at)| !is_old(*at));
+        }
+        self.forget(|_, report| report.source == Source::Here && is_old(report.updated));
+    }
+
+    fn replace(&mut self, server: ServerId, report: Report) {
+        for (room, people) in report.rooms.iter().filter(|(_, people)| **people > 0) {
+            *self.rooms.entry(room.clone()).or_default() += u64::from(*people);
+        }
+        let old = self.comets.insert(server, report);
+        self.subtract(old);
+    }
+
+    fn forget(&mut self, which: impl Fn(&ServerId, &Report) -> bool) {
+        let forgotten = self.comets.extract_if(|server, report| which(server, report));
+        let forgotten: Vec<Report> = forgotten.map(|(_, report)| report).collect();
+        self.subtract(forgotten);
     }
 
     fn subtract(&mut self, reports: impl IntoIterator<Item = Report>) {
@@ -94,18 +148,25 @@ impl Online {
         rooms.into_iter().map(|(room, sum)| (room.clone(), sum)).collect()
     }
 
-    /// Clients of one comet, when it has reported.
+    /// Clients of one comet: as it said here, or none when it is silent. Nothing when another logic knows.
     pub(super) fn clients(&self, server: &ServerId) -> Option<ClientCount> {
-        self.comets.get(server).map(|report| report.clients)
+        let report = self.comets.get(server)?;
+        let silent = report.source == Source::Store(Life::Silent);
+        report.said.map(|(clients, _)| clients).or(silent.then(ClientCount::default))
     }
 
-    /// Clients of all comets. An address that is on two of them counts twice, as in goim.
+    /// Clients of all comets that reported here.
     pub(super) fn total(&self) -> ClientCount {
-        self.comets.values().fold(ClientCount::default(), |sum, report| ClientCount {
-            connections: sum.connections + report.clients.connections,
-            addresses: sum.addresses + report.clients.addresses,
-        })
+        sum(self.comets.values().filter_map(|report| report.said).map(|(clients, _)| clients))
     }
+}
+
+/// Clients of several comets. An address that is on two of them counts twice, as in goim.
+pub(super) fn sum(clients: impl Iterator<Item = ClientCount>) -> ClientCount {
+    clients.fold(ClientCount::default(), |sum, clients| ClientCount {
+        connections: sum.connections + clients.connections,
+        addresses: sum.addresses + clients.addresses,
+    })
 }
 
 #[cfg(test)]
@@ -158,6 +219,27 @@ mod tests {
         assert_eq!(online.room(&room("live://1")), 5);
         online.expire(now + REPORT_AGE_MAX);
         assert_eq!((online.room(&room("live://1")), online.total()), (3, clients(3, 1)));
+    }
+
+    #[test]
+    fn what_the_store_says_stands_until_it_says_otherwise() {
+        let (mut online, start) = (Online::default(), Instant::now());
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let (a, b) = (ServerId::new("a:1"), ServerId::new("b:1"));
+        online.report(a.clone(), rooms(&[("live://1", 2)]), clients(2, 1), after(1));
+        online.stored(a.clone(), rooms(&[("live://1", 7)]), Life::Alive, after(0));
+        assert_eq!(online.room(&room("live://1")), 2, "asked before the comet reported here");
+        online.stored(b.clone(), rooms(&[("live://1", 3)]), Life::Alive, after(2));
+        online.stored(a.clone(), rooms(&[("live://2", 1)]), Life::Alive, after(2));
+        assert_eq!(online.rooms(), rooms(&[("live://1", 3), ("live://2", 1)]), "a reported elsewhere since");
+        assert_eq!((online.clients(&a), online.clients(&b)), (Some(clients(2, 1)), None));
+        online.expire(after(100));
+        assert_eq!(online.rooms(), rooms(&[("live://1", 3), ("live://2", 1)]), "the store may be away");
+        assert_eq!(online.clients(&a), None, "another logic knows better by now");
+        online.stored(b.clone(), rooms(&[]), Life::Silent, after(101));
+        assert_eq!((online.room(&room("live://1")), online.clients(&b)), (0, Some(clients(0, 0))));
+        online.keep_stored(|server| *server == b);
+        assert_eq!((online.room_count(), online.clients(&a)), (0, None));
     }
 
     #[test]

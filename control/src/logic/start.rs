@@ -65,6 +65,7 @@ pub async fn start(
 
     let broker = Arc::clone(&deps.broker);
     let logic = Arc::new(Logic::new(config, deps));
+    logic.follow_counts();
     let router = http::router(Arc::clone(&logic), config).merge(extra);
     let limits = HttpLimits {
         read_timeout: config.http_server.read_timeout.get(),

@@ -27,6 +27,8 @@ use crate::{
     session::{MemorySessions, Renewal, SessionsUnavailable, StoredSession},
 };
 
+#[cfg(feature = "redis")]
+mod counted;
 mod devices;
 mod http;
 mod rpc;
@@ -96,6 +98,7 @@ impl Setup {
         let deps = LogicDeps {
             broker: Arc::new(broker.clone()),
             sessions,
+            counts: None,
             registry: Arc::new(registry),
             reach: {
                 let comet = Arc::clone(&comet_behind);

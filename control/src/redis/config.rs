@@ -30,6 +30,9 @@ pub struct RedisConfig {
     pub expire: BoundedDuration<10_000, 604_800_000>,
     /// How the queue between logic and job is kept, where `consume.redisEnable` chooses Redis.
     pub mode: RedisMode,
+    /// Number of streams that share the pushes, in the mode `stream`: so many jobs can work at once. Every logic and job
+    /// must have the same. To change it, stop the logics, let the jobs empty the streams, and start all with the new one.
+    pub streams: Bounded<1, 256>,
     /// Longest time to reach a server and to be let in.
     pub dial_timeout: Timeout,
     /// Longest time for the answer of one command, to which `writeTimeout` is added.
@@ -49,6 +52,7 @@ impl Default for RedisConfig {
             prefix: "golang_im:".to_owned(),
             expire: BoundedDuration::millis::<1_800_000>(),
             mode: RedisMode::Stream,
+            streams: Bounded::of::<8>(),
             dial_timeout: Timeout::millis::<1000>(),
             read_timeout: Timeout::millis::<500>(),
             write_timeout: Timeout::millis::<500>(),

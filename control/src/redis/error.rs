@@ -48,21 +48,81 @@ impl RedisError {
 impl From<redis::RedisError> for RedisError {
     fn from(error: redis::RedisError) -> Self {
         let text = error.to_string();
-        // Inside a script (before Redis 7) and in a pipeline the code stands somewhere in the text.
-        let says =
-            |codes: &[&str]| codes.iter().any(|code| error.code() == Some(code) || text.contains(code));
+        let says = |codes: &[&str]| match error.code() {
+            Some(code) if code != "ERR" => codes.contains(&code),
+            // From a pipeline, and before Redis 7 from a script, the code stands somewhere in the text.
+            _ => text.split(|c: char| !c.is_ascii_uppercase()).any(|word| codes.contains(&word)),
+        };
         match error.kind() {
             ErrorKind::Io => RedisError::Away(text),
             ErrorKind::AuthenticationFailed => RedisError::Refused(text),
             ErrorKind::Server(ServerErrorKind::ReadOnly) => RedisError::ReadOnly(text),
             _ if says(&["READONLY", "NOREPLICAS"]) => RedisError::ReadOnly(text),
-            _ if says(&["LOADING", "MASTERDOWN", "BUSY ", "TRYAGAIN", "CLUSTERDOWN"]) => {
+            _ if says(&["LOADING", "MASTERDOWN", "BUSY", "TRYAGAIN", "CLUSTERDOWN"]) => {
                 RedisError::NotReady(text)
             }
             _ if says(&["WRONGTYPE"]) => RedisError::WrongType(text),
             _ if says(&["OOM", "MISCONF"]) => RedisError::Full(text),
-            _ if says(&["WRONGPASS", "NOAUTH", "NOPERM"]) => RedisError::Refused(text),
+            _ if says(&["WRONGPASS", "NOAUTH", "NOPERM", "DENIED"]) => RedisError::Refused(text),
             _ => RedisError::Other(text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What becomes of a server's answer.
+    fn answered(line: &str) -> RedisError {
+        let value =
+            redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).and_then(|v| v.extract_error());
+        value.expect_err("an error").into()
+    }
+
+    #[test]
+    fn answers_are_sorted_by_who_can_help() {
+        type Is = fn(&RedisError) -> bool;
+        let cases: [(&str, Is, bool); 14] = [
+            (
+                "LOADING Redis is loading the dataset in memory",
+                |e| matches!(e, RedisError::NotReady(_)),
+                true,
+            ),
+            ("MASTERDOWN Link with MASTER is down", |e| matches!(e, RedisError::NotReady(_)), true),
+            ("BUSY Redis is busy running a script.", |e| matches!(e, RedisError::NotReady(_)), true),
+            (
+                "READONLY You can't write against a read only replica.",
+                |e| matches!(e, RedisError::ReadOnly(_)),
+                true,
+            ),
+            ("NOREPLICAS Not enough good replicas to write.", |e| matches!(e, RedisError::ReadOnly(_)), true),
+            ("NOAUTH Authentication required.", |e| matches!(e, RedisError::Refused(_)), true),
+            ("WRONGPASS invalid username-password pair", |e| matches!(e, RedisError::Refused(_)), true),
+            (
+                "NOPERM this user has no permissions to run 'role'",
+                |e| matches!(e, RedisError::Refused(_)),
+                false,
+            ),
+            ("WRONGTYPE Operation against a key", |e| matches!(e, RedisError::WrongType(_)), false),
+            (
+                "ERR Error running script (call to f_1): @user_script:1: WRONGTYPE Operation against a key",
+                |e| matches!(e, RedisError::WrongType(_)),
+                false,
+            ),
+            ("OOM command not allowed", |e| matches!(e, RedisError::Full(_)), false),
+            (
+                "MISCONF Redis is configured to save RDB snapshots",
+                |e| matches!(e, RedisError::Full(_)),
+                false,
+            ),
+            ("BUSYGROUP Consumer Group name already exists", |e| matches!(e, RedisError::Other(_)), false),
+            ("ERR unknown command 'ZOOM'", |e| matches!(e, RedisError::Other(_)), false),
+        ];
+        for (line, is, ends_connection) in cases {
+            let error = answered(line);
+            assert!(is(&error), "{line}: {error:?}");
+            assert_eq!(error.ends_connection(), ends_connection, "{line}");
         }
     }
 }

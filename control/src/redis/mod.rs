@@ -47,7 +47,7 @@ const PING: Duration = Duration::from_secs(1);
 const TELL: Duration = Duration::from_secs(30);
 
 /// Commands that Redis did not carry out, while it is there.
-static REFUSALS: LogLimit = LogLimit::new(3, Duration::from_secs(10));
+pub(crate) static REFUSALS: LogLimit = LogLimit::new(3, Duration::from_secs(10));
 
 /// The connection. Clones share it; it ends with the last of them.
 #[derive(Clone)]

@@ -285,6 +285,7 @@ impl Control {
         let deps = LogicDeps {
             broker: Arc::clone(&broker) as _,
             sessions: Arc::clone(&sessions) as _,
+            counts: None,
             registry: Arc::clone(&registry),
             reach: Arc::new(move |_| Some(found.get()?.upgrade()? as _)),
             metrics: LogicMetrics::default(),

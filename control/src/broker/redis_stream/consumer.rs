@@ -90,23 +90,23 @@ impl Consumer for StreamConsumer {
 
     async fn leave(mut self: Box<Self>) {
         self.has_left = true;
-        leave(Arc::clone(&self.membership), &self.tasks).await;
+        self.tasks.iter().for_each(AbortHandle::abort);
+        leave(Arc::clone(&self.membership)).await;
     }
 }
 
 impl Drop for StreamConsumer {
     fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
         if !self.has_left
             && let Ok(runtime) = Handle::try_current()
         {
-            let (membership, tasks) = (Arc::clone(&self.membership), self.tasks.clone());
-            runtime.spawn(async move { leave(membership, &tasks).await });
+            runtime.spawn(leave(Arc::clone(&self.membership)));
         }
     }
 }
 
-async fn leave(membership: Arc<Membership>, tasks: &[AbortHandle]) {
-    tasks.iter().for_each(AbortHandle::abort);
+async fn leave(membership: Arc<Membership>) {
     let left = timeout(LEAVE_MAX, membership.leave()).await;
     if !matches!(left, Ok(Ok(()))) {
         warn!("the streams of {} are free only when their leases run out", membership.member.topic.name);

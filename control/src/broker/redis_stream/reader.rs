@@ -3,19 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use redis::Value;
-use tokio::{
-    sync::mpsc,
-    time::{sleep, timeout},
-};
+use tokio::{sync::mpsc, time::timeout};
 
 use super::{entry, member::Membership, share::Batch};
-use crate::redis::RedisError;
+use crate::{broker::redis_queue::Trouble, redis::RedisError};
 
 /// Longest wait of one `XREAD`, after which streams that came or went are noticed.
 const WAIT: Duration = Duration::from_millis(250);
-
-/// Pause after a connection that failed.
-const PAUSE: Duration = Duration::from_millis(200);
 
 /// Most entries of one stream in one answer.
 const COUNT_MAX: usize = 256;
@@ -28,18 +22,19 @@ pub(super) type Batches = mpsc::Sender<Result<Vec<Batch>, RedisError>>;
 
 /// Reads until nobody takes it any more.
 pub(super) async fn run(membership: Arc<Membership>, batches: Batches) {
-    loop {
-        let Err(error) = read(&membership, &batches).await else { return };
-        // Redis is tried again only when the consumer has heard of it, which makes its own pause.
-        if batches.send(Err(error)).await.is_err() {
-            return;
+    let mut trouble = Trouble::default();
+    while !batches.is_closed() {
+        if let Err(error) = read(&membership, &batches, &mut trouble).await
+            && let Some(error) = trouble.pause(error).await
+        {
+            // Nobody takes it any more: then the loop ends.
+            let _ = batches.send(Err(error)).await;
         }
-        sleep(PAUSE).await;
     }
 }
 
-/// Reads while the connection lasts.
-async fn read(membership: &Membership, batches: &Batches) -> Result<(), RedisError> {
+/// Reads while the connection lasts, and the other one, which tells who is the master.
+async fn read(membership: &Membership, batches: &Batches, trouble: &mut Trouble) -> Result<(), RedisError> {
     let Membership { member, share, .. } = membership;
     let mut ready = member.redis.ready();
     let mut connection = member.redis.dedicated().await?;
@@ -77,8 +72,9 @@ async fn read(membership: &Membership, batches: &Batches) -> Result<(), RedisErr
                 answer.map_err(|_| RedisError::Away(format!("no entries and no answer within {deadline:?}")))??
             }
             // Perhaps there is another master.
-            _ = ready.changed() => return Err(RedisError::Away("the connection was made again".to_owned())),
+            _ = ready.changed() => return Ok(()),
         };
+        trouble.is_over();
         let Some(streams) = entry::streams(entries) else {
             return Err(RedisError::Other("an answer to XREAD that is none".to_owned()));
         };

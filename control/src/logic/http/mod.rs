@@ -163,7 +163,7 @@ async fn online_total(State(api): State<Arc<Api>>, request: Request) -> Response
     }
 
     api.get(&request, |_| {
-        let total = api.logic.online().total();
+        let total = api.logic.total();
         Ok(data(Total { conn_count: total.connections, ip_count: total.addresses }))
     })
 }

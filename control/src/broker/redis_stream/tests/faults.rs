@@ -6,6 +6,7 @@ use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::broker::redis_testing::{bodies, connect, publish_until_taken, take, to_key, to_room};
+use crate::redis::RedisConfig;
 
 #[tokio::test]
 async fn a_redis_that_comes_back_empty_is_a_new_log() {
@@ -164,4 +165,62 @@ async fn a_hanging_redis_is_waited_for_and_nothing_is_lost() {
     let rest: Vec<String> = bodies(&rest).into_iter().filter(|body| body != "?").collect();
     assert_eq!(rest, ["1", "2"]);
     consumer.ack(&taken[0].position).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_redis_that_is_loading_takes_nothing_until_it_is_ready() {
+    // 300 µs for each command that it loads; after 1,024 of them it looks who calls.
+    let mut site = Site::start_with(&["appendonly yes", "appendfsync always", "key-load-delay 300"]).await;
+    let broker = broker(&site.redis, "t");
+    for n in 0..90 {
+        let push = (100 * n..100 * n + 100).map(|n| to_room("r", &n.to_string()));
+        broker.publish(push.collect()).await.unwrap();
+    }
+    site.server.restart();
+    let mut refusals = BTreeSet::new();
+    for _ in 0..2000 {
+        match broker.publish(vec![to_room("r", "9000")]).await {
+            Ok(()) => break,
+            Err(PublishError::Unavailable(why)) => refusals.insert(why),
+            Err(error) => panic!("{error}"),
+        };
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert!(refusals.iter().any(|why| why.contains("not ready yet")), "{refusals:?}");
+    let taken = take(&mut *broker.consume(GROUP).await.unwrap(), 9001).await;
+    assert_eq!(bodies(&taken), (0..=9000).map(|n| n.to_string()).collect::<Vec<_>>());
+}
+
+/// The master dies, its replica takes over by Sentinel; what it had goes on, under the same positions.
+#[tokio::test]
+async fn a_failover_goes_on_where_the_replica_stands() {
+    let mut master = services::Redis::start();
+    let port = master.addr().rsplit_once(':').unwrap().1.to_owned();
+    let _replica = services::Redis::start_with(&[&format!("replicaof 127.0.0.1 {port}")]);
+    let sentinel = services::Sentinel::start(&master.addr());
+    let sentinels = vec![sentinel.addr().parse().unwrap()].into();
+    let redis = Redis::connect(&RedisConfig { sentinels, ..RedisConfig::default() });
+    redis.ready().wait_for(|up| *up).await.unwrap();
+    let broker = broker(&redis, "t");
+    let mut consumer = broker.consume(GROUP).await.unwrap();
+    broker.publish((0..4).map(|n| to_room("r", &n.to_string())).collect()).await.unwrap();
+    let taken = take(&mut *consumer, 2).await;
+    consumer.ack(&taken[1].position).await.unwrap();
+    // Sentinel learns of the replica from the master, every ten seconds.
+    let mut asked = redis::Client::open(format!("redis://{}", sentinel.addr()))
+        .unwrap()
+        .get_multiplexed_async_connection()
+        .await
+        .unwrap();
+    let replicas = redis::cmd("SENTINEL").arg("replicas").arg("mymaster").to_owned();
+    while replicas.query_async::<Vec<redis::Value>>(&mut asked).await.unwrap().is_empty() {
+        sleep(Duration::from_millis(100)).await;
+    }
+    let has_everything = async { while command::<usize>(&redis, &["WAIT", "1", "100"]).await == 0 {} };
+    timeout(Duration::from_secs(30), has_everything).await.expect("the replica follows");
+    master.kill();
+    publish_until_taken(&broker, vec![to_room("r", "4")]).await;
+    let rest = take(&mut *consumer, 3).await;
+    assert_eq!(bodies(&rest), ["2", "3", "4"]);
+    assert_eq!(rest[0].position.source, taken[0].position.source);
 }

@@ -35,7 +35,10 @@ async fn a_go_login_is_found_by_key_and_by_user_and_ends_at_its_comet() {
     setup.go_connect(1, "k1", "go:1").await;
     sessions.put(new(1, "k2", "a:1", 7)).await.unwrap();
     let k1 = Key::new("k1");
-    assert_eq!(sessions.servers_of_keys(&[k1.clone()]).await, Ok(vec![Some(ServerId::new("go:1"))]));
+    assert_eq!(
+        sessions.servers_of_keys(std::slice::from_ref(&k1)).await,
+        Ok(vec![Some(ServerId::new("go:1"))])
+    );
     let by_key = sessions.sessions_of_keys(&[k1]).await.unwrap();
     assert_eq!(by_key, [Some(stored(None, "k1", "go:1", None))], "goim keeps no user there");
     let mut by_mid = sessions.sessions_of_mids(&[Mid(1)]).await.unwrap().remove(0);

@@ -1,0 +1,93 @@
+//! People of all comets, those that report to other logics included.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use cluster::{
+    registry::{Node, Service},
+    services::ClientCount,
+};
+use proto::ids::{RoomId, ServerId};
+use tokio::{
+    task::yield_now,
+    time::{Instant, sleep},
+};
+
+use super::{
+    Logic,
+    online::{Life, sum},
+};
+use crate::counts::{CountedRooms, Counts};
+
+/// How often the counts of all comets are read.
+const READ: Duration = Duration::from_secs(1);
+
+/// A comet of ours reports every 4 s at least, and a logic of ours lets what is kept of it age by 3 s more, so that
+/// what has this age, s, is a dead one's.
+const AGE_MAX_S: u64 = 10;
+
+/// A Go comet reports every 10 s.
+const GO_AGE_MAX_S: u64 = 35;
+
+impl Logic {
+    /// Starts to read what comets report to other logics, where there are such; it ends with the value.
+    pub(super) fn follow_counts(self: &Arc<Self>) {
+        let Some(counts) = self.counts.clone() else { return };
+        let logic = Arc::downgrade(self);
+        tokio::spawn(async move {
+            loop {
+                sleep(READ).await;
+                let Some(logic) = logic.upgrade() else { return };
+                logic.read_counts(&*counts).await;
+            }
+        });
+    }
+
+    /// Keeps a comet's report where the other logics find it. They miss it while the store is away, which the store's
+    /// connection logs.
+    pub(super) async fn keep_counts(&self, server: &ServerId, rooms: &HashMap<RoomId, u32>) {
+        if let Some(counts) = &self.counts {
+            let _ = counts.write(server, rooms, self.store_s()).await;
+        }
+    }
+
+    /// Clients of all comets: as they said here, or else as the registry knows.
+    pub(super) fn total(&self) -> ClientCount {
+        match self.counts {
+            None => self.online().total(),
+            Some(_) => self.comets(|comets| sum(comets.iter().map(|(_, clients)| *clients))),
+        }
+    }
+
+    async fn read_counts(&self, counts: &dyn Counts) {
+        let (nodes, asked) = (Arc::clone(&self.nodes.borrow()), Instant::now());
+        let servers: Vec<ServerId> = nodes.of(Service::Comet).map(|node| node.server.clone()).collect();
+        // While the store is away the last known counts stay.
+        let Ok(found) = counts.read(&servers).await else { return };
+        let now_s = self.store_s();
+        for (node, counted) in nodes.of(Service::Comet).zip(found) {
+            let Some(counted) = counted else { continue };
+            let (rooms, life) = living(node, counted, now_s);
+            self.online().stored(node.server.clone(), rooms, life, asked);
+            // A comet may have very many rooms.
+            yield_now().await;
+        }
+        self.online().keep_stored(|server| nodes.get(Service::Comet, server).is_some());
+    }
+
+    /// Seconds of the store's clock.
+    fn store_s(&self) -> u64 {
+        self.sessions.now_us() / 1_000_000
+    }
+}
+
+/// The rooms of a comet that are not too old, and whether it lives.
+fn living(node: &Node, counted: Vec<CountedRooms>, now_s: u64) -> (HashMap<RoomId, u32>, Life) {
+    let is_go = node.version.is_empty();
+    let age_max = if is_go { GO_AGE_MAX_S } else { AGE_MAX_S };
+    let any = !counted.is_empty();
+    let fresh = counted.into_iter().filter(|some| now_s.saturating_sub(some.updated_s) < age_max);
+    let fresh: Vec<HashMap<RoomId, u32>> = fresh.map(|some| some.rooms).collect();
+    // A Go logic leaves fields of rooms that ended, so an old field says nothing about a Go comet.
+    let life = if any && fresh.is_empty() && !is_go { Life::Silent } else { Life::Alive };
+    (fresh.into_iter().flatten().collect(), life)
+}

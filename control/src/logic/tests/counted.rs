@@ -1,0 +1,170 @@
+//! Logics of one cluster, with their counts in a real Redis.
+
+use services::Redis as Server;
+use tokio::time::{sleep, timeout};
+
+use super::*;
+use crate::{
+    counts::RedisCounts,
+    redis::{Redis, RedisConfig},
+    session::RedisSessions,
+};
+
+/// Longest wait for anything that takes a moment.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Cluster {
+    server: Server,
+    one: Arc<Logic>,
+    two: Arc<Logic>,
+}
+
+/// Comets of ours at `a:1` and `b:1`, a Go comet at `go:1`. The registry knows of four clients on each of ours.
+fn nodes() -> [Node; 3] {
+    let comet = |id: &str, version: &str, connections| Node {
+        version: version.to_owned(),
+        clients: ClientCount { connections, addresses: connections.min(1) },
+        ..Node::new(Service::Comet, server(id))
+    };
+    [comet("a:1", "0.1.0", 4), comet("b:1", "0.1.0", 4), comet("go:1", "", 0)]
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let server = Server::start();
+        let (one, two) = (logic(&server).await, logic(&server).await);
+        Cluster { server, one, two }
+    }
+
+    async fn run(&self, command: &[&str]) {
+        let client = ::redis::Client::open(format!("redis://{}", self.server.addr())).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let mut cmd = ::redis::cmd(command[0]);
+        command[1..].iter().for_each(|argument| _ = cmd.arg(*argument));
+        cmd.exec_async(&mut connection).await.unwrap();
+    }
+
+    /// What a Go logic writes into one field.
+    async fn go_writes(&self, comet: &str, field: &str, in_room: &str, people: u32, age_s: u64) {
+        let updated = wall_us() / 1_000_000 - age_s;
+        let json =
+            format!(r#"{{"server":"{comet}","room_count":{{"{in_room}":{people}}},"updated":{updated}}}"#);
+        self.run(&["HSET", &format!("golang_im:ol_{comet}"), field, &json]).await;
+    }
+}
+
+async fn logic(at: &Server) -> Arc<Logic> {
+    let config = RedisConfig { addr: at.addr().parse().unwrap(), ..RedisConfig::default() };
+    let redis = Redis::connect(&config);
+    redis.ready().wait_for(|ready| *ready).await.map(|_| ()).unwrap();
+    let setup = Setup::new(&[]).await;
+    let deps = LogicDeps {
+        sessions: Arc::new(RedisSessions::new(redis.clone(), &config)),
+        counts: Some(Arc::new(RedisCounts::new(redis, &config))),
+        registry: Arc::new(Fixed::new(nodes())),
+        ..setup.deps.clone()
+    };
+    let logic = Arc::new(Logic::new(&setup.config, deps));
+    logic.follow_counts();
+    logic
+}
+
+async fn report(logic: &Logic, comet: &str, people: u32) -> u32 {
+    let rooms = if people > 0 { HashMap::from([(room(ROOM), people)]) } else { HashMap::new() };
+    let clients = ClientCount { connections: people.into(), addresses: 1 };
+    let everybody = logic.renew_online(server(comet), rooms, clients).await.unwrap();
+    everybody.get(&room(ROOM)).copied().unwrap_or(0)
+}
+
+async fn until(logic: &Logic, people: u64) {
+    let counted = async {
+        while logic.online().room(&room(ROOM)) != people {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let in_time = timeout(PATIENCE, counted).await;
+    assert!(in_time.is_ok(), "{} people instead of {people}", logic.online().room(&room(ROOM)));
+}
+
+#[tokio::test]
+async fn every_logic_knows_the_people_of_every_comet() {
+    let cluster = Cluster::start().await;
+    let Cluster { one, two, .. } = &cluster;
+    assert_eq!(report(one, "a:1", 2).await, 2);
+    report(two, "b:1", 3).await;
+    until(one, 5).await;
+    until(two, 5).await;
+    assert_eq!(report(one, "a:1", 1).await, 4, "comets are told everybody");
+    until(two, 4).await;
+    for logic in [one, two] {
+        assert_eq!(logic.online().top("live", 5), [(room(ROOM), 4)]);
+        assert_eq!(logic.online().rooms(), HashMap::from([(room(ROOM), 4)]));
+    }
+    // The comet that reports elsewhere as the registry knows it.
+    let total = |connections| ClientCount { connections, addresses: 2 };
+    assert_eq!((one.total(), two.total()), (total(1 + 4), total(3 + 4)));
+    report(two, "a:1", 7).await;
+    until(one, 10).await;
+    report(two, "a:1", 0).await;
+    until(one, 3).await;
+}
+
+#[tokio::test]
+async fn a_comet_that_died_is_gone_long_before_its_lease() {
+    let cluster = Cluster::start().await;
+    let Cluster { one, two, .. } = &cluster;
+    report(two, "a:1", 2).await;
+    report(two, "b:1", 3).await;
+    until(one, 5).await;
+    let b_lives = async {
+        loop {
+            report(two, "b:1", 3).await;
+            sleep(Duration::from_secs(4)).await;
+        }
+    };
+    let a_is_gone = async {
+        until(one, 3).await;
+        until(two, 3).await;
+    };
+    tokio::select! {
+        () = a_is_gone => {}
+        () = b_lives => {}
+    }
+    assert_eq!(one.total().connections, 4, "that of b, as the registry knows it");
+}
+
+#[tokio::test]
+async fn what_a_go_logic_keeps_is_counted_as_long_as_go_comets_may_take() {
+    let cluster = Cluster::start().await;
+    let Cluster { one, two, .. } = &cluster;
+    cluster.go_writes("go:1", "43", ROOM, 5, 20).await;
+    cluster.go_writes("go:1", "19", "live://1", 9, 60).await;
+    report(one, "a:1", 2).await;
+    until(one, 7).await;
+    until(two, 7).await;
+    assert_eq!(one.online().room(&room("live://1")), 0, "of a room that ended, or of the dead");
+    // A comet of ours that a Go logic serves for a while.
+    cluster.go_writes("b:1", "43", ROOM, 1, 5).await;
+    until(two, 8).await;
+}
+
+#[tokio::test]
+async fn a_bad_key_or_no_redis_at_all_leaves_the_other_counts() {
+    let mut cluster = Cluster::start().await;
+    cluster.run(&["SET", "golang_im:ol_b:1", "?"]).await;
+    report(&cluster.one, "a:1", 2).await;
+    until(&cluster.two, 2).await;
+    assert_eq!(report(&cluster.one, "b:1", 3).await, 5, "this logic knows it all the same");
+    cluster.server.kill();
+    assert_eq!(report(&cluster.one, "a:1", 4).await, 7);
+    assert_eq!(cluster.two.online().room(&room(ROOM)), 2, "the last that was known");
+    cluster.server.restart();
+    let back = async {
+        while cluster.two.online().room(&room(ROOM)) != 7 {
+            report(&cluster.one, "a:1", 4).await;
+            report(&cluster.one, "b:1", 3).await;
+            sleep(Duration::from_millis(500)).await;
+        }
+    };
+    timeout(PATIENCE, back).await.expect("everything is told again");
+}
