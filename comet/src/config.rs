@@ -279,6 +279,7 @@ impl CometConfig {
     pub const UNUSED_GOIM_KEYS: &[&str] = &[
         "rpcServer.network",
         "rpcServer.timeout",
+        "rpcClient.*",
         "tcp.reader",
         "tcp.readBuf",
         "tcp.readBufSize",

@@ -10,7 +10,6 @@ mod world;
 mod brokers;
 mod config;
 mod counts;
-mod goim;
 mod load;
 mod outages;
 mod poison;

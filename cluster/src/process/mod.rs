@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 pub use self::args::{BadFlag, ConfigArgs, EntryArgs, Place, PlaceArgs, go_args};
 use crate::{
     build,
-    config::{ConfigError, Loaded, commented_default, load},
+    config::{BoundedDuration, ConfigError, Loaded, commented_default, load},
     telemetry::{Format, init_logs},
 };
 
@@ -37,6 +37,20 @@ pub struct LogConfig {
 impl Default for LogConfig {
     fn default() -> LogConfig {
         LogConfig { format: Format::Text, level: "info".to_owned() }
+    }
+}
+
+/// Calls of other processes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct RpcClientConfig {
+    /// Longest time to connect, and for the answer of one call.
+    pub timeout: BoundedDuration<10, 60_000>,
+}
+
+impl Default for RpcClientConfig {
+    fn default() -> RpcClientConfig {
+        RpcClientConfig { timeout: BoundedDuration::secs::<1>() }
     }
 }
 

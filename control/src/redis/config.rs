@@ -61,6 +61,17 @@ impl Default for RedisConfig {
 }
 
 impl RedisConfig {
+    /// Where it is, for people.
+    pub fn place(&self) -> String {
+        match self.sentinels.get() {
+            [] => self.addr.to_string(),
+            sentinels => {
+                let sentinels: Vec<_> = sentinels.iter().map(ToString::to_string).collect();
+                format!("{} by the Sentinels {}", self.master_name, sentinels.join(", "))
+            }
+        }
+    }
+
     /// Longest time for one command.
     pub fn deadline(&self) -> Duration {
         self.write_timeout.get() + self.read_timeout.get()

@@ -1,8 +1,8 @@
 //! What can be set about the program `comet`: the gateway's own sections, and how it finds the others.
 
 use cluster::{
-    config::{Addrs, BoundedDuration, ConfigError},
-    process::{LogConfig, ProgramConfig},
+    config::{Addrs, ConfigError},
+    process::{LogConfig, ProgramConfig, RpcClientConfig},
     registry::etcd::DiscoveryConfig,
 };
 use comet::config::{
@@ -33,7 +33,7 @@ pub(crate) struct CometFile {
     pub(crate) protocol: ProtocolConfig,
     /// gRPC goim.comet.Comet, called by job. It has no login of its own: leave it on a private address.
     pub(crate) rpc_server: RpcServerConfig,
-    /// Calls of logic.
+    /// Calls of logics.
     pub(crate) rpc_client: RpcClientConfig,
     /// What one client, and all of them, may cost.
     pub(crate) limits: LimitsConfig,
@@ -60,14 +60,6 @@ pub(crate) struct AuthConfig {
     /// Start although anybody who reaches rpcServer.addr, which is not loopback, could push to everybody. Warned about at
     /// every start. Who may log in is decided by logic.
     pub(crate) allow_insecure: bool,
-}
-
-/// Calls of logic.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub(crate) struct RpcClientConfig {
-    /// Longest time to connect to a logic, and for one call.
-    pub(crate) timeout: BoundedDuration<10, 60_000>,
 }
 
 impl Default for CometFile {
@@ -98,15 +90,11 @@ impl Default for AdminConfig {
     }
 }
 
-impl Default for RpcClientConfig {
-    fn default() -> Self {
-        RpcClientConfig { timeout: BoundedDuration::secs::<1>() }
-    }
-}
-
 impl ProgramConfig for CometFile {
     fn unused_goim_keys() -> Vec<String> {
-        CometConfig::UNUSED_GOIM_KEYS.iter().copied().chain(["rpcClient.dial"]).map(str::to_owned).collect()
+        let ours = |key: &&str| *key != "rpcClient.*";
+        let unused = CometConfig::UNUSED_GOIM_KEYS.iter().copied().filter(ours).chain(["rpcClient.dial"]);
+        unused.map(str::to_owned).collect()
     }
 
     fn log(&self) -> &LogConfig {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use cluster::{
     config::{Bounded, StringList},
-    process::{LogConfig, ProgramConfig},
+    process::{LogConfig, ProgramConfig, RpcClientConfig},
     registry::etcd::DiscoveryConfig,
 };
 use control::{
@@ -44,6 +44,8 @@ pub(crate) struct LogicFile {
     pub(crate) http_server: HttpServerConfig,
     /// The gRPC service `goim.logic.Logic`, which comets call.
     pub(crate) rpc_server: RpcServerConfig,
+    /// Calls of comets: kicks.
+    pub(crate) rpc_client: RpcClientConfig,
     /// The push API.
     pub(crate) push: PushConfig,
     /// Bounds of what logic takes.
@@ -86,6 +88,7 @@ impl Default for LogicFile {
             kafka: KafkaConfig::default(),
             http_server,
             rpc_server,
+            rpc_client: RpcClientConfig::default(),
             push,
             limits: LimitsConfig::default(),
             node,
@@ -105,7 +108,9 @@ impl Default for LimitsConfig {
 
 impl ProgramConfig for LogicFile {
     fn unused_goim_keys() -> Vec<String> {
-        LogicConfig::UNUSED_GOIM_KEYS.iter().map(|key| (*key).to_owned()).collect()
+        let ours = |key: &&str| *key != "rpcClient.*";
+        let unused = LogicConfig::UNUSED_GOIM_KEYS.iter().copied().filter(ours).chain(["rpcClient.dial"]);
+        unused.map(str::to_owned).collect()
     }
 
     fn log(&self) -> &LogConfig {

@@ -23,6 +23,7 @@ use cluster::{
 use control::{
     broker::Queue,
     config::{BrokerChoice, ConsumeConfig, Exposure},
+    counts::RedisCounts,
     logic::{self, LogicDeps},
     metrics::{BrokerMetrics, LogicMetrics, SessionMetrics},
     redis::Redis,

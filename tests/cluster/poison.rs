@@ -1,0 +1,109 @@
+//! What anybody may put on the shared queue: it is counted, put aside, and everything else goes on.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
+};
+
+use bytes::Bytes;
+use proto::{
+    envelope::{Envelope, Target},
+    ids::{Key, ServerId},
+    op::Op,
+};
+use services::Redis;
+
+use crate::{
+    harness::{BOTH, Login, PATIENCE, Server, eventually},
+    world::{Cluster, Queue},
+};
+
+const TOPIC: &str = "goim-push-topic";
+
+/// One command on a connection of its own: the first line of the answer, and the number or text in it.
+fn redis(redis: &Redis, words: &[&[u8]]) -> String {
+    let mut command = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        command.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+        command.extend_from_slice(word);
+        command.extend_from_slice(b"\r\n");
+    }
+    let mut stream = BufReader::new(TcpStream::connect(redis.addr()).expect("Redis accepts"));
+    stream.get_ref().set_read_timeout(Some(PATIENCE)).expect("a socket option");
+    stream.get_mut().write_all(&command).expect("written");
+    let mut line = String::new();
+    stream.read_line(&mut line).expect("an answer");
+    if let Some(len) = line.strip_prefix('$').and_then(|len| len.trim_end().parse::<usize>().ok()) {
+        let mut text = vec![0; len];
+        stream.read_exact(&mut text).expect("the whole answer");
+        return String::from_utf8_lossy(&text).into_owned();
+    }
+    line.trim_end().trim_start_matches(':').to_owned()
+}
+
+fn envelope(target: Target) -> Vec<u8> {
+    let body = Bytes::from_static(b"nobody's");
+    Envelope { target, op: Op(1000), body, accepted_at_us: 0, origin: None }.to_bytes().to_vec()
+}
+
+/// Sum of a counter over both jobs.
+fn dropped(jobs: &[Server], reason: &str) -> f64 {
+    let sample = format!("halley_dispatch_drops_total{{reason=\"{reason}\"}}");
+    jobs.iter().map(|job| job.metrics().count(&sample)).sum()
+}
+
+#[test]
+fn what_is_no_push_is_put_aside_and_the_rest_goes_on() {
+    let cluster = Cluster::start_on(Queue::List);
+    let login = Login::key("k").mid(1).room("live://1").accepts(&[1000]);
+    let mut client = cluster.comets[0].client(BOTH[0], &login);
+    let dead_comet = envelope(Target::Keys { server: ServerId::new("127.0.0.1:1"), keys: vec![Key::new("k")] });
+    for element in [&b"not protobuf"[..], b"", b"\x08\x07\x10\xe8\x07", &dead_comet] {
+        redis(&cluster.redis, &[b"LPUSH", TOPIC.as_bytes(), element]);
+    }
+    cluster.logics[0].push("room?operation=1000&type=live&room=1", "goes on");
+    client.expect_push(1000, "goes on");
+    eventually("three are counted as poison", || (dropped(&cluster.jobs, "poison") == 3.0).then_some(()));
+    eventually("one had no comet", || (dropped(&cluster.jobs, "no_comet") == 1.0).then_some(()));
+    assert_eq!(redis(&cluster.redis, &[b"LLEN", format!("{TOPIC}.dead").as_bytes()]), "3");
+    assert_eq!(redis(&cluster.redis, &[b"LINDEX", format!("{TOPIC}.dead").as_bytes(), b"-1"]), "not protobuf");
+    client.expect_silence();
+}
+
+#[test]
+fn without_any_comet_pushes_are_dropped_and_counted_until_there_is_one() {
+    let mut cluster = Cluster::servers_only(Queue::Stream);
+    cluster.logics.push(cluster.logic(&[]));
+    cluster.jobs.push(cluster.job(&[]));
+    for server in cluster.logics.iter().chain(&cluster.jobs) {
+        server.expect_ready();
+    }
+    cluster.logics[0].push("room?operation=1000&type=live&room=1", "to nobody");
+    cluster.logics[0].push("all?operation=1000", "to nobody");
+    eventually("both are counted", || (dropped(&cluster.jobs, "no_comet") == 2.0).then_some(()));
+    cluster.comets.push(cluster.comet(&[]));
+    cluster.comets[0].expect_ready();
+    let mut client = cluster.comets[0].client(BOTH[1], &Login::key("k").room("live://1"));
+    eventually("job knows the comet", || cluster.jobs[0].log().contains("dispatching to it").then_some(()));
+    cluster.logics[0].push("room?operation=1000&type=live&room=1", "to somebody");
+    client.expect_push(1000, "to somebody");
+    client.expect_silence();
+}
+
+/// Another program's value under one of our names: told, and everything else goes on.
+#[test]
+fn a_wrong_type_under_a_key_of_ours_harms_only_that_key() {
+    let cluster = Cluster::start();
+    redis(&cluster.redis, &[b"HSET", b"golang_im:key_odd", b"a", b"b"]);
+    redis(&cluster.redis, &[b"SET", b"golang_im:mid_77", b"text"]);
+    let mut well = cluster.comets[0].client(BOTH[0], &Login::key("well").mid(1).accepts(&[1000]));
+    for target in ["keys?operation=1000&keys=odd", "mids?operation=1000&mids=77"] {
+        let answer = cluster.logics[0].post(&format!("/goim/push/{target}"), "odd");
+        assert!([200, 503].contains(&answer.status), "{target}: {}", answer.body);
+    }
+    cluster.logics[0].push("keys?operation=1000&keys=well", "well");
+    well.expect_push(1000, "well");
+    for logic in &cluster.logics {
+        logic.expect_ready();
+    }
+}
