@@ -22,10 +22,14 @@ use proto::{envelope::Envelope, ids::Key};
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod memory;
 #[cfg(any(test, feature = "kafka", feature = "redis"))]
 mod record;
 
+#[cfg(feature = "kafka")]
+pub use kafka::{Assignor, KafkaBroker, KafkaConfig, KafkaJobConfig, KafkaStartError};
 pub use memory::{MemoryBroker, MemoryLimits};
 
 /// One ordered log of a broker, its incarnation included.
