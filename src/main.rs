@@ -158,6 +158,7 @@ async fn run(config: &HalleyConfig, exposure: &Exposure) -> anyhow::Result<()> {
             server: server.clone(),
             api: Arc::clone(&front),
             calls: Calls::Batches,
+            stream: None,
         })
     });
     let job = job::start(

@@ -6,6 +6,7 @@
 //! | [`config`] | value types, the loader of a file and `--set`, the commented default file |
 //! | [`services`] | the boundaries comet → logic and job → comet, as traits |
 //! | [`registry`] | which comets and logics there are: trait, in memory, conformance suite |
+//! | [`dial`] | gRPC connections to the other processes, ours and goim's |
 //! | [`telemetry`] | logs, a limit on lines that outsiders cause, metrics of the process |
 //! | [`admin`] | `/metrics`, `/healthz`, `/readyz` |
 //! | [`http`] | a bounded HTTP server |
@@ -22,6 +23,7 @@ pub mod admin;
 pub mod build;
 mod clock;
 pub mod config;
+pub mod dial;
 pub mod http;
 pub mod process;
 pub mod registry;

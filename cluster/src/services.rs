@@ -88,8 +88,8 @@ pub struct Renewed {
     /// Incarnation of the session store: when it changes, the store may have lost sessions, and comet renews all of its
     /// own. None: logic does not say.
     pub incarnation: Option<u64>,
-    /// Sessions that are not the stored ones because a newer login took their key, with its generation: comet closes
-    /// what is older.
+    /// Sessions that are not the stored ones because a newer login on another comet took their key, with its generation:
+    /// comet closes what is older.
     pub superseded: Vec<(Key, Generation)>,
 }
 

@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use crate::{
     config::CometConfig,
     driver::launch::{DriverReport, LaunchError, Launched, launch, shards},
-    front::{Front, Metrics, rpc},
+    front::{Front, Metrics, halley_rpc, rpc},
 };
 
 /// Bytes in one HTTP/2 frame window of the gRPC port; goim's job sends batches of this order.
@@ -104,7 +104,8 @@ impl Comet {
             .initial_stream_window_size(RPC_WINDOW)
             .http2_keepalive_interval(Some(Duration::from_secs(10)))
             .http2_keepalive_timeout(Some(Duration::from_secs(3)))
-            .add_service(rpc::service(Arc::clone(&front), push_max));
+            .add_service(rpc::service(Arc::clone(&front), push_max))
+            .add_service(halley_rpc::service(Arc::clone(&front), push_max));
         tokio::spawn(service.serve_with_incoming(incoming(listener)));
         Ok(Comet {
             front,

@@ -74,6 +74,18 @@ label! {
 }
 
 label! {
+    /// What became of the kick of a connection whose key logged in on another comet.
+    ReplacedKick, "result" {
+        /// Its comet has it.
+        Taken = "taken",
+        /// Its comet is away or gone, or too many were under way.
+        Failed = "failed",
+        /// Its comet is goim's, which knows no kick.
+        Unsupported = "unsupported",
+    }
+}
+
+label! {
     /// What became of a client's message.
     MessageResult, "result" {
         /// Published to the sender's room.
@@ -224,6 +236,8 @@ pub struct LogicMetrics {
     pub logins: CounterBy<LoginResult>,
     /// Messages of clients.
     pub client_messages: CounterBy<MessageResult>,
+    /// Kicks of connections whose key logged in on another comet.
+    pub replaced: CounterBy<ReplacedKick>,
 }
 
 impl LogicMetrics {
@@ -251,6 +265,11 @@ impl LogicMetrics {
             "halley_client_messages",
             "Messages of clients that logic took",
             self.client_messages.family.clone(),
+        );
+        registry.register(
+            "halley_replaced_kicks",
+            "Kicks of connections whose key logged in on another comet",
+            self.replaced.family.clone(),
         );
     }
 

@@ -8,7 +8,7 @@ use ring::WakeSender;
 use super::{Front, lanes::Work, lock};
 use crate::{
     mailbox::{Receiver, TaskBell},
-    shard::mail::{ToFront, ToShard},
+    shard::mail::{OpenSession, ToFront, ToShard},
 };
 
 /// The ring of one shard to the front.
@@ -47,14 +47,25 @@ fn take(front: &Arc<Front>, shard: u16, mail: ToFront) {
             if let Some(peer) = peer {
                 front.online().ended(peer);
             }
-            if !replaced {
-                let session = SessionRef { mid, key, server: front.server.clone(), generation };
-                front.lanes.ended(front, session);
+            let session = SessionRef { mid, key, server: front.server.clone(), generation };
+            match replaced {
+                true => front.lanes.push(front, Work::Replaced(session)),
+                false => front.lanes.ended(front, session),
             }
         }
         ToFront::Renew { mid, key, generation } => {
             let session = SessionRef { mid, key, server: front.server.clone(), generation };
-            front.lanes.push(front, Work::Renew(session));
+            front.lanes.renew(front, session);
+        }
+        ToFront::Sessions { sessions, next } => {
+            let server = &front.server;
+            let sessions = sessions.into_iter().map(|OpenSession { mid, key, generation }| SessionRef {
+                mid,
+                key,
+                server: server.clone(),
+                generation,
+            });
+            front.announcer.chunk(front, sessions.collect(), next);
         }
         ToFront::Message { id, message } => front.lanes.push(front, Work::Message { id, message }),
         ToFront::Rooms(counts) => {

@@ -1,5 +1,7 @@
 //! What logic is told about open connections. A device always goes through the same lane, which works one thing after
 //! the other, so that a client's messages stay in order and the end of a session never overtakes its renewal.
+//!
+//! Renewals gather for a while, to go in one call. One that logic does not take goes again, until the session ends.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -9,11 +11,14 @@ use std::{
 };
 
 use cluster::{
-    services::{ClientMessage, LogicError, MessageReply, SessionRef},
+    services::{ClientMessage, CometApi as _, LogicError, MessageReply, SessionRef},
     sim::{self, RandomState},
 };
-use proto::ids::Key;
-use tokio::sync::{mpsc, oneshot};
+use proto::{close::CloseReason, ids::Key};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep_until},
+};
 
 use super::{Front, lock};
 use crate::{
@@ -26,6 +31,15 @@ const LANES: usize = 64;
 
 /// Things that may wait in one lane. Beyond it they are given up and counted: logic is far behind then.
 const LANE_CAPACITY: usize = 4096;
+
+/// How long renewals gather, and how long one that failed waits.
+const GATHER: Duration = Duration::from_secs(1);
+
+/// Renewals in one call.
+const RENEWALS_MAX: usize = 512;
+
+/// Renewals that may wait in one lane. Beyond it they are given up and counted; the next heartbeat brings another.
+const RENEWALS_WAITING_MAX: usize = 4096;
 
 /// Attempts to tell logic of a session's end; after them its time to live ends it.
 const END_ATTEMPTS: u32 = 4;
@@ -80,6 +94,12 @@ pub(super) enum Work {
     },
     /// A session lives.
     Renew(SessionRef),
+    /// A session lives, and logic may take it for gone: this waits for no other.
+    PutBack(SessionRef),
+    /// Sessions that logic may have lost. The sender is let go when it has them.
+    Announce(Vec<SessionRef>, mpsc::Sender<()>),
+    /// A session lives on in a newer connection.
+    Replaced(SessionRef),
     /// A session ended.
     Disconnect(SessionRef),
     /// Everything before it is done.
@@ -90,15 +110,19 @@ impl Work {
     fn key(&self) -> Option<&Key> {
         match self {
             Work::Message { message, .. } => Some(&message.key),
-            Work::Renew(session) | Work::Disconnect(session) => Some(&session.key),
-            Work::Finish(_) => None,
+            Work::Renew(session)
+            | Work::PutBack(session)
+            | Work::Replaced(session)
+            | Work::Disconnect(session) => Some(&session.key),
+            Work::Announce(..) | Work::Finish(_) => None,
         }
     }
 
     const fn label(&self) -> &'static str {
         match self {
             Work::Message { .. } => "receive",
-            Work::Renew(_) => "heartbeat",
+            Work::Renew(_) | Work::PutBack(_) | Work::Announce(..) => "heartbeat",
+            Work::Replaced(_) => "replaced",
             Work::Disconnect(_) => "disconnect",
             Work::Finish(_) => "finish",
         }
@@ -120,7 +144,7 @@ impl Lanes {
 
     /// Queues a thing for logic; when its lane is full it is given up and counted.
     pub(super) fn push(&self, front: &Front, work: Work) {
-        let lane = work.key().map_or(0, |key| self.hasher.hash_one(key) as usize % LANES);
+        let lane = work.key().map_or(0, |key| self.of(key));
         if let Err(error) = self.lanes[lane].try_send(work) {
             let work = error.into_inner();
             front.metrics.given_up(work.label());
@@ -130,18 +154,45 @@ impl Lanes {
         }
     }
 
+    fn of(&self, key: &Key) -> usize {
+        self.hasher.hash_one(key) as usize % LANES
+    }
+
     /// A session ended.
     pub(super) fn ended(&self, front: &Front, session: SessionRef) {
         lock(&self.ends).remember(self.hasher.hash_one(&session.key), Time::now());
         self.push(front, Work::Disconnect(session));
     }
 
-    /// A connection opened. If a session of its key was ended while it logged in, that may have been its own as logic
-    /// saw it (a logic without fences drops whatever is there): a heartbeat puts it back.
+    /// A session is to be renewed. If one of its key was ended lately, that may have been its own as logic saw it (a
+    /// logic without fences drops whatever is there).
+    pub(super) fn renew(&self, front: &Front, session: SessionRef) {
+        let put_back = lock(&self.ends).ended_lately(self.hasher.hash_one(&session.key), Time::now());
+        self.push(front, if put_back { Work::PutBack(session) } else { Work::Renew(session) });
+    }
+
+    /// A connection opened. What happened to the sessions while it logged in, to that of its key or to all, may have
+    /// happened to its own.
     pub(super) fn opened(&self, front: &Front, session: SessionRef) {
-        if lock(&self.ends).ended_lately(self.hasher.hash_one(&session.key), Time::now()) {
-            self.push(front, Work::Renew(session));
+        let key = self.hasher.hash_one(&session.key);
+        if lock(&self.ends).ended_lately(key, Time::now()) || front.announcer.changed_lately() {
+            self.renew(front, session);
         }
+    }
+
+    /// Queues sessions that logic may have lost. What is returned ends when it has them; true when some found no place.
+    pub(super) fn announce(&self, front: &Front, sessions: Vec<SessionRef>) -> (mpsc::Receiver<()>, bool) {
+        let (done, wait) = mpsc::channel(1);
+        let mut parts: Vec<Vec<SessionRef>> = vec![Vec::new(); LANES];
+        sessions.into_iter().for_each(|session| parts[self.of(&session.key)].push(session));
+        let mut is_partial = false;
+        for (lane, part) in parts.into_iter().enumerate().filter(|(_, part)| !part.is_empty()) {
+            if self.lanes[lane].try_send(Work::Announce(part, done.clone())).is_err() {
+                is_partial = true;
+                front.metrics.given_up("announce");
+            }
+        }
+        (wait, is_partial)
     }
 
     /// Returns when everything queued so far was told.
@@ -157,22 +208,126 @@ impl Lanes {
 
 /// Works one lane, for ever.
 pub(super) async fn run(front: Arc<Front>, mut works: mpsc::Receiver<Work>) {
-    while let Some(work) = works.recv().await {
-        let label = work.label();
-        let result = match work {
-            Work::Message { id, message } => receive(&front, id, *message).await,
-            Work::Renew(session) => front.logic.renew(vec![session]).await.map(drop),
-            Work::Disconnect(session) => disconnect(&front, session).await,
-            Work::Finish(done) => {
-                let _ = done.send(()); // nobody waits any more
-                Ok(())
+    let mut renewals = Renewals::default();
+    loop {
+        tokio::select! {
+            // What is due was said before what waits.
+            biased;
+            () = sleep_until(renewals.due.unwrap_or_else(Instant::now)), if renewals.due.is_some() => {
+                renewals.send(&front).await;
             }
-        };
-        if let Err(error) = result {
-            front.metrics.logic_failed(label);
-            tracing::debug!(%error, call = label, "logic did not answer");
+            work = works.recv() => match work {
+                Some(work) => do_work(&front, work, &mut renewals).await,
+                None => return,
+            },
         }
     }
+}
+
+async fn do_work(front: &Arc<Front>, work: Work, renewals: &mut Renewals) {
+    let label = work.label();
+    let result = match work {
+        Work::Message { id, message } => receive(front, id, *message).await,
+        Work::Renew(session) => {
+            renewals.add(front, session);
+            Ok(())
+        }
+        Work::PutBack(session) => {
+            let result = renew(front, vec![session.clone()]).await;
+            if result.is_err() {
+                renewals.add(front, session);
+            }
+            result
+        }
+        Work::Announce(sessions, done) => {
+            sessions.into_iter().for_each(|session| renewals.add(front, session));
+            renewals.announcing = Some(done);
+            renewals.send(front).await;
+            Ok(())
+        }
+        Work::Replaced(session) => {
+            renewals.forget(&session);
+            Ok(())
+        }
+        Work::Disconnect(session) => {
+            renewals.forget(&session);
+            disconnect(front, session).await
+        }
+        Work::Finish(done) => {
+            let _ = done.send(()); // nobody waits any more
+            Ok(())
+        }
+    };
+    if let Err(error) = result {
+        failed(front, label, &error);
+    }
+}
+
+fn failed(front: &Front, call: &'static str, error: &LogicError) {
+    front.metrics.logic_failed(call);
+    tracing::debug!(%error, call, "logic did not answer");
+}
+
+/// Renewals of a lane that gather.
+#[derive(Default)]
+struct Renewals {
+    waiting: HashMap<Key, SessionRef, RandomState>,
+    /// When they go; none while there are none.
+    due: Option<Instant>,
+    /// Let go when nothing waits.
+    announcing: Option<mpsc::Sender<()>>,
+}
+
+impl Renewals {
+    fn add(&mut self, front: &Front, session: SessionRef) {
+        let is_full = self.waiting.len() >= sim::bound(RENEWALS_WAITING_MAX);
+        if is_full && !self.waiting.contains_key(&session.key) {
+            return front.metrics.given_up("heartbeat");
+        }
+        self.waiting.insert(session.key.clone(), session);
+        self.due.get_or_insert_with(|| Instant::now() + GATHER);
+    }
+
+    /// A renewal after the end of its session would put it back for nobody.
+    fn forget(&mut self, session: &SessionRef) {
+        if self.waiting.get(&session.key).is_some_and(|other| other.generation == session.generation) {
+            self.waiting.remove(&session.key);
+        }
+        self.rest();
+    }
+
+    async fn send(&mut self, front: &Front) {
+        self.due = None;
+        let mut sessions = std::mem::take(&mut self.waiting).into_values().collect::<Vec<_>>();
+        while !sessions.is_empty() {
+            let part = sessions.split_off(sessions.len().saturating_sub(RENEWALS_MAX));
+            if let Err(error) = renew(front, part.clone()).await {
+                failed(front, "heartbeat", &error);
+                // There was room for them.
+                sessions.into_iter().chain(part).for_each(|session| self.add(front, session));
+                return;
+            }
+        }
+        self.rest();
+    }
+
+    fn rest(&mut self) {
+        if self.waiting.is_empty() {
+            self.due = None;
+            self.announcing = None;
+        }
+    }
+}
+
+/// One call. What logic calls superseded ends here too: the kick of the newer login has not arrived.
+async fn renew(front: &Front, sessions: Vec<SessionRef>) -> Result<(), LogicError> {
+    let renewed = front.logic.renew(sessions).await?;
+    front.announcer.heard(&renewed);
+    for (key, by) in renewed.superseded {
+        // It is a mail to a shard, which cannot fail.
+        let _ = front.kick(key, Some(by), CloseReason::Replaced, None).await;
+    }
+    Ok(())
 }
 
 async fn receive(front: &Front, id: ConnectionId, message: ClientMessage) -> Result<(), LogicError> {

@@ -1,50 +1,148 @@
-//! logic over gRPC: the client side of `goim.logic.Logic`, for a comet that runs in a process of its own.
+//! logic over gRPC, for a comet that runs in a process of its own: the client side of `goim.logic.Logic`, and of
+//! `halley.v1.Logic` where the logic has it.
 
 use std::{collections::HashMap, time::Duration};
 
 use async_trait::async_trait;
-use cluster::services::{
-    ClientCount, ClientMessage, ConnectRequest, LogicApi, LogicError, MessageReply, Renewed, Session,
-    SessionRef,
+use cluster::{
+    dial::{Peer, never_left},
+    services::{
+        ClientCount, ClientMessage, ConnectRequest, LogicApi, LogicError, MessageReply, Renewed, Session,
+        SessionRef,
+    },
 };
+use futures_util::stream;
 use proto::{
     close::CloseReason,
     ids::{Generation, Key, Mid, RoomId, ServerId},
     op::Op,
     rpc::{
+        halley::{self, OnlineReport, RenewReq, logic_client::LogicClient as HalleyClient},
         logic::{ConnectReq, DisconnectReq, HeartbeatReq, OnlineReq, ReceiveReq, logic_client::LogicClient},
         protocol::Proto,
     },
 };
-use tonic::{
-    Code, Status,
-    codec::CompressionEncoding,
-    transport::{Channel, Endpoint},
-};
+use tokio::time::timeout;
+use tonic::{Code, Response, Status, Streaming, codec::CompressionEncoding, transport::Channel};
 
 /// Silence a client is allowed when logic names none; goim's own default.
 const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(270);
 
-/// logic behind a gRPC channel.
+/// Rooms in one page of a report: about a megabyte with the longest names.
+const ROOMS_PAGE: usize = 10_000;
+
+/// Longest answer of goim's logic, bytes: the counts of half a million rooms.
+const ANSWER_LEN_MAX: usize = 16 << 20;
+
+/// logic behind a gRPC connection.
 #[derive(Clone)]
 pub struct GrpcLogic {
-    client: LogicClient<Channel>,
+    peer: Peer,
+    goims: LogicClient<Channel>,
+    ours: HalleyClient<Channel>,
+    limit: Duration,
+}
+
+/// Why a message was not taken.
+pub(super) struct NotReceived {
+    pub(super) error: LogicError,
+    /// Logic has certainly not taken it: it may go to another one.
+    pub(super) is_unsent: bool,
 }
 
 impl GrpcLogic {
     /// A client of the logic at `address` (`host:port`). Connects with the first call and again whenever the connection
-    /// is lost; each call ends after `timeout`.
-    pub fn new(address: &str, timeout: Duration) -> Result<GrpcLogic, tonic::transport::Error> {
-        let channel = Endpoint::from_shared(format!("http://{address}"))?
-            .connect_timeout(timeout)
-            .timeout(timeout)
-            .keep_alive_while_idle(true)
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(3))
-            .connect_lazy();
-        let client = LogicClient::new(channel).accept_compressed(CompressionEncoding::Gzip);
-        Ok(GrpcLogic { client })
+    /// is lost; each call ends after `limit`. Needs a tokio runtime, and does not wait.
+    ///
+    /// # Errors
+    /// It is no address.
+    pub fn new(address: &str, limit: Duration) -> Result<GrpcLogic, tonic::transport::Error> {
+        let peer = Peer::new(address, limit)?;
+        let goims = LogicClient::new(peer.channel())
+            .accept_compressed(CompressionEncoding::Gzip)
+            .max_decoding_message_size(ANSWER_LEN_MAX);
+        let ours = HalleyClient::new(peer.channel());
+        Ok(GrpcLogic { peer, goims, ours, limit })
     }
+
+    pub(super) async fn try_receive(&self, message: ClientMessage) -> Result<MessageReply, NotReceived> {
+        let request = ReceiveReq {
+            mid: message.mid.0,
+            proto: Some(Proto {
+                ver: message.header.ver.into(),
+                op: message.header.op.0,
+                seq: message.header.seq,
+                body: message.body,
+            }),
+            key: message.key.as_str().to_owned(),
+            room: message.room.map(|room| room.as_str().to_owned()).unwrap_or_default(),
+        };
+        match self.goims.clone().receive(request).await {
+            Ok(reply) => {
+                let reply = reply.into_inner();
+                Ok(if reply.room { MessageReply::Room } else { MessageReply::Body(reply.body) })
+            }
+            Err(status) => {
+                let is_unsent = never_left(&status);
+                Err(NotReceived { error: unavailable(status), is_unsent })
+            }
+        }
+    }
+
+    /// The report in pages, and the answer in pages.
+    async fn online(
+        &self,
+        server: &ServerId,
+        rooms: &HashMap<RoomId, u32>,
+        clients: ClientCount,
+    ) -> Option<Result<HashMap<RoomId, u32>, Status>> {
+        let answer = self.peer.ours(async {
+            let pages = stream::iter(report(server, rooms, clients));
+            self.ours.clone().online(pages).await
+        });
+        match answer.await? {
+            Ok(answer) => Some(self.counts(answer).await),
+            Err(status) => Some(Err(status)),
+        }
+    }
+
+    async fn counts(
+        &self,
+        answer: Response<Streaming<halley::OnlineCounts>>,
+    ) -> Result<HashMap<RoomId, u32>, Status> {
+        let mut pages = answer.into_inner();
+        let all = async {
+            let mut counts = HashMap::new();
+            while let Some(page) = pages.message().await? {
+                let page = page.rooms.into_iter();
+                counts.extend(page.filter_map(|(room, people)| Some((RoomId::parse(&room).ok()?, people))));
+            }
+            Ok(counts)
+        };
+        match timeout(self.limit, all).await {
+            Ok(counts) => counts,
+            Err(_) => Err(Status::deadline_exceeded("the counts do not end")),
+        }
+    }
+}
+
+/// The pages of a report; one at least.
+fn report(server: &ServerId, rooms: &HashMap<RoomId, u32>, clients: ClientCount) -> Vec<OnlineReport> {
+    let mut pages = vec![OnlineReport {
+        server: server.as_str().to_owned(),
+        rooms: HashMap::new(),
+        connections: clients.connections,
+        addresses: clients.addresses,
+    }];
+    for (n, (room, people)) in rooms.iter().enumerate() {
+        if n > 0 && n % ROOMS_PAGE == 0 {
+            pages.push(OnlineReport { server: server.as_str().to_owned(), ..OnlineReport::default() });
+        }
+        if let Some(page) = pages.last_mut() {
+            page.rooms.insert(room.as_str().to_owned(), *people);
+        }
+    }
+    pages
 }
 
 #[async_trait]
@@ -57,7 +155,7 @@ impl LogicApi for GrpcLogic {
             client_ip: request.client_ip.map(|ip| ip.to_string()).unwrap_or_default(),
             transport: request.transport.label().to_owned(),
         };
-        let reply = self.client.clone().connect(request).await.map_err(login_error)?.into_inner();
+        let reply = self.goims.clone().connect(request).await.map_err(login_error)?.into_inner();
         let heartbeat = u64::try_from(reply.heartbeat).ok().filter(|nanos| *nanos > 0);
         Ok(Session {
             mid: Mid(reply.mid),
@@ -78,10 +176,36 @@ impl LogicApi for GrpcLogic {
             server: session.server.as_str().to_owned(),
             generation: fence(&session),
         };
-        Ok(self.client.clone().disconnect(request).await.map_err(unavailable)?.into_inner().has)
+        Ok(self.goims.clone().disconnect(request).await.map_err(unavailable)?.into_inner().has)
     }
 
     async fn renew(&self, sessions: Vec<SessionRef>) -> Result<Renewed, LogicError> {
+        let renewed = self.peer.ours(async {
+            let request = RenewReq {
+                // They are all this comet's.
+                server: sessions
+                    .first()
+                    .map(|session| session.server.as_str().to_owned())
+                    .unwrap_or_default(),
+                sessions: sessions
+                    .iter()
+                    .map(|session| halley::Session {
+                        mid: session.mid.0,
+                        key: session.key.as_str().to_owned(),
+                        generation: fence(session),
+                    })
+                    .collect(),
+            };
+            self.ours.clone().renew(request).await
+        });
+        if let Some(reply) = renewed.await {
+            let halley::RenewReply { incarnation, superseded } = reply.map_err(unavailable)?.into_inner();
+            let superseded = superseded.into_iter();
+            return Ok(Renewed {
+                incarnation: Some(incarnation).filter(|incarnation| *incarnation != 0),
+                superseded: superseded.map(|it| (Key::new(it.key), Generation(it.by))).collect(),
+            });
+        }
         for session in sessions {
             let request = HeartbeatReq {
                 mid: session.mid.0,
@@ -89,7 +213,7 @@ impl LogicApi for GrpcLogic {
                 server: session.server.as_str().to_owned(),
                 generation: fence(&session),
             };
-            self.client.clone().heartbeat(request).await.map_err(unavailable)?;
+            self.goims.clone().heartbeat(request).await.map_err(unavailable)?;
         }
         Ok(Renewed::default())
     }
@@ -100,6 +224,9 @@ impl LogicApi for GrpcLogic {
         rooms: HashMap<RoomId, u32>,
         clients: ClientCount,
     ) -> Result<HashMap<RoomId, u32>, LogicError> {
+        if let Some(counts) = self.online(&server, &rooms, clients).await {
+            return counts.map_err(unavailable);
+        }
         let room_count = rooms
             .into_iter()
             .map(|(room, count)| (room.as_str().to_owned(), i32::try_from(count).unwrap_or(i32::MAX)))
@@ -110,7 +237,7 @@ impl LogicApi for GrpcLogic {
             connections: clients.connections,
             addresses: clients.addresses,
         };
-        let client = self.client.clone().send_compressed(CompressionEncoding::Gzip);
+        let client = self.goims.clone().send_compressed(CompressionEncoding::Gzip);
         let reply = { client }.renew_online(request).await.map_err(unavailable)?.into_inner();
         let counts = reply.all_room_count.into_iter();
         Ok(counts
@@ -119,19 +246,7 @@ impl LogicApi for GrpcLogic {
     }
 
     async fn receive(&self, message: ClientMessage) -> Result<MessageReply, LogicError> {
-        let request = ReceiveReq {
-            mid: message.mid.0,
-            proto: Some(Proto {
-                ver: message.header.ver.into(),
-                op: message.header.op.0,
-                seq: message.header.seq,
-                body: message.body,
-            }),
-            key: message.key.as_str().to_owned(),
-            room: message.room.map(|room| room.as_str().to_owned()).unwrap_or_default(),
-        };
-        let reply = self.client.clone().receive(request).await.map_err(unavailable)?.into_inner();
-        Ok(if reply.room { MessageReply::Room } else { MessageReply::Body(reply.body) })
+        self.try_receive(message).await.map_err(|failure| failure.error)
     }
 }
 
@@ -139,10 +254,12 @@ fn fence(session: &SessionRef) -> i64 {
     session.generation.map_or(0, |generation| generation.0)
 }
 
-/// goim's logic answers a refused login with UNKNOWN and a text; Halley's with the code that fits.
+/// goim's logic answers a refused login with UNKNOWN and a text; Halley's with the code that fits. What has a source was
+/// said by nobody: the connection broke.
 fn login_error(status: Status) -> LogicError {
     let refused = |reason| LogicError::Refused { reason, text: status.message().to_owned() };
     match status.code() {
+        _ if std::error::Error::source(&status).is_some() => unavailable(status),
         Code::Unknown | Code::InvalidArgument | Code::Unauthenticated => refused(CloseReason::LoginRefused),
         Code::PermissionDenied => refused(CloseReason::NotPermitted),
         Code::ResourceExhausted => LogicError::Overloaded,

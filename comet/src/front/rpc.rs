@@ -17,7 +17,7 @@ use proto::{
 use tonic::{Request, Response, Status, codec::CompressionEncoding};
 
 /// Room for the fields around a push in one gRPC message, bytes.
-const ENVELOPE_BYTES: usize = 1 << 20;
+pub(super) const ENVELOPE_BYTES: usize = 1 << 20;
 
 /// The tonic service over a comet.
 pub fn service<C: CometApi>(

@@ -63,6 +63,11 @@ pub enum ToShard {
     },
     /// People of these rooms on other shards and other comets.
     Elsewhere(Vec<(RoomId, u32)>),
+    /// Tell the open sessions of some slots.
+    Sessions {
+        /// The first of these slots.
+        from: u32,
+    },
     /// Stop accepting and close everybody, spread over this time.
     Drain {
         /// Time over which the closes are spread.
@@ -216,7 +221,7 @@ pub enum ToFront {
         generation: Option<Generation>,
         /// Address of the client; `None` when the login was accepted but the client had left by then.
         peer: Option<IpAddr>,
-        /// The session lives on in a newer connection: logic is not told.
+        /// The key lives on in a newer connection of this comet: logic is not told.
         replaced: bool,
     },
     /// A session is alive and due for renewal.
@@ -227,6 +232,13 @@ pub enum ToFront {
         key: Key,
         /// Fence.
         generation: Option<Generation>,
+    },
+    /// Open sessions, as [`ToShard::Sessions`] asked. Every end that was told before is not among them.
+    Sessions {
+        /// The sessions.
+        sessions: Vec<OpenSession>,
+        /// Slot to go on from; none: these were the last.
+        next: Option<u32>,
     },
     /// A client message for logic.
     Message {
@@ -241,6 +253,17 @@ pub enum ToFront {
     Stats(Box<Stats>),
     /// The last connection is gone after a drain.
     Drained,
+}
+
+/// The session of an open connection.
+#[derive(Debug)]
+pub struct OpenSession {
+    /// The user.
+    pub mid: Mid,
+    /// The device key.
+    pub key: Key,
+    /// Fence.
+    pub generation: Option<Generation>,
 }
 
 /// A login as the lobby hands it out: logic needs no more of it.

@@ -354,6 +354,7 @@ impl Shard {
             ToShard::Elsewhere(rooms) => {
                 rooms.iter().for_each(|(room, people)| self.rooms.set_elsewhere(room, *people));
             }
+            ToShard::Sessions { from } => self.sessions(from, out),
             ToShard::Drain { over } => self.drain(now, over, out),
         }
         self.flush_urgent(now, out);

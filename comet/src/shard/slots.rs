@@ -3,7 +3,10 @@
 
 use proto::ids::Key;
 
-use super::{connection::Connection, mail::ConnectionId};
+use super::{
+    connection::{Connection, Open},
+    mail::ConnectionId,
+};
 
 struct Slot {
     generation: u32,
@@ -72,6 +75,11 @@ impl Slots {
 
     /// The key of the open connection in this slot.
     pub(super) fn key(&self, slot: u32) -> Option<&Key> {
-        self.slots.get(slot as usize)?.connection.as_ref()?.as_open().map(|open| &open.key)
+        self.open(slot).map(|open| &open.key)
+    }
+
+    /// The open connection in this slot.
+    pub(super) fn open(&self, slot: u32) -> Option<&Open> {
+        self.slots.get(slot as usize)?.connection.as_ref()?.as_open()
     }
 }

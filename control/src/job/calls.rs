@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::link::Item;
 
 /// Most entries in one call: what a failed call repeats is bounded.
-const BATCH_MAX: usize = 4096;
+pub(super) const BATCH_MAX: usize = 4096;
 
 /// How far down the queue a unary call looks for messages of its room.
 const JOIN_WINDOW: usize = 256;

@@ -1,13 +1,19 @@
-//! A comet in another process, called with goim's unary calls: `PushMsg`, `Broadcast`, `BroadcastRoom`.
+//! A comet in another process: by the stream and the kick of `halley.v1` where it has them, else by goim's unary calls:
+//! `PushMsg`, `Broadcast`, `BroadcastRoom`.
 //!
-//! Everything goes as `Proto{ver 1, op 9, body = complete frames}`, as goim's job sends it, so that a Go comet takes it
-//! too; only what a client sent into its room goes as one message with its origin, which a Go comet ignores.
+//! In goim's calls everything goes as `Proto{ver 1, op 9, body = complete frames}`, as goim's job sends it, so that a Go
+//! comet takes it too; only what a client sent into its room goes as one message with its origin, which a Go comet
+//! ignores.
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cluster::services::{CometApi, Dispatch, DispatchError, Payload, Receivers};
+use cluster::{
+    dial::Peer,
+    services::{CometApi, Dispatch, DispatchError, Payload, Receivers},
+};
+use futures_util::Stream;
 use proto::{
     close::CloseReason,
     frame::{self, Header},
@@ -15,24 +21,18 @@ use proto::{
     op::Op,
     rpc::{
         comet::{BroadcastReq, BroadcastRoomReq, PushMsgReq, RoomsReq, comet_client::CometClient},
+        halley::{self, DispatchBatch, DispatchReply, KickReq, comet_client::CometClient as HalleyClient},
         protocol::Proto,
     },
 };
-use tonic::{
-    Code, Status,
-    transport::{Channel, Endpoint},
-};
-
-/// A silent connection is probed this often; goim's.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
-
-/// A probe not answered within this ends the connection; goim's.
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+use tonic::{Code, Status, Streaming, transport::Channel};
 
 /// A comet in another process. Connects when first called, and again whenever the connection is lost.
 #[derive(Clone, Debug)]
 pub struct GrpcComet {
-    client: CometClient<Channel>,
+    peer: Peer,
+    goims: CometClient<Channel>,
+    ours: HalleyClient<Channel>,
 }
 
 /// A server id that is no address. Not retried.
@@ -46,20 +46,29 @@ pub struct BadAddress {
 }
 
 impl GrpcComet {
-    /// The comet that answers at `server`; no call takes longer than `timeout`. Needs a tokio runtime, and does not wait.
+    /// The comet that answers at `server`; no call takes longer than `limit`. Needs a tokio runtime, and does not wait.
     ///
     /// # Errors
     /// [`BadAddress`].
-    pub fn new(server: &ServerId, timeout: Duration) -> Result<Self, BadAddress> {
-        let endpoint = Endpoint::from_shared(format!("http://{server}"))
-            .map_err(|error| BadAddress { server: server.clone(), error })?
-            .connect_timeout(timeout)
-            .timeout(timeout)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-            .keep_alive_while_idle(true);
-        Ok(GrpcComet { client: CometClient::new(endpoint.connect_lazy()) })
+    pub fn new(server: &ServerId, limit: Duration) -> Result<Self, BadAddress> {
+        let peer = Peer::new(server.as_str(), limit)
+            .map_err(|error| BadAddress { server: server.clone(), error })?;
+        let (goims, ours) = (CometClient::new(peer.channel()), HalleyClient::new(peer.channel()));
+        Ok(GrpcComet { peer, goims, ours })
+    }
+
+    /// Whether it is goim's, as far as is known: it has no stream.
+    pub(super) fn is_goims(&self) -> bool {
+        self.peer.is_goims()
+    }
+
+    /// Opens a dispatch stream; none when it has no stream.
+    pub(super) async fn open(
+        &self,
+        batches: impl Stream<Item = DispatchBatch> + Send + 'static,
+    ) -> Option<Result<Streaming<DispatchReply>, DispatchError>> {
+        let opened = self.peer.ours(async { self.ours.clone().dispatch(batches).await }).await?;
+        Some(opened.map(tonic::Response::into_inner).map_err(error))
     }
 }
 
@@ -67,7 +76,7 @@ impl GrpcComet {
 impl CometApi for GrpcComet {
     /// One call after the other. When one fails, those before it were taken: batches of one are safe to repeat.
     async fn dispatch(&self, batch: Vec<Dispatch>) -> Result<(), DispatchError> {
-        let mut client = self.client.clone();
+        let mut client = self.goims.clone();
         for dispatch in batch {
             let Dispatch { receivers, filter, payload, origin, accepted_at_us } = dispatch;
             match receivers {
@@ -98,17 +107,50 @@ impl CometApi for GrpcComet {
 
     async fn kick(
         &self,
-        _: Key,
-        _: Option<Generation>,
-        _: CloseReason,
-        _: Option<Arc<str>>,
+        key: Key,
+        below: Option<Generation>,
+        reason: CloseReason,
+        text: Option<Arc<str>>,
     ) -> Result<(), DispatchError> {
-        Err(DispatchError::Invalid("goim's comet has no kick".into()))
+        let request = KickReq {
+            key: key.as_str().to_owned(),
+            below: below.map_or(0, |below| below.0),
+            code: reason.code().into(),
+            text: text.as_deref().unwrap_or_default().to_owned(),
+        };
+        match self.peer.ours(async { self.ours.clone().kick(request).await }).await {
+            Some(kicked) => kicked.map(|_| ()).map_err(error),
+            None => Err(DispatchError::Invalid("goim's comet has no kick".into())),
+        }
     }
 
     async fn rooms(&self) -> Result<Vec<RoomId>, DispatchError> {
-        let reply = self.client.clone().rooms(RoomsReq {}).await.map_err(error)?.into_inner();
+        let reply = self.goims.clone().rooms(RoomsReq {}).await.map_err(error)?.into_inner();
         Ok(reply.rooms.keys().filter_map(|room| RoomId::parse(room).ok()).collect())
+    }
+}
+
+/// A dispatch as it goes on the stream.
+pub(super) fn dispatch(dispatch: &Dispatch) -> halley::Dispatch {
+    let text = |it: &Key| it.as_str().to_owned();
+    let receivers = match &dispatch.receivers {
+        Receivers::Keys(keys) => {
+            halley::dispatch::Receivers::Keys(halley::Keys { keys: keys.iter().map(text).collect() })
+        }
+        Receivers::Room(room) => halley::dispatch::Receivers::Room(room.as_str().to_owned()),
+        Receivers::All { speed } => halley::dispatch::Receivers::All(*speed),
+    };
+    let (op, body) = match &dispatch.payload {
+        Payload::Message { op, body } => (*op, body),
+        Payload::Frames(frames) => (Op::RAW, frames),
+    };
+    halley::Dispatch {
+        receivers: Some(receivers),
+        op: op.0,
+        body: body.clone(),
+        accepted_at_us: dispatch.accepted_at_us,
+        origin_key: dispatch.origin.as_ref().map(|origin| text(&origin.key)).unwrap_or_default(),
+        origin_seq: dispatch.origin.as_ref().map_or(0, |origin| origin.seq),
     }
 }
 

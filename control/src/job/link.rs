@@ -1,6 +1,6 @@
 //! The way to one comet: a bounded queue and a task that empties it.
 //!
-//! Calls go out one at a time, so a comet gets its pushes in order. What it does not take within `dispatch.giveUp` is
+//! A comet gets its pushes in order: over a stream ([`super::stream`]), or by calls that go out one at a time. What it does not take within `dispatch.giveUp` is
 //! given up for it, whatever became of the call; what comes while its queue is full is given up at once. Nobody else
 //! waits for it.
 
@@ -10,17 +10,20 @@ use std::{
     time::Duration,
 };
 
-use cluster::services::{CometApi, Dispatch, DispatchError};
+use cluster::{
+    services::{CometApi, Dispatch, DispatchError},
+    telemetry::OUTSIDERS,
+};
 use proto::ids::ServerId;
 use tokio::{
     sync::Notify,
     task::JoinHandle,
     time::{Instant, sleep_until, timeout_at},
 };
-use tracing::{info, warn};
+use tracing::{Level, info, warn};
 
 use super::{
-    Comet,
+    Comet, GrpcComet,
     calls::Calls,
     route,
     tracker::{Ticket, Tracker},
@@ -34,7 +37,7 @@ use crate::{
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 
 /// Longest pause between two calls of a comet that fails.
-const PAUSE_MAX: Duration = Duration::from_secs(1);
+pub(super) const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Bounds of a link.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +55,8 @@ pub(super) struct Item {
     pub(super) dispatch: Dispatch,
     pub(super) queued: Instant,
     ticket: Ticket,
-    size: usize,
+    /// Bytes that it holds; it takes no more of a message between processes.
+    pub(super) size: usize,
 }
 
 impl Item {
@@ -78,20 +82,20 @@ pub(super) struct Common {
     pub(super) room: Arc<Notify>,
 }
 
-struct Shared {
+pub(super) struct Shared {
     server: ServerId,
-    common: Common,
+    pub(super) common: Common,
     queue: Mutex<Queue>,
-    changed: Notify,
+    pub(super) changed: Notify,
 }
 
 #[derive(Default)]
-struct Queue {
-    items: VecDeque<Item>,
-    /// Bytes and number of the items, those in the current call included.
+pub(super) struct Queue {
+    pub(super) items: VecDeque<Item>,
+    /// Bytes and number of the items, those under way included.
     bytes: usize,
-    entries: usize,
-    closed: bool,
+    pub(super) entries: usize,
+    pub(super) closed: bool,
 }
 
 impl Link {
@@ -107,6 +111,7 @@ impl Link {
             shared: Arc::clone(&shared),
             api: comet.api,
             calls: comet.calls,
+            stream: comet.stream,
             pause: PAUSE_MIN,
             is_away: false,
         };
@@ -165,7 +170,7 @@ impl Drop for Link {
 }
 
 impl Shared {
-    fn queue(&self) -> MutexGuard<'_, Queue> {
+    pub(super) fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -182,7 +187,7 @@ impl Shared {
         room.notify_one();
     }
 
-    fn drop_items(&self, items: &[Item], reason: DropReason) {
+    pub(super) fn drop_items(&self, items: &[Item], reason: DropReason) {
         self.common.metrics.drops.of(reason).inc_by(items.len() as u64);
         self.release(items);
     }
@@ -196,32 +201,40 @@ impl Queue {
 }
 
 /// The task of a link.
-struct Caller {
-    shared: Arc<Shared>,
+pub(super) struct Caller {
+    pub(super) shared: Arc<Shared>,
     api: Arc<dyn CometApi>,
     calls: Calls,
-    pause: Duration,
+    stream: Option<GrpcComet>,
+    pub(super) pause: Duration,
     is_away: bool,
 }
 
 impl Caller {
     async fn run(mut self) {
-        while let Some(items) = self.next().await {
-            self.deliver(items).await;
+        while self.has_work().await {
+            if let Some(comet) = self.stream.clone().filter(|comet| !comet.is_goims())
+                && self.stream(&comet).await
+            {
+                continue;
+            }
+            let items = self.calls.take(&mut self.shared.queue().items);
+            if !items.is_empty() {
+                self.deliver(items).await;
+            }
         }
     }
 
-    /// What the next call carries; none at the end.
-    async fn next(&self) -> Option<Vec<Item>> {
+    /// Waits until something is in the queue; false at the end.
+    async fn has_work(&self) -> bool {
         loop {
             {
-                let mut queue = self.shared.queue();
-                let items = self.calls.take(&mut queue.items);
-                if !items.is_empty() {
-                    return Some(items);
+                let queue = self.shared.queue();
+                if !queue.items.is_empty() {
+                    return true;
                 }
                 if queue.closed {
-                    return None;
+                    return false;
                 }
             }
             self.shared.changed.notified().await;
@@ -238,10 +251,7 @@ impl Caller {
                 Err(DispatchError::Invalid(_)) if items.len() > 1 => {
                     parts.extend(items.into_iter().map(|item| vec![item]));
                 }
-                Err(DispatchError::Invalid(why)) => {
-                    warn!(comet = %self.shared.server, why, "comet refuses a push, it is dropped");
-                    self.shared.drop_items(&items, DropReason::Invalid);
-                }
+                Err(DispatchError::Invalid(why)) => self.refused(&items, &why),
                 Err(DispatchError::Unreachable(why)) => {
                     self.away(&why);
                     self.wait(&mut items).await;
@@ -266,7 +276,14 @@ impl Caller {
         Err(DispatchError::Unreachable("no answer".into()))
     }
 
-    fn taken(&mut self, items: &[Item]) {
+    /// comet will never take these items.
+    pub(super) fn refused(&self, items: &[Item], why: &str) {
+        let comet = &self.shared.server;
+        OUTSIDERS.log(Level::WARN, || warn!(%comet, why, "comet refuses a push, it is dropped"));
+        self.shared.drop_items(items, DropReason::Invalid);
+    }
+
+    pub(super) fn taken(&mut self, items: &[Item]) {
         let Common { metrics, .. } = &self.shared.common;
         if std::mem::take(&mut self.is_away) {
             info!(comet = %self.shared.server, "comet is back");
@@ -280,7 +297,7 @@ impl Caller {
         self.shared.release(items);
     }
 
-    fn away(&mut self, why: &str) {
+    pub(super) fn away(&mut self, why: &str) {
         if !std::mem::replace(&mut self.is_away, true) {
             warn!(comet = %self.shared.server, why, "comet is unreachable");
         }

@@ -10,6 +10,7 @@ mod calls;
 mod grpc;
 mod link;
 mod route;
+mod stream;
 mod tracker;
 
 #[cfg(test)]
@@ -67,6 +68,8 @@ pub struct Comet {
     pub api: Arc<dyn CometApi>,
     /// What one call carries.
     pub calls: Calls,
+    /// Its dispatch stream, tried before calls. None where calls are all there is: inside one process.
+    pub stream: Option<GrpcComet>,
 }
 
 /// Makes the way to a comet that appeared; none when there is no way, which it logs itself.
@@ -125,12 +128,16 @@ impl Job {
     }
 }
 
-/// How goim's comets in other processes are called, for [`JobDeps::connect`].
+/// How comets in other processes are reached, for [`JobDeps::connect`]: by the dispatch stream of `halley.v1`, or by
+/// goim's unary calls where a comet knows no stream. To be called on a tokio runtime.
 pub fn connect_by_grpc(config: &JobConfig) -> Connect {
-    let timeout = config.dispatch.timeout.get();
+    let limit = config.dispatch.timeout.get();
     let calls = Calls::Unary { join_max: config.room.batch.usize(), join_within: config.room.signal.get() };
-    Box::new(move |node| match GrpcComet::new(&node.server, timeout) {
-        Ok(comet) => Some(Comet { server: node.server.clone(), api: Arc::new(comet), calls }),
+    Box::new(move |node| match GrpcComet::new(&node.server, limit) {
+        Ok(comet) => {
+            let (server, stream) = (node.server.clone(), Some(comet.clone()));
+            Some(Comet { server, api: Arc::new(comet), calls, stream })
+        }
         Err(error) => {
             warn!("{error}: nothing is dispatched to it");
             None

@@ -32,6 +32,7 @@ use crate::{
 };
 
 mod grpc;
+mod stream;
 
 const BATCHES: Calls = Calls::Batches;
 const UNARY: Calls = Calls::Unary { join_max: 20, join_within: Duration::from_secs(1) };
@@ -159,7 +160,7 @@ impl Setup {
             .collect();
         let connect: Connect = Box::new(move |node| {
             let server = node.server.clone();
-            Some(Comet { api: Arc::clone(&apis[&server]), server, calls })
+            Some(Comet { api: Arc::clone(&apis[&server]), server, calls, stream: None })
         });
         let limits = MemoryLimits { bytes: 100_000, entries: 1000 };
         let broker = MemoryBroker::new(limits, BrokerMetrics::default());

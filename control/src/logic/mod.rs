@@ -8,11 +8,14 @@ mod auth;
 mod authority;
 mod counted;
 mod devices;
+mod halley_rpc;
 mod http;
 mod message;
 mod nodes;
 mod online;
 mod push;
+mod reach;
+mod replaced;
 mod rpc;
 mod start;
 
@@ -49,12 +52,15 @@ use self::{
     auth::Auth,
     nodes::{Chooser, Instance},
     online::Online,
+    replaced::Replaced,
 };
 pub use self::{
     devices::{KickFailure, Reach},
+    halley_rpc::HalleyRpc,
     http::router,
     nodes::{Backoff, Nodes},
     push::{Offline, Push, PushFailure, PushTarget},
+    reach::reach_by_grpc,
     rpc::{NodesApi, RpcLogic},
     start::{LogicServer, StartError, start},
 };
@@ -94,6 +100,7 @@ pub struct Logic {
     counts: Option<Arc<dyn Counts>>,
     nodes: watch::Receiver<Arc<NodeSet>>,
     reach: Reach,
+    replaced: Replaced,
     online: Mutex<Online>,
     generation: AtomicI64,
     metrics: LogicMetrics,
@@ -112,6 +119,7 @@ impl Logic {
             sessions,
             counts,
             nodes: registry.watch(),
+            replaced: Replaced::new(Arc::clone(&reach), metrics.clone()),
             reach,
             online: Mutex::default(),
             generation: AtomicI64::new(0),
@@ -140,17 +148,23 @@ impl Logic {
         let mid = login.mid;
         let key = login.key.unwrap_or_else(invented_key);
         let generation = self.next_generation();
-        let session = NewSession { mid, key: key.clone(), server: request.server, generation };
+        let session = NewSession { mid, key: key.clone(), server: request.server.clone(), generation };
         match self.sessions.put(session).await {
-            Ok(Put::Stored { .. }) => Ok(Session {
-                mid,
-                key,
-                room: login.room,
-                rooms: login.rooms,
-                accepts: login.accepts,
-                heartbeat: self.heartbeat,
-                generation: Some(generation),
-            }),
+            Ok(Put::Stored { previous }) => {
+                // On its own comet the new connection closes the old one.
+                if let Some(previous) = previous.filter(|previous| previous.server != request.server) {
+                    self.replaced.close(previous.server, key.clone(), generation);
+                }
+                Ok(Session {
+                    mid,
+                    key,
+                    room: login.room,
+                    rooms: login.rooms,
+                    accepts: login.accepts,
+                    heartbeat: self.heartbeat,
+                    generation: Some(generation),
+                })
+            }
             Ok(Put::Superseded { .. }) => {
                 let reason = CloseReason::Replaced;
                 let text = reason.text().to_owned();
@@ -209,8 +223,9 @@ impl LogicApi for Logic {
         let renewals = self.sessions.renew(&sessions).await;
         let renewals = renewals.map_err(|error| LogicError::Unavailable(error.to_string()))?;
         let superseded = sessions.into_iter().zip(renewals).filter_map(|(session, renewal)| match renewal {
-            Renewal::Current => None,
-            Renewal::Superseded { by } => Some((session.key, by.generation)),
+            // A newer login on the same comet is on its way to close the old one, or has gone away again.
+            Renewal::Superseded { by } if by.server != session.server => Some((session.key, by.generation)),
+            Renewal::Superseded { .. } | Renewal::Current => None,
         });
         Ok(Renewed { incarnation: self.sessions.incarnation(), superseded: superseded.collect() })
     }

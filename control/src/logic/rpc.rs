@@ -22,7 +22,7 @@ use tonic::{Request, Response, Status, codec::CompressionEncoding};
 use super::nodes::Nodes;
 
 /// Longest request, bytes: the report of a comet with half a million rooms.
-const REQUEST_LEN_MAX: usize = 16 << 20;
+pub(super) const REQUEST_LEN_MAX: usize = 16 << 20;
 
 /// Says where clients may connect.
 pub trait NodesApi: Send + Sync + 'static {
@@ -141,20 +141,20 @@ impl<L: LogicApi + NodesApi> logic_server::Logic for RpcLogic<L> {
     }
 }
 
-fn server_id(server: String) -> Result<ServerId, Status> {
+pub(super) fn server_id(server: String) -> Result<ServerId, Status> {
     if server.is_empty() {
         return Err(Status::invalid_argument("server is empty"));
     }
     Ok(ServerId::new(server))
 }
 
-fn session(mid: i64, key: String, server: String, generation: i64) -> Result<SessionRef, Status> {
+pub(super) fn session(mid: i64, key: String, server: String, generation: i64) -> Result<SessionRef, Status> {
     let generation = Some(generation).filter(|generation| *generation != 0).map(Generation);
     Ok(SessionRef { mid: Mid(mid), key: Key::new(key), server: server_id(server)?, generation })
 }
 
 /// A refused login's words are for the client; its code says whether it was about who the client is, or what it may do.
-fn status(error: LogicError) -> Status {
+pub(super) fn status(error: LogicError) -> Status {
     match error {
         LogicError::Refused { reason: CloseReason::NotPermitted, text } => Status::permission_denied(text),
         LogicError::Refused { text, .. } => Status::unauthenticated(text),

@@ -14,7 +14,7 @@ use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 use tonic::transport::Server;
 use tracing::warn;
 
-use super::{Logic, LogicDeps, RpcLogic, authority::ValidAuthority, http};
+use super::{HalleyRpc, Logic, LogicDeps, RpcLogic, authority::ValidAuthority, http};
 use crate::{
     broker::Broker,
     config::{AuthMode, LogicConfig},
@@ -78,7 +78,8 @@ pub async fn start(
         let server = Server::builder()
             .timeout(config.rpc_server.timeout.get())
             .http2_keepalive_interval(Some(KEEP_ALIVE))
-            .add_service(RpcLogic::service(Arc::clone(&logic)));
+            .add_service(RpcLogic::service(Arc::clone(&logic)))
+            .add_service(HalleyRpc::service(Arc::clone(&logic)));
         let drain = drain.clone();
         rpc.push(tokio::spawn(async move {
             let connections = incoming(listener).map_ok(ValidAuthority::new);

@@ -41,6 +41,8 @@ struct Store {
     mids: [HashMap<Mid, Keys>; PARTS],
     servers: Servers,
     sessions: usize,
+    /// How often everything was lost, and once more.
+    incarnation: u64,
     /// Part of `keys` that the next sweep looks at.
     sweep_next: usize,
 }
@@ -79,6 +81,7 @@ impl MemorySessions {
             mids: std::array::from_fn(|_| HashMap::new()),
             servers: Servers::default(),
             sessions: 0,
+            incarnation: 1,
             sweep_next: 0,
         };
         let ttl_s = u32::try_from(ttl.as_millis().div_ceil(1000)).unwrap_or(u32::MAX / 2);
@@ -96,6 +99,16 @@ impl MemorySessions {
                 store.sweep();
             }
         });
+    }
+
+    /// Loses everything, as a Redis does that starts again empty. For tests: the store of a program never does.
+    #[cfg(any(test, feature = "conformance", feature = "sim"))]
+    pub fn lose_all(&self) {
+        let mut store = self.store();
+        store.keys.iter_mut().for_each(HashMap::clear);
+        store.mids.iter_mut().for_each(HashMap::clear);
+        store.sessions = 0;
+        store.incarnation += 1;
     }
 
     /// Frees what expired in the next part.
@@ -127,9 +140,9 @@ impl MemorySessions {
 
 #[async_trait]
 impl Sessions for MemorySessions {
-    /// Nothing is lost while the process lives.
+    /// 1: nothing is lost while the process lives.
     fn incarnation(&self) -> Option<u64> {
-        Some(1)
+        Some(self.store().incarnation)
     }
 
     async fn put(&self, session: NewSession) -> Result<Put, SessionsUnavailable> {

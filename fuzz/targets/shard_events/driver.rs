@@ -314,7 +314,11 @@ impl World {
             }
             ToFront::Drained => self.told.drained += 1,
             ToFront::Moved { .. } => panic!("only a driver says so"),
-            ToFront::Login(_) | ToFront::LoginGone(_) | ToFront::Renew { .. } | ToFront::Stats(_) => {}
+            ToFront::Login(_)
+            | ToFront::LoginGone(_)
+            | ToFront::Renew { .. }
+            | ToFront::Sessions { .. }
+            | ToFront::Stats(_) => {}
         }
     }
 

@@ -314,6 +314,7 @@ impl Control {
                 server: server.clone(),
                 api: Arc::clone(&far_comet),
                 calls: Calls::Batches,
+                stream: None,
             })
         });
         let (job_metrics, drain) = (JobMetrics::default(), Drain::new());
@@ -338,6 +339,12 @@ impl Control {
             between,
             running: Some((job, drain, registration)),
         }
+    }
+
+    /// The session store loses everything.
+    pub(crate) fn wipe(&self) {
+        self.sessions.lose_all();
+        self.between.state().holders.clear();
     }
 
     /// The order in which `halley` ends: pushes first, then the place in the registry, then the clients.

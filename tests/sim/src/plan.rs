@@ -52,6 +52,8 @@ pub struct Plan {
     pub paced: bool,
     /// How the run ends.
     pub end: End,
+    /// The session store loses everything now and then.
+    pub wipes: bool,
 }
 
 /// How a run ends.
@@ -140,6 +142,7 @@ impl Plan {
             push_max: r.of(&[1 << 20, 1 << 20, 600]),
             paced: r.one_in(6),
             end: r.of(&[End::AllLeave, End::Drain, End::DrainInTheMidst]),
+            wipes: r.one_in(3),
         }
     }
 
@@ -168,6 +171,7 @@ impl Plan {
             push_max: 1 << 20,
             paced: false,
             end: End::AllLeave,
+            wipes: false,
         }
     }
 }

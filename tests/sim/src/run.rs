@@ -37,6 +37,7 @@ pub const MUST_HAPPEN: &[&str] = &[
     "fault: slow call between services",
     "fault: failed call between services",
     "fault: dispatch given up",
+    "fault: sessions lost",
     "fault: stalled reader",
     "fault: shard held up",
     "fault: front held up",

@@ -33,6 +33,10 @@ const BODY_MAX: usize = 900;
 impl World {
     /// One client or backend does one thing.
     pub(crate) async fn somebody_acts(&mut self) {
+        if self.plan.wipes && self.workload.one_in(100) {
+            self.control.wipe();
+            *self.seen.entry("fault: sessions lost").or_default() += 1;
+        }
         match self.workload.below(100) {
             0..14 => self.connect(),
             14..34 => self.write_on(),

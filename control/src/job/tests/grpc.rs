@@ -9,7 +9,7 @@ use proto::rpc::comet::{
 };
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Request, Response, Status, transport::Server};
+use tonic::{Request, Response, Status, service::Routes, transport::Server};
 
 use super::*;
 
@@ -23,13 +23,21 @@ enum Call {
 
 /// goim's service, which keeps what it is told and refuses the operation 666.
 #[derive(Clone, Default)]
-struct Goim(Arc<Mutex<Vec<Call>>>);
+pub(super) struct Goim(Arc<Mutex<Vec<Call>>>);
 
 impl Goim {
     async fn serve(&self, listener: TcpListener) -> tokio::task::AbortHandle {
         let server = Server::builder().add_service(CometServer::new(self.clone()));
         let incoming = TcpListenerStream::new(listener);
         tokio::spawn(async move { server.serve_with_incoming(incoming).await.unwrap() }).abort_handle()
+    }
+
+    pub(super) fn routes(&self) -> Routes {
+        Routes::new(CometServer::new(self.clone()))
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.0.lock().unwrap().len()
     }
 
     fn calls(&self) -> Vec<Call> {

@@ -41,6 +41,7 @@ pub(super) fn hash(trace: &mut Trace, shard: u16, event: &Event<'_>) {
                 ToShard::Kick { key, below, .. } => (key, below).hash(trace),
                 ToShard::Reply { id, body, .. } => (id, body).hash(trace),
                 ToShard::Elsewhere(rooms) => rooms.hash(trace),
+                ToShard::Sessions { from } => from.hash(trace),
                 ToShard::Drain { over } => over.hash(trace),
             }
         }
@@ -59,6 +60,7 @@ pub(super) fn hash(trace: &mut Trace, shard: u16, event: &Event<'_>) {
                 ToFront::Opened { key, generation, .. } => (key, generation).hash(trace),
                 ToFront::Ended { key, generation, replaced, .. } => (key, generation, replaced).hash(trace),
                 ToFront::Renew { key, generation, .. } => (key, generation).hash(trace),
+                ToFront::Sessions { sessions, next } => (sessions.len(), next).hash(trace),
                 ToFront::Message { id, message } => (id, &message.body).hash(trace),
                 ToFront::Rooms(rooms) => rooms.hash(trace),
                 ToFront::Stats(stats) => (stats.deliveries, stats.bytes_read, stats.open).hash(trace),

@@ -1,0 +1,177 @@
+//! All logics of the cluster as one: calls go around, and one that does not answer is left out for a while.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use cluster::{
+    registry::{NodeSet, Service},
+    services::{
+        ClientCount, ClientMessage, ConnectRequest, LogicApi, LogicError, MessageReply, Renewed, Session,
+        SessionRef,
+    },
+};
+use proto::ids::{RoomId, ServerId};
+use tokio::{sync::watch, time::Instant};
+use tracing::{info, warn};
+
+use super::{
+    lock,
+    logic_client::{GrpcLogic, NotReceived},
+};
+
+/// How long a logic that did not answer is asked last.
+const AVOIDED: Duration = Duration::from_secs(3);
+
+/// The logics that a registry knows, over gRPC.
+///
+/// What one does not answer goes to the next at once, for all calls but a client's message are safe to repeat; that one
+/// goes on only when it certainly never left.
+pub struct Logics {
+    known: Mutex<Known>,
+    /// Longest time of one call.
+    limit: Duration,
+}
+
+struct Known {
+    nodes: watch::Receiver<Arc<NodeSet>>,
+    /// Whether `logics` are those of a set that `nodes` has shown.
+    is_read: bool,
+    logics: Vec<Member>,
+    next: usize,
+}
+
+struct Member {
+    server: ServerId,
+    client: GrpcLogic,
+    avoided_until: Option<Instant>,
+}
+
+impl Logics {
+    /// The logics in `nodes`, as they come and go; each call of one ends after `limit`. Needs a tokio runtime.
+    pub fn new(nodes: watch::Receiver<Arc<NodeSet>>, limit: Duration) -> Logics {
+        let known = Known { nodes, is_read: false, logics: Vec::new(), next: 0 };
+        Logics { known: Mutex::new(known), limit }
+    }
+
+    /// In which order they are asked now.
+    fn turn(&self) -> Vec<(ServerId, GrpcLogic)> {
+        let known = &mut *lock(&self.known);
+        if !known.is_read || known.nodes.has_changed().unwrap_or(false) {
+            known.read(self.limit);
+        }
+        if known.logics.is_empty() {
+            return Vec::new();
+        }
+        known.next = (known.next + 1) % known.logics.len();
+        let (before, from) = known.logics.split_at(known.next);
+        let now = Instant::now();
+        let (well, avoided): (Vec<_>, Vec<_>) =
+            from.iter().chain(before).partition(|logic| logic.avoided_until.is_none_or(|until| until <= now));
+        let all = well.into_iter().chain(avoided);
+        all.map(|logic| (logic.server.clone(), logic.client.clone())).collect()
+    }
+
+    fn answered(&self, server: &ServerId, does: bool) {
+        let mut known = lock(&self.known);
+        let Some(logic) = known.logics.iter_mut().find(|logic| logic.server == *server) else { return };
+        logic.avoided_until = (!does).then(|| Instant::now() + AVOIDED);
+    }
+
+    /// Makes a call that is safe to repeat.
+    async fn call<A: Clone, T, F: Future<Output = Result<T, LogicError>>>(
+        &self,
+        argument: A,
+        call: impl Fn(GrpcLogic, A) -> F,
+    ) -> Result<T, LogicError> {
+        let mut unavailable = nobody();
+        for (server, logic) in self.turn() {
+            let result = call(logic, argument.clone()).await;
+            let is_unavailable = matches!(result, Err(LogicError::Unavailable(_)));
+            self.answered(&server, !is_unavailable);
+            match result {
+                Err(error) if is_unavailable => unavailable = error,
+                result => return result,
+            }
+        }
+        Err(unavailable)
+    }
+}
+
+fn nobody() -> LogicError {
+    LogicError::Unavailable("no logic is known".to_owned())
+}
+
+impl Known {
+    /// Takes the set as it is now, and keeps the connections that there are.
+    fn read(&mut self, limit: Duration) {
+        let nodes = Arc::clone(&self.nodes.borrow_and_update());
+        self.is_read = true;
+        self.logics.retain(|logic| {
+            let stays = nodes.get(Service::Logic, &logic.server).is_some();
+            if !stays {
+                info!(logic = %logic.server, "it left the registry");
+            }
+            stays
+        });
+        for node in nodes.of(Service::Logic) {
+            if self.logics.iter().any(|logic| logic.server == node.server) {
+                continue;
+            }
+            match GrpcLogic::new(node.server.as_str(), limit) {
+                Ok(client) => {
+                    info!(logic = %node.server, "asking it from now on");
+                    let server = node.server.clone();
+                    self.logics.push(Member { server, client, avoided_until: None });
+                }
+                Err(error) => {
+                    warn!(logic = %node.server, "the registry names no address, it is left out: {error}")
+                }
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl LogicApi for Logics {
+    async fn connect(&self, request: ConnectRequest) -> Result<Session, LogicError> {
+        self.call(request, async |logic, request| logic.connect(request).await).await
+    }
+
+    async fn disconnect(&self, session: SessionRef) -> Result<bool, LogicError> {
+        self.call(session, async |logic, session| logic.disconnect(session).await).await
+    }
+
+    async fn renew(&self, sessions: Vec<SessionRef>) -> Result<Renewed, LogicError> {
+        self.call(sessions, async |logic, sessions| logic.renew(sessions).await).await
+    }
+
+    async fn renew_online(
+        &self,
+        server: ServerId,
+        rooms: HashMap<RoomId, u32>,
+        clients: ClientCount,
+    ) -> Result<HashMap<RoomId, u32>, LogicError> {
+        self.call((server, rooms, clients), async |logic, (server, rooms, clients)| {
+            logic.renew_online(server, rooms, clients).await
+        })
+        .await
+    }
+
+    async fn receive(&self, message: ClientMessage) -> Result<MessageReply, LogicError> {
+        let mut unavailable = nobody();
+        for (server, logic) in self.turn() {
+            let result = logic.try_receive(message.clone()).await;
+            self.answered(&server, result.is_ok());
+            match result {
+                Ok(reply) => return Ok(reply),
+                Err(NotReceived { error, is_unsent: true }) => unavailable = error,
+                Err(NotReceived { error, is_unsent: false }) => return Err(error),
+            }
+        }
+        Err(unavailable)
+    }
+}

@@ -1,0 +1,93 @@
+//! `halley.v1.Logic` over gRPC, for Halley's comets: renewals by the hundred, counts in pages.
+
+use std::{collections::HashMap, pin::Pin, sync::Arc};
+
+use async_trait::async_trait;
+use cluster::services::{ClientCount, LogicApi, Renewed, SessionRef};
+use futures_util::{Stream, stream};
+use proto::{
+    ids::{Generation, Key, Mid, RoomId},
+    rpc::halley::{OnlineCounts, OnlineReport, RenewReply, RenewReq, Superseded, logic_server},
+};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::rpc::{REQUEST_LEN_MAX, server_id, status};
+
+/// Rooms in one page of an answer: about a megabyte with the longest names.
+const ROOMS_PAGE: usize = 10_000;
+
+/// Rooms in one report, pages together: more than a comet has connections.
+const ROOMS_MAX: usize = 4 << 20;
+
+/// Any logic, as Halley's own gRPC service.
+pub struct HalleyRpc<L>(Arc<L>);
+
+impl<L: LogicApi> HalleyRpc<L> {
+    /// The service to be added to a server, beside goim's.
+    pub fn service(logic: Arc<L>) -> logic_server::LogicServer<Self> {
+        logic_server::LogicServer::new(HalleyRpc(logic)).max_decoding_message_size(REQUEST_LEN_MAX)
+    }
+}
+
+/// An answer in pages.
+type Pages = Pin<Box<dyn Stream<Item = Result<OnlineCounts, Status>> + Send>>;
+
+#[async_trait]
+impl<L: LogicApi> logic_server::Logic for HalleyRpc<L> {
+    type OnlineStream = Pages;
+
+    async fn renew(&self, request: Request<RenewReq>) -> Result<Response<RenewReply>, Status> {
+        let RenewReq { server, sessions } = request.into_inner();
+        let sessions = match sessions.is_empty() {
+            true => Vec::new(),
+            false => {
+                let server = server_id(server)?;
+                let sessions = sessions.into_iter().map(|session| SessionRef {
+                    mid: Mid(session.mid),
+                    key: Key::new(session.key),
+                    server: server.clone(),
+                    generation: Some(session.generation).filter(|it| *it != 0).map(Generation),
+                });
+                sessions.collect()
+            }
+        };
+        let Renewed { incarnation, superseded } = self.0.renew(sessions).await.map_err(status)?;
+        let superseded = superseded.into_iter();
+        Ok(Response::new(RenewReply {
+            incarnation: incarnation.unwrap_or_default(),
+            superseded: superseded
+                .map(|(key, by)| Superseded { key: key.as_str().to_owned(), by: by.0 })
+                .collect(),
+        }))
+    }
+
+    async fn online(&self, request: Request<Streaming<OnlineReport>>) -> Result<Response<Pages>, Status> {
+        let mut pages = request.into_inner();
+        let first = pages.message().await?.ok_or_else(|| Status::invalid_argument("there is no page"))?;
+        let server = server_id(first.server)?;
+        let clients = ClientCount { connections: first.connections, addresses: first.addresses };
+        let mut rooms = HashMap::new();
+        let mut page = Some(first.rooms);
+        while let Some(counts) = page {
+            // Every comet of ours checks its names: one that is none is nobody's to ask for.
+            rooms.extend(
+                counts.into_iter().filter_map(|(id, people)| Some((RoomId::parse(&id).ok()?, people))),
+            );
+            if rooms.len() > ROOMS_MAX {
+                return Err(Status::resource_exhausted(format!("more than {ROOMS_MAX} rooms in a report")));
+            }
+            page = pages.message().await?.map(|page| page.rooms);
+        }
+        let asked: Vec<RoomId> = rooms.keys().cloned().collect();
+        let all = self.0.renew_online(server, rooms, clients).await.map_err(status)?;
+        let mut counts = asked.into_iter().filter_map(move |room| {
+            let people = *all.get(&room)?;
+            Some((room.as_str().to_owned(), people))
+        });
+        let pages = std::iter::from_fn(move || {
+            let rooms: HashMap<String, u32> = counts.by_ref().take(ROOMS_PAGE).collect();
+            (!rooms.is_empty()).then_some(Ok(OnlineCounts { rooms }))
+        });
+        Ok(Response::new(Box::pin(stream::iter(pages))))
+    }
+}
