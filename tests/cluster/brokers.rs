@@ -83,8 +83,12 @@ fn every_push_goes_through_a_redis_list() {
             cluster.comets[n % 2].client(BOTH[n / 2], &login)
         })
         .collect();
-    let pushes =
-        ["keys?keys=k0&keys=k1&keys=k2&keys=k3", "mids?mids=1&mids=2", "room?type=live&room=1", "all?speed=0"];
+    let pushes = [
+        "keys?keys=k0&keys=k1&keys=k2&keys=k3",
+        "mids?mids=1&mids=2",
+        "room?type=live&room=1",
+        "all?speed=0",
+    ];
     for (n, push) in pushes.iter().enumerate() {
         cluster.logics[n % 2].push(&format!("{push}&operation=1000"), push);
         for client in &mut clients {

@@ -41,7 +41,9 @@ fn files_of_goim_and_goim_example_are_right_as_they_are() {
             let said = run(name, &["-conf", &file(of, name), "--check-config"], &[], 0);
             // What means nothing here is told, once each and in one line.
             let unused = match name {
-                "comet" => &["tcp.reader", "protocol.svrProto", "whitelist.WhiteLog", "bucket.routineAmount"][..],
+                "comet" => {
+                    &["tcp.reader", "protocol.svrProto", "whitelist.WhiteLog", "bucket.routineAmount"][..]
+                }
                 "logic" => &["redis.active", "httpServer.network"],
                 _ => &["room.idle", "comet.routineChan"],
             };
@@ -76,16 +78,28 @@ fn what_is_wrong_is_refused_in_one_line_before_a_port_is_bound() {
     let logic = format!("httpServer.addr={taken}");
     let job = format!("admin.addr={taken}");
     let rows: &[(&str, &[&str], &[&str])] = &[
-        ("comet", &["--set", "websocket.tlsOpen=true"], &["websocket.tlsOpen = true", "TLS is not built yet", "proxy"]),
+        (
+            "comet",
+            &["--set", "websocket.tlsOpen=true"],
+            &["websocket.tlsOpen = true", "TLS is not built yet", "proxy"],
+        ),
         ("comet", &["--set", "tcp.bind=[]"], &["tcp.bind", "at least one"]),
         ("comet", &["--set", "tcp.bnid=x"], &["tcp.bnid", "did you mean bind?"]),
         ("comet", &["--set", "discovery.nodes=[]"], &["discovery.nodes", "at least one"]),
         ("comet", &["--set", "rpcServer.addr=:0"], &["rpcServer.addr", "auth.allowInsecure = true"]),
         ("comet", &["-region=a/b"], &["REGION", "a/b", "slashes"]),
-        ("logic", &["--set", "httpServer.addr=:0"], &["httpServer.addr", "set push.tokens", "auth.allowInsecure"]),
+        (
+            "logic",
+            &["--set", "httpServer.addr=:0"],
+            &["httpServer.addr", "set push.tokens", "auth.allowInsecure"],
+        ),
         ("logic", &["--set", "rpcServer.addr=:0"], &["rpcServer.addr", "auth.mode", "auth.allowInsecure"]),
         ("logic", &["--set", "redis.expire=90s"], &["redis.expire", "node.heartbeat"]),
-        ("logic", &["--set", "redis.auth=env:NO_SUCH_VARIABLE"], &["redis.auth = (hidden)", "NO_SUCH_VARIABLE"]),
+        (
+            "logic",
+            &["--set", "redis.auth=env:NO_SUCH_VARIABLE"],
+            &["redis.auth = (hidden)", "NO_SUCH_VARIABLE"],
+        ),
         ("logic", &["--set", "push.tokens=file:/no/such"], &["push.tokens = (hidden)", "/no/such"]),
         ("logic", &["--set", "redis.mode=queue"], &["redis.mode", "\"stream\" or \"list\""]),
         (
@@ -93,7 +107,11 @@ fn what_is_wrong_is_refused_in_one_line_before_a_port_is_bound() {
             &["--set", "consume.kafkaEnable=true", "--set", "consume.redisEnable=true"],
             &["consume.kafkaEnable = true", "consume.redisEnable = true"],
         ),
-        ("job", &["--set", "consume.redisEnable=false"], &["consume.kafkaEnable = false", "consume.redisEnable = false"]),
+        (
+            "job",
+            &["--set", "consume.redisEnable=false"],
+            &["consume.kafkaEnable = false", "consume.redisEnable = false"],
+        ),
         ("job", &["--set", "room.batch=0"], &["room.batch", "1 to 1000"]),
         ("job", &["--set", "redis.auth=5"], &["redis.auth = (hidden)"]),
     ];
@@ -127,7 +145,9 @@ fn a_port_in_use_is_named_and_ends_the_start() {
         ("job", &["admin.addr"]),
     ] {
         for key in keys {
-            let sets = keys.iter().map(|other| format!("{other}={}", if other == key { &taken } else { "127.0.0.1:0" }));
+            let sets = keys
+                .iter()
+                .map(|other| format!("{other}={}", if other == key { &taken } else { "127.0.0.1:0" }));
             let args: Vec<String> = sets.flat_map(|set| ["--set".to_owned(), set]).collect();
             let args: Vec<&str> = args.iter().map(String::as_str).collect();
             let said = run(name, &args, &[], 69);
@@ -145,7 +165,9 @@ fn versions_and_help_are_told() {
             assert!(said.starts_with(&format!("{name} {} (", env!("CARGO_PKG_VERSION"))), "{said}");
         }
         let said = run(name, &["--help"], &[], 0);
-        for part in ["Examples:", "--config", "--conf", "--set", "--region", "--deploy.env", "--log_dir", "REGION"] {
+        for part in
+            ["Examples:", "--config", "--conf", "--set", "--region", "--deploy.env", "--log_dir", "REGION"]
+        {
             assert!(said.contains(part), "{part} is not in {said}");
         }
     }
@@ -192,7 +214,8 @@ fn a_site_starts_from_goim_s_files_and_flags_warns_and_serves() {
     );
     let start = |name: &str, conf: &Path, more: &[&str]| {
         let conf = format!("-conf={}", conf.display());
-        let flags = ["-region=bj", "-zone", "bj001", "--deploy.env=dev", "-host=127.0.0.1", "-logtostderr", "-v=1"];
+        let flags =
+            ["-region=bj", "-zone", "bj001", "--deploy.env=dev", "-host=127.0.0.1", "-logtostderr", "-v=1"];
         let args = [conf.as_str()].into_iter().chain(flags).chain(more.iter().copied());
         Server::start_program(&program(name), args.map(str::to_owned))
     };

@@ -51,7 +51,11 @@ fn counts_equal_the_truth_over_comets_also_when_one_is_killed() {
     let mut second = crowd(&cluster.comets[1], "b", "live://big", 3);
     second.extend(crowd(&cluster.comets[1], "c", "live://small", 2));
     let room = |id: &str, count: usize| json!({"room_id": id, "count": count});
-    expect_online(&cluster, "room?type=live&rooms=big&rooms=small&rooms=none", &json!({"big": 8, "small": 2, "none": 0}));
+    expect_online(
+        &cluster,
+        "room?type=live&rooms=big&rooms=small&rooms=none",
+        &json!({"big": 8, "small": 2, "none": 0}),
+    );
     expect_online(&cluster, "top?type=live&limit=5", &json!([room("big", 8), room("small", 2)]));
     // An address that is on two comets counts twice, as in goim.
     expect_online(&cluster, "total", &json!({"conn_count": 10, "ip_count": 2}));
@@ -82,7 +86,10 @@ fn many_rooms_are_counted() {
         clients.push(cluster.comets[n % 2].client(Transport::Tcp, &login));
     }
     let all: String = (0..60 * 32).step_by(100).map(|room| format!("&rooms={room}")).collect();
-    let data: Value =
-        (0..60 * 32).step_by(100).map(|room| (room.to_string(), json!(1))).collect::<serde_json::Map<_, _>>().into();
+    let data: Value = (0..60 * 32)
+        .step_by(100)
+        .map(|room| (room.to_string(), json!(1)))
+        .collect::<serde_json::Map<_, _>>()
+        .into();
     expect_online(&cluster, &format!("room?type=many{all}"), &data);
 }

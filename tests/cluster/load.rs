@@ -8,7 +8,13 @@ fn load(queue: Queue) {
     let cluster = Cluster::start_on(queue);
     let [first, second] = [cluster.comets[0].tcp, cluster.comets[1].tcp];
     let output = Command::new(program("loadgen"))
-        .args(["9999", "400", &format!("{first},{second}"), "--push", &format!("http://{}", cluster.logics[0].http)])
+        .args([
+            "9999",
+            "400",
+            &format!("{first},{second}"),
+            "--push",
+            &format!("http://{}", cluster.logics[0].http),
+        ])
         .args(["--rate", "5", "--duration", "6s"])
         .output()
         .expect("loadgen");

@@ -41,7 +41,10 @@ fn expect_all_sessions(logic: &Server, count: usize) {
             return None;
         }
         let devices = answer.json()["data"].take();
-        devices.as_object().is_some_and(|devices| devices.values().all(|device| device.is_object())).then_some(())
+        devices
+            .as_object()
+            .is_some_and(|devices| devices.values().all(|device| device.is_object()))
+            .then_some(())
     });
 }
 
@@ -153,7 +156,8 @@ fn logins_go_on_when_one_logic_of_two_is_killed() {
     let mut cluster = Cluster::start();
     cluster.logics[0].kill();
     let login = |n: usize| Login::key(&format!("k{n}")).mid(n as i64 + 1).accepts(&[1000]);
-    let mut clients: Vec<Client> = (0..12).map(|n| cluster.comets[n % 2].client(BOTH[n % 2], &login(n))).collect();
+    let mut clients: Vec<Client> =
+        (0..12).map(|n| cluster.comets[n % 2].client(BOTH[n % 2], &login(n))).collect();
     cluster.logics[1].push(&format!("keys?operation=1000{}", keys(12)), "all of them");
     for client in &mut clients {
         client.expect_push(1000, "all of them");

@@ -57,7 +57,8 @@ fn what_is_no_push_is_put_aside_and_the_rest_goes_on() {
     let cluster = Cluster::start_on(Queue::List);
     let login = Login::key("k").mid(1).room("live://1").accepts(&[1000]);
     let mut client = cluster.comets[0].client(BOTH[0], &login);
-    let dead_comet = envelope(Target::Keys { server: ServerId::new("127.0.0.1:1"), keys: vec![Key::new("k")] });
+    let dead_comet =
+        envelope(Target::Keys { server: ServerId::new("127.0.0.1:1"), keys: vec![Key::new("k")] });
     for element in [&b"not protobuf"[..], b"", b"\x08\x07\x10\xe8\x07", &dead_comet] {
         redis(&cluster.redis, &[b"LPUSH", TOPIC.as_bytes(), element]);
     }
@@ -66,7 +67,10 @@ fn what_is_no_push_is_put_aside_and_the_rest_goes_on() {
     eventually("three are counted as poison", || (dropped(&cluster.jobs, "poison") == 3.0).then_some(()));
     eventually("one had no comet", || (dropped(&cluster.jobs, "no_comet") == 1.0).then_some(()));
     assert_eq!(redis(&cluster.redis, &[b"LLEN", format!("{TOPIC}.dead").as_bytes()]), "3");
-    assert_eq!(redis(&cluster.redis, &[b"LINDEX", format!("{TOPIC}.dead").as_bytes(), b"-1"]), "not protobuf");
+    assert_eq!(
+        redis(&cluster.redis, &[b"LINDEX", format!("{TOPIC}.dead").as_bytes(), b"-1"]),
+        "not protobuf"
+    );
     client.expect_silence();
 }
 

@@ -110,7 +110,12 @@ fn every_logic_tells_which_comet_holds_which_device() {
     let _desk = second.client(Transport::Ws, &login("desk", 7));
     for logic in &cluster.logics {
         let devices = logic.get("/halley/online/mids?mids=7").json()["data"]["7"].clone();
-        let on: Vec<_> = devices.as_array().expect("a list").iter().map(|device| (&device["key"], &device["server"])).collect();
+        let on: Vec<_> = devices
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|device| (&device["key"], &device["server"]))
+            .collect();
         let [first, second] = [json!(first.comet_rpc.to_string()), json!(second.comet_rpc.to_string())];
         assert_eq!(on, [(&json!("desk"), &second), (&json!("phone"), &first)]);
         let since = logic.get("/halley/online/keys?keys=desk").json()["data"]["desk"]["since"].as_u64();

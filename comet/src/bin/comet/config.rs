@@ -5,7 +5,7 @@ use cluster::{
     process::{LogConfig, ProgramConfig, RpcClientConfig},
     registry::etcd::DiscoveryConfig,
 };
-use comet::config::{
+use halley_comet::config::{
     BatchConfig, CometConfig, DrainConfig, LimitsConfig, ProtocolConfig, ReactorConfig, RpcServerConfig,
     TcpConfig, WebSocketConfig,
 };

@@ -20,7 +20,7 @@ use cluster::{
     shutdown::{Drain, on_signals},
     telemetry,
 };
-use comet::{Comet, OpenFiles, front::logics::Logics};
+use halley_comet::{Comet, OpenFiles, front::logics::Logics};
 use proto::ids::ServerId;
 use tracing::{info, warn};
 

@@ -5,8 +5,8 @@ use cluster::{
     process::{LogConfig, ProgramConfig},
     registry::etcd::DiscoveryConfig,
 };
-use control::{
-    broker::kafka::KafkaJobConfig,
+use halley_control::{
+    broker::KafkaJobConfig,
     config::{ConsumeConfig, DispatchConfig, JobConfig, RoomConfig},
     redis::RedisConfig,
 };

@@ -18,7 +18,7 @@ use cluster::{
     shutdown::{Drain, on_signals},
     telemetry,
 };
-use control::{
+use halley_control::{
     broker::Queue,
     config::{BrokerChoice, ConsumeConfig},
     job::{self, JobDeps},

@@ -7,8 +7,8 @@ use cluster::{
     process::{LogConfig, ProgramConfig, RpcClientConfig},
     registry::etcd::DiscoveryConfig,
 };
-use control::{
-    broker::kafka::KafkaConfig,
+use halley_control::{
+    broker::KafkaConfig,
     config::{
         AuthConfig, BackoffConfig, ClientMessages, ConsumeConfig, Exposed, Exposure, HttpServerConfig,
         LogicConfig, NodeConfig, PushConfig, RpcServerConfig,
@@ -100,7 +100,7 @@ impl Default for LogicFile {
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        let control::config::LimitsConfig { push_rate, http_connections, broker_entries, .. } =
+        let halley_control::config::LimitsConfig { push_rate, http_connections, broker_entries, .. } =
             LogicConfig::default().limits;
         LimitsConfig { push_rate, http_connections, broker_entries }
     }
@@ -128,13 +128,13 @@ impl LogicFile {
             rpc_server: self.rpc_server.clone(),
             auth: self.auth.clone().unwrap_or_default(),
             push: self.push.clone(),
-            limits: control::config::LimitsConfig {
+            limits: halley_control::config::LimitsConfig {
                 push_rate,
                 http_connections,
                 broker_entries,
                 ..Default::default()
             },
-            redis: control::config::RedisConfig { expire: self.redis.expire },
+            redis: halley_control::config::RedisConfig { expire: self.redis.expire },
             node: self.node.clone(),
             backoff: self.backoff.clone(),
             regions: self.regions.clone(),

@@ -13,14 +13,14 @@ use cluster::{
     admin::{self, Health},
     process::{self, Place},
     registry::{
-        Membership, Node, Registry, Service,
+        Membership, Node, Service,
         etcd::{EtcdRegistry, Scope},
     },
     services::ClientCount,
     shutdown::{Drain, on_signals},
     telemetry,
 };
-use control::{
+use halley_control::{
     broker::Queue,
     config::{BrokerChoice, ConsumeConfig, Exposure},
     counts::RedisCounts,
