@@ -5,7 +5,6 @@ use std::{
     net::TcpStream,
 };
 
-use bytes::Bytes;
 use proto::{
     envelope::{Envelope, Target},
     ids::{Key, ServerId},
@@ -42,7 +41,7 @@ fn redis(redis: &Redis, words: &[&[u8]]) -> String {
 }
 
 fn envelope(target: Target) -> Vec<u8> {
-    let body = Bytes::from_static(b"nobody's");
+    let body = b"nobody's".to_vec().into();
     Envelope { target, op: Op(1000), body, accepted_at_us: 0, origin: None }.to_bytes().to_vec()
 }
 

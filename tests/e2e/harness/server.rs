@@ -135,7 +135,16 @@ impl Server {
     /// Waits until it is ready.
     #[track_caller]
     pub(crate) fn expect_ready(&self) {
-        eventually("/readyz answers 200", || (self.get("/readyz").status == 200).then_some(()));
+        let (started, mut last) = (Stopwatch::start(), String::new());
+        while started.elapsed() < PATIENCE {
+            let answer = self.get("/readyz");
+            if answer.status == 200 {
+                return;
+            }
+            last = answer.body;
+            thread::sleep(Duration::from_millis(10));
+        }
+        panic!("{} is not ready within {PATIENCE:?}: {last}", self.name);
     }
 
     pub(crate) fn pid(&self) -> u32 {
