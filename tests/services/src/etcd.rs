@@ -2,6 +2,8 @@
 
 use std::{
     fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -15,6 +17,8 @@ use super::{
 pub struct Etcd {
     process: Process,
     port: u16,
+    /// Where it tells its health, without TLS.
+    health: u16,
 }
 
 /// PEM files that an [`Etcd`] with TLS takes, of a certificate authority of its own.
@@ -54,7 +58,7 @@ impl Etcd {
     }
 
     fn start_as(scheme: &str, more: impl FnOnce(&Path) -> Vec<String>) -> Etcd {
-        let ([port, _], process) = process::start("etcd", |[port, peer], directory| {
+        let ([port, _, health], process) = process::start("etcd", |[port, peer, health], directory| {
             let (client, peer) = (format!("{scheme}://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer}"));
             let arguments = [
                 ("--data-dir", data(directory).display().to_string()),
@@ -63,13 +67,27 @@ impl Etcd {
                 ("--listen-peer-urls", peer.clone()),
                 ("--initial-advertise-peer-urls", peer.clone()),
                 ("--initial-cluster", format!("default={peer}")),
+                ("--listen-metrics-urls", format!("http://127.0.0.1:{health}")),
                 ("--log-level", "warn".to_owned()),
             ];
             let arguments = arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value]);
             arguments.chain(more(directory)).collect()
         });
-        process.wait_for_port(port);
-        Etcd { process, port }
+        let etcd = Etcd { process, port, health };
+        etcd.wait();
+        etcd
+    }
+
+    /// Waits until it answers. It listens before it has a leader.
+    fn wait(&self) {
+        self.process.wait_until("answer", || {
+            let mut answer = String::new();
+            let asked = TcpStream::connect(("127.0.0.1", self.health)).and_then(|mut stream| {
+                stream.write_all(b"GET /health HTTP/1.0\r\n\r\n")?;
+                stream.read_to_string(&mut answer)
+            });
+            asked.is_ok() && answer.contains(r#""health":"true""#)
+        });
     }
 
     /// `127.0.0.1:port`.
@@ -90,7 +108,7 @@ impl Etcd {
     /// Starts it again on its port, with what it had stored.
     pub fn restart(&mut self) {
         self.process.restart();
-        self.process.wait_for_port(self.port);
+        self.wait();
     }
 
     /// Starts it again on its port, with nothing.

@@ -12,7 +12,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// Looks for a server's port, 50 ms apart: a minute.
+/// Looks at a server that starts, 50 ms apart: a minute.
 const LOOKS: usize = 1200;
 
 /// A server that runs until this is dropped.
@@ -52,14 +52,20 @@ pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
 impl Process {
     /// Waits until somebody accepts on the port.
     pub(crate) fn wait_for_port(&self, port: u16) {
+        let what = format!("listen on {port}");
+        self.wait_until(&what, || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    }
+
+    /// Waits until it is so.
+    pub(crate) fn wait_until(&self, what: &str, mut so: impl FnMut() -> bool) {
         for _ in 0..LOOKS {
-            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+            if so() {
                 return;
             }
             thread::sleep(Duration::from_millis(50));
         }
         let log = fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
-        panic!("{} does not listen on {port}:\n{log}", self.program);
+        panic!("{} does not {what}:\n{log}", self.program);
     }
 
     /// Its own directory.

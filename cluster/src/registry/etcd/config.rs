@@ -33,7 +33,7 @@ pub struct DiscoveryConfig {
     pub cert_file: String,
     /// PEM file of the key to certFile.
     pub key_file: String,
-    /// How long a connection to etcd may take, and each request. Half of leaseTtl at most.
+    /// How long a connection to etcd may take, and each request. A third of leaseTtl at most.
     pub dial_timeout: BoundedDuration<100, 60_000>,
     /// How long this process is known after its last word to etcd: a crashed one disappears after it. goim's is 15s.
     pub lease_ttl: BoundedDuration<2_000, 600_000>,
@@ -63,9 +63,10 @@ impl DiscoveryConfig {
     pub fn check(&self) -> Result<(), ConfigError> {
         self.urls()?;
         self.tls()?;
-        if self.dial_timeout.get() > self.lease_ttl.get() / 2 {
-            let half = "above half of discovery.leaseTtl: one slow request would lose the lease";
-            return Err(ConfigError::value("discovery.dialTimeout", self.dial_timeout, half));
+        // The watch relies on it.
+        if self.dial_timeout.get() > self.lease_ttl.get() / 3 {
+            let third = "above a third of discovery.leaseTtl: one slow request could cost the lease";
+            return Err(ConfigError::value("discovery.dialTimeout", self.dial_timeout, third));
         }
         if self.username.is_empty() != self.password.is_empty() {
             let both = "discovery.username and discovery.password go together";
@@ -173,7 +174,7 @@ mod tests {
             ("caFile = \"/nowhere/ca.pem\"".to_owned(), "discovery.caFile"),
             (format!("{ca}certFile = \"a.pem\""), "discovery.certFile"),
             ("certFile = \"a.pem\"\nkeyFile = \"b.pem\"".to_owned(), "discovery.certFile"),
-            ("dialTimeout = \"8s\"".to_owned(), "discovery.dialTimeout"),
+            ("dialTimeout = \"6s\"".to_owned(), "discovery.dialTimeout"),
             ("username = \"root\"".to_owned(), "discovery.username"),
         ] {
             let error = read(&toml).expect_err(&toml);

@@ -52,31 +52,41 @@ impl Contact {
 
     /// It did not work with this member.
     pub(super) fn failed(&self, talker: Talker, member: &str, trouble: &Trouble) {
-        let kind = discriminant(trouble);
-        self.settle(|troubles| {
-            let known = troubles.values().any(|other| *other == kind);
-            troubles.insert(talker, kind);
-            match trouble {
-                _ if known => {}
-                Trouble::Refused(why) => tracing::warn!(
-                    "etcd at {member} refuses: {why}. The nodes known so far stay, and it is tried again for ever: \
-                     see discovery.username, discovery.password and what this user may do"
-                ),
-                trouble => tracing::warn!(
-                    "etcd at {member} is away: {trouble}. The nodes known so far stay, and it is tried again for ever: \
-                     see discovery.nodes"
-                ),
-            }
-        });
+        if !self.note(talker, trouble) {
+            return;
+        }
+        match trouble {
+            Trouble::Refused(why) => tracing::warn!(
+                "etcd at {member} refuses: {why}. The nodes known so far stay, and it is tried again for ever: \
+                 see discovery.username, discovery.password and what this user may do"
+            ),
+            trouble => tracing::warn!(
+                "etcd at {member} is away: {trouble}. The nodes known so far stay, and it is tried again for ever: \
+                 see discovery.nodes"
+            ),
+        }
     }
 
     /// It worked.
     pub(super) fn worked(&self, talker: Talker) {
+        if self.clear(talker) {
+            tracing::info!("etcd answers again");
+        }
+    }
+
+    /// True when trouble of this kind is news.
+    fn note(&self, talker: Talker, trouble: &Trouble) -> bool {
+        let kind = discriminant(trouble);
         self.settle(|troubles| {
-            if troubles.remove(&talker).is_some() && troubles.is_empty() {
-                tracing::info!("etcd answers again");
-            }
-        });
+            let known = troubles.values().any(|other| *other == kind);
+            troubles.insert(talker, kind);
+            !known
+        })
+    }
+
+    /// True when this was the last trouble.
+    fn clear(&self, talker: Talker) -> bool {
+        self.settle(|troubles| troubles.remove(&talker).is_some() && troubles.is_empty())
     }
 
     /// This one will not talk any more.
@@ -87,11 +97,12 @@ impl Contact {
         }
     }
 
-    fn settle(&self, change: impl FnOnce(&mut BTreeMap<Talker, Discriminant<Trouble>>)) {
+    fn settle(&self, change: impl FnOnce(&mut BTreeMap<Talker, Discriminant<Trouble>>) -> bool) -> bool {
         // Nothing inside can be left half done.
         let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
-        change(&mut troubles);
+        let news = change(&mut troubles);
         self.set(troubles.is_empty());
+        news
     }
 
     fn set(&self, up: bool) {
@@ -102,67 +113,7 @@ impl Contact {
 
 #[cfg(test)]
 mod tests {
-    use std::{io, sync::Arc};
-
     use super::*;
-
-    /// What is logged while `what` runs, line by line.
-    fn logged(what: impl FnOnce()) -> Vec<String> {
-        #[derive(Clone, Default)]
-        struct Written(Arc<Mutex<Vec<u8>>>);
-
-        impl io::Write for Written {
-            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-                self.0.lock().unwrap().write(bytes)
-            }
-
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
-        }
-
-        let written = Written::default();
-        let to = written.clone();
-        let subscriber =
-            tracing_subscriber::fmt().with_ansi(false).with_writer(move || to.clone()).without_time();
-        tracing::subscriber::with_default(subscriber.finish(), what);
-        let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
-        text.lines().map(str::to_owned).collect()
-    }
-
-    #[test]
-    fn one_line_says_that_etcd_is_away_and_one_that_it_is_back() {
-        let contact = Contact::new(RegistryMetrics::default());
-        let own = contact.talker();
-        let lines = logged(|| {
-            contact.worked(own);
-            for _ in 0..3 {
-                contact.failed(own, "http://a:2379", &away());
-                contact.failed(Talker::WATCH, "http://a:2379", &away());
-            }
-            contact.worked(own);
-            contact.worked(Talker::WATCH);
-            contact.worked(own);
-        });
-        let [gone, back] = &lines[..] else { panic!("{lines:?}") };
-        assert!(gone.contains("http://a:2379 is away: connection refused"), "{gone}");
-        assert!(back.contains("etcd answers again"), "{back}");
-    }
-
-    #[test]
-    fn a_refusal_has_a_line_of_its_own_that_names_the_keys() {
-        let contact = Contact::new(RegistryMetrics::default());
-        let refused = Trouble::Refused("authentication failed".to_owned());
-        let lines = logged(|| {
-            for trouble in [&away(), &refused, &refused] {
-                contact.failed(Talker::WATCH, "http://a:2379", trouble);
-            }
-        });
-        let [away, refused] = &lines[..] else { panic!("{lines:?}") };
-        assert!(away.contains("discovery.nodes"), "{away}");
-        assert!(refused.contains("refuses: authentication failed"), "{refused}");
-        assert!(refused.contains("discovery.password"), "{refused}");
-    }
 
     fn away() -> Trouble {
         Trouble::Away("connection refused".to_owned())
@@ -185,6 +136,29 @@ mod tests {
         contact.ended(own);
         assert!(now(), "who does not ask gets no answer and needs none");
         assert_eq!(contact.metrics.up.get(), 1);
+    }
+
+    #[test]
+    fn one_line_says_that_etcd_is_away_and_one_that_it_is_back() {
+        let contact = Contact::new(RegistryMetrics::default());
+        let own = contact.talker();
+        assert!(!contact.clear(own), "there was no trouble");
+        assert!(contact.note(own, &away()));
+        for talker in [Talker::WATCH, own, Talker::WATCH] {
+            assert!(!contact.note(talker, &away()), "it was said");
+        }
+        assert!(!contact.clear(own), "the watch has none yet");
+        assert!(contact.clear(Talker::WATCH));
+        assert!(!contact.clear(Talker::WATCH));
+        assert!(contact.note(own, &away()), "it is away again");
+    }
+
+    #[test]
+    fn a_refusal_has_a_line_of_its_own() {
+        let contact = Contact::new(RegistryMetrics::default());
+        let refused = Trouble::Refused("authentication failed".to_owned());
+        let said = [&away(), &refused, &refused].map(|trouble| contact.note(Talker::WATCH, trouble));
+        assert_eq!(said, [true, true, false]);
     }
 
     #[test]

@@ -98,7 +98,7 @@ impl EtcdRegistry {
             contact: contact.clone(),
             metrics: metrics.clone(),
             lease_ttl,
-            heard: None,
+            listed: false,
             grace_until: Instant::now(),
         };
         let watcher = tokio::spawn(async move { match watcher.run().await {} });

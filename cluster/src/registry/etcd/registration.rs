@@ -251,21 +251,23 @@ impl Own {
         Ok(granted.id())
     }
 
-    /// Takes the lease back, and the keys with it. One attempt: without it the lease ends by itself.
+    /// Takes the lease back, and the keys with it. Every member is asked once: then the lease ends by itself.
     async fn revoke(&mut self) {
         let Some(lease) = self.lease else { return };
-        let done = async {
-            let mut client = self.client().await?;
-            self.members.ask(client.lease_revoke(lease)).await
-        };
-        match done.await {
-            Ok(_) | Err(Trouble::LeaseGone) => {}
-            Err(trouble) => tracing::warn!(
-                key = self.key,
-                "could not take the key back, it ends with its lease in {:?}: {trouble}",
-                self.terms.lease_ttl
-            ),
+        for _ in 0..self.members.len() {
+            match self.revoke_once(lease).await {
+                Ok(()) | Err(Trouble::LeaseGone) => return,
+                Err(_) => self.client = None,
+            }
         }
+        let ttl = self.terms.lease_ttl;
+        tracing::warn!(key = self.key, "etcd did not take the key back: it ends with its lease in {ttl:?}");
+    }
+
+    async fn revoke_once(&mut self, lease: i64) -> Result<(), Trouble> {
+        let mut client = self.client().await?;
+        self.members.ask(client.lease_revoke(lease)).await?;
+        Ok(())
     }
 }
 

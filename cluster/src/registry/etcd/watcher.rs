@@ -20,9 +20,10 @@ use super::{
 
 /// Follows the keys of some scopes.
 ///
-/// **A node vanishes at once only when etcd was there all the time.** When etcd was away, or silent for so long that
-/// leases may have run out meanwhile, the nodes that are gone afterwards may be alive and about to register again. They
-/// stay until etcd has been back for one lease.
+/// **A node vanishes at once only when etcd was there all the time.** After an outage the nodes that are gone may be
+/// alive and about to register again. They stay until etcd has been back for one lease. An outage that ends a lease is
+/// never overlooked: a lease is renewed when a third of it is gone, and a silence of a fifth and `dialTimeout` (a third
+/// at most) ends the watch.
 pub(super) struct Watcher {
     pub(super) members: Members,
     pub(super) view: View,
@@ -32,8 +33,8 @@ pub(super) struct Watcher {
     pub(super) contact: Arc<Contact>,
     pub(super) metrics: RegistryMetrics,
     pub(super) lease_ttl: Duration,
-    /// When etcd last said something; `None` before the first list.
-    pub(super) heard: Option<Instant>,
+    /// There has been a list.
+    pub(super) listed: bool,
     /// Until then a node that is gone is kept as missing.
     pub(super) grace_until: Instant,
 }
@@ -65,10 +66,9 @@ impl Watcher {
         let gets: Vec<_> = self.prefixes.iter().map(get).collect();
         let answer = self.members.ask(client.txn(Txn::new().and_then(gets))).await?;
         self.metrics.lists.inc();
-        if self.heard.is_some() {
+        if std::mem::replace(&mut self.listed, true) {
             self.grace_until = Instant::now() + self.lease_ttl;
         }
-        self.heard = Some(Instant::now());
         let answers = answer.op_responses();
         let records = answers.iter().flat_map(|answer| match answer {
             TxnOpResponse::Get(got) => got.kvs(),
@@ -106,7 +106,6 @@ impl Watcher {
                     let anything = GetOptions::new().with_prefix().with_keys_only().with_limit(1);
                     let prefix = self.prefixes.first().expect("a registry watches something").as_str();
                     self.members.ask(client.get(prefix, Some(anything))).await?;
-                    self.hear();
                 }
                 () = sleep_until(self.grace_until), if missing => {
                     self.view.forget_missing();
@@ -123,7 +122,6 @@ impl Watcher {
         if change.canceled() {
             return Err(Trouble::Away(format!("the watch was cancelled: {}", change.cancel_reason())));
         }
-        self.hear();
         let kept = Instant::now() < self.grace_until;
         for event in change.events() {
             if let Some(meta) = self.event(event, kept) {
@@ -149,16 +147,6 @@ impl Watcher {
                 None
             }
         }
-    }
-
-    /// etcd said something. A lease is renewed when a third of it is gone: one that ran out was not renewed for two
-    /// thirds.
-    fn hear(&mut self) {
-        let now = Instant::now();
-        if self.heard.is_some_and(|heard| now - heard > self.lease_ttl / 2) {
-            self.grace_until = now + self.lease_ttl;
-        }
-        self.heard = Some(now);
     }
 
     fn publish(&self) {

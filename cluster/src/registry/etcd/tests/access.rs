@@ -30,14 +30,14 @@ async fn a_user_who_may_no_more_than_its_keys_is_enough() {
     let mut etcd = Etcd::start();
     lock(&etcd, "sesame").await;
     let registry = registry(&halley(&etcd, "sesame"));
-    let _own = registry.register(comet(1)).await.unwrap();
+    let _own = registered(&registry, comet(1)).await;
     until(&registry, |nodes| there(nodes, 1)).await;
     // etcd forgets who had logged in.
     etcd.kill();
     until_up(&registry, false).await;
     etcd.restart();
     until_up(&registry, true).await;
-    let _own = registry.register(comet(2)).await.unwrap();
+    let _own = registered(&registry, comet(2)).await;
     until(&registry, |nodes| there(nodes, 1) && there(nodes, 2)).await;
 }
 
@@ -57,7 +57,7 @@ async fn a_wrong_password_is_said_and_works_when_it_is_repaired() {
     let mut root = Client::connect([etcd.addr()], Some(root)).await.unwrap();
     root.user_change_password("halley", "sesame").await.unwrap();
     until_up(&registry, true).await;
-    let _own = registry.register(comet(1)).await.unwrap();
+    let _own = registered(&registry, comet(1)).await;
     until(&registry, |nodes| there(nodes, 1)).await;
 }
 
@@ -78,7 +78,7 @@ async fn a_user_where_none_is_asked_for_is_no_trouble() {
     let etcd = shared();
     let config = DiscoveryConfig { layout: own_layout(), ..halley(&etcd, "sesame") };
     let registry = registry(&config);
-    let _own = registry.register(comet(1)).await.unwrap();
+    let _own = registered(&registry, comet(1)).await;
     until(&registry, |nodes| there(nodes, 1)).await;
 }
 
@@ -91,7 +91,7 @@ async fn tls_on_both_sides() {
     let anonymous = DiscoveryConfig { ca_file: ca, ..plain.clone() };
     let config = DiscoveryConfig { cert_file: cert, key_file: key, ..anonymous.clone() };
     let registry_with_tls = registry(&config);
-    let _own = registry_with_tls.register(comet(1)).await.unwrap();
+    let _own = registered(&registry_with_tls, comet(1)).await;
     until(&registry_with_tls, |nodes| there(nodes, 1)).await;
     for (what, config) in [("plain", plain), ("without a certificate", anonymous)] {
         assert!(registry(&config).register(comet(2)).await.is_err(), "{what}");

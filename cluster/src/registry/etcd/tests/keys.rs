@@ -22,7 +22,7 @@ async fn a_comet_is_written_as_goim_writes_it_and_described_beside_it() {
         ("goim-docs", "/prod/goim.comet/sh/127.0.0.1:3109", r#","zone":"sh001""#),
     ] {
         let config = DiscoveryConfig { layout: layout.parse().unwrap(), ..config(&etcd) };
-        let own = registry(&config).register(comet(3109)).await.unwrap();
+        let own = registered(&registry(&config), comet(3109)).await;
         assert_eq!(value(&mut raw, key).await.as_deref(), Some("127.0.0.1:3109"));
         let meta = value(&mut raw, &format!("/halley.meta{key}")).await.unwrap();
         let updated = meta.strip_prefix(META_HEAD).expect(&meta);
@@ -42,7 +42,7 @@ async fn both_keys_hang_on_one_lease_of_15_seconds() {
     let etcd = shared();
     let config = DiscoveryConfig { layout: own_layout(), ..config(&etcd) };
     let key = config.layout.key(&comet(1)).unwrap();
-    let _own = registry(&config).register(comet(1)).await.unwrap();
+    let _own = registered(&registry(&config), comet(1)).await;
     let mut raw = client(&etcd).await;
     let lease = raw.get(key.as_str(), None).await.unwrap().kvs()[0].lease();
     let keys = LeaseTimeToLiveOptions::new().with_keys();
@@ -79,6 +79,24 @@ async fn goims_nodes_are_seen_and_those_of_other_places_are_not() {
     assert_eq!((go.weight, go.version.as_str()), (10, ""), "a node of Go has no version");
 }
 
+/// No meta is told with the second put: it is there already.
+#[tokio::test]
+async fn a_key_finds_the_meta_that_was_there_before_it() {
+    let etcd = shared();
+    let config = DiscoveryConfig { layout: own_layout(), ..config(&etcd) };
+    let registry = registry(&config);
+    let mut raw = client(&etcd).await;
+    let key = config.layout.key(&comet(1)).unwrap();
+    raw.put(format!("/halley.meta{key}"), r#"{"weight":7}"#, None).await.unwrap();
+    for _ in 0..2 {
+        raw.put(key.as_str(), "127.0.0.1:1", None).await.unwrap();
+        let nodes = until(&registry, |nodes| there(nodes, 1)).await;
+        assert_eq!(nodes.get(Service::Comet, &server(1)).unwrap().weight, 7);
+        raw.delete(key.as_str(), None).await.unwrap();
+        until(&registry, NodeSet::is_empty).await;
+    }
+}
+
 #[tokio::test]
 async fn a_value_that_is_no_address_is_left_out_and_hurts_nobody() {
     let etcd = shared();
@@ -102,7 +120,7 @@ async fn counts_are_written_about_once_a_second_and_the_last_one_counts() {
     let etcd = shared();
     let config = DiscoveryConfig { layout: own_layout(), ..config(&etcd) };
     let registry = registry(&config);
-    let own = registry.register(comet(1)).await.unwrap();
+    let own = registered(&registry, comet(1)).await;
     let clients = |connections| ClientCount { connections, addresses: 1 };
     for connections in 1..=100 {
         own.update(clients(connections));
@@ -127,7 +145,7 @@ async fn a_key_that_somebody_deletes_comes_back() {
     let etcd = shared();
     let config = DiscoveryConfig { layout: own_layout(), ..short_lease(&etcd) };
     let registry = registry(&config);
-    let _own = registry.register(comet(1)).await.unwrap();
+    let _own = registered(&registry, comet(1)).await;
     until(&registry, |nodes| there(nodes, 1)).await;
     let key = config.layout.key(&comet(1)).unwrap();
     client(&etcd).await.delete(key.as_str(), None).await.unwrap();
@@ -140,7 +158,7 @@ async fn a_goim_comet_in_our_place_is_one_of_goims_and_our_end_changes_nothing()
     let etcd = shared();
     let config = DiscoveryConfig { layout: own_layout(), ..config(&etcd) };
     let registry = registry(&config);
-    let own = registry.register(comet(1)).await.unwrap();
+    let own = registered(&registry, comet(1)).await;
     until(&registry, |nodes| there(nodes, 1)).await;
     let mut raw = client(&etcd).await;
     let lease = raw.lease_grant(60, None).await.unwrap().id();
@@ -166,7 +184,7 @@ async fn a_node_that_leaves_is_gone_at_once() {
     let config = DiscoveryConfig { layout: own_layout(), lease_ttl, ..config(&etcd) };
     let (one, other) = (registry(&config), registry(&config));
     for dropped in [false, true] {
-        let own = one.register(comet(1)).await.unwrap();
+        let own = registered(&one, comet(1)).await;
         until(&other, |nodes| there(nodes, 1)).await;
         match dropped {
             true => drop(own),

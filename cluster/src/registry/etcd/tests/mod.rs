@@ -84,6 +84,19 @@ fn there(nodes: &NodeSet, port: u16) -> bool {
     nodes.get(Service::Comet, &server(port)).is_some()
 }
 
+/// Registers as a process does: again and again.
+async fn registered(registry: &EtcdRegistry, node: Node) -> Box<dyn Registration> {
+    let attempts = async {
+        loop {
+            match registry.register(node.clone()).await {
+                Ok(own) => return own,
+                Err(_) => sleep(Duration::from_millis(100)).await,
+            }
+        }
+    };
+    timeout(SOON, attempts).await.expect("registered in time")
+}
+
 /// Waits until the set is as asked for.
 async fn until(registry: &EtcdRegistry, seen: impl Fn(&NodeSet) -> bool) -> Arc<NodeSet> {
     let mut nodes = registry.watch();

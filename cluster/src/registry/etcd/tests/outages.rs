@@ -54,7 +54,7 @@ impl Outage {
         let etcd = Etcd::start();
         let config = short_lease(&etcd);
         let (comet_side, watcher) = (registry(&config), registry(&config));
-        let own = comet_side.register(comet(1)).await.expect("etcd is there");
+        let own = registered(&comet_side, comet(1)).await;
         let never_lost = NeverLost::watch(&watcher, 1).await;
         let key = config.layout.key(&comet(1)).unwrap();
         Self { etcd, comet: comet_side, own, watcher, never_lost, key }
@@ -72,7 +72,7 @@ impl Outage {
             async move { raw.get(key, None).await.is_ok_and(|got| !got.kvs().is_empty()) }
         })
         .await;
-        let _second = self.comet.register(comet(2)).await.expect("etcd is back");
+        let _second = registered(&self.comet, comet(2)).await;
         until(&self.watcher, |nodes| there(nodes, 2)).await;
         until_true("nobody is missing", || async { self.watcher.metrics().missing.get() == 0 }).await;
         self.never_lost.check();
@@ -119,6 +119,26 @@ async fn etcd_stands_still_for_longer_than_a_lease() {
     outage.ends().await;
 }
 
+/// etcd is back and has the key, and only then finds that the lease is over: the comet is about to register again. The
+/// watcher's lease is long, so that the test deletes the key well within its patience.
+#[tokio::test]
+async fn a_key_that_goes_just_after_etcd_came_back_is_waited_for() {
+    let mut etcd = Etcd::start();
+    let comet_side = registry(&short_lease(&etcd));
+    let lease_ttl = crate::config::BoundedDuration::secs::<60>();
+    let watcher = registry(&DiscoveryConfig { lease_ttl, ..short_lease(&etcd) });
+    let _own = registered(&comet_side, comet(1)).await;
+    let never_lost = NeverLost::watch(&watcher, 1).await;
+    etcd.kill();
+    etcd.restart();
+    until_true("it was listed anew", || async { watcher.metrics().lists.get() > 1 }).await;
+    let key = Layout::default().key(&comet(1)).unwrap();
+    client(&etcd).await.delete(key.as_str(), None).await.unwrap();
+    until_true("it is missing", || async { watcher.metrics().missing.get() == 1 }).await;
+    until_true("it is back", || async { watcher.metrics().missing.get() == 0 }).await;
+    never_lost.check();
+}
+
 /// Nobody will register it again: after a moment it is gone.
 #[tokio::test]
 async fn a_node_that_died_while_etcd_was_away_is_forgotten() {
@@ -143,7 +163,7 @@ async fn a_comet_that_starts_before_etcd_is_known_when_it_comes() {
     assert!(!*registry.up().borrow());
     etcd.restart();
     until_up(&registry, true).await;
-    let _own = registry.register(comet(1)).await.expect("etcd is there");
+    let _own = registered(&registry, comet(1)).await;
     until(&registry, |nodes| there(nodes, 1)).await;
 }
 
@@ -154,7 +174,7 @@ async fn the_next_member_is_asked_when_one_is_away() {
     let nodes = [first.addr(), second.addr()].into_iter().collect();
     let config = DiscoveryConfig { nodes, ..short_lease(&first) };
     let registry = registry(&config);
-    let _own = registry.register(comet(1)).await.unwrap();
+    let _own = registered(&registry, comet(1)).await;
     let never_lost = NeverLost::watch(&registry, 1).await;
     let key = config.layout.key(&comet(1)).unwrap();
     assert!(value(&mut client(&first).await, &key).await.is_some());
@@ -165,7 +185,7 @@ async fn the_next_member_is_asked_when_one_is_away() {
         async move { value(&mut raw, key).await.is_some() }
     })
     .await;
-    let _other = registry.register(comet(2)).await.expect("one of two is enough");
+    let _other = registered(&registry, comet(2)).await;
     until(&registry, |nodes| there(nodes, 2)).await;
     never_lost.check();
 }
@@ -192,7 +212,7 @@ async fn a_compacted_history_is_listed_anew() {
         contact: Arc::new(Contact::new(metrics.clone())),
         metrics: metrics.clone(),
         lease_ttl: config.lease_ttl.get(),
-        heard: None,
+        listed: false,
         grace_until: Instant::now(),
     };
     let followed = timeout(SOON, watcher.follow_from(&mut raw.clone(), 1)).await.expect("in time");
@@ -200,10 +220,10 @@ async fn a_compacted_history_is_listed_anew() {
 
     // And then everything is there.
     let registry = registry(&config);
-    let _one = registry.register(comet(1)).await.unwrap();
+    let _one = registered(&registry, comet(1)).await;
     until(&registry, |nodes| there(nodes, 1)).await;
     let now = raw.get("/", None).await.unwrap().header().unwrap().revision();
     raw.compact(now, None).await.unwrap();
-    let _two = registry.register(comet(2)).await.unwrap();
+    let _two = registered(&registry, comet(2)).await;
     until(&registry, |nodes| there(nodes, 1) && there(nodes, 2)).await;
 }
