@@ -276,7 +276,7 @@ async fn a_wiped_or_restarted_redis_is_another_incarnation_for_every_logic() {
 
 #[tokio::test]
 async fn a_restart_that_kept_everything_is_another_incarnation_too() {
-    let mut setup = Setup::at(Server::start_with(&["appendonly yes"])).await;
+    let mut setup = Setup::at(Server::start_with(&["appendonly yes", "appendfsync always"])).await;
     let sessions = setup.sessions();
     let first = incarnation(&sessions, None).await;
     sessions.put(new(1, "k1", COMET, 1)).await.unwrap();
