@@ -87,6 +87,22 @@ async fn no_more_is_popped_than_was_asked_for() {
 }
 
 #[tokio::test]
+async fn what_was_popped_and_not_handed_out_goes_back_in_its_order() {
+    let site = Site::start().await;
+    let broker = broker(&site.redis, "t");
+    broker.publish((0..20).map(|n| to_room("r", &n.to_string())).collect()).await.unwrap();
+    let mut consumer = broker.consume("job").await.unwrap();
+    // Asked for, and given up before it came.
+    timeout(Duration::ZERO, consumer.next_batch(10)).await.unwrap_err();
+    while site.command::<usize>(&["LLEN", "t"]).await > 10 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    consumer.leave().await;
+    let all = take(&mut *broker.consume("job").await.unwrap(), 20).await;
+    assert_eq!(bodies(&all), (0..20).map(|n| n.to_string()).collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn dead_letters_are_kept_the_latest_first_and_not_for_ever() {
     let site = Site::start().await;
     let broker = broker(&site.redis, "t");

@@ -19,7 +19,7 @@ const LEAVE_MAX: Duration = Duration::from_secs(2);
 
 /// A member of a group.
 pub(super) struct StreamConsumer {
-    membership: Arc<Membership>,
+    pub(super) membership: Arc<Membership>,
     /// Answers of the reader, one at a time: it reads one ahead.
     batches: mpsc::Receiver<Result<Vec<Batch>, RedisError>>,
     /// Of the answer that is being handed out.

@@ -92,6 +92,25 @@ async fn who_lost_its_lease_hands_out_and_acknowledges_nothing_more() {
     assert_eq!(bodies(&take(&mut *broker.consume(GROUP).await.unwrap(), 4).await), ["0", "1", "2", "3"]);
 }
 
+/// The same, and the other one has left when it goes on.
+#[tokio::test]
+async fn who_takes_a_stream_again_goes_on_where_the_last_owner_acknowledged() {
+    let site = Site::start().await;
+    let broker = RedisStreamBroker::new(site.redis.clone(), "t", 1, 100, BrokerMetrics::default());
+    broker.publish((0..4).map(|n| to_room("r", &n.to_string())).collect()).await.unwrap();
+    let mut paused = StreamConsumer::start(&site.redis, &broker.topic, GROUP, &BrokerMetrics::default());
+    take(&mut paused, 2).await;
+    paused.tasks[0].abort();
+    let mut next = broker.consume(GROUP).await.unwrap();
+    let taken = take(&mut *next, 4).await;
+    next.ack(&taken[3].position).await.unwrap();
+    next.leave().await;
+    paused.tasks[0] =
+        tokio::spawn(Arc::clone(&paused.membership).keep(BrokerMetrics::default())).abort_handle();
+    broker.publish(vec![to_room("r", "4")]).await.unwrap();
+    assert_eq!(bodies(&take(&mut paused, 1).await), ["4"]);
+}
+
 /// What one consumer saw: a number that grows with time over all consumers, a key, the number of the push.
 type Seen = Vec<(usize, String, usize)>;
 
