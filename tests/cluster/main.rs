@@ -10,6 +10,7 @@ mod world;
 mod brokers;
 mod config;
 mod counts;
+mod goim;
 mod load;
 mod outages;
 mod poison;

@@ -20,7 +20,7 @@ use crate::{
 const TOPIC: &str = "goim-push-topic";
 
 /// One command on a connection of its own: the first line of the answer, and the number or text in it.
-fn redis(redis: &Redis, words: &[&[u8]]) -> String {
+pub(crate) fn redis(redis: &Redis, words: &[&[u8]]) -> String {
     let mut command = format!("*{}\r\n", words.len()).into_bytes();
     for word in words {
         command.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());

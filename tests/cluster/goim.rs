@@ -1,0 +1,340 @@
+//! One service of goim's among ours: keys and values that goim's programs read and write, and services that speak
+//! goim's gRPC and nothing else.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    process::Command,
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use proto::rpc::{
+    comet::{
+        BroadcastReply, BroadcastReq, BroadcastRoomReply, BroadcastRoomReq, PushMsgReply, PushMsgReq,
+        RoomsReply, RoomsReq, comet_server,
+    },
+    logic::{
+        ConnectReply, ConnectReq, DisconnectReply, DisconnectReq, HeartbeatReply, HeartbeatReq, NodesReply,
+        NodesReq, OnlineReply, OnlineReq, ReceiveReply, ReceiveReq, logic_client::LogicClient, logic_server,
+    },
+    protocol::Proto,
+};
+use services::{Etcd, Redis};
+use tonic::{
+    Request, Response, Status, async_trait,
+    body::Body,
+    codec::CompressionEncoding,
+    codegen::{Service, http},
+    server::NamedService,
+    transport::Server as GrpcServer,
+};
+
+use crate::{
+    harness::{BOTH, Frame, Login, Transport, eventually, hex},
+    poison::redis,
+    world::{Cluster, Queue, expect_comets},
+};
+
+/// Puts a key as goim's programs do, or reads all with a prefix: keys and values in turn.
+fn etcdctl(etcd: &Etcd, args: &[&str]) -> Vec<String> {
+    let output = Command::new("etcdctl")
+        .env("ETCDCTL_API", "3")
+        .args(["--endpoints", &etcd.addr()])
+        .args(args)
+        .output()
+        .expect("etcdctl (`make deps` installs it)");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text").lines().map(str::to_owned).collect()
+}
+
+fn get(redis_server: &Redis, words: &[&str]) -> String {
+    let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+    redis(redis_server, &words)
+}
+
+/// A service of goim's on a port of its own, for as long as the test runs.
+fn serve<S>(service: S) -> SocketAddr
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = std::convert::Infallible>
+        + NamedService
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send + 'static,
+{
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.set_nonblocking(true).expect("a socket option");
+    let address = listener.local_addr().expect("an address");
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+            let connections = cluster::accept::incoming(listener);
+            GrpcServer::builder().add_service(service).serve_with_incoming(connections).await
+        })
+    });
+    address
+}
+
+/// A comet as goim has it: it keeps what it is told.
+#[derive(Clone, Debug, Default)]
+struct GoComet(Arc<Mutex<Vec<Told>>>);
+
+#[derive(Clone, Debug, PartialEq)]
+enum Told {
+    Keys(Vec<String>, i32, Proto),
+    Room(String, Proto),
+    All(i32, i32, Proto),
+}
+
+impl GoComet {
+    fn tell(&self, told: Told) {
+        self.0.lock().expect("a lock").push(told);
+    }
+
+    fn told(&self) -> Vec<Told> {
+        self.0.lock().expect("a lock").clone()
+    }
+}
+
+fn sent(proto: Option<Proto>) -> Result<Proto, Status> {
+    proto.ok_or_else(|| Status::unknown("no proto"))
+}
+
+#[async_trait]
+impl comet_server::Comet for GoComet {
+    async fn push_msg(&self, request: Request<PushMsgReq>) -> Result<Response<PushMsgReply>, Status> {
+        let PushMsgReq { keys, proto, proto_op, .. } = request.into_inner();
+        self.tell(Told::Keys(keys, proto_op, sent(proto)?));
+        Ok(Response::new(PushMsgReply {}))
+    }
+
+    async fn broadcast(&self, request: Request<BroadcastReq>) -> Result<Response<BroadcastReply>, Status> {
+        let BroadcastReq { proto_op, proto, speed, .. } = request.into_inner();
+        self.tell(Told::All(proto_op, speed, sent(proto)?));
+        Ok(Response::new(BroadcastReply {}))
+    }
+
+    async fn broadcast_room(
+        &self,
+        request: Request<BroadcastRoomReq>,
+    ) -> Result<Response<BroadcastRoomReply>, Status> {
+        let BroadcastRoomReq { room_id, proto, .. } = request.into_inner();
+        self.tell(Told::Room(room_id, sent(proto)?));
+        Ok(Response::new(BroadcastRoomReply {}))
+    }
+
+    async fn rooms(&self, _: Request<RoomsReq>) -> Result<Response<RoomsReply>, Status> {
+        Ok(Response::new(RoomsReply { rooms: HashMap::new() }))
+    }
+}
+
+/// What Go's job sends for one message: operation 9, the body one complete frame.
+fn raw(body: &str) -> Proto {
+    Proto { ver: 1, op: 9, seq: 0, body: Frame::new(1000, 0, body).bytes().into() }
+}
+
+#[test]
+fn etcd_and_redis_hold_what_goim_s_programs_read() {
+    let cluster = Cluster::start();
+    let comet = cluster.comets[0].comet_rpc.to_string();
+    let mut nodes = Vec::new();
+    for (service, addresses) in [
+        ("goim.comet", [cluster.comets[0].comet_rpc, cluster.comets[1].comet_rpc]),
+        ("goim.logic", [cluster.logics[0].logic_rpc, cluster.logics[1].logic_rpc]),
+    ] {
+        for address in addresses {
+            nodes.push(format!("/{service}/prod/sh/sh001/{address}"));
+            nodes.push(address.to_string());
+        }
+    }
+    let mut found = etcdctl(&cluster.etcd, &["get", "--prefix", "/goim."]);
+    found.sort();
+    nodes.sort();
+    assert_eq!(found, nodes);
+
+    let client = cluster.comets[0].client(Transport::Tcp, &Login::key("k1").mid(123).room("live://1000"));
+    assert_eq!(get(&cluster.redis, &["GET", "golang_im:key_k1"]), comet);
+    assert_eq!(get(&cluster.redis, &["HGET", "golang_im:mid_123", "k1"]), comet);
+    for key in ["golang_im:key_k1", "golang_im:mid_123"] {
+        let left: u64 = get(&cluster.redis, &["TTL", key]).parse().expect("a number");
+        assert!((1700..=1800).contains(&left), "{key}: {left}");
+    }
+    // goim's field of the room, and its JSON.
+    let counts = eventually("the counts are there", || {
+        let counts = get(&cluster.redis, &["HGET", &format!("golang_im:ol_{comet}"), "43"]);
+        counts.contains("live://1000").then_some(counts)
+    });
+    let start = format!(r#"{{"server":"{comet}","room_count":{{"live://1000":1}},"updated":"#);
+    assert!(counts.starts_with(&start), "{counts}");
+    client.leave();
+    eventually("both are gone", || {
+        let exists = get(&cluster.redis, &["EXISTS", "golang_im:key_k1", "golang_im:mid_123"]);
+        (exists == "0").then_some(())
+    });
+}
+
+/// A Go comet among ours: it is called as Go's job calls it, in the same order for each.
+#[test]
+fn a_go_comet_gets_goim_s_calls_from_our_job_and_its_users_from_our_logic() {
+    let mut cluster = Cluster::start();
+    cluster.jobs.truncate(1);
+    let go = GoComet::default();
+    let address = serve(comet_server::CometServer::new(go.clone())).to_string();
+    etcdctl(&cluster.etcd, &["put", &format!("/goim.comet/prod/sh/sh001/{address}"), &address]);
+    expect_comets(&cluster.logics[0], 3);
+    eventually("job knows it", || (cluster.jobs[0].log().contains(&address)).then_some(()));
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let (logic, server) = (cluster.logics[0].logic_rpc, address.clone());
+    let call = async |mid: i64, key: &str| {
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{logic}")).expect("a URL");
+        let mut logic = LogicClient::new(endpoint.connect().await.expect("the port answers"));
+        let token = format!(r#"{{"mid":{mid},"key":"{key}","room_id":"live://1","accepts":[1000]}}"#);
+        let request = ConnectReq { server: server.clone(), token: token.into(), ..Default::default() };
+        logic.connect(request).await.expect("accepted").into_inner()
+    };
+    let reply = runtime.block_on(call(5, "go"));
+    assert_eq!((reply.mid, reply.key.as_str(), reply.room_id.as_str()), (5, "go", "live://1"));
+    let mut ours =
+        cluster.comets[0].client(BOTH[1], &Login::key("ours").mid(5).room("live://1").accepts(&[1000]));
+
+    cluster.logics[1].push("mids?operation=1000&mids=5", "mids");
+    ours.expect_push(1000, "mids");
+    cluster.logics[1].push("room?operation=1000&type=live&room=1", "room");
+    ours.expect_push(1000, "room");
+    cluster.logics[1].push("all?operation=1000&speed=300", "all");
+    ours.expect_push(1000, "all");
+    let expected = [
+        Told::Keys(vec!["go".to_owned()], 1000, raw("mids")),
+        Told::Room("live://1".to_owned(), raw("room")),
+        Told::All(1000, 100, raw("all")),
+    ];
+    let told =
+        eventually("the Go comet was told all three", || Some(go.told()).filter(|told| told.len() >= 3));
+    // Unary calls of different kinds may pass each other.
+    for one in &expected {
+        assert_eq!(told.iter().filter(|other| *other == one).count(), 1, "{one:?} in {told:?}");
+    }
+    assert_eq!(told.len(), 3, "{told:?}");
+}
+
+/// Elements as a Go logic puts them on the list, byte for byte.
+#[test]
+fn what_a_go_logic_puts_on_the_list_our_job_and_comet_deliver() {
+    let cluster = Cluster::start_on(Queue::List);
+    let login = Login::key("k1").mid(1).room("live://1000").accepts(&[1000]);
+    let mut client = cluster.comets[1].client(BOTH[0], &login);
+    let server = cluster.comets[1].comet_rpc.to_string();
+    let keys = [
+        hex("10 e8 07 22"),
+        vec![u8::try_from(server.len()).expect("a short name")],
+        server.into_bytes(),
+        hex(r#"32 02 "k1" 3a 05 "hello""#),
+    ]
+    .concat();
+    for element in [
+        keys,
+        hex(r#"08 01 10 e8 07 2a 0b "live://1000" 3a 05 "hello""#),
+        hex(r#"08 02 10 e8 07 18 40 3a 05 "hello""#),
+    ] {
+        redis(&cluster.redis, &[b"LPUSH", b"goim-push-topic", &element]);
+        client.expect_push(1000, "hello");
+    }
+    client.expect_silence();
+}
+
+/// A logic as goim has it: it knows no `halley.v1`, no generations and no rooms of ours.
+#[derive(Clone, Debug, Default)]
+struct GoLogic(Arc<Mutex<Asked>>);
+
+#[derive(Clone, Debug, Default)]
+struct Asked {
+    connects: Vec<ConnectReq>,
+    disconnects: Vec<DisconnectReq>,
+    messages: Vec<ReceiveReq>,
+    reports: Vec<HashMap<String, i32>>,
+}
+
+impl GoLogic {
+    fn asked(&self) -> Asked {
+        self.0.lock().expect("a lock").clone()
+    }
+}
+
+#[async_trait]
+impl logic_server::Logic for GoLogic {
+    async fn connect(&self, request: Request<ConnectReq>) -> Result<Response<ConnectReply>, Status> {
+        self.0.lock().expect("a lock").connects.push(request.into_inner());
+        let reply = ConnectReply {
+            mid: 9,
+            key: "go-key".to_owned(),
+            room_id: "live://go".to_owned(),
+            accepts: vec![1000],
+            heartbeat: 240_000_000_000,
+            ..Default::default()
+        };
+        Ok(Response::new(reply))
+    }
+
+    async fn disconnect(&self, request: Request<DisconnectReq>) -> Result<Response<DisconnectReply>, Status> {
+        self.0.lock().expect("a lock").disconnects.push(request.into_inner());
+        Ok(Response::new(DisconnectReply { has: true }))
+    }
+
+    async fn heartbeat(&self, _: Request<HeartbeatReq>) -> Result<Response<HeartbeatReply>, Status> {
+        Ok(Response::new(HeartbeatReply {}))
+    }
+
+    async fn renew_online(&self, request: Request<OnlineReq>) -> Result<Response<OnlineReply>, Status> {
+        self.0.lock().expect("a lock").reports.push(request.into_inner().room_count);
+        // Seven in the room, over all comets.
+        Ok(Response::new(OnlineReply { all_room_count: HashMap::from([("live://go".to_owned(), 7)]) }))
+    }
+
+    async fn receive(&self, request: Request<ReceiveReq>) -> Result<Response<ReceiveReply>, Status> {
+        self.0.lock().expect("a lock").messages.push(request.into_inner());
+        Ok(Response::new(ReceiveReply::default()))
+    }
+
+    async fn nodes(&self, _: Request<NodesReq>) -> Result<Response<NodesReply>, Status> {
+        Err(Status::unknown("not asked by a comet"))
+    }
+}
+
+#[test]
+fn our_comet_works_under_a_go_logic() {
+    let mut cluster = Cluster::servers_only(Queue::List);
+    let go = GoLogic::default();
+    let service = logic_server::LogicServer::new(go.clone()).accept_compressed(CompressionEncoding::Gzip);
+    let address = serve(service).to_string();
+    etcdctl(&cluster.etcd, &["put", &format!("/goim.logic/prod/sh/sh001/{address}"), &address]);
+    cluster.comets.push(cluster.comet(&[]));
+    let comet = &cluster.comets[0];
+    comet.expect_ready();
+
+    let login = Login::key("asked-for").mid(1);
+    let mut client = comet.client(BOTH[1], &login);
+    let asked = go.asked();
+    assert_eq!(asked.connects.len(), 1);
+    assert_eq!(asked.connects[0].server, comet.comet_rpc.to_string());
+    assert_eq!(asked.connects[0].token, login.body());
+    // The comet in the room pushes to what logic said.
+    eventually("the report came", || {
+        go.asked().reports.iter().any(|rooms| rooms.get("live://go") == Some(&1)).then_some(())
+    });
+    eventually("the heartbeat says what logic said", || {
+        client.send(2, 1, "");
+        (client.frame().body == 7_i32.to_be_bytes()).then_some(())
+    });
+    client.send(1234, 8, "ask");
+    client.expect_reply(Frame::new(1235, 8, ""));
+    let messages = go.asked().messages;
+    let proto = messages[0].proto.as_ref().expect("a frame");
+    assert_eq!((messages[0].mid, proto.op, proto.seq, &proto.body[..]), (9, 1234, 8, &b"ask"[..]));
+    client.leave();
+    let ended = eventually("the end was told", || go.asked().disconnects.first().cloned());
+    assert_eq!((ended.mid, ended.key.as_str(), ended.server), (9, "go-key", comet.comet_rpc.to_string()));
+}
