@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     harness::{BOTH, Client, Login, Server, Transport, within},
-    world::Cluster,
+    world::{Cluster, kill},
 };
 
 /// The promise: counts equal the truth within this time of any change, crashes included.
@@ -67,7 +67,7 @@ fn counts_equal_the_truth_over_comets_also_when_one_is_killed() {
     expect_online(&cluster, "room?type=live&rooms=big", &json!({"big": 7}));
     expect_heartbeat(&mut second[0], 7);
 
-    cluster.comets[1].kill();
+    kill(&mut cluster.comets[1]);
     expect_online(&cluster, "room?type=live&rooms=big&rooms=small", &json!({"big": 4, "small": 0}));
     expect_online(&cluster, "top?type=live&limit=5", &json!([room("big", 4)]));
     expect_online(&cluster, "total", &json!({"conn_count": 4, "ip_count": 1}));

@@ -188,7 +188,7 @@ fn a_go_comet_gets_goim_s_calls_from_our_job_and_its_users_from_our_logic() {
     eventually("job knows it", || (cluster.jobs[0].log().contains(&address)).then_some(()));
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let (logic, server) = (cluster.logics[0].logic_rpc, address.clone());
+    let (logic, server) = (cluster.logics[0].logic_rpc, address);
     let call = async |mid: i64, key: &str| {
         let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{logic}")).expect("a URL");
         let mut logic = LogicClient::new(endpoint.connect().await.expect("the port answers"));

@@ -6,7 +6,7 @@ use services::Redis;
 
 use crate::{
     harness::{BOTH, Client, Login, PATIENCE, Server, eventually, http, within},
-    world::{Cluster, expect_comets},
+    world::{Cluster, expect_comets, kill},
 };
 
 /// The promise: every session is back so soon after Redis was wiped.
@@ -154,7 +154,7 @@ fn a_comet_is_found_within_a_second_and_gone_when_it_drains() {
 #[test]
 fn logins_go_on_when_one_logic_of_two_is_killed() {
     let mut cluster = Cluster::start();
-    cluster.logics[0].kill();
+    kill(&mut cluster.logics[0]);
     let login = |n: usize| Login::key(&format!("k{n}")).mid(n as i64 + 1).accepts(&[1000]);
     let mut clients: Vec<Client> =
         (0..12).map(|n| cluster.comets[n % 2].client(BOTH[n % 2], &login(n))).collect();

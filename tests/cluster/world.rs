@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use rustix::process::Signal;
 use services::{Etcd, Kafka, Redis};
 
-use crate::harness::{Server, eventually};
+use crate::harness::{PATIENCE, Server, eventually};
 
 /// What carries the pushes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +118,13 @@ impl Cluster {
         }
         sets
     }
+}
+
+/// Kills a program, as a crash does.
+#[track_caller]
+pub(crate) fn kill(server: &mut Server) {
+    server.signal(Signal::KILL);
+    assert_eq!(server.exit_status(PATIENCE), None, "{} ended by itself", server.name);
 }
 
 /// Waits until a logic knows of so many comets.

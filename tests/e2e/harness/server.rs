@@ -240,12 +240,6 @@ impl Server {
         status.code()
     }
 
-    /// Kills it, as a crash does.
-    pub(crate) fn kill(&mut self) {
-        self.signal(Signal::KILL);
-        assert_eq!(self.exit_status(PATIENCE), None, "{} ended by itself", self.name);
-    }
-
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("a child").is_none()
     }
