@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::{Broker, ConsumeError, Consumer, Delivery, MemoryLimits, PublishError};
 
 /// How long an entry that is there may take to come.
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(30);
 
 /// How long to wait before believing that nothing comes.
 const NEVER: Duration = Duration::from_millis(50);
