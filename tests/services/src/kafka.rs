@@ -8,9 +8,6 @@ use super::process::free_ports;
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/kafka.sh");
 
-/// Attempts to start on ports that others take meanwhile.
-const STARTS: usize = 5;
-
 /// A single Kafka broker. It takes some seconds and half a gigabyte, so tests share one where they can.
 pub struct Kafka {
     directory: TempDir,
@@ -20,20 +17,24 @@ pub struct Kafka {
 impl Kafka {
     /// Starts one.
     pub fn start() -> Kafka {
-        // The controller listens on the next port, and both open late: who connects meanwhile may be given one of them.
+        // A port can be taken by somebody else before Kafka listens on it.
         let mut said = String::new();
-        for _ in 0..STARTS {
-            let [port] = free_ports();
-            if port == u16::MAX {
-                continue;
-            }
-            let kafka = Kafka { directory: tempfile::tempdir().expect("a temporary directory"), port };
+        for _ in 0..3 {
+            let directory = tempfile::tempdir().expect("a temporary directory");
+            // The controller listens on the next port. Both are looked at again by the script.
+            let port = loop {
+                let [port] = free_ports();
+                if port < u16::MAX {
+                    break port;
+                }
+            };
+            let kafka = Kafka { directory, port };
             match kafka.run("start", &[&port.to_string()]) {
                 Ok(()) => return kafka,
-                Err(trouble) => said = trouble,
+                Err(error) => said = error,
             }
         }
-        panic!("kafka.sh start (`make deps` installs Kafka): {said}");
+        panic!("{said}");
     }
 
     /// `127.0.0.1:port`.
@@ -43,19 +44,22 @@ impl Kafka {
 
     /// Stops it in good order; what it holds stays.
     pub fn stop(&self) {
-        self.run("stop", &[]).expect("kafka.sh stop");
+        self.run("stop", &[]).unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// Starts it again on its port.
     pub fn start_again(&self) {
-        self.run("start", &[]).expect("kafka.sh start");
+        self.run("start", &[]).unwrap_or_else(|error| panic!("{error}"));
     }
 
     fn run(&self, what: &str, more: &[&str]) -> Result<(), String> {
         let directory: &Path = self.directory.path();
         let output = Command::new(SCRIPT).arg(what).arg(directory).args(more).output().expect("bash");
-        let said = || String::from_utf8_lossy(&output.stderr).into_owned();
-        if output.status.success() { Ok(()) } else { Err(said()) }
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        Err(format!("kafka.sh {what} (`make deps` installs Kafka): {said}"))
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use rdkafka::error::RDKafkaErrorCode;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 use tracing::{error, info, warn};
 
 use super::{Shared, producer::Producer};
@@ -22,8 +22,8 @@ const TROUBLE: Duration = Duration::from_millis(200);
 /// How long the brokers may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 
-/// Looks in vain after which a start goes on.
-const LOOKS_AT_START: u32 = 3;
+/// How long a start waits for the brokers, and for a topic that is just being created.
+const START_MAX: Duration = Duration::from_secs(5);
 
 /// Starts its thread, which ends when the broker is dropped. The receiver hears of the first look that found something,
 /// or of the last in vain.
@@ -36,11 +36,11 @@ pub(super) fn start(shared: Arc<Shared>) -> io::Result<oneshot::Receiver<()>> {
 fn run(shared: &Shared, looked: oneshot::Sender<()>) {
     let Shared { brokers, topic, ready, voice, .. } = shared;
     let brokers = brokers.join(",");
-    let (mut looked, mut looks, mut is_told_away) = (Some(looked), 0, false);
+    let (mut looked, started, mut is_told_away) = (Some(looked), Instant::now(), false);
     while !shared.is_dropped.load(Relaxed) {
         replace_dead_producer(shared);
-        looks += 1;
         let found = look(shared);
+        let is_starting = looked.is_some() && started.elapsed() < START_MAX;
         match &found {
             Ok(partitions) => {
                 let before = shared.partitions.swap(*partitions, Relaxed);
@@ -50,7 +50,7 @@ fn run(shared: &Shared, looked: oneshot::Sender<()>) {
                 is_told_away = false;
             }
             // A topic that is just being created is no news.
-            Err(why) if looks >= LOOKS_AT_START => {
+            Err(why) if !is_starting => {
                 ready.send_replace(false);
                 if !std::mem::replace(&mut is_told_away, true) {
                     warn!("Kafka at {brokers} is away, trying again: {why}");
@@ -58,7 +58,7 @@ fn run(shared: &Shared, looked: oneshot::Sender<()>) {
             }
             Err(_) => {}
         }
-        if (found.is_ok() || looks >= LOOKS_AT_START)
+        if (found.is_ok() || !is_starting)
             && let Some(looked) = looked.take()
         {
             // Nobody waits when the start was given up.

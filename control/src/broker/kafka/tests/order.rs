@@ -37,7 +37,7 @@ async fn fifty_thousand_pushes_to_one_key_arrive_in_order() {
     assert!(taken.iter().map(|delivery| key_and_number(delivery).1).eq(0..PUSHES));
 }
 
-/// A member that acknowledges what it takes and reports it, until the receiver is gone.
+/// A member that reports what it takes and acknowledges it, until nobody listens.
 async fn member(broker: Arc<KafkaBroker>, group: String, seen: mpsc::Sender<Vec<(String, usize)>>) {
     let mut consumer = broker.consume(&group).await.unwrap();
     loop {
@@ -107,6 +107,11 @@ async fn members_come_and_go(assignor: Assignor) {
                 }
             };
             timeout(SOON, next).await.expect("entries come");
+        }
+        // It leaves. What it took and has not told yet is acknowledged.
+        second.close();
+        while let Some(batch) = second.recv().await {
+            note(batch, &mut lasts_of_second, &mut arrived);
         }
     }
     is_over.store(true, Relaxed);
