@@ -36,9 +36,6 @@ pub(super) enum Trouble {
     /// The lease has run out.
     #[error("the lease is gone")]
     LeaseGone,
-    /// The changes asked for are not kept any more.
-    #[error("the history was compacted")]
-    Compacted,
 }
 
 /// Codes of gRPC by which etcd refuses: INVALID_ARGUMENT (wrong password), PERMISSION_DENIED, FAILED_PRECONDITION,

@@ -47,3 +47,21 @@ impl RegistryMetrics {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::encoding::text;
+
+    use super::*;
+
+    #[test]
+    fn all_are_registered_under_their_names() {
+        let mut registry = Registry::default();
+        RegistryMetrics::default().register(&mut registry);
+        let mut written = String::new();
+        text::encode(&mut written, &registry).unwrap();
+        for name in ["up", "nodes", "missing", "ignored", "lists_total", "puts_total"] {
+            assert!(written.contains(&format!("\nhalley_registry_{name} 0\n")), "{name}: {written}");
+        }
+    }
+}

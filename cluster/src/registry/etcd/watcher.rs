@@ -7,7 +7,7 @@ use etcd_client::{
 };
 use tokio::{
     sync::watch,
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
+    time::{Instant, MissedTickBehavior, interval_at, sleep_until},
 };
 
 use super::{
@@ -43,25 +43,27 @@ impl Watcher {
     pub(super) async fn run(mut self) -> Infallible {
         let mut backoff = Backoff::new(self.lease_ttl);
         loop {
-            let Err(trouble) = self.follow(&mut backoff).await;
-            if !matches!(trouble, Trouble::Compacted) {
-                self.contact.failed(Talker::WATCH, self.members.current(), &trouble);
+            match self.begin().await {
+                Ok((mut client, revision)) => {
+                    self.contact.worked(Talker::WATCH);
+                    let Err(broken) = self.follow(&mut client, revision + 1, &mut backoff).await;
+                    // Is etcd away? The next list tells.
+                    tracing::debug!("the watch of etcd begins anew: {broken}");
+                }
+                Err(trouble) => self.contact.failed(Talker::WATCH, self.members.current(), &trouble),
             }
             backoff.pause().await;
         }
     }
 
-    /// Lists and watches until etcd fails.
-    async fn follow(&mut self, backoff: &mut Backoff) -> Result<Infallible, Trouble> {
+    async fn begin(&mut self) -> Result<(Client, i64), Trouble> {
         let mut client = self.members.connect().await?;
         let revision = self.list(&mut client).await?;
-        self.contact.worked(Talker::WATCH);
-        backoff.reset();
-        self.follow_from(&mut client, revision + 1).await
+        Ok((client, revision))
     }
 
     /// Reads everything at one revision, which is returned.
-    pub(super) async fn list(&mut self, client: &mut Client) -> Result<i64, Trouble> {
+    async fn list(&mut self, client: &mut Client) -> Result<i64, Trouble> {
         let get = |prefix: &String| TxnOp::get(prefix.as_str(), Some(GetOptions::new().with_prefix()));
         let gets: Vec<_> = self.prefixes.iter().map(get).collect();
         let answer = self.members.ask(client.txn(Txn::new().and_then(gets))).await?;
@@ -79,11 +81,12 @@ impl Watcher {
         Ok(answer.header().map_or(0, |header| header.revision()))
     }
 
-    /// Takes every change from `revision` on.
-    pub(super) async fn follow_from(
+    /// Takes every change from `revision` on, until that breaks.
+    pub(super) async fn follow(
         &mut self,
         client: &mut Client,
         revision: i64,
+        backoff: &mut Backoff,
     ) -> Result<Infallible, Trouble> {
         let options = || Some(WatchOptions::new().with_prefix().with_start_revision(revision));
         let mut prefixes = self.prefixes.iter();
@@ -92,7 +95,8 @@ impl Watcher {
         for prefix in prefixes {
             self.members.ask(changes.watch(prefix.as_str(), options())).await?;
         }
-        let mut probe = interval(self.lease_ttl / 5);
+        let every = self.lease_ttl / 5;
+        let mut probe = interval_at(Instant::now() + every, every);
         probe.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let missing = self.view.missing() > 0;
@@ -106,6 +110,7 @@ impl Watcher {
                     let anything = GetOptions::new().with_prefix().with_keys_only().with_limit(1);
                     let prefix = self.prefixes.first().expect("a registry watches something").as_str();
                     self.members.ask(client.get(prefix, Some(anything))).await?;
+                    backoff.reset();
                 }
                 () = sleep_until(self.grace_until), if missing => {
                     self.view.forget_missing();
@@ -117,7 +122,7 @@ impl Watcher {
 
     async fn take(&mut self, client: &mut Client, change: &WatchResponse) -> Result<(), Trouble> {
         if change.compact_revision() > 0 {
-            return Err(Trouble::Compacted);
+            return Err(Trouble::Away("its history was compacted".to_owned()));
         }
         if change.canceled() {
             return Err(Trouble::Away(format!("the watch was cancelled: {}", change.cancel_reason())));

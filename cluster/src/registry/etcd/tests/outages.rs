@@ -201,7 +201,7 @@ async fn a_compacted_history_is_listed_anew() {
     }
     raw.compact(revision, None).await.unwrap();
 
-    // A watch from what is not kept any more says so, which is no outage.
+    // A watch from what is not kept any more ends, and a list follows.
     let config = short_lease(&etcd);
     let metrics = RegistryMetrics::default();
     let mut watcher = Watcher {
@@ -215,8 +215,9 @@ async fn a_compacted_history_is_listed_anew() {
         listed: false,
         grace_until: Instant::now(),
     };
-    let followed = timeout(SOON, watcher.follow_from(&mut raw.clone(), 1)).await.expect("in time");
-    assert!(matches!(followed, Err(Trouble::Compacted)), "{followed:?}");
+    let mut backoff = connect::Backoff::new(watcher.lease_ttl);
+    let followed = timeout(SOON, watcher.follow(&mut raw.clone(), 1, &mut backoff)).await.expect("in time");
+    assert!(matches!(&followed, Err(Trouble::Away(why)) if why.contains("compacted")), "{followed:?}");
 
     // And then everything is there.
     let registry = registry(&config);
