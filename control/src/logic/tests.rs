@@ -27,13 +27,13 @@ use crate::{
     session::{MemorySessions, Renewal, SessionsUnavailable, StoredSession},
 };
 
-#[cfg(feature = "redis")]
-mod counted;
 mod devices;
 mod http;
 mod rpc;
 mod server;
 mod service;
+#[cfg(feature = "redis")]
+mod several;
 
 const ROOM: &str = "live://1000";
 

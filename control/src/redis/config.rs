@@ -149,6 +149,36 @@ impl JsonSchema for HostPort {
 mod tests {
     use super::*;
 
+    #[derive(Default, Serialize, Deserialize, JsonSchema)]
+    #[serde(default)]
+    struct File {
+        redis: RedisConfig,
+    }
+
+    #[test]
+    fn the_section_of_goims_files_is_read() {
+        let sets = [
+            "redis.addr=127.0.0.1:6380",
+            "redis.auth=sesame",
+            "redis.dialTimeout=200ms",
+            "redis.readTimeout=300ms",
+            "redis.writeTimeout=400ms",
+            "redis.expire=30m",
+            "redis.sentinels=10.0.0.1:26379,s2:26379",
+            "redis.mode=list",
+        ];
+        let read = cluster::config::load::<File>(None, &sets.map(str::to_owned), &[]);
+        let config = read.expect("a readable file").config.redis;
+        assert_eq!((config.addr.to_string(), config.auth.get()), ("127.0.0.1:6380".to_owned(), "sesame"));
+        assert_eq!(config.deadline(), Duration::from_millis(700));
+        assert_eq!((config.sentinels.len(), config.mode), (2, RedisMode::List));
+        assert_eq!(config.prefix, "golang_im:");
+        assert!(!format!("{config:?}").contains("sesame"));
+        for set in ["redis.addr=nowhere", "redis.expire=1s", "redis.mode=queue", "redis.db=-1"] {
+            assert!(cluster::config::load::<File>(None, &[set.to_owned()], &[]).is_err(), "{set}");
+        }
+    }
+
     #[test]
     fn addresses_are_read_as_go_reads_them() {
         for (text, shown) in [

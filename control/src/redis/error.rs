@@ -1,6 +1,6 @@
 //! What goes wrong at Redis, sorted by who can help.
 
-use redis::{ErrorKind, ServerErrorKind};
+use redis::ErrorKind;
 
 /// Why Redis did not do what it was asked. A command that failed as [`Away`](Self::Away) may have been carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,25 +47,34 @@ impl RedisError {
 
 impl From<redis::RedisError> for RedisError {
     fn from(error: redis::RedisError) -> Self {
-        let text = error.to_string();
-        let says = |codes: &[&str]| match error.code() {
-            Some(code) if code != "ERR" => codes.contains(&code),
-            // From a pipeline, and before Redis 7 from a script, the code stands somewhere in the text.
-            _ => text.split(|c: char| !c.is_ascii_uppercase()).any(|word| codes.contains(&word)),
+        // Of a pipeline, the first that went wrong.
+        let answers = error.clone().into_server_errors();
+        let Some((_, answer)) = answers.as_ref().and_then(|answers| answers.first()) else {
+            let text = error.to_string();
+            return match error.kind() {
+                ErrorKind::Io => RedisError::Away(text),
+                ErrorKind::AuthenticationFailed => RedisError::Refused(text),
+                _ => RedisError::Other(text),
+            };
         };
-        match error.kind() {
-            ErrorKind::Io => RedisError::Away(text),
-            ErrorKind::AuthenticationFailed => RedisError::Refused(text),
-            ErrorKind::Server(ServerErrorKind::ReadOnly) => RedisError::ReadOnly(text),
-            _ if says(&["READONLY", "NOREPLICAS"]) => RedisError::ReadOnly(text),
-            _ if says(&["LOADING", "MASTERDOWN", "BUSY", "TRYAGAIN", "CLUSTERDOWN"]) => {
-                RedisError::NotReady(text)
-            }
-            _ if says(&["WRONGTYPE"]) => RedisError::WrongType(text),
-            _ if says(&["OOM", "MISCONF"]) => RedisError::Full(text),
-            _ if says(&["WRONGPASS", "NOAUTH", "NOPERM", "DENIED"]) => RedisError::Refused(text),
-            _ => RedisError::Other(text),
-        }
+        let code = answer.code();
+        let text = format!("{code} {}", answer.details().unwrap_or_default());
+        // Before Redis 7 a script's error is an ERR with the code somewhere in its text.
+        let words = if code == "ERR" { &text } else { code };
+        let variant = words.split(|c: char| !c.is_ascii_uppercase()).find_map(variant);
+        variant.unwrap_or(RedisError::Other)(text)
+    }
+}
+
+/// What an error code of Redis means.
+fn variant(code: &str) -> Option<fn(String) -> RedisError> {
+    match code {
+        "READONLY" | "NOREPLICAS" => Some(RedisError::ReadOnly),
+        "LOADING" | "MASTERDOWN" | "BUSY" | "TRYAGAIN" | "CLUSTERDOWN" => Some(RedisError::NotReady),
+        "WRONGTYPE" => Some(RedisError::WrongType),
+        "OOM" | "MISCONF" => Some(RedisError::Full),
+        "WRONGPASS" | "NOAUTH" | "NOPERM" => Some(RedisError::Refused),
+        _ => None,
     }
 }
 

@@ -157,6 +157,10 @@ async fn one_bad_key_disturbs_no_other() {
     let script = redis::Script::new("return redis.call('HLEN', KEYS[1])");
     let wrong = redis.script::<u64>(&script.key("k")).await;
     assert!(matches!(wrong, Err(RedisError::WrongType(_))), "{wrong:?}");
+    let mut pipe = redis::pipe();
+    pipe.cmd("GET").arg("k").cmd("HLEN").arg("k");
+    let wrong = redis.pipeline::<(String, u64)>(&pipe).await;
+    assert!(matches!(wrong, Err(RedisError::WrongType(_))), "{wrong:?}");
     assert_eq!(get(&redis).await.unwrap().as_deref(), Some("text"));
     assert!(*redis.ready().borrow());
 }

@@ -94,7 +94,7 @@ pub struct SessionsUnavailable(pub String);
 #[async_trait]
 pub trait Sessions: Send + Sync + 'static {
     /// Time of the store's clock, µs since the epoch, from which generations are made: every logic of one store has the
-    /// same, however its own clock is set.
+    /// same, however its own clock is set. 0 while that clock is not known; then nothing can be put.
     fn now_us(&self) -> u64 {
         crate::clock::wall_us()
     }

@@ -30,18 +30,11 @@ impl StoreClock {
         clock
     }
 
-    /// Microseconds since the epoch: by our own clock until Redis's was seen.
-    pub(super) fn now_us(&self) -> u64 {
-        match *self.compared.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some((time_us, at)) => time_us + at.elapsed().as_micros() as u64,
-            None => crate::clock::wall_us(),
-        }
-    }
-
-    /// True until Redis's clock was seen.
-    #[cfg(test)]
-    pub(super) fn is_own(&self) -> bool {
-        self.compared.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    /// Microseconds since the epoch; none until Redis's clock was seen. Our own may be an hour ahead, and a generation
+    /// made from it would keep every later login of the key out for that hour.
+    pub(super) fn now_us(&self) -> Option<u64> {
+        let (time_us, at) = (*self.compared.lock().unwrap_or_else(PoisonError::into_inner))?;
+        Some(time_us + at.elapsed().as_micros() as u64)
     }
 
     async fn follow(clock: Weak<Self>, redis: Redis) {

@@ -161,8 +161,9 @@ impl RedisSessions {
 
 #[async_trait]
 impl Sessions for RedisSessions {
+    /// 0 until Redis's clock was seen; until then nothing is put.
     fn now_us(&self) -> u64 {
-        self.clock.now_us()
+        self.clock.now_us().unwrap_or(0)
     }
 
     fn incarnation(&self) -> Option<u64> {
@@ -170,6 +171,9 @@ impl Sessions for RedisSessions {
     }
 
     async fn put(&self, session: NewSession) -> Result<Put, SessionsUnavailable> {
+        if self.clock.now_us().is_none() {
+            return Err(SessionsUnavailable("Redis's clock was not read yet".to_owned()));
+        }
         let NewSession { mid, key, server, generation } = session;
         let mut call = self.begin(&self.put);
         add(&mut call, &SessionRef { mid, key, server, generation: Some(generation) });

@@ -38,8 +38,8 @@ impl Setup {
         Setup { server, redis, operator }
     }
 
-    fn sessions(&self) -> RedisSessions {
-        RedisSessions::new(self.redis.clone(), &config(&self.server))
+    async fn sessions(&self) -> RedisSessions {
+        started(RedisSessions::new(self.redis.clone(), &config(&self.server))).await
     }
 
     async fn ask<T: ::redis::FromRedisValue>(&self, command: &[&str]) -> T {
@@ -74,6 +74,17 @@ impl Setup {
     }
 }
 
+/// When it knows the server's clock.
+async fn started(sessions: RedisSessions) -> RedisSessions {
+    let compared = async {
+        while sessions.now_us() == 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, compared).await.expect("in time");
+    sessions
+}
+
 fn config(server: &Server) -> RedisConfig {
     RedisConfig { addr: server.addr().parse().unwrap(), ..RedisConfig::default() }
 }
@@ -99,7 +110,7 @@ async fn redis_conforms() {
         let prefix = format!("{}:", uuid::Uuid::new_v4());
         // Seconds of slack, for a machine that has more to do.
         let ttl = Duration::from_secs(4);
-        let sessions = RedisSessions::with_ttl(setup.redis.clone(), prefix, ttl);
+        let sessions = started(RedisSessions::with_ttl(setup.redis.clone(), prefix, ttl)).await;
         conformance::Subject { sessions: Arc::new(sessions), ttl }
     })
     .await;
@@ -108,7 +119,7 @@ async fn redis_conforms() {
 #[tokio::test]
 async fn keys_values_and_lives_are_goims_to_the_byte() {
     let setup = Setup::new().await;
-    let sessions = setup.sessions();
+    let sessions = setup.sessions().await;
     sessions.put(new(123, "k1", COMET, 1_795_416_741_000_001)).await.unwrap();
     let login = dump([
         ("mid_123", r#"{"k1": "127.0.0.1:3109"}"#),
@@ -144,7 +155,7 @@ async fn keys_values_and_lives_are_goims_to_the_byte() {
 #[tokio::test]
 async fn the_prefix_of_the_original_goim_is_none() {
     let setup = Setup::new().await;
-    let sessions = RedisSessions::with_ttl(setup.redis.clone(), String::new(), TTL);
+    let sessions = started(RedisSessions::with_ttl(setup.redis.clone(), String::new(), TTL)).await;
     sessions.put(new(1, "k1", COMET, 5)).await.unwrap();
     assert_eq!(setup.ask::<String>(&["GET", "key_k1"]).await, COMET);
     assert_eq!(setup.ask::<String>(&["HGET", "mid_1", "k1"]).await, COMET);
@@ -153,7 +164,7 @@ async fn the_prefix_of_the_original_goim_is_none() {
 #[tokio::test]
 async fn generations_beyond_what_lua_counts_are_compared_to_the_last_digit() {
     let setup = Setup::new().await;
-    let sessions = setup.sessions();
+    let sessions = setup.sessions().await;
     let (older, newer) = (i64::MAX - 1, i64::MAX);
     sessions.put(new(1, "k", "a:1", newer)).await.unwrap();
     let late = sessions.put(new(1, "k", "b:1", older)).await.unwrap();
@@ -165,7 +176,7 @@ async fn generations_beyond_what_lua_counts_are_compared_to_the_last_digit() {
 #[tokio::test]
 async fn many_at_once_are_answered_in_order() {
     let setup = Setup::new().await;
-    let sessions = setup.sessions();
+    let sessions = setup.sessions().await;
     let all: Vec<SessionRef> =
         (0..CHUNK as i64 * 3 + 7).map(|n| reference(n, &format!("k{n}"), "a:1", Some(n + 1))).collect();
     let renewals = sessions.renew(&all).await.unwrap();
@@ -182,7 +193,7 @@ async fn many_at_once_are_answered_in_order() {
 #[tokio::test]
 async fn a_user_of_very_many_devices_is_found_whole() {
     let setup = Setup::new().await;
-    let sessions = setup.sessions();
+    let sessions = setup.sessions().await;
     let all: Vec<SessionRef> =
         (0..5_000).map(|n| reference(0, &format!("k{n}"), "a:1", Some(n + 1))).collect();
     sessions.renew(&all).await.unwrap();
@@ -194,7 +205,7 @@ async fn a_user_of_very_many_devices_is_found_whole() {
 #[tokio::test]
 async fn devices_that_died_leave_their_users_hash() {
     let setup = Setup::new().await;
-    let sessions = setup.sessions();
+    let sessions = setup.sessions().await;
     for n in 0..100 {
         setup.run(&["HSET", "golang_im:mid_0", &format!("dead{n}"), COMET]).await;
     }
@@ -208,7 +219,7 @@ async fn devices_that_died_leave_their_users_hash() {
 #[tokio::test]
 async fn a_key_of_another_type_harms_its_own_session_only() {
     let setup = Setup::new().await;
-    let sessions = setup.sessions();
+    let sessions = setup.sessions().await;
     setup.run(&["LPUSH", "golang_im:key_x", "?"]).await;
     setup.run(&["SET", "golang_im:mid_9", "?"]).await;
     for session in [new(1, "x", COMET, 5), new(9, "y", COMET, 6)] {
@@ -235,7 +246,7 @@ async fn a_key_of_another_type_harms_its_own_session_only() {
 #[tokio::test]
 async fn scripts_that_the_server_forgot_are_given_again() {
     let setup = Setup::new().await;
-    let sessions = setup.sessions();
+    let sessions = setup.sessions().await;
     sessions.put(new(1, "k1", COMET, 1)).await.unwrap();
     setup.run(&["SCRIPT", "FLUSH"]).await;
     let previous = Some(Holder { server: ServerId::new(COMET), generation: Generation(1) });
@@ -257,7 +268,7 @@ async fn incarnation(sessions: &RedisSessions, not: Option<u64>) -> u64 {
 #[tokio::test]
 async fn a_wiped_or_restarted_redis_is_another_incarnation_for_every_logic() {
     let mut setup = Setup::new().await;
-    let (one, two) = (setup.sessions(), setup.sessions());
+    let (one, two) = (setup.sessions().await, setup.sessions().await);
     let first = incarnation(&one, None).await;
     assert_eq!(incarnation(&two, None).await, first, "logics agree");
     sleep(Duration::from_secs(3)).await;
@@ -276,8 +287,8 @@ async fn a_wiped_or_restarted_redis_is_another_incarnation_for_every_logic() {
 
 #[tokio::test]
 async fn a_restart_that_kept_everything_is_another_incarnation_too() {
-    let mut setup = Setup::at(Server::start_with(&["appendonly yes"])).await;
-    let sessions = setup.sessions();
+    let mut setup = Setup::at(Server::start_with(&["appendonly yes", "appendfsync always"])).await;
+    let sessions = setup.sessions().await;
     let first = incarnation(&sessions, None).await;
     sessions.put(new(1, "k1", COMET, 1)).await.unwrap();
     let name = setup.redis.command::<String>(redis::cmd("GET").arg("golang_im:incarnation")).await;
@@ -291,15 +302,20 @@ async fn a_restart_that_kept_everything_is_another_incarnation_too() {
 }
 
 #[tokio::test]
+async fn no_login_is_stored_before_the_servers_time_is_known() {
+    let setup = Setup::new().await;
+    let sessions = RedisSessions::new(setup.redis.clone(), &config(&setup.server));
+    // The task that reads the clock has not had its turn.
+    assert_eq!(sessions.now_us(), 0);
+    assert!(sessions.put(new(1, "k1", COMET, 1)).await.is_err());
+    let sessions = started(sessions).await;
+    assert_eq!(sessions.put(new(1, "k1", COMET, 1)).await, Ok(Put::Stored { previous: None }));
+}
+
+#[tokio::test]
 async fn time_is_the_servers() {
     let setup = Setup::new().await;
-    let sessions = setup.sessions();
-    let compared = async {
-        while sessions.clock.is_own() {
-            sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(PATIENCE, compared).await.expect("in time");
+    let sessions = setup.sessions().await;
     let before = sessions.now_us();
     let (seconds, micros): (u64, u64) = setup.ask(&["TIME"]).await;
     let (server, after) = (seconds * 1_000_000 + micros, sessions.now_us());

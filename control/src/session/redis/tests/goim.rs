@@ -31,7 +31,7 @@ fn go_holder(server: &str) -> Holder {
 #[tokio::test]
 async fn a_go_login_is_found_by_key_and_by_user_and_ends_at_its_comet() {
     let setup = Setup::new().await;
-    let sessions = setup.sessions();
+    let sessions = setup.sessions().await;
     setup.go_connect(1, "k1", "go:1").await;
     sessions.put(new(1, "k2", "a:1", 7)).await.unwrap();
     let k1 = Key::new("k1");
@@ -54,7 +54,7 @@ async fn a_go_login_is_found_by_key_and_by_user_and_ends_at_its_comet() {
 #[tokio::test]
 async fn a_go_login_on_another_comet_is_newer_than_ours_and_older_than_our_next() {
     let setup = Setup::new().await;
-    let sessions = setup.sessions();
+    let sessions = setup.sessions().await;
     sessions.put(new(1, "k", "a:1", 5)).await.unwrap();
     setup.go_connect(1, "k", "go:1").await;
     let by_key = sessions.sessions_of_keys(&[Key::new("k")]).await.unwrap();
@@ -78,7 +78,7 @@ async fn a_go_login_on_another_comet_is_newer_than_ours_and_older_than_our_next(
 #[tokio::test]
 async fn what_a_go_logic_ended_is_gone_and_comes_back_with_its_connection() {
     let setup = Setup::new().await;
-    let sessions = setup.sessions();
+    let sessions = setup.sessions().await;
     sessions.put(new(1, "k", "a:1", 5)).await.unwrap();
     setup.go_disconnect(1, "k").await;
     assert_eq!(sessions.sessions_of_keys(&[Key::new("k")]).await, Ok(vec![None]));
@@ -96,7 +96,7 @@ async fn what_a_go_logic_ended_is_gone_and_comes_back_with_its_connection() {
 #[tokio::test]
 async fn a_login_that_only_a_go_logic_renewed_keeps_its_comet() {
     let setup = Setup::new().await;
-    let sessions = setup.sessions();
+    let sessions = setup.sessions().await;
     sessions.put(new(1, "k", "a:1", 5)).await.unwrap();
     // Go renews what it knows; ours has expired meanwhile.
     setup.run(&["DEL", "golang_im:gen_k"]).await;
@@ -112,7 +112,7 @@ async fn a_login_that_only_a_go_logic_renewed_keeps_its_comet() {
 #[tokio::test]
 async fn what_is_no_text_harms_nobody() {
     let setup = Setup::new().await;
-    let sessions = setup.sessions();
+    let sessions = setup.sessions().await;
     let mut set = ::redis::cmd("SET");
     set.arg("golang_im:key_x").arg(&b"\xff:1"[..]);
     set.exec_async(&mut setup.operator.clone()).await.unwrap();

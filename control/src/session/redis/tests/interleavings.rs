@@ -70,7 +70,7 @@ async fn run(case: usize, steps: &[Step], sessions: &RedisSessions) {
 #[tokio::test]
 async fn ten_thousand_interleavings_leave_the_truth() {
     let setup = Setup::new().await;
-    let sessions = setup.sessions();
+    let sessions = setup.sessions().await;
     let mut runner = runner();
     let steps = steps(10);
     let cases: Vec<Vec<Step>> = (0..CASES).map(|_| steps.new_tree(&mut runner).unwrap().current()).collect();
@@ -85,7 +85,7 @@ async fn the_newest_login_stays_however_the_others_come_and_go_at_once() {
     let setup = Setup::new().await;
     let other = Redis::connect(&config(&setup.server));
     other.ready().wait_for(|ready| *ready).await.map(|_| ()).unwrap();
-    let logics = [setup.sessions(), RedisSessions::new(other, &config(&setup.server))];
+    let logics = [setup.sessions().await, started(RedisSessions::new(other, &config(&setup.server))).await];
     let race = async |case: usize| {
         let key = format!("k{case}");
         let server = |n: i64| if case.is_multiple_of(2) { "a:1".to_owned() } else { format!("{}:1", n % 2) };

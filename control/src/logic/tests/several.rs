@@ -1,4 +1,4 @@
-//! Logics of one cluster, with their counts in a real Redis.
+//! Logics of one cluster, with sessions and counts in a real Redis.
 
 use services::Redis as Server;
 use tokio::time::{sleep, timeout};
@@ -58,8 +58,15 @@ async fn logic(at: &Server) -> Arc<Logic> {
     let redis = Redis::connect(&config);
     redis.ready().wait_for(|ready| *ready).await.map(|_| ()).unwrap();
     let setup = Setup::new(&[]).await;
+    let sessions = Arc::new(RedisSessions::new(redis.clone(), &config));
+    let clock_is_known = async {
+        while sessions.now_us() == 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, clock_is_known).await.expect("in time");
     let deps = LogicDeps {
-        sessions: Arc::new(RedisSessions::new(redis.clone(), &config)),
+        sessions,
         counts: Some(Arc::new(RedisCounts::new(redis, &config))),
         registry: Arc::new(Fixed::new(nodes())),
         ..setup.deps.clone()
@@ -84,6 +91,29 @@ async fn until(logic: &Logic, people: u64) {
     };
     let in_time = timeout(PATIENCE, counted).await;
     assert!(in_time.is_ok(), "{} people instead of {people}", logic.online().room(&room(ROOM)));
+}
+
+#[tokio::test]
+async fn a_key_that_logs_in_through_two_logics_is_the_newest_logins() {
+    let Cluster { server: _server, one, two } = &Cluster::start().await;
+    let mut logins = Vec::new();
+    for (logic, comet) in [(one, "a:1"), (two, "b:1"), (one, "a:1"), (two, "b:1")] {
+        let session = logic.connect(login(comet, r#"{"mid":1,"key":"k"}"#)).await.unwrap();
+        let Session { mid, key, generation, .. } = session;
+        logins.push(SessionRef { mid, key, server: server(comet), generation });
+    }
+    assert!(logins.is_sorted_by(|a, b| a.generation < b.generation), "whoever decided it: {logins:?}");
+    let newest = logins.pop().unwrap();
+    for old in logins {
+        let renewed = two.renew(vec![old.clone()]).await.unwrap();
+        assert_eq!(renewed.superseded, [(Key::new("k"), newest.generation.unwrap())]);
+        assert!(!one.disconnect(old).await.unwrap());
+    }
+    let found = one.sessions_of_mids(&[Mid(1)]).await.unwrap().remove(0);
+    let [session] = &found[..] else { panic!("one device, not {found:?}") };
+    assert_eq!((&session.server, session.generation), (&newest.server, newest.generation));
+    assert!(one.disconnect(newest).await.unwrap());
+    assert_eq!(two.sessions_of_keys(&[Key::new("k")]).await, Ok(vec![None]));
 }
 
 #[tokio::test]
