@@ -144,7 +144,7 @@ pub trait LogicApi: Send + Sync + 'static {
     async fn connect(&self, request: ConnectRequest) -> Result<Session, LogicError>;
     /// Ends a session; true when there was one and it was this one.
     async fn disconnect(&self, session: SessionRef) -> Result<bool, LogicError>;
-    /// Says that sessions live (comet does for each, well inside its time to live), and puts back what the store lost.
+    /// Says that sessions of one comet live (for each well inside its time to live), and puts back what the store lost.
     /// With no sessions it only asks for the incarnation of the store.
     async fn renew(&self, sessions: Vec<SessionRef>) -> Result<Renewed, LogicError>;
     /// Reports this comet's people per room and returns everybody's.

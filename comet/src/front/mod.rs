@@ -226,6 +226,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
+mod renewal_tests;
+
+#[cfg(test)]
 mod tests {
     use std::net::IpAddr;
 

@@ -29,6 +29,7 @@ use crate::{
 
 mod devices;
 mod http;
+mod replaced;
 mod rpc;
 mod server;
 mod service;
@@ -155,6 +156,8 @@ enum CometState {
     Well,
     Unreachable,
     Stuck,
+    /// It knows no kick.
+    Goims,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -197,6 +200,7 @@ impl CometApi for KickedComet {
                 Ok(())
             }
             CometState::Unreachable => Err(DispatchError::Unreachable("gone".into())),
+            CometState::Goims => Err(DispatchError::Invalid("as told".into())),
             CometState::Stuck => std::future::pending().await,
         }
     }

@@ -383,3 +383,35 @@ fn a_login_takes_what_logic_gave_it() {
     world.advance(Duration::from_millis(2300));
     assert_eq!(world.closes(CloseReason::HeartbeatTimeout), 1);
 }
+
+#[test]
+fn open_sessions_are_told_in_chunks_and_nobody_elses() {
+    let mut world = World::new();
+    world.checks = false;
+    let mut open = Vec::new();
+    for n in 0..4500 {
+        if n % 1000 == 0 {
+            world.connect(Transport::Tcp);
+        }
+        let key = format!("k{n}");
+        open.push((world.open(Transport::Tcp, session(&key)), Key::new(key)));
+    }
+    world.ask_login(Transport::Tcp);
+    let (left, _) = open.remove(7);
+    world.leave(left, false);
+    world.said();
+    let (mut told, mut from, mut chunks) = (Vec::new(), Some(0), 0);
+    while let Some(slot) = from {
+        world.mail(ToShard::Sessions { from: slot });
+        let said = world.said();
+        let [Said::Sessions { keys, next }] = said.as_slice() else { panic!("{said:?}") };
+        told.extend(keys.clone());
+        from = *next;
+        chunks += 1;
+    }
+    assert_eq!(told, open.into_iter().map(|(_, key)| key).collect::<Vec<_>>());
+    assert_eq!(chunks, 2);
+    // Whoever goes on where slots have gone is at the end.
+    world.mail(ToShard::Sessions { from: u32::MAX });
+    assert_eq!(world.said(), [Said::Sessions { keys: Vec::new(), next: None }]);
+}

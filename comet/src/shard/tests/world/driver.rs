@@ -197,6 +197,9 @@ impl World {
                 Said::Ended { key, replaced, known: peer.is_some() }
             }
             ToFront::Renew { key, .. } => Said::Renew(key),
+            ToFront::Sessions { sessions, next } => {
+                Said::Sessions { keys: sessions.into_iter().map(|session| session.key).collect(), next }
+            }
             ToFront::Message { id, message } => {
                 Said::Message { id, op: message.header.op.0, room: message.room, body: message.body.to_vec() }
             }

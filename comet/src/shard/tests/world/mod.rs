@@ -107,6 +107,7 @@ pub(super) enum Said {
     Opened(Key),
     Ended { key: Key, replaced: bool, known: bool },
     Renew(Key),
+    Sessions { keys: Vec<Key>, next: Option<u32> },
     Message { id: ConnectionId, op: i32, room: Option<RoomId>, body: Vec<u8> },
     Drained,
 }

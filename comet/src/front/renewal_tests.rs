@@ -1,0 +1,234 @@
+//! Renewals on their way to logic: gathered, made again, dropped with their session, and all of them when the store
+//! has lost its own.
+
+use std::{collections::HashMap, time::Duration};
+
+use async_trait::async_trait;
+use cluster::services::{
+    ClientCount, ClientMessage, ConnectRequest, LogicError, MessageReply, Renewed, SessionRef,
+};
+use proto::{
+    close::CloseReason,
+    ids::{Generation, Key, Mid, RoomId},
+};
+
+use super::{lanes::Work, *};
+use crate::{
+    mailbox::{Bell, Receiver, Sender, ShardBell, TaskBell, TaskWake, channel},
+    shard::mail::{OpenSession, ToFront},
+};
+
+/// What logic was told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Told {
+    Renew(Vec<String>),
+    Disconnect(String),
+}
+
+/// A logic that keeps what it is told of sessions.
+struct Recorder {
+    told: Mutex<Vec<Told>>,
+    fails: AtomicBool,
+    answer: Mutex<Renewed>,
+}
+
+#[async_trait]
+impl LogicApi for Recorder {
+    async fn connect(&self, _: ConnectRequest) -> Result<Session, LogicError> {
+        Err(LogicError::Overloaded)
+    }
+
+    async fn disconnect(&self, session: SessionRef) -> Result<bool, LogicError> {
+        lock(&self.told).push(Told::Disconnect(session.key.as_str().to_owned()));
+        Ok(true)
+    }
+
+    async fn renew(&self, sessions: Vec<SessionRef>) -> Result<Renewed, LogicError> {
+        if self.fails.load(Ordering::Relaxed) {
+            return Err(LogicError::Unavailable("as told".to_owned()));
+        }
+        let mut keys: Vec<String> = sessions.iter().map(|session| session.key.as_str().to_owned()).collect();
+        keys.sort();
+        if !keys.is_empty() {
+            lock(&self.told).push(Told::Renew(keys));
+        }
+        Ok(lock(&self.answer).clone())
+    }
+
+    async fn renew_online(
+        &self,
+        _: ServerId,
+        rooms: HashMap<RoomId, u32>,
+        _: ClientCount,
+    ) -> Result<HashMap<RoomId, u32>, LogicError> {
+        Ok(rooms)
+    }
+
+    async fn receive(&self, _: ClientMessage) -> Result<MessageReply, LogicError> {
+        Ok(MessageReply::Room)
+    }
+}
+
+/// A front with one shard, whose part the test plays.
+struct Setup {
+    logic: Arc<Recorder>,
+    front: Arc<Front>,
+    shard: Receiver<ToShard, ()>,
+    to_front: Sender<ToFront, TaskWake>,
+}
+
+impl Setup {
+    fn new() -> Setup {
+        let logic = Arc::new(Recorder {
+            told: Mutex::default(),
+            fails: AtomicBool::new(false),
+            answer: Mutex::new(Renewed { incarnation: Some(7), superseded: Vec::new() }),
+        });
+        let (wake, _) = ring::wake_pair().expect("two descriptors");
+        let bell = Arc::new(ShardBell::new(wake));
+        let task = Arc::new(TaskBell::default());
+        let (sender, shard) = channel(8, Arc::clone(&bell), Arc::<Bell<()>>::default());
+        let (to_front, receiver) = channel(64, Arc::clone(&task), bell);
+        let front = Front::start(
+            ServerId::new("a:1"),
+            Outboxes::new(vec![sender]),
+            vec![Inbox { receiver, bell: task }],
+            Arc::clone(&logic) as _,
+            Metrics::new(1),
+            1,
+        );
+        Setup { logic, front, shard, to_front }
+    }
+
+    fn say(&mut self, mail: ToFront) {
+        assert!(self.to_front.push(mail).is_ok(), "there is room");
+        self.to_front.notify();
+    }
+
+    fn told(&self) -> Vec<Told> {
+        lock(&self.logic.told).clone()
+    }
+}
+
+fn session(key: &str, generation: i64) -> SessionRef {
+    let (key, server) = (Key::new(key), ServerId::new("a:1"));
+    SessionRef { mid: Mid(1), key, server, generation: Some(Generation(generation)) }
+}
+
+fn open(key: &str) -> OpenSession {
+    OpenSession { mid: Mid(1), key: Key::new(key), generation: Some(Generation(1)) }
+}
+
+fn renew(keys: &[&str]) -> Told {
+    Told::Renew(keys.iter().map(ToString::to_string).collect())
+}
+
+async fn secs(secs: u64) {
+    tokio::time::sleep(Duration::from_secs(secs)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ended_session_is_not_renewed_behind_its_end() {
+    let setup = Setup::new();
+    let lanes = &setup.front.lanes;
+    lanes.push(&setup.front, Work::Renew(session("ended", 1)));
+    lanes.push(&setup.front, Work::Renew(session("newer", 2)));
+    lanes.push(&setup.front, Work::Renew(session("replaced", 1)));
+    lanes.ended(&setup.front, session("ended", 1));
+    lanes.ended(&setup.front, session("newer", 1));
+    lanes.push(&setup.front, Work::Replaced(session("replaced", 1)));
+    secs(5).await;
+    let mut told = setup.told();
+    told.sort_by_key(|told| format!("{told:?}"));
+    let disconnect = |key: &str| Told::Disconnect(key.to_owned());
+    assert_eq!(told, [disconnect("ended"), disconnect("newer"), renew(&["newer"])]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn renewals_gather_and_those_that_fail_go_again() {
+    let setup = Setup::new();
+    for n in 0..1000 {
+        setup.front.lanes.renew(&setup.front, session(&format!("k{n}"), 1));
+    }
+    setup.logic.fails.store(true, Ordering::Relaxed);
+    secs(10).await;
+    assert_eq!(setup.told(), []);
+    setup.logic.fails.store(false, Ordering::Relaxed);
+    secs(3).await;
+    let told = setup.told();
+    assert!(told.len() <= 64, "one call a lane: {}", told.len());
+    let keys: usize = told.iter().map(|told| if let Told::Renew(keys) = told { keys.len() } else { 0 }).sum();
+    assert_eq!(keys, 1000);
+}
+
+/// A logic without fences drops whatever session a key has: what is put back waits for nothing.
+#[tokio::test(start_paused = true)]
+async fn a_session_whose_key_was_ended_lately_is_put_back_at_once() {
+    let setup = Setup::new();
+    setup.front.lanes.ended(&setup.front, session("k", 1));
+    setup.front.lanes.opened(&setup.front, session("k", 2));
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(setup.told(), [Told::Disconnect("k".to_owned()), renew(&["k"])]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_logic_calls_superseded_is_closed_if_it_is_older() {
+    let mut setup = Setup::new();
+    secs(2).await;
+    while setup.shard.pop().is_some() {}
+    lock(&setup.logic.answer).superseded = vec![(Key::new("k"), Generation(9))];
+    setup.front.lanes.renew(&setup.front, session("k", 1));
+    secs(2).await;
+    let kick = setup.shard.pop();
+    let Some(ToShard::Kick { key, below, reason, text }) = kick else { panic!("{kick:?}") };
+    assert_eq!((key.as_str(), below, reason), ("k", Some(Generation(9)), CloseReason::Replaced));
+    assert!(text.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_sessions_go_again_chunk_by_chunk_when_the_incarnation_changes() {
+    let mut setup = Setup::new();
+    let asked = |setup: &mut Setup, from: u32| {
+        let mail = setup.shard.pop();
+        assert!(matches!(mail, Some(ToShard::Sessions { from: asked }) if asked == from), "{mail:?}");
+        assert!(setup.shard.is_empty());
+    };
+    // The first one that is heard of: sessions may be older.
+    secs(3).await;
+    asked(&mut setup, 0);
+    setup.say(ToFront::Sessions { sessions: Vec::new(), next: None });
+    secs(30).await;
+    assert!(setup.shard.is_empty(), "nothing has changed");
+
+    lock(&setup.logic.answer).incarnation = Some(8);
+    secs(3).await;
+    asked(&mut setup, 0);
+    setup.logic.fails.store(true, Ordering::Relaxed);
+    setup.say(ToFront::Sessions { sessions: vec![open("a"), open("b")], next: Some(2) });
+    secs(30).await;
+    assert!(setup.shard.is_empty(), "logic does not have these yet");
+    setup.logic.fails.store(false, Ordering::Relaxed);
+    secs(3).await;
+    asked(&mut setup, 2);
+    setup.say(ToFront::Sessions { sessions: vec![open("c")], next: None });
+    secs(3).await;
+    assert!(setup.shard.is_empty());
+    let mut keys: Vec<String> = setup
+        .told()
+        .into_iter()
+        .flat_map(|told| if let Told::Renew(keys) = told { keys } else { panic!("{told:?}") })
+        .collect();
+    keys.sort();
+    assert_eq!(keys, ["a", "b", "c"]);
+
+    // What opens soon after a change may have been stored before it.
+    lock(&setup.logic.answer).incarnation = Some(9);
+    secs(2).await;
+    setup.front.lanes.opened(&setup.front, session("late", 1));
+    secs(2).await;
+    assert_eq!(setup.told().last(), Some(&renew(&["late"])));
+    secs(60).await;
+    setup.front.lanes.opened(&setup.front, session("later", 1));
+    secs(2).await;
+    assert_eq!(setup.told().last(), Some(&renew(&["late"])));
+}

@@ -1,0 +1,268 @@
+//! Comets, logics and a job in one process that talk over gRPC as processes of their own do.
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::TcpStream,
+    sync::{Arc, mpsc::sync_channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+use axum::Router;
+use cluster::{
+    config::{Addr, Addrs, Bounded, load},
+    registry::{Fixed, Node, Registration, Registry, Service},
+    services::LogicApi,
+    shutdown::Drain,
+};
+use comet::{Comet, config::CometConfig, front::logics::Logics};
+use control::{
+    broker::{MemoryBroker, MemoryLimits},
+    config::{JobConfig, LogicConfig},
+    job::{self, Job, JobDeps},
+    logic::{Logic, LogicDeps, Push, PushTarget, Reach, reach_by_grpc},
+    metrics::{BrokerMetrics, JobMetrics, LogicMetrics, SessionMetrics},
+    session::MemorySessions,
+};
+use proto::{
+    frame::{Decoded, Header, decode, encode},
+    ids::{Key, RoomId, ServerId},
+    op::Op,
+};
+use tokio::{runtime::Runtime, sync::oneshot};
+
+/// How long anything may take before a test gives up on it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Longest time of a call.
+pub(crate) const LIMIT: Duration = Duration::from_secs(2);
+
+/// What the logics share.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) registry: Arc<Fixed>,
+    pub(crate) sessions: Arc<MemorySessions>,
+    pub(crate) broker: Arc<MemoryBroker>,
+    pub(crate) logic_metrics: LogicMetrics,
+}
+
+impl Shared {
+    pub(crate) fn new() -> Shared {
+        let limits = MemoryLimits { bytes: 64 << 20, entries: 100_000 };
+        Shared {
+            registry: Arc::new(Fixed::new([])),
+            sessions: Arc::new(MemorySessions::new(Duration::from_secs(1800), SessionMetrics::default())),
+            broker: Arc::new(MemoryBroker::new(limits, BrokerMetrics::default())),
+            logic_metrics: LogicMetrics::default(),
+        }
+    }
+
+    pub(crate) fn deps(&self, reach: Reach) -> LogicDeps {
+        LogicDeps {
+            broker: Arc::clone(&self.broker) as _,
+            sessions: Arc::clone(&self.sessions) as _,
+            registry: Arc::clone(&self.registry) as _,
+            reach,
+            metrics: self.logic_metrics.clone(),
+        }
+    }
+}
+
+pub(crate) fn logic_config() -> LogicConfig {
+    let sets = ["httpServer.addr=127.0.0.1:0", "rpcServer.addr=127.0.0.1:0"].map(String::from);
+    load(None, &sets, &[]).expect("it can be read").config
+}
+
+/// A logic on a thread of its own, which can be killed.
+pub(crate) struct LogicProcess {
+    pub(crate) logic: Arc<Logic>,
+    registration: Box<dyn Registration>,
+    stop: oneshot::Sender<()>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl LogicProcess {
+    /// `reach`: how it kicks; none: by gRPC.
+    pub(crate) fn start(shared: &Shared, reach: Option<Reach>) -> LogicProcess {
+        let (stop, stopped) = oneshot::channel();
+        let (started, start_of) = sync_channel(1);
+        let shared = shared.clone();
+        let thread = thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let reach = reach.unwrap_or_else(|| reach_by_grpc(&*shared.registry, LIMIT));
+                let deps = shared.deps(reach);
+                let server = control::logic::start(&logic_config(), deps, Router::new(), Drain::new())
+                    .await
+                    .expect("free ports");
+                let address = server.rpc_addrs()[0];
+                let node = Node::new(Service::Logic, ServerId::new(address.to_string()));
+                let registration = shared.registry.register(node).await.expect("it is in memory");
+                started.send((server.logic(), registration)).expect("somebody waits");
+                let _ = stopped.await;
+            });
+        });
+        let (logic, registration) = start_of.recv().expect("it starts");
+        LogicProcess { logic, registration, stop, thread }
+    }
+
+    /// Ends at once; the registry keeps it.
+    pub(crate) fn kill(self) -> Box<dyn Registration> {
+        self.stop.send(()).expect("it runs");
+        self.thread.join().expect("it ends");
+        self.registration
+    }
+}
+
+/// A cluster.
+pub(crate) struct World {
+    pub(crate) runtime: Runtime,
+    pub(crate) shared: Shared,
+    pub(crate) comets: Vec<Comet>,
+    pub(crate) job_metrics: JobMetrics,
+    _registrations: Vec<Box<dyn Registration>>,
+    _job: Job,
+}
+
+impl World {
+    pub(crate) fn start(comets: usize) -> World {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let shared = Shared::new();
+        let mut config = CometConfig::default();
+        config.tcp.bind = Addrs::new(vec![([127, 0, 0, 1], 0).into()]).expect("an address");
+        config.websocket.bind = config.tcp.bind.clone();
+        config.rpc_server.addr = Addr::loopback(0);
+        config.reactor.shards = Bounded::of::<2>();
+        config.protocol.renew_interval = cluster::config::BoundedDuration::millis::<1000>();
+        let job_metrics = JobMetrics::default();
+        let (started, registrations, job) = runtime.block_on(async {
+            let (mut started, mut registrations) = (Vec::new(), Vec::new());
+            for _ in 0..comets {
+                let logics: Arc<dyn LogicApi> = Arc::new(Logics::new(shared.registry.watch(), LIMIT));
+                let metrics = Comet::metrics(&config);
+                let comet = Comet::start(&config, None, 50_000, logics, metrics).await.expect("a comet");
+                let node = Node::new(Service::Comet, comet.front.server().clone());
+                registrations.push(shared.registry.register(node).await.expect("it is in memory"));
+                started.push(comet);
+            }
+            let config = JobConfig::default();
+            let deps = JobDeps {
+                broker: Arc::clone(&shared.broker) as _,
+                registry: Arc::clone(&shared.registry) as _,
+                connect: job::connect_by_grpc(&config),
+                metrics: job_metrics.clone(),
+                drain: Drain::new(),
+            };
+            let job = job::start(&config, deps);
+            (started, registrations, job)
+        });
+        World { runtime, shared, comets: started, job_metrics, _registrations: registrations, _job: job }
+    }
+
+    /// A client of a comet, logged in with this body.
+    pub(crate) fn login(&self, comet: usize, body: &str) -> Client {
+        let mut client = self.connect(comet);
+        client.send(Op::AUTH, body.as_bytes());
+        let (header, _) = client.next().expect("a reply");
+        assert_eq!(header.op, Op::AUTH_REPLY);
+        client
+    }
+
+    pub(crate) fn connect(&self, comet: usize) -> Client {
+        let stream = TcpStream::connect(self.comets[comet].tcp[0]).expect("a connection");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        Client { stream, buffer: Vec::new() }
+    }
+
+    pub(crate) fn push(&self, logic: &Logic, target: PushTarget, body: &str) {
+        let push = Push { target, op: Op(1000), body: body.to_owned().into() };
+        let offline = self.runtime.block_on(logic.push(push)).expect("the broker takes it");
+        assert!(offline.keys.is_empty(), "{offline:?}");
+    }
+
+    pub(crate) fn push_to_key(&self, logic: &Logic, key: &str, body: &str) {
+        self.push(logic, PushTarget::Keys(vec![Key::new(key)]), body);
+    }
+
+    /// The comet of each key, as the session store has it.
+    pub(crate) fn servers(&self, keys: &[Key]) -> Vec<Option<ServerId>> {
+        use control::session::Sessions as _;
+        self.runtime.block_on(self.shared.sessions.servers_of_keys(keys)).expect("it is in memory")
+    }
+}
+
+/// Waits for something that takes a moment to come true.
+pub(crate) fn eventually(what: &str, mut check: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !check() {
+        assert!(Instant::now() < end, "never came true: {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+pub(crate) fn room(name: &str) -> RoomId {
+    RoomId::parse(name).expect("a room")
+}
+
+/// A client on a plain socket.
+pub(crate) struct Client {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Client {
+    pub(crate) fn send(&mut self, op: Op, body: &[u8]) {
+        let mut bytes = Vec::new();
+        encode(Header { ver: 1, op, seq: 7 }, body, &mut bytes);
+        self.stream.write_all(&bytes).expect("a write");
+    }
+
+    /// The next frame; none at the end.
+    pub(crate) fn next(&mut self) -> Option<(Header, String)> {
+        loop {
+            if let Decoded::Frame { frame, used } = decode(&self.buffer, 1 << 24).expect("a valid frame") {
+                let body = String::from_utf8_lossy(frame.body).into_owned();
+                let result = (frame.header, body);
+                self.buffer.drain(..used);
+                return Some(result);
+            }
+            let mut chunk = [0; 65536];
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return None,
+                Ok(bytes) => self.buffer.extend_from_slice(&chunk[..bytes]),
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => panic!("nothing came: {error}"),
+            }
+        }
+    }
+
+    /// The next frame of an operation: its sequence number and its body.
+    pub(crate) fn next_of(&mut self, op: Op) -> (i32, String) {
+        loop {
+            let (header, body) = self.next().expect("it is open");
+            if header.op == op {
+                return (header.seq, body);
+            }
+        }
+    }
+
+    /// Body of the next push.
+    pub(crate) fn push(&mut self) -> String {
+        self.next_of(Op(1000)).1
+    }
+
+    /// Waits for the end; what is said before it.
+    pub(crate) fn end(mut self) -> Vec<(Op, String)> {
+        let mut said = Vec::new();
+        while let Some((header, body)) = self.next() {
+            said.push((header.op, body));
+        }
+        said
+    }
+}
