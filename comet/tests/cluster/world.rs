@@ -2,7 +2,7 @@
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
     sync::{Arc, mpsc::sync_channel},
     thread,
     time::{Duration, Instant},
@@ -61,6 +61,7 @@ impl Shared {
         LogicDeps {
             broker: Arc::clone(&self.broker) as _,
             sessions: Arc::clone(&self.sessions) as _,
+            counts: None,
             registry: Arc::clone(&self.registry) as _,
             reach,
             metrics: self.logic_metrics.clone(),
@@ -145,13 +146,15 @@ impl World {
             for _ in 0..comets {
                 let logics: Arc<dyn LogicApi> = Arc::new(Logics::new(shared.registry.watch(), LIMIT));
                 let metrics = Comet::metrics(&config);
-                let comet = Comet::start(&config, None, 50_000, logics, metrics).await.expect("a comet");
+                let name = |rpc: SocketAddr| ServerId::new(rpc.to_string());
+                let comet = Comet::start(&config, name, 50_000, logics, metrics).await.expect("a comet");
                 let node = Node::new(Service::Comet, comet.front.server().clone());
                 registrations.push(shared.registry.register(node).await.expect("it is in memory"));
                 started.push(comet);
             }
             let config = JobConfig::default();
             let deps = JobDeps {
+                group: job::GROUP.to_owned(),
                 broker: Arc::clone(&shared.broker) as _,
                 registry: Arc::clone(&shared.registry) as _,
                 connect: job::connect_by_grpc(&config),
