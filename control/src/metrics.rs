@@ -160,6 +160,8 @@ impl Latency {
 pub struct BrokerMetrics {
     entries: Gauge,
     bytes: Gauge,
+    /// Entries that nobody can read and that could not be put aside either.
+    pub dead_letters_lost: Counter,
 }
 
 impl BrokerMetrics {
@@ -168,6 +170,11 @@ impl BrokerMetrics {
         let (entries, bytes) = (self.entries.clone(), self.bytes.clone());
         registry.register("halley_broker_entries", "Entries not yet acknowledged", entries);
         registry.register("halley_broker_bytes", "Bytes of the entries not yet acknowledged", bytes);
+        registry.register(
+            "halley_dead_letters_lost",
+            "Unreadable entries that could not be put aside",
+            self.dead_letters_lost.clone(),
+        );
     }
 
     /// Says how much is in the broker now.
@@ -311,6 +318,7 @@ mod tests {
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         for line in [
             "halley_broker_entries 0",
+            "halley_dead_letters_lost_total 0",
             "halley_sessions 0",
             "halley_pushes_total{kind=\"room\"} 1",
             "halley_pushes_total{kind=\"all\"} 0",

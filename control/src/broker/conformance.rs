@@ -22,7 +22,7 @@ use tokio::{
 use super::{Broker, ConsumeError, Consumer, Delivery, MemoryLimits, PublishError};
 
 /// How long an entry that is there may take to come.
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(30);
 
 /// Pushes to one room at full speed.
 const MANY: usize = 50_000;

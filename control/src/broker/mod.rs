@@ -22,6 +22,8 @@ use proto::{envelope::Envelope, ids::Key};
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod memory;
 #[cfg(any(test, feature = "kafka", feature = "redis"))]
 mod record;
@@ -34,6 +36,8 @@ mod redis_stream;
 #[cfg(all(test, feature = "redis"))]
 mod redis_testing;
 
+#[cfg(feature = "kafka")]
+pub use kafka::{Assignor, KafkaBroker, KafkaConfig, KafkaJobConfig, KafkaStartError};
 pub use memory::{MemoryBroker, MemoryLimits};
 #[cfg(feature = "redis")]
 pub use redis_list::RedisListBroker;

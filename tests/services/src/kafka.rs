@@ -17,17 +17,24 @@ pub struct Kafka {
 impl Kafka {
     /// Starts one.
     pub fn start() -> Kafka {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        // The controller listens on the next port. Both are looked at again by the script.
-        let port = loop {
-            let [port] = free_ports();
-            if port < u16::MAX {
-                break port;
+        // A port can be taken by somebody else before Kafka listens on it.
+        let mut said = String::new();
+        for _ in 0..3 {
+            let directory = tempfile::tempdir().expect("a temporary directory");
+            // The controller listens on the next port. Both are looked at again by the script.
+            let port = loop {
+                let [port] = free_ports();
+                if port < u16::MAX {
+                    break port;
+                }
+            };
+            let kafka = Kafka { directory, port };
+            match kafka.run("start", &[&port.to_string()]) {
+                Ok(()) => return kafka,
+                Err(error) => said = error,
             }
-        };
-        let kafka = Kafka { directory, port };
-        kafka.run("start", &[&port.to_string()]);
-        kafka
+        }
+        panic!("{said}");
     }
 
     /// `127.0.0.1:port`.
@@ -37,19 +44,22 @@ impl Kafka {
 
     /// Stops it in good order; what it holds stays.
     pub fn stop(&self) {
-        self.run("stop", &[]);
+        self.run("stop", &[]).unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// Starts it again on its port.
     pub fn start_again(&self) {
-        self.run("start", &[]);
+        self.run("start", &[]).unwrap_or_else(|error| panic!("{error}"));
     }
 
-    fn run(&self, what: &str, more: &[&str]) {
+    fn run(&self, what: &str, more: &[&str]) -> Result<(), String> {
         let directory: &Path = self.directory.path();
         let output = Command::new(SCRIPT).arg(what).arg(directory).args(more).output().expect("bash");
+        if output.status.success() {
+            return Ok(());
+        }
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "kafka.sh {what} (`make deps` installs Kafka): {said}");
+        Err(format!("kafka.sh {what} (`make deps` installs Kafka): {said}"))
     }
 }
 

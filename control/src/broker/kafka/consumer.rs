@@ -1,0 +1,528 @@
+//! One member of a consumer group: what job holds, and the thread that speaks with Kafka.
+//!
+//! librdkafka blocks, while it gives partitions back and when it leaves, so it has a thread of its own. Each partition
+//! has a queue of its own in librdkafka. So while job takes nothing, entries are left there, within librdkafka's bounds,
+//! and the thread still serves the group.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cluster::telemetry::OUTSIDERS;
+use rdkafka::{
+    ClientConfig, ClientContext, Message, Offset as KafkaOffset, TopicPartitionList,
+    config::{FromClientConfigAndContext, RDKafkaLogLevel},
+    consumer::{
+        BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol,
+        base_consumer::PartitionQueue,
+    },
+    error::{KafkaError, KafkaResult},
+    statistics::Statistics,
+    types::RDKafkaRespErr,
+};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+use tracing::{Level, debug, info, warn};
+
+use super::{
+    bell::Bell,
+    client::{Voice, settings},
+    config::Assignor,
+    part::{Parts, Progress},
+};
+use crate::broker::{ConsumeError, Consumer, Delivery, Position};
+
+/// Acknowledgements are committed together, this often. What a killed job had not committed comes again.
+const COMMIT_EVERY: Duration = Duration::from_millis(100);
+
+/// How long the thread sleeps when nothing happens.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// How long Kafka may take to say where the group stands.
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Pause before a client that died is made anew; doubled up to the second.
+const REBIRTH: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(5)];
+
+/// How to become a member.
+pub(super) struct Membership {
+    pub(super) brokers: Vec<String>,
+    pub(super) topic: String,
+    pub(super) group: String,
+    pub(super) assignor: Assignor,
+    pub(super) voice: Voice,
+    /// Members that were dropped and have not yet left.
+    pub(super) leaving: watch::Sender<usize>,
+}
+
+impl Membership {
+    fn settings(&self) -> ClientConfig {
+        let mut config = settings(&self.brokers);
+        config
+            .set("group.id", &self.group)
+            .set("partition.assignment.strategy", self.assignor.name())
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "earliest")
+            .set("allow.auto.create.topics", "true")
+            // The least that brokers allow by default: this long a killed job's partitions wait for another one.
+            .set("session.timeout.ms", "6000")
+            // How soon members hear of a rebalance.
+            .set("heartbeat.interval.ms", "1000")
+            // What is fetched ahead, for each partition.
+            .set("queued.min.messages", "4096")
+            .set("queued.max.messages.kbytes", "4096")
+            .set("fetch.queue.backoff.ms", "10")
+            .set("fetch.error.backoff.ms", "100");
+        config
+    }
+}
+
+/// A member of a group.
+pub(super) struct KafkaConsumer {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// Entries are ready.
+    arrived: Notify,
+    /// Wakes the thread.
+    bell: Arc<Bell>,
+    membership: Membership,
+}
+
+struct State {
+    parts: Parts,
+    /// Moves with each change of the partitions owned.
+    assignment: u64,
+    /// The thread found no room.
+    is_full: bool,
+    /// An acknowledgement waits to be committed.
+    is_dirty: bool,
+    /// A commit that Kafka has not answered.
+    committing: Option<Vec<Progress>>,
+    is_leaving: bool,
+}
+
+impl KafkaConsumer {
+    pub(super) fn join(membership: Membership) -> Result<Self, ConsumeError> {
+        let state = State {
+            parts: Parts::new(&membership.topic),
+            assignment: 0,
+            is_full: false,
+            is_dirty: false,
+            committing: None,
+            is_leaving: false,
+        };
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            arrived: Notify::new(),
+            bell: Arc::default(),
+            membership,
+        });
+        let unavailable = |error: String| ConsumeError::Unavailable(error);
+        let client = shared.new_client().map_err(|error| unavailable(error.to_string()))?;
+        let of_thread = Arc::clone(&shared);
+        thread::Builder::new()
+            .name("kafka-consumer".into())
+            .spawn(move || of_thread.run(client))
+            .map_err(|error| unavailable(error.to_string()))?;
+        Ok(KafkaConsumer { shared })
+    }
+}
+
+#[async_trait]
+impl Consumer for KafkaConsumer {
+    async fn next_batch(&mut self, max: usize) -> Result<Vec<Delivery>, ConsumeError> {
+        loop {
+            // Registered before looking, so that nothing that arrives between the look and the wait is missed.
+            let mut arrived = std::pin::pin!(self.shared.arrived.notified());
+            arrived.as_mut().enable();
+            let taken = self.shared.hand_out(max.max(1));
+            if !taken.is_empty() {
+                return Ok(taken);
+            }
+            arrived.await;
+        }
+    }
+
+    async fn ack(&mut self, position: &Position) -> Result<(), ConsumeError> {
+        let mut state = self.shared.state();
+        if state.parts.acknowledge(position) && !std::mem::replace(&mut state.is_dirty, true) {
+            drop(state);
+            self.shared.bell.ring();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for KafkaConsumer {
+    fn drop(&mut self) {
+        self.shared.membership.leaving.send_modify(|members| *members += 1);
+        self.shared.state().is_leaving = true;
+        self.shared.bell.ring();
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hand_out(&self, max: usize) -> Vec<Delivery> {
+        let mut state = self.state();
+        let taken = state.parts.hand_out(max);
+        if !taken.is_empty() && std::mem::take(&mut state.is_full) {
+            drop(state);
+            self.bell.ring();
+        }
+        taken
+    }
+
+    /// A client that has joined, or is about to.
+    fn new_client(self: &Arc<Self>) -> Result<Client, KafkaError> {
+        let context = Context { shared: Arc::clone(self) };
+        let mut client = BaseConsumer::from_config_and_context(&self.membership.settings(), context)?;
+        client.set_nonempty_callback(ringing(&self.bell));
+        client.subscribe(&[&self.membership.topic])?;
+        Ok(Client { consumer: Arc::new(client), queues: Vec::new(), assignment: 0, turn: 0 })
+    }
+
+    /// The thread.
+    fn run(self: Arc<Self>, mut client: Client) {
+        let mut pause = REBIRTH[0];
+        loop {
+            match client.serve(&self) {
+                Ok(()) => break,
+                Err(error) => {
+                    warn!("the Kafka client died and is made anew: {error}");
+                    drop(client);
+                    self.disown();
+                }
+            }
+            client = loop {
+                thread::sleep(pause);
+                if self.state().is_leaving {
+                    return self.left();
+                }
+                pause = (pause * 2).min(REBIRTH[1]);
+                match self.new_client() {
+                    Ok(client) => break client,
+                    Err(error) => warn!("cannot make a Kafka client, trying again: {error}"),
+                }
+            };
+        }
+        // Gives the partitions back, committing what was acknowledged.
+        drop(client);
+        self.left();
+    }
+
+    fn disown(&self) {
+        let mut state = self.state();
+        state.parts.give_up_all();
+        state.assignment += 1;
+        state.committing = None;
+    }
+
+    fn left(&self) {
+        self.membership.leaving.send_modify(|members| *members -= 1);
+    }
+}
+
+fn ringing(bell: &Arc<Bell>) -> impl Fn() + Send + Sync + 'static {
+    let bell = Arc::clone(bell);
+    move || bell.ring()
+}
+
+/// What the thread speaks through.
+struct Client {
+    // Before the consumer: a queue keeps it alive, and must not be the last to.
+    queues: Vec<(i32, PartitionQueue<Context>)>,
+    consumer: Arc<BaseConsumer<Context>>,
+    /// The assignment that `queues` is of.
+    assignment: u64,
+    /// Which queue is looked into first.
+    turn: usize,
+}
+
+impl Client {
+    /// Serves the group until the member leaves, or the client is dead.
+    fn serve(&mut self, shared: &Shared) -> Result<(), KafkaError> {
+        let mut committed_at = Instant::now();
+        loop {
+            // Not only rebalances: an entry may come before its partition has a queue of its own.
+            while let Some(event) = self.consumer.poll(Duration::ZERO) {
+                let event = event.map(|message| take_in(shared, [entry(&message)]));
+                event.or_else(|error| survive(&error))?;
+            }
+            self.follow_assignment(shared)?;
+            let is_drained = self.fetch(shared)?;
+            let mut wait = if is_drained { IDLE } else { Duration::ZERO };
+            let state = shared.state();
+            if state.is_leaving {
+                return Ok(());
+            }
+            if state.is_dirty && state.committing.is_none() {
+                let left = COMMIT_EVERY.saturating_sub(committed_at.elapsed());
+                if left.is_zero() {
+                    self.commit(state);
+                    committed_at = Instant::now();
+                } else {
+                    wait = wait.min(left);
+                    drop(state);
+                }
+            } else {
+                drop(state);
+            }
+            if !wait.is_zero() {
+                shared.bell.wait(wait);
+            }
+        }
+    }
+
+    /// Gives each partition owned its own queue.
+    fn follow_assignment(&mut self, shared: &Shared) -> Result<(), KafkaError> {
+        let state = shared.state();
+        if state.assignment == self.assignment {
+            return Ok(());
+        }
+        self.assignment = state.assignment;
+        let owned = state.parts.owned();
+        drop(state);
+        self.queues.clear();
+        for partition in owned {
+            if let Some(mut queue) = self.consumer.split_partition_queue(&shared.membership.topic, partition)
+            {
+                queue.set_nonempty_callback(ringing(&shared.bell));
+                self.queues.push((partition, queue));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in what the partitions have while there is room; false when there may be more.
+    fn fetch(&mut self, shared: &Shared) -> Result<bool, KafkaError> {
+        /// Entries of a partition before the next one has its turn.
+        const AT_ONCE: usize = 128;
+        let mut is_drained = true;
+        let first = self.turn;
+        self.turn = self.turn.wrapping_add(1);
+        for place in 0..self.queues.len() {
+            {
+                let mut state = shared.state();
+                state.is_full = !state.parts.has_room();
+                if state.is_full {
+                    // `hand_out` rings when there is room again.
+                    return Ok(true);
+                }
+            }
+            let (_, queue) = &self.queues[(first + place) % self.queues.len()];
+            let mut entries = Vec::new();
+            let mut failed = None;
+            while entries.len() < AT_ONCE {
+                match queue.poll(Duration::ZERO) {
+                    Some(Ok(message)) => entries.push(entry(&message)),
+                    Some(Err(error)) => failed = Some(error),
+                    None => break,
+                }
+            }
+            is_drained &= entries.len() < AT_ONCE;
+            if !entries.is_empty() {
+                take_in(shared, entries);
+            }
+            failed.map_or(Ok(()), |error| survive(&error))?;
+        }
+        Ok(is_drained)
+    }
+
+    /// Commits what was acknowledged; the answer comes to the context.
+    fn commit(&self, mut state: MutexGuard<'_, State>) {
+        state.is_dirty = false;
+        let progress = state.parts.to_commit();
+        if progress.is_empty() {
+            return;
+        }
+        let list = self.consumer.context().list(&progress);
+        state.committing = Some(progress);
+        // librdkafka is never called with the state locked.
+        drop(state);
+        if let Err(error) = self.consumer.commit(&list, CommitMode::Async) {
+            self.consumer.context().commit_answered(Err(error));
+        }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.queues.clear();
+    }
+}
+
+fn entry(message: &impl Message) -> (i32, i64, Bytes) {
+    // A record without a value is no push either; job finds out.
+    let value = message.payload().map(Bytes::copy_from_slice).unwrap_or_default();
+    (message.partition(), message.offset(), value)
+}
+
+fn take_in(shared: &Shared, entries: impl IntoIterator<Item = (i32, i64, Bytes)>) {
+    let mut state = shared.state();
+    for (partition, offset, value) in entries {
+        if state.parts.fetched(partition, offset, value) {
+            let topic = &shared.membership.topic;
+            warn!(
+                "partition {partition} of {topic} starts again at {offset}: the topic was made anew, or lost its end"
+            );
+        }
+    }
+    drop(state);
+    shared.arrived.notify_waiters();
+}
+
+/// Only a fatal error is one: everything else librdkafka gets over by itself.
+fn survive(error: &KafkaError) -> Result<(), KafkaError> {
+    if matches!(error, KafkaError::MessageConsumptionFatal(_)) {
+        return Err(error.clone());
+    }
+    debug!("Kafka, while consuming: {error}");
+    Ok(())
+}
+
+/// Called by librdkafka, on the thread of the member.
+struct Context {
+    shared: Arc<Shared>,
+}
+
+impl Context {
+    fn list(&self, progress: &[Progress]) -> TopicPartitionList {
+        let mut list = TopicPartitionList::with_capacity(progress.len());
+        for Progress { partition, offset, incarnation } in progress {
+            let mut element = list.add_partition(&self.shared.membership.topic, *partition);
+            element.set_metadata(incarnation);
+            // Offsets of records are never out of range.
+            let _ = element.set_offset(KafkaOffset::Offset(offset.unwrap_or(0)));
+        }
+        list
+    }
+
+    fn commit_answered(&self, result: KafkaResult<()>) {
+        let mut state = self.shared.state();
+        let confirmed = state.committing.take();
+        match result {
+            Ok(()) => state.parts.committed(&confirmed.unwrap_or_default()),
+            Err(error) => {
+                // Said again until it is said, or the partition is another's.
+                state.is_dirty = true;
+                drop(state);
+                OUTSIDERS.log(Level::WARN, || warn!("cannot commit to Kafka, trying again: {error}"));
+            }
+        }
+    }
+
+    /// Where the group stands in these partitions; empty when Kafka does not say.
+    fn progress(&self, client: &BaseConsumer<Self>, partitions: &TopicPartitionList) -> Vec<Progress> {
+        let known = match client.committed_offsets(partitions.clone(), PROGRESS_TIMEOUT) {
+            Ok(known) => known,
+            Err(error) => {
+                warn!("Kafka does not say where the group stands, entries may come again: {error}");
+                return Vec::new();
+            }
+        };
+        let known = known.elements();
+        let known = known.iter().filter(|element| element.error().is_ok());
+        known
+            .map(|element| Progress {
+                partition: element.partition(),
+                offset: match element.offset() {
+                    KafkaOffset::Offset(offset) => Some(offset),
+                    _ => None,
+                },
+                incarnation: element.metadata().to_owned(),
+            })
+            .collect()
+    }
+
+    fn take_over(&self, client: &BaseConsumer<Self>, partitions: &mut TopicPartitionList) {
+        let progress = self.progress(client, partitions);
+        let mut state = self.shared.state();
+        for mut element in partitions.elements() {
+            let known = progress.iter().find(|known| known.partition == element.partition()).cloned();
+            if let Some(start) = state.parts.take_over(element.partition(), known) {
+                let _ = element.set_offset(KafkaOffset::Offset(start));
+            }
+        }
+        state.assignment += 1;
+        // What was done while somebody else might have owned them.
+        state.is_dirty |= !state.parts.to_commit().is_empty();
+        info!(group = self.shared.membership.group, partitions = ?state.parts.owned(), "consuming from Kafka");
+    }
+
+    fn give_back(&self, client: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
+        let is_given = |progress: &Progress| {
+            partitions.elements().iter().any(|element| element.partition() == progress.partition)
+        };
+        let mut state = self.shared.state();
+        let mut progress = state.parts.to_commit();
+        progress.retain(is_given);
+        partitions.elements().iter().for_each(|element| state.parts.give_up(element.partition()));
+        state.assignment += 1;
+        drop(state);
+        // A partition that was lost is another's, who decides what is committed.
+        if progress.is_empty() || client.assignment_lost() {
+            return;
+        }
+        match client.commit(&self.list(&progress), CommitMode::Sync) {
+            Ok(()) => self.shared.state().parts.committed(&progress),
+            Err(error) => warn!("cannot commit to Kafka, entries will come again: {error}"),
+        }
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.shared.membership.voice.log(level, facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.shared.membership.voice.error(error, reason);
+    }
+
+    fn stats(&self, _: Statistics) {}
+}
+
+impl ConsumerContext for Context {
+    fn rebalance(
+        &self,
+        client: &BaseConsumer<Self>,
+        what: RDKafkaRespErr,
+        partitions: &mut TopicPartitionList,
+    ) {
+        let is_cooperative = matches!(client.rebalance_protocol(), RebalanceProtocol::Cooperative);
+        let done = match what {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
+                self.take_over(client, partitions);
+                if is_cooperative { client.incremental_assign(partitions) } else { client.assign(partitions) }
+            }
+            _ => {
+                self.give_back(client, partitions);
+                if is_cooperative { client.incremental_unassign(partitions) } else { client.unassign() }
+            }
+        };
+        if let Err(error) = done {
+            warn!("a rebalance of the Kafka group failed: {error}");
+        }
+        // The thread looks again, at its queues and for more events.
+        self.shared.bell.ring();
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
+        self.commit_answered(result);
+        self.shared.bell.ring();
+    }
+}
