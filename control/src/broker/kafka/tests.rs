@@ -6,6 +6,7 @@ use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _},
     message::{Headers, OwnedMessage},
+    producer::{BaseProducer, BaseRecord, Producer as _},
 };
 use services::Kafka;
 use tokio::{
@@ -119,14 +120,36 @@ async fn conforms(assignor: Assignor) {
     let bench = bench().await;
     conformance::run(async || {
         let config = KafkaJobConfig { assignor, ..config(&bench.kafka) };
+        let broker = Arc::new(broker(&config).await);
+        let (brokers, topic) = (config.brokers.join(","), config.topic.clone());
         conformance::Subject {
-            broker: Arc::new(broker(&config).await),
+            broker,
             limits: None::<MemoryLimits>,
             group: config.group,
             owners_stay: false,
+            acknowledges: true,
+            patience: Duration::from_secs(1),
+            put_bytes: Box::new(move |bytes| {
+                let (brokers, topic) = (brokers.clone(), topic.clone());
+                Box::pin(async move {
+                    let put = move || put_bytes(&brokers, &topic, &bytes);
+                    tokio::task::spawn_blocking(put).await.expect("it is there");
+                })
+            }),
         }
     })
     .await;
+}
+
+/// Puts a record where the pushes to the room of the suite are, as any program does.
+fn put_bytes(brokers: &str, topic: &str, bytes: &[u8]) {
+    let client: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("partitioner", "fnv1a_random")
+        .create()
+        .expect("a client");
+    client.send(BaseRecord::to(topic).key("live://1000").payload(bytes)).map_err(|(error, _)| error).unwrap();
+    client.flush(SOON).expect("it is there");
 }
 
 #[tokio::test]
