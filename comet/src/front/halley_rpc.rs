@@ -1,9 +1,16 @@
 //! gRPC `halley.v1.Comet`, for Halley's job and logic: the stream of dispatches, and the kick.
 
-use std::{pin::Pin, sync::Arc};
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
 
 use cluster::services::{CometApi, Dispatch, DispatchError, Origin, Payload, Receivers};
-use futures_util::{Stream, stream};
+use futures_util::{Stream, StreamExt as _, stream};
 use proto::{
     close::CloseReason,
     ids::{Generation, Key, RoomId},
@@ -12,7 +19,7 @@ use proto::{
 };
 use tonic::{Request, Response, Status, Streaming};
 
-use super::rpc::ENVELOPE_BYTES;
+use super::{lock, rpc::ENVELOPE_BYTES};
 
 /// Bytes of batches that one job may have under way: enough to keep the shards busy while an answer travels.
 const CREDIT_BYTES: u64 = 4 << 20;
@@ -21,13 +28,62 @@ const CREDIT_BYTES: u64 = 4 << 20;
 pub fn service<C: CometApi>(comet: Arc<C>, push_bytes_max: usize) -> comet_server::CometServer<HalleyRpc<C>> {
     // Room for a push of the longest kind, and for what came to stand before it in its batch.
     let batch_max = push_bytes_max + 2 * ENVELOPE_BYTES;
-    comet_server::CometServer::new(HalleyRpc { comet, batch_max }).max_decoding_message_size(batch_max)
+    let rpc = HalleyRpc { comet, batch_max, streams: AtomicU64::new(0), newest: Arc::default() };
+    comet_server::CometServer::new(rpc).max_decoding_message_size(batch_max)
 }
 
 /// Adapter from gRPC to [`CometApi`].
 pub struct HalleyRpc<C> {
     comet: Arc<C>,
     batch_max: usize,
+    /// Streams so far.
+    streams: AtomicU64,
+    newest: Newest,
+}
+
+/// The newest stream of each link that has one.
+type Newest = Arc<Mutex<HashMap<String, u64>>>;
+
+/// One stream.
+struct Taking<C> {
+    comet: Arc<C>,
+    batches: Streaming<DispatchBatch>,
+    number: u64,
+    newest: Newest,
+    /// As the first batch names it.
+    link: Option<String>,
+}
+
+impl<C: CometApi> Taking<C> {
+    /// Takes the next batch; none at the end.
+    async fn next(&mut self) -> Result<Option<DispatchReply>, Status> {
+        let Some(mut batch) = self.batches.message().await? else { return Ok(None) };
+        let link = std::mem::take(&mut batch.link);
+        if self.link.is_none() && !link.is_empty() {
+            let mut newest = lock(&self.newest);
+            let number = newest.entry(link.clone()).or_default();
+            *number = self.number.max(*number);
+            self.link = Some(link);
+        }
+        // A connection that broke for job may go on here: what it still holds would come behind what is newer.
+        if self.link.as_ref().is_some_and(|link| lock(&self.newest).get(link) != Some(&self.number)) {
+            return Err(Status::aborted("a newer stream has taken its place"));
+        }
+        let taken = batch.serial;
+        let refused = take(&*self.comet, batch).await?;
+        Ok(Some(DispatchReply { taken, credit: CREDIT_BYTES, refused, batch_max: 0 }))
+    }
+}
+
+impl<C> Drop for Taking<C> {
+    fn drop(&mut self) {
+        if let Some(link) = &self.link {
+            let mut newest = lock(&self.newest);
+            if newest.get(link) == Some(&self.number) {
+                newest.remove(link);
+            }
+        }
+    }
 }
 
 /// What comes of a stream of batches.
@@ -48,18 +104,17 @@ impl<C: CometApi> comet_server::Comet for HalleyRpc<C> {
             batch_max: self.batch_max as u64,
             ..DispatchReply::default()
         };
-        let (comet, batches) = (Arc::clone(&self.comet), request.into_inner());
-        let replies =
-            stream::try_unfold((comet, batches, Some(credit)), async |(comet, mut batches, first)| {
-                if let Some(credit) = first {
-                    return Ok(Some((credit, (comet, batches, None))));
-                }
-                let Some(batch) = batches.message().await? else { return Ok(None) };
-                let taken = batch.serial;
-                let refused = take(&*comet, batch).await?;
-                let reply = DispatchReply { taken, credit: CREDIT_BYTES, refused, batch_max: 0 };
-                Ok(Some((reply, (comet, batches, None))))
-            });
+        let taking = Taking {
+            comet: Arc::clone(&self.comet),
+            batches: request.into_inner(),
+            number: self.streams.fetch_add(1, Relaxed) + 1,
+            newest: Arc::clone(&self.newest),
+            link: None,
+        };
+        let replies = stream::once(async { Ok(credit) })
+            .chain(stream::try_unfold(taking, async |mut taking| {
+                Ok(taking.next().await?.map(|reply| (reply, taking)))
+            }));
         Ok(Response::new(Box::pin(replies)))
     }
 

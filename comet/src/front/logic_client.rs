@@ -31,6 +31,9 @@ const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(270);
 /// Rooms in one page of a report: about a megabyte with the longest names.
 const ROOMS_PAGE: usize = 10_000;
 
+/// Longest time of a report in pages: as the front reports, logic then still hears of this comet often enough.
+const REPORT_MAX: Duration = Duration::from_secs(4);
+
 /// Longest answer of goim's logic, bytes: the counts of half a million rooms.
 const ANSWER_LEN_MAX: usize = 16 << 20;
 
@@ -119,7 +122,7 @@ impl GrpcLogic {
             }
             Ok(counts)
         };
-        match timeout(self.limit, all).await {
+        match timeout(REPORT_MAX.max(self.limit), all).await {
             Ok(counts) => counts,
             Err(_) => Err(Status::deadline_exceeded("the counts do not end")),
         }

@@ -56,9 +56,15 @@ fn comet_speaks_first_and_refuses_one_by_one() {
         let credit =
             timeout(PATIENCE, replies.message()).await.expect("it speaks first").expect("it is open");
         let mut all = vec![credit.expect("credit")];
-        batches.send(DispatchBatch { serial: 1, dispatches: first }).await.expect("it reads");
+        batches
+            .send(DispatchBatch { serial: 1, dispatches: first, ..DispatchBatch::default() })
+            .await
+            .expect("it reads");
         let dispatches = vec![push(keys(&["k"]), "four")];
-        batches.send(DispatchBatch { serial: 2, dispatches }).await.expect("it reads");
+        batches
+            .send(DispatchBatch { serial: 2, dispatches, ..DispatchBatch::default() })
+            .await
+            .expect("it reads");
         while all.last().is_none_or(|reply| reply.taken < 2) {
             let reply = timeout(PATIENCE, replies.message()).await.expect("an answer").expect("it is open");
             all.push(reply.expect("an answer"));
@@ -72,6 +78,48 @@ fn comet_speaks_first_and_refuses_one_by_one() {
     let places: HashSet<u32> = refused.iter().map(|refused| refused.index).collect();
     assert_eq!(places, HashSet::from([1, 2, 3, 4]));
     for body in ["one", "two", "three", "four"] {
+        assert_eq!(client.push(), body);
+    }
+}
+
+/// job's side broke, and comet has not noticed: what was in the connection came behind what job sent anew.
+#[test]
+fn what_an_older_stream_still_brings_is_refused() {
+    let world = World::start(1);
+    let _logic = LogicProcess::start(&world.shared, None);
+    let mut client = world.login(0, r#"{"mid":1,"key":"k","accepts":[1000]}"#);
+    let batch = |serial, link: &str, body| {
+        let dispatches = vec![push(Receivers::All(0), body)];
+        DispatchBatch { serial, dispatches, link: link.to_owned() }
+    };
+    world.runtime.block_on(async {
+        let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", world.comets[0].rpc));
+        let comet = CometClient::new(channel.expect("a URL").connect().await.expect("it listens"));
+        let open = async || {
+            let (batches, mut outgoing) = mpsc::channel(4);
+            let outgoing = futures_util::stream::poll_fn(move |context| outgoing.poll_recv(context));
+            let mut replies = comet.clone().dispatch(outgoing).await.expect("a stream").into_inner();
+            replies.message().await.expect("it is open").expect("credit");
+            (batches, replies)
+        };
+        let (old, mut old_replies) = open().await;
+        let (other, mut other_replies) = open().await;
+        old.send(batch(1, "link", "one")).await.expect("it reads");
+        assert_eq!(old_replies.message().await.expect("taken").expect("taken").taken, 1);
+        other.send(batch(1, "another", "two")).await.expect("it reads");
+        assert_eq!(other_replies.message().await.expect("taken").expect("taken").taken, 1);
+        let (new, mut new_replies) = open().await;
+        new.send(batch(1, "link", "three")).await.expect("it reads");
+        assert_eq!(new_replies.message().await.expect("taken").expect("taken").taken, 1);
+        old.send(batch(2, "", "stale")).await.expect("it reads");
+        assert_eq!(old_replies.message().await.expect_err("it is over").code(), Code::Aborted);
+        for (stream, replies, body) in [(new, &mut new_replies, "four"), (other, &mut other_replies, "five")]
+        {
+            stream.send(batch(2, "", body)).await.expect("it reads");
+            assert_eq!(replies.message().await.expect("taken").expect("taken").taken, 2);
+        }
+    });
+    for body in ["one", "two", "three", "four", "five"] {
         assert_eq!(client.push(), body);
     }
 }

@@ -151,9 +151,7 @@ fn logics_come_and_go_while_clients_log_in() {
     // It is dead, and the registry knows it still.
     let registration = first.kill();
     for n in 0..6 {
-        let began = Instant::now();
         world.login(0, &login(&format!("one {n}")));
-        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     }
     drop(registration);
     let third = LogicProcess::start(&world.shared, None);

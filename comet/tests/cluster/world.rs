@@ -35,7 +35,7 @@ use tokio::{runtime::Runtime, sync::oneshot};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Longest time of a call.
-pub(crate) const LIMIT: Duration = Duration::from_secs(2);
+pub(crate) const LIMIT: Duration = Duration::from_secs(10);
 
 /// What the logics share.
 #[derive(Clone)]

@@ -21,6 +21,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 use tracing::{Level, info, warn};
+use uuid::Uuid;
 
 use super::{
     Comet, GrpcComet,
@@ -112,6 +113,7 @@ impl Link {
             api: comet.api,
             calls: comet.calls,
             stream: comet.stream,
+            name: Uuid::new_v4().to_string(),
             pause: PAUSE_MIN,
             is_away: false,
         };
@@ -206,6 +208,8 @@ pub(super) struct Caller {
     api: Arc<dyn CometApi>,
     calls: Calls,
     stream: Option<GrpcComet>,
+    /// Nobody else's: by it comet knows that a stream takes the place of another.
+    pub(super) name: String,
     pub(super) pause: Duration,
     is_away: bool,
 }

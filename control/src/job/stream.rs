@@ -197,9 +197,10 @@ impl Session<'_> {
         let serial = self.next_serial;
         self.next_serial += 1;
         self.under_way += size;
+        let link = if serial == 1 { self.link.name.clone() } else { String::new() };
         let dispatches = items.iter().map(|item| grpc::dispatch(&item.dispatch)).collect();
         self.sent.push_back(Sent { serial, size, items: items.into_iter().map(Some).collect() });
-        Some(DispatchBatch { serial, dispatches })
+        Some(DispatchBatch { serial, dispatches, link })
     }
 
     fn answered(&mut self, reply: DispatchReply) -> Result<(), String> {

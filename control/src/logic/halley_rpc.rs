@@ -4,7 +4,7 @@ use std::{collections::HashMap, pin::Pin, sync::Arc};
 
 use async_trait::async_trait;
 use cluster::services::{ClientCount, LogicApi, Renewed, SessionRef};
-use futures_util::{Stream, stream};
+use futures_util::{Stream, TryStreamExt as _, stream};
 use proto::{
     ids::{Generation, Key, Mid, RoomId},
     rpc::halley::{OnlineCounts, OnlineReport, RenewReply, RenewReq, Superseded, logic_server},
@@ -61,33 +61,39 @@ impl<L: LogicApi> logic_server::Logic for HalleyRpc<L> {
         }))
     }
 
+    /// Begins to answer at once: a deadline for the head of an answer is none for a long report.
     async fn online(&self, request: Request<Streaming<OnlineReport>>) -> Result<Response<Pages>, Status> {
-        let mut pages = request.into_inner();
-        let first = pages.message().await?.ok_or_else(|| Status::invalid_argument("there is no page"))?;
-        let server = server_id(first.server)?;
-        let clients = ClientCount { connections: first.connections, addresses: first.addresses };
-        let mut rooms = HashMap::new();
-        let mut page = Some(first.rooms);
-        while let Some(counts) = page {
-            // Every comet of ours checks its names: one that is none is nobody's to ask for.
-            rooms.extend(
-                counts.into_iter().filter_map(|(id, people)| Some((RoomId::parse(&id).ok()?, people))),
-            );
-            if rooms.len() > ROOMS_MAX {
-                return Err(Status::resource_exhausted(format!("more than {ROOMS_MAX} rooms in a report")));
-            }
-            page = pages.message().await?.map(|page| page.rooms);
-        }
-        let asked: Vec<RoomId> = rooms.keys().cloned().collect();
-        let all = self.0.renew_online(server, rooms, clients).await.map_err(status)?;
-        let mut counts = asked.into_iter().filter_map(move |room| {
-            let people = *all.get(&room)?;
-            Some((room.as_str().to_owned(), people))
-        });
-        let pages = std::iter::from_fn(move || {
-            let rooms: HashMap<String, u32> = counts.by_ref().take(ROOMS_PAGE).collect();
-            (!rooms.is_empty()).then_some(Ok(OnlineCounts { rooms }))
-        });
-        Ok(Response::new(Box::pin(stream::iter(pages))))
+        let answer = stream::once(counts(Arc::clone(&self.0), request.into_inner())).try_flatten();
+        Ok(Response::new(Box::pin(answer)))
     }
+}
+
+/// Takes all pages of a report and makes those of the answer.
+async fn counts<L: LogicApi>(
+    logic: Arc<L>,
+    mut pages: Streaming<OnlineReport>,
+) -> Result<impl Stream<Item = Result<OnlineCounts, Status>>, Status> {
+    let first = pages.message().await?.ok_or_else(|| Status::invalid_argument("there is no page"))?;
+    let server = server_id(first.server)?;
+    let clients = ClientCount { connections: first.connections, addresses: first.addresses };
+    let mut rooms = HashMap::new();
+    let mut page = Some(first.rooms);
+    while let Some(counts) = page {
+        // Every comet of ours checks its names: one that is none is nobody's to ask for.
+        rooms.extend(counts.into_iter().filter_map(|(id, people)| Some((RoomId::parse(&id).ok()?, people))));
+        if rooms.len() > ROOMS_MAX {
+            return Err(Status::resource_exhausted(format!("more than {ROOMS_MAX} rooms in a report")));
+        }
+        page = pages.message().await?.map(|page| page.rooms);
+    }
+    let asked: Vec<RoomId> = rooms.keys().cloned().collect();
+    let all = logic.renew_online(server, rooms, clients).await.map_err(status)?;
+    let mut counts = asked.into_iter().filter_map(move |room| {
+        let people = *all.get(&room)?;
+        Some((room.as_str().to_owned(), people))
+    });
+    Ok(stream::iter(std::iter::from_fn(move || {
+        let rooms: HashMap<String, u32> = counts.by_ref().take(ROOMS_PAGE).collect();
+        (!rooms.is_empty()).then_some(Ok(OnlineCounts { rooms }))
+    })))
 }
