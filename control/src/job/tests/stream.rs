@@ -180,6 +180,7 @@ impl StreamSetup {
         }
         let (metrics, drain) = (JobMetrics::default(), Drain::new());
         let deps = JobDeps {
+            group: GROUP.to_owned(),
             broker: Arc::new(broker.clone()),
             registry: Arc::new(registry),
             connect: connect_by_grpc(&config),
