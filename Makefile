@@ -55,10 +55,22 @@ cluster-status: ## What of it runs where, and whether it is ready
 cluster-down: ## Ends it
 	@deploy/cluster/cluster.sh down
 
+.PHONY: install uninstall deb
+install: build ## Programs, systemd units, example configurations: PREFIX, DESTDIR, ETC
+	deploy/install.sh
+
+uninstall: ## Takes them away, but for the configurations
+	deploy/install.sh uninstall
+
+deb: build ## The same as a Debian package in target/
+	deploy/deb.sh
+
 .PHONY: test
 test: deps lint ## Everything that must pass: lints, unit, property, conformance and end-to-end tests, simulation, fuzzing
 	$(CARGO) build --workspace $(PROGRAMS)
 	$(CARGO) test --workspace $(PROGRAMS) --no-fail-fast
+	deploy/check-configs.sh
+	examples/check.sh
 	$(MAKE) --no-print-directory sim
 	$(CARGO) test $(IN_SIM) --quiet
 	$(MAKE) --no-print-directory page-test
@@ -90,11 +102,12 @@ page-test: ## The page: its goim client in node, and all of it in real browsers 
 	node --test page/tests/*.test.js
 
 .PHONY: lint
-lint: ## Formatting and clippy, warnings are errors; the scripts; the sysctl file
+lint: ## Formatting and clippy, warnings are errors; deploy/; the sysctl file
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets $(PROGRAMS) --quiet -- -D warnings
 	$(CARGO) clippy --workspace --lib --bins --quiet -- -D warnings
+	deploy/check.sh
 	for script in deploy/cluster/*.sh; do bash -n "$$script" || exit 1; done
 	@! command -v shellcheck >/dev/null || shellcheck -x deploy/cluster/*.sh
 	$(CARGO) fmt --manifest-path tests/sim/Cargo.toml --check

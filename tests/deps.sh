@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what building and testing needs and is not there: C and C++ compilers (mimalloc, libFuzzer), make, curl, node
-# and Chromium (for the page), and the pinned Rust with rustfmt and clippy. Prints a few lines and changes nothing when
+# Installs what building and testing needs and is not there: C and C++ compilers (mimalloc, libFuzzer, librdkafka), protoc,
+# curl, node and Chromium (for the page), Redis, etcd and Kafka, docker-compose and systemd, and the pinned Rust with rustfmt and clippy. Prints a few lines and changes nothing when
 # all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,6 +18,9 @@ command -v redis-server >/dev/null || missing+=(redis-server redis-sentinel)
 command -v etcd >/dev/null || missing+=(etcd-server etcd-client)
 command -v java >/dev/null || missing+=(default-jre-headless)
 command -v mvn >/dev/null || missing+=(maven)
+# What deploy/check.sh asks about the compose file and the units.
+docker compose version >/dev/null 2>&1 || command -v docker-compose >/dev/null || missing+=(docker-compose)
+command -v systemd-analyze >/dev/null || missing+=(systemd)
 [ ${#missing[@]} -eq 0 ] || tests/apt.sh "${missing[@]}"
 tests/services/kafka.sh install
 # Without apt the test of the page in a browser says that it is skipped; in CI it fails.

@@ -125,7 +125,7 @@ running() {
 }
 
 status() {
-  local row name port more pid ready bad=0 format='%-8s  %-8s  %-42s  %-8s  %s\n'
+  local row name port more pid ready bad=0 format='%-8s  %-8s  %-54s  %-8s  %s\n'
   # shellcheck disable=SC2059
   printf "$format" name pid ports state log
   for row in "redis $REDIS" "etcd $ETCD"; do
