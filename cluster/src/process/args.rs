@@ -5,7 +5,11 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 use clap::Args;
 use proto::ids::ServerId;
 
-use super::hostname;
+use super::{LogConfig, hostname};
+use crate::{
+    build,
+    registry::{Node, Service},
+};
 
 /// Where a configuration comes from, and the two questions about it.
 #[derive(Clone, Debug, Default, Args)]
@@ -83,6 +87,17 @@ pub struct Place {
     host: Option<String>,
 }
 
+/// How a process is found, everything said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Addresses for clients; none when nothing was said.
+    pub addrs: Vec<String>,
+    /// Share of new clients.
+    pub weight: u32,
+    /// No new clients are wanted.
+    pub offline: bool,
+}
+
 /// A flag or an environment variable that cannot be read as what it is for. Not retried: the operator changes it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{name} = {value:?}: must be {allowed}")]
@@ -111,18 +126,18 @@ impl PlaceArgs {
         })
     }
 
-    /// The log level that the flags ask for.
+    /// Does what the flags say about logs, and tells about those that change nothing.
     ///
     /// # Errors
     /// When DEBUG is no boolean.
-    pub fn log_level(&self) -> Result<Option<&'static str>, BadFlag> {
-        let debug = self.v > 0 || flag(self.debug, "DEBUG")?;
-        Ok(debug.then_some(DEBUG_LEVEL))
-    }
-
-    /// A line about flags that were given and change nothing.
-    pub fn unused(&self) -> Option<&'static str> {
-        self.log_dir.as_ref().map(|_| "-log_dir is not used: logs go to standard error, redirect that")
+    pub fn set_log(&self, program: &str, log: &mut LogConfig) -> Result<(), BadFlag> {
+        if self.v > 0 || flag(self.debug, "DEBUG")? {
+            log.level = DEBUG_LEVEL.to_owned();
+        }
+        if self.log_dir.is_some() {
+            eprintln!("{program}: -log_dir is not used: logs go to standard error, redirect that");
+        }
+        Ok(())
     }
 }
 
@@ -131,35 +146,46 @@ const DEBUG_LEVEL: &str =
     "info,halley_cluster=debug,halley_comet=debug,halley_control=debug,comet=debug,logic=debug,job=debug";
 
 impl EntryArgs {
-    /// Addresses for clients; none when nothing was said.
-    pub fn addrs(&self) -> Vec<String> {
+    /// Flags over environment over defaults.
+    ///
+    /// # Errors
+    /// When WEIGHT is no number, or OFFLINE no boolean.
+    pub fn entry(&self) -> Result<Entry, BadFlag> {
         let addrs = self.addrs.clone().or_else(|| variable("ADDRS")).unwrap_or_default();
-        addrs.split(',').map(str::trim).filter(|addr| !addr.is_empty()).map(str::to_owned).collect()
-    }
-
-    /// Share of new clients.
-    ///
-    /// # Errors
-    /// When WEIGHT is no number.
-    pub fn weight(&self) -> Result<u32, BadFlag> {
+        let addrs =
+            addrs.split(',').map(str::trim).filter(|addr| !addr.is_empty()).map(str::to_owned).collect();
         let allowed = "an integer, at least 0";
-        match (self.weight, variable("WEIGHT")) {
-            (Some(weight), _) => Ok(weight),
-            (None, None) => Ok(10),
-            (None, Some(value)) => value.parse().map_err(|_| BadFlag { name: "WEIGHT", value, allowed }),
-        }
-    }
-
-    /// Whether no new clients are wanted.
-    ///
-    /// # Errors
-    /// When OFFLINE is no boolean.
-    pub fn offline(&self) -> Result<bool, BadFlag> {
-        flag(self.offline, "OFFLINE")
+        let weight = match (self.weight, variable("WEIGHT")) {
+            (Some(weight), _) => weight,
+            (None, None) => 10,
+            (None, Some(value)) => value.parse().map_err(|_| BadFlag { name: "WEIGHT", value, allowed })?,
+        };
+        Ok(Entry { addrs, weight, offline: flag(self.offline, "OFFLINE")? })
     }
 }
 
 impl Place {
+    /// The place in words: `prod/sh/sh001`.
+    pub fn words(&self) -> String {
+        format!("{}/{}/{}", self.env, self.region, self.zone)
+    }
+
+    /// What the registry is told of a process here.
+    pub fn node(&self, service: Service, server: ServerId, entry: Entry) -> Node {
+        let Entry { addrs, weight, offline } = entry;
+        Node {
+            region: self.region.clone(),
+            zone: self.zone.clone(),
+            env: self.env.clone(),
+            hostname: hostname(),
+            addrs,
+            weight,
+            offline,
+            version: build::VERSION.to_owned(),
+            ..Node::new(service, server)
+        }
+    }
+
     /// This process's name in the cluster, its gRPC server being bound to `rpc`.
     pub fn server(&self, rpc: SocketAddr) -> ServerId {
         match &self.host {
@@ -248,19 +274,21 @@ mod tests {
             let (region, zone, env) = ("bj".to_owned(), "bj001".to_owned(), "dev".to_owned());
             let host = Some("h".to_owned());
             assert_eq!(place.place(), Ok(Place { region, zone, env, host }), "{args}");
-            assert_eq!(entry.addrs(), ["1.2.3.4", "5.6.7.8"], "{args}");
-            assert_eq!((entry.weight(), entry.offline()), (Ok(7), Ok(true)), "{args}");
+            let addrs = vec!["1.2.3.4".to_owned(), "5.6.7.8".to_owned()];
+            assert_eq!(entry.entry(), Ok(Entry { addrs, weight: 7, offline: true }), "{args}");
         }
     }
 
     #[test]
     fn glog_s_flags_are_taken_and_raise_the_level() {
-        let place = |args| parse(args).unwrap().place;
-        let quiet = place("-logtostderr -alsologtostderr=true -log_dir=/tmp -debug=false -v=0");
-        assert_eq!(quiet.log_level(), Ok(None));
-        assert!(quiet.unused().is_some_and(|line| line.contains("log_dir")));
+        let level = |args| {
+            let mut log = LogConfig::default();
+            parse(args).unwrap().place.set_log("comet", &mut log).unwrap();
+            log.level
+        };
+        assert_eq!(level("-logtostderr -alsologtostderr=true -log_dir=/tmp -debug=false -v=0"), "info");
         for args in ["-v 2", "-v=1", "-debug", "--debug=true", "-debug=1"] {
-            assert_eq!(place(args).log_level(), Ok(Some(DEBUG_LEVEL)), "{args}");
+            assert_eq!(level(args), DEBUG_LEVEL, "{args}");
         }
     }
 

@@ -11,7 +11,7 @@ use std::{fmt::Display, process::ExitCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-pub use self::args::{BadFlag, ConfigArgs, EntryArgs, Place, PlaceArgs, go_args};
+pub use self::args::{BadFlag, ConfigArgs, Entry, EntryArgs, Place, PlaceArgs, go_args};
 use crate::{
     build,
     config::{BoundedDuration, ConfigError, Loaded, commented_default, load},

@@ -12,9 +12,9 @@ use anyhow::{Context, anyhow};
 use clap::Parser;
 use cluster::{
     admin::{self, Health},
-    process::{self, Place},
+    process::{self, Entry, Place},
     registry::{
-        Membership, Node, Registry, Service,
+        Membership, Registry, Service,
         etcd::{EtcdRegistry, Scope},
     },
     shutdown::{Drain, on_signals},
@@ -37,10 +37,7 @@ fn main() -> ExitCode {
 /// What was found out before a port is bound.
 struct Checked {
     place: Place,
-    /// Addresses for clients, as far as they were given.
-    addrs: Vec<String>,
-    weight: u32,
-    offline: bool,
+    entry: Entry,
     /// What strangers could do.
     exposed: Option<String>,
 }
@@ -49,21 +46,10 @@ fn check(cli: &Cli, file: &mut CometFile) -> anyhow::Result<Checked> {
     if cli.config.config.is_none() {
         file.without_a_file();
     }
-    if let Some(level) = cli.place.log_level()? {
-        file.log.level = level.to_owned();
-    }
-    if let Some(line) = cli.place.unused() {
-        eprintln!("comet: {line}");
-    }
+    cli.place.set_log("comet", &mut file.log)?;
     file.comet().check("")?;
     file.discovery.check()?;
-    Ok(Checked {
-        place: cli.place.place()?,
-        addrs: cli.entry.addrs(),
-        weight: cli.entry.weight()?,
-        offline: cli.entry.offline()?,
-        exposed: file.exposure()?,
-    })
+    Ok(Checked { place: cli.place.place()?, entry: cli.entry.entry()?, exposed: file.exposure()? })
 }
 
 /// The logics that serve this comet: those of its region.
@@ -79,7 +65,7 @@ fn serve(file: CometFile, checked: Checked) -> anyhow::Result<()> {
 }
 
 async fn run(file: CometFile, checked: Checked) -> anyhow::Result<()> {
-    let Checked { place, addrs, weight, offline, exposed } = checked;
+    let Checked { place, mut entry, exposed } = checked;
     let drain = Drain::new();
     on_signals(drain.clone()).context("no signal handlers")?;
     let open_files = OpenFiles::raise();
@@ -104,17 +90,10 @@ async fn run(file: CometFile, checked: Checked) -> anyhow::Result<()> {
         .await
         .map_err(|error| anyhow!("{error}"))?;
     let server = comet.front.server().clone();
-    let node = Node {
-        region: place.region.clone(),
-        zone: place.zone.clone(),
-        env: place.env.clone(),
-        hostname: process::hostname(),
-        addrs: if addrs.is_empty() { addresses(&comet, &server) } else { addrs },
-        weight,
-        offline,
-        version: cluster::build::VERSION.to_owned(),
-        ..Node::new(Service::Comet, server.clone())
-    };
+    if entry.addrs.is_empty() {
+        entry.addrs = addresses(&comet, &server);
+    }
+    let node = place.node(Service::Comet, server.clone(), entry);
     let front = Arc::clone(&comet.front);
     let membership = Membership::join(registry, node, Arc::clone(&health), move || front.clients());
     let admin = admin::start(&file.admin.addr, admin::router(Arc::clone(&health), Arc::new(metrics))).await?;
@@ -126,7 +105,7 @@ async fn run(file: CometFile, checked: Checked) -> anyhow::Result<()> {
         [
             ("gRPC", comet.rpc.to_string()),
             ("admin", admin.join(", ")),
-            ("name", format!("{server} in {}/{}/{}", place.env, place.region, place.zone)),
+            ("name", format!("{server} in {}", place.words())),
             ("etcd", file.discovery.nodes.join(", ")),
         ],
     );

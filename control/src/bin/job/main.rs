@@ -47,12 +47,7 @@ fn check(cli: &Cli, file: &mut JobFile) -> anyhow::Result<Checked> {
     if cli.config.config.is_none() {
         file.without_a_file();
     }
-    if let Some(level) = cli.place.log_level()? {
-        file.log.level = level.to_owned();
-    }
-    if let Some(line) = cli.place.unused() {
-        eprintln!("job: {line}");
-    }
+    cli.place.set_log("job", &mut file.log)?;
     file.discovery.check()?;
     Ok(Checked { place: cli.place.place()?, choice: ConsumeConfig::choice(file.consume.as_ref())? })
 }
@@ -106,7 +101,7 @@ async fn run(file: JobFile, checked: Checked) -> anyhow::Result<()> {
     let admin: Vec<String> = admin.iter().map(|address| format!("http://{address}")).collect();
     let rows = [
         ("admin", admin.join(", ")),
-        ("comets of", format!("{}/{}/{}", place.env, place.region, place.zone)),
+        ("comets of", place.words()),
         ("etcd", file.discovery.nodes.join(", ")),
         ("queue", queue.words),
         ("group", file.kafka.group.clone()),

@@ -11,9 +11,9 @@ use anyhow::Context;
 use clap::Parser;
 use cluster::{
     admin::{self, Health},
-    process::{self, Place},
+    process::{self, Entry, Place},
     registry::{
-        Membership, Node, Service,
+        Membership, Service,
         etcd::{EtcdRegistry, Scope},
     },
     services::ClientCount,
@@ -44,9 +44,7 @@ fn main() -> ExitCode {
 /// What was found out before a port is bound.
 struct Checked {
     place: Place,
-    addrs: Vec<String>,
-    weight: u32,
-    offline: bool,
+    entry: Entry,
     choice: BrokerChoice,
     exposure: Exposure,
 }
@@ -55,19 +53,12 @@ fn check(cli: &Cli, file: &mut LogicFile) -> anyhow::Result<Checked> {
     if cli.config.config.is_none() {
         file.without_a_file();
     }
-    if let Some(level) = cli.place.log_level()? {
-        file.log.level = level.to_owned();
-    }
-    if let Some(line) = cli.place.unused() {
-        eprintln!("logic: {line}");
-    }
+    cli.place.set_log("logic", &mut file.log)?;
     file.logic().check("")?;
     file.discovery.check()?;
     Ok(Checked {
         place: cli.place.place()?,
-        addrs: cli.entry.addrs(),
-        weight: cli.entry.weight()?,
-        offline: cli.entry.offline()?,
+        entry: cli.entry.entry()?,
         choice: ConsumeConfig::choice(file.consume.as_ref())?,
         exposure: file.exposure()?,
     })
@@ -80,7 +71,7 @@ fn serve(file: LogicFile, checked: Checked) -> anyhow::Result<()> {
 }
 
 async fn run(file: LogicFile, checked: Checked) -> anyhow::Result<()> {
-    let Checked { place, addrs, weight, offline, choice, exposure } = checked;
+    let Checked { place, entry, choice, exposure } = checked;
     let drain = Drain::new();
     on_signals(drain.clone()).context("no signal handlers")?;
     ring::raise_open_file_limit();
@@ -125,24 +116,14 @@ async fn run(file: LogicFile, checked: Checked) -> anyhow::Result<()> {
     let logic = logic::start(&config, deps, extra, drain.clone()).await?;
 
     let server = place.server(logic.rpc_addrs()[0]);
-    let node = Node {
-        region: place.region.clone(),
-        zone: place.zone.clone(),
-        env: place.env.clone(),
-        hostname: process::hostname(),
-        addrs,
-        weight,
-        offline,
-        version: cluster::build::VERSION.to_owned(),
-        ..Node::new(Service::Logic, server.clone())
-    };
+    let node = place.node(Service::Logic, server.clone(), entry);
     let membership = Membership::join(registry, node, Arc::clone(&health), ClientCount::default);
 
     let [http, rpc, login, push] = logic.rows(&config);
     let rows = [
         http,
         rpc,
-        ("name", format!("{server} in {}/{}/{}", place.env, place.region, place.zone)),
+        ("name", format!("{server} in {}", place.words())),
         ("etcd", file.discovery.nodes.join(", ")),
         ("sessions", file.redis.place()),
         ("queue", queue.words),
