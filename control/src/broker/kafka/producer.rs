@@ -139,7 +139,7 @@ impl Producer {
             .set("batch.size", (256 << 10).to_string())
             // Never the bound: `InFlight` is, so that a publish is queued whole or not at all.
             .set("queue.buffering.max.messages", (2 * IN_FLIGHT_RECORDS_MAX).to_string())
-            .set("queue.buffering.max.kbytes", (4 * IN_FLIGHT_BYTES_MAX >> 10).to_string());
+            .set("queue.buffering.max.kbytes", ((4 * IN_FLIGHT_BYTES_MAX) >> 10).to_string());
         ThreadedProducer::from_config_and_context(&config, Context(voice)).map(Producer)
     }
 
