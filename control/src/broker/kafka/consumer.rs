@@ -400,6 +400,12 @@ struct Context {
 }
 
 impl Context {
+    /// After each event: the poll that served it does not say whether another one waits behind it, and librdkafka
+    /// rings only for the first.
+    fn look_again(&self) {
+        self.shared.bell.ring();
+    }
+
     fn list(&self, progress: &[Progress]) -> TopicPartitionList {
         let mut list = TopicPartitionList::with_capacity(progress.len());
         for Progress { partition, offset, incarnation } in progress {
@@ -487,10 +493,12 @@ impl Context {
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         self.shared.membership.voice.log(level, facility, line);
+        self.look_again();
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         self.shared.membership.voice.error(error, reason);
+        self.look_again();
     }
 
     fn stats(&self, _: Statistics) {}
@@ -517,12 +525,11 @@ impl ConsumerContext for Context {
         if let Err(error) = done {
             warn!("a rebalance of the Kafka group failed: {error}");
         }
-        // The thread looks again, at its queues and for more events.
-        self.shared.bell.ring();
+        self.look_again();
     }
 
     fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
         self.commit_answered(result);
-        self.shared.bell.ring();
+        self.look_again();
     }
 }

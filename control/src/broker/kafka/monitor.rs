@@ -19,8 +19,8 @@ const CALM: Duration = Duration::from_secs(5);
 /// Between two looks while it is not.
 const TROUBLE: Duration = Duration::from_millis(200);
 
-/// How long the brokers may take to answer.
-const ANSWER_MAX: Duration = Duration::from_secs(2);
+/// How long the brokers may take to answer, as long as for a record: brokers that are only slow are not away.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
 
 /// How long a start waits for the brokers, and for a topic that is just being created.
 const START_MAX: Duration = Duration::from_secs(5);

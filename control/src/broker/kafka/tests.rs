@@ -23,7 +23,7 @@ mod outage;
 mod records;
 
 /// How long what is to come may take.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(30);
 
 /// Held to write by the test that stops Kafka.
 static IN_USE: AsyncRwLock<()> = AsyncRwLock::const_new(());
@@ -64,7 +64,12 @@ fn config(kafka: &Kafka) -> KafkaJobConfig {
 }
 
 async fn broker(config: &KafkaJobConfig) -> KafkaBroker {
-    KafkaBroker::start_job(config, BrokerMetrics::default()).await.expect("a client")
+    let broker = KafkaBroker::start_job(config, BrokerMetrics::default()).await.expect("a client");
+    // A Kafka that has just started may take longer for its first topic than a start waits.
+    let ready =
+        timeout(SOON, broker.ready().wait_for(|ready| *ready)).await.expect("the topic comes").is_ok();
+    assert!(ready);
+    broker
 }
 
 /// The next entries, at least `count` of them.
