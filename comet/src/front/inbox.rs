@@ -49,7 +49,7 @@ fn take(front: &Arc<Front>, shard: u16, mail: ToFront) {
             }
             let session = SessionRef { mid, key, server: front.server.clone(), generation };
             match replaced {
-                true => front.lanes.push(front, Work::Replaced(session)),
+                true => front.lanes.replaced(front, session),
                 false => front.lanes.ended(front, session),
             }
         }

@@ -98,7 +98,7 @@ pub(super) enum Work {
     PutBack(SessionRef),
     /// Sessions that logic may have lost. The sender is let go when it has them.
     Announce(Vec<SessionRef>, mpsc::Sender<()>),
-    /// A session lives on in a newer connection.
+    /// A session lives on in a newer connection, as far as logic can tell.
     Replaced(SessionRef),
     /// A session ended.
     Disconnect(SessionRef),
@@ -162,6 +162,13 @@ impl Lanes {
     pub(super) fn ended(&self, front: &Front, session: SessionRef) {
         lock(&self.ends).remember(self.hasher.hash_one(&session.key), Time::now());
         self.push(front, Work::Disconnect(session));
+    }
+
+    /// A session ended because a newer login has its key. With a fence logic is told: a renewal that is still under way,
+    /// or went to a store that has lost the newer one, would leave it there for nobody.
+    pub(super) fn replaced(&self, front: &Front, session: SessionRef) {
+        let is_fenced = session.generation.is_some();
+        self.push(front, if is_fenced { Work::Disconnect(session) } else { Work::Replaced(session) });
     }
 
     /// A session is to be renewed. If one of its key was ended lately, that may have been its own as logic saw it (a

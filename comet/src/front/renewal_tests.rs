@@ -133,15 +133,19 @@ async fn an_ended_session_is_not_renewed_behind_its_end() {
     let lanes = &setup.front.lanes;
     lanes.push(&setup.front, Work::Renew(session("ended", 1)));
     lanes.push(&setup.front, Work::Renew(session("newer", 2)));
-    lanes.push(&setup.front, Work::Renew(session("replaced", 1)));
+    let unfenced = SessionRef { generation: None, ..session("unfenced", 1) };
+    for replaced in [session("replaced", 1), unfenced.clone()] {
+        lanes.push(&setup.front, Work::Renew(replaced));
+    }
     lanes.ended(&setup.front, session("ended", 1));
     lanes.ended(&setup.front, session("newer", 1));
-    lanes.push(&setup.front, Work::Replaced(session("replaced", 1)));
+    lanes.replaced(&setup.front, session("replaced", 1));
+    lanes.replaced(&setup.front, unfenced);
     secs(5).await;
     let mut told = setup.told();
     told.sort_by_key(|told| format!("{told:?}"));
     let disconnect = |key: &str| Told::Disconnect(key.to_owned());
-    assert_eq!(told, [disconnect("ended"), disconnect("newer"), renew(&["newer"])]);
+    assert_eq!(told, [disconnect("ended"), disconnect("newer"), disconnect("replaced"), renew(&["newer"])]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -47,19 +47,6 @@ impl Shard {
         text: &str,
         out: &mut Outputs,
     ) {
-        self.close_session(now, id, reason, text, reason == CloseReason::Replaced, out);
-    }
-
-    /// The same; `lives_on`: another connection here has the session's key, so that logic is not told of its end.
-    fn close_session(
-        &mut self,
-        now: Time,
-        id: ConnectionId,
-        reason: CloseReason,
-        text: &str,
-        lives_on: bool,
-        out: &mut Outputs,
-    ) {
         let draining =
             self.draining.as_ref().filter(|_| reason == CloseReason::GoingAway).map(|drain| drain.over);
         let Some(connection) = self.slots.get_mut(id) else { return };
@@ -90,7 +77,7 @@ impl Shard {
         let still_reading = connection.reading;
         let left = connection.begin_close(Tick::not_before(now.after(LINGER)));
         if let Some(left) = left {
-            self.leave(id, left.open, left.peer, lives_on, out);
+            self.leave(id, left.open, left.peer, reason == CloseReason::Replaced, out);
         }
         if matches!(reason, CloseReason::SlowConsumer) {
             self.drop_waiting(id, DropReason::SlowConsumer);
@@ -174,8 +161,7 @@ impl Shard {
         let generation = connection.as_open().and_then(|open| open.session_generation);
         let older = below.is_none_or(|below| generation.is_some_and(|generation| generation < below));
         if older {
-            // Replaced on another comet: a renewal that is still under way might put the session back, were it not ended.
-            self.close_session(now, id, reason, text, false, out);
+            self.close(now, id, reason, text, out);
         }
     }
 

@@ -221,7 +221,7 @@ pub enum ToFront {
         generation: Option<Generation>,
         /// Address of the client; `None` when the login was accepted but the client had left by then.
         peer: Option<IpAddr>,
-        /// The key lives on in a newer connection of this comet: logic is not told.
+        /// A newer login has the key: a logic without fences must not be told.
         replaced: bool,
     },
     /// A session is alive and due for renewal.
