@@ -23,8 +23,9 @@ case ${1:-} in
     ended=0
     until_ready "$DIR" "$name" 10 is_ready "$url" || ended=$?
     [ "$ended" != 1 ] || exit 1
-    echo "$name: $(readiness "$url"), pid $(pid_of "$DIR" "$name"), $url/metrics, log $DIR/$name.log"
-    [ "$ended" = 0 ] || echo "$name goes on trying; $url/readyz says what is missing" >&2
+    state=ready
+    [ "$ended" = 0 ] || state="not ready yet ($(readiness "$url"); it goes on trying)"
+    echo "$name: $state, pid $(pid_of "$DIR" "$name"), $url/metrics, log $DIR/$name.log"
     ;;
   stop)
     for name in comet logic job; do
