@@ -4,6 +4,8 @@
 //! has a queue of its own in librdkafka. So while job takes nothing, entries are left there, within librdkafka's bounds,
 //! and the thread still serves the group.
 
+mod callbacks;
+
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
@@ -12,24 +14,19 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cluster::telemetry::OUTSIDERS;
 use rdkafka::{
-    ClientConfig, ClientContext, Message, Offset as KafkaOffset, TopicPartitionList,
-    config::{FromClientConfigAndContext, RDKafkaLogLevel},
-    consumer::{
-        BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol,
-        base_consumer::PartitionQueue,
-    },
-    error::{KafkaError, KafkaResult},
-    statistics::Statistics,
-    types::RDKafkaRespErr,
+    ClientConfig, Message,
+    config::FromClientConfigAndContext,
+    consumer::{BaseConsumer, CommitMode, Consumer as _, base_consumer::PartitionQueue},
+    error::KafkaError,
 };
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
 };
-use tracing::{Level, debug, info, warn};
+use tracing::{debug, warn};
 
+use self::callbacks::Context;
 use super::{
     bell::Bell,
     client::{Voice, settings},
@@ -43,9 +40,6 @@ const COMMIT_EVERY: Duration = Duration::from_millis(100);
 
 /// How long the thread sleeps when nothing happens.
 const IDLE: Duration = Duration::from_secs(1);
-
-/// How long Kafka may take to say where the group stands.
-const PROGRESS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Pause before a client that died is made anew; doubled up to the second.
 const REBIRTH: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(5)];
@@ -309,8 +303,9 @@ impl Client {
 
     /// Takes in what the partitions have while there is room; false when there may be more.
     fn fetch(&mut self, shared: &Shared) -> Result<bool, KafkaError> {
-        /// Entries of a partition before the next one has its turn.
+        /// Entries of a partition, and their bytes, before the next one has its turn.
         const AT_ONCE: usize = 128;
+        const BYTES_AT_ONCE: usize = 1 << 20;
         let mut is_drained = true;
         let first = self.turn;
         self.turn = self.turn.wrapping_add(1);
@@ -325,15 +320,21 @@ impl Client {
             }
             let (_, queue) = &self.queues[(first + place) % self.queues.len()];
             let mut entries = Vec::new();
-            let mut failed = None;
-            while entries.len() < AT_ONCE {
-                match queue.poll(Duration::ZERO) {
-                    Some(Ok(message)) => entries.push(entry(&message)),
-                    Some(Err(error)) => failed = Some(error),
-                    None => break,
+            let (mut bytes, mut failed) = (0, None);
+            let has_had_its_turn = loop {
+                if entries.len() == AT_ONCE || bytes >= BYTES_AT_ONCE {
+                    break true;
                 }
-            }
-            is_drained &= entries.len() < AT_ONCE;
+                match queue.poll(Duration::ZERO) {
+                    Some(Ok(message)) => {
+                        bytes += message.payload_len();
+                        entries.push(entry(&message));
+                    }
+                    Some(Err(error)) => failed = Some(error),
+                    None => break false,
+                }
+            };
+            is_drained &= !has_had_its_turn;
             if !entries.is_empty() {
                 take_in(shared, entries);
             }
@@ -392,144 +393,4 @@ fn survive(error: &KafkaError) -> Result<(), KafkaError> {
     }
     debug!("Kafka, while consuming: {error}");
     Ok(())
-}
-
-/// Called by librdkafka, on the thread of the member.
-struct Context {
-    shared: Arc<Shared>,
-}
-
-impl Context {
-    /// After each event: the poll that served it does not say whether another one waits behind it, and librdkafka
-    /// rings only for the first.
-    fn look_again(&self) {
-        self.shared.bell.ring();
-    }
-
-    fn list(&self, progress: &[Progress]) -> TopicPartitionList {
-        let mut list = TopicPartitionList::with_capacity(progress.len());
-        for Progress { partition, offset, incarnation } in progress {
-            let mut element = list.add_partition(&self.shared.membership.topic, *partition);
-            element.set_metadata(incarnation);
-            // Offsets of records are never out of range.
-            let _ = element.set_offset(KafkaOffset::Offset(offset.unwrap_or(0)));
-        }
-        list
-    }
-
-    fn commit_answered(&self, result: KafkaResult<()>) {
-        let mut state = self.shared.state();
-        let confirmed = state.committing.take();
-        match result {
-            Ok(()) => state.parts.committed(&confirmed.unwrap_or_default()),
-            Err(error) => {
-                // Said again until it is said, or the partition is another's.
-                state.is_dirty = true;
-                drop(state);
-                OUTSIDERS.log(Level::WARN, || warn!("cannot commit to Kafka, trying again: {error}"));
-            }
-        }
-    }
-
-    /// Where the group stands in these partitions; empty when Kafka does not say.
-    fn progress(&self, client: &BaseConsumer<Self>, partitions: &TopicPartitionList) -> Vec<Progress> {
-        let known = match client.committed_offsets(partitions.clone(), PROGRESS_TIMEOUT) {
-            Ok(known) => known,
-            Err(error) => {
-                warn!("Kafka does not say where the group stands, entries may come again: {error}");
-                return Vec::new();
-            }
-        };
-        let known = known.elements();
-        let known = known.iter().filter(|element| element.error().is_ok());
-        known
-            .map(|element| Progress {
-                partition: element.partition(),
-                offset: match element.offset() {
-                    KafkaOffset::Offset(offset) => Some(offset),
-                    _ => None,
-                },
-                incarnation: element.metadata().to_owned(),
-            })
-            .collect()
-    }
-
-    fn take_over(&self, client: &BaseConsumer<Self>, partitions: &mut TopicPartitionList) {
-        let progress = self.progress(client, partitions);
-        let mut state = self.shared.state();
-        for mut element in partitions.elements() {
-            let known = progress.iter().find(|known| known.partition == element.partition()).cloned();
-            if let Some(start) = state.parts.take_over(element.partition(), known) {
-                let _ = element.set_offset(KafkaOffset::Offset(start));
-            }
-        }
-        state.assignment += 1;
-        // What was done while somebody else might have owned them.
-        state.is_dirty |= !state.parts.to_commit().is_empty();
-        info!(group = self.shared.membership.group, partitions = ?state.parts.owned(), "consuming from Kafka");
-    }
-
-    fn give_back(&self, client: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
-        let is_given = |progress: &Progress| {
-            partitions.elements().iter().any(|element| element.partition() == progress.partition)
-        };
-        let mut state = self.shared.state();
-        let mut progress = state.parts.to_commit();
-        progress.retain(is_given);
-        partitions.elements().iter().for_each(|element| state.parts.give_up(element.partition()));
-        state.assignment += 1;
-        drop(state);
-        // A partition that was lost is another's, who decides what is committed.
-        if progress.is_empty() || client.assignment_lost() {
-            return;
-        }
-        match client.commit(&self.list(&progress), CommitMode::Sync) {
-            Ok(()) => self.shared.state().parts.committed(&progress),
-            Err(error) => warn!("cannot commit to Kafka, entries will come again: {error}"),
-        }
-    }
-}
-
-impl ClientContext for Context {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        self.shared.membership.voice.log(level, facility, line);
-        self.look_again();
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.shared.membership.voice.error(error, reason);
-        self.look_again();
-    }
-
-    fn stats(&self, _: Statistics) {}
-}
-
-impl ConsumerContext for Context {
-    fn rebalance(
-        &self,
-        client: &BaseConsumer<Self>,
-        what: RDKafkaRespErr,
-        partitions: &mut TopicPartitionList,
-    ) {
-        let is_cooperative = matches!(client.rebalance_protocol(), RebalanceProtocol::Cooperative);
-        let done = match what {
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
-                self.take_over(client, partitions);
-                if is_cooperative { client.incremental_assign(partitions) } else { client.assign(partitions) }
-            }
-            _ => {
-                self.give_back(client, partitions);
-                if is_cooperative { client.incremental_unassign(partitions) } else { client.unassign() }
-            }
-        };
-        if let Err(error) = done {
-            warn!("a rebalance of the Kafka group failed: {error}");
-        }
-        self.look_again();
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
-        self.commit_answered(result);
-        self.look_again();
-    }
 }

@@ -1,0 +1,160 @@
+//! What librdkafka asks of a member: to take partitions over and to give them back, and to hear of its commits.
+
+use std::{sync::Arc, time::Duration};
+
+use cluster::telemetry::OUTSIDERS;
+use rdkafka::{
+    ClientContext, Offset as KafkaOffset, TopicPartitionList,
+    config::RDKafkaLogLevel,
+    consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol},
+    error::{KafkaError, KafkaResult},
+    statistics::Statistics,
+    types::RDKafkaRespErr,
+};
+use tracing::{Level, info, warn};
+
+use super::Shared;
+use crate::broker::kafka::part::Progress;
+
+/// How long Kafka may take to say where the group stands.
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Called by librdkafka, on the thread of the member.
+pub(super) struct Context {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Context {
+    /// After each event: the poll that served it does not say whether another one waits behind it, and librdkafka
+    /// rings only for the first.
+    fn look_again(&self) {
+        self.shared.bell.ring();
+    }
+
+    pub(super) fn list(&self, progress: &[Progress]) -> TopicPartitionList {
+        let mut list = TopicPartitionList::with_capacity(progress.len());
+        for Progress { partition, offset, incarnation } in progress {
+            let mut element = list.add_partition(&self.shared.membership.topic, *partition);
+            element.set_metadata(incarnation);
+            // Offsets of records are never out of range.
+            let _ = element.set_offset(KafkaOffset::Offset(offset.unwrap_or(0)));
+        }
+        list
+    }
+
+    pub(super) fn commit_answered(&self, result: KafkaResult<()>) {
+        let mut state = self.shared.state();
+        let confirmed = state.committing.take();
+        match result {
+            Ok(()) => state.parts.committed(&confirmed.unwrap_or_default()),
+            Err(error) => {
+                // Said again until it is said, or the partition is another's.
+                state.is_dirty = true;
+                drop(state);
+                OUTSIDERS.log(Level::WARN, || warn!("cannot commit to Kafka, trying again: {error}"));
+            }
+        }
+    }
+
+    /// Where the group stands in these partitions; empty when Kafka does not say.
+    fn progress(&self, client: &BaseConsumer<Self>, partitions: &TopicPartitionList) -> Vec<Progress> {
+        let known = match client.committed_offsets(partitions.clone(), PROGRESS_TIMEOUT) {
+            Ok(known) => known,
+            Err(error) => {
+                warn!("Kafka does not say where the group stands, entries may come again: {error}");
+                return Vec::new();
+            }
+        };
+        let known = known.elements();
+        let known = known.iter().filter(|element| element.error().is_ok());
+        known
+            .map(|element| Progress {
+                partition: element.partition(),
+                offset: match element.offset() {
+                    KafkaOffset::Offset(offset) => Some(offset),
+                    _ => None,
+                },
+                incarnation: element.metadata().to_owned(),
+            })
+            .collect()
+    }
+
+    fn take_over(&self, client: &BaseConsumer<Self>, partitions: &mut TopicPartitionList) {
+        let progress = self.progress(client, partitions);
+        let mut state = self.shared.state();
+        for mut element in partitions.elements() {
+            let known = progress.iter().find(|known| known.partition == element.partition()).cloned();
+            if let Some(start) = state.parts.take_over(element.partition(), known) {
+                let _ = element.set_offset(KafkaOffset::Offset(start));
+            }
+        }
+        state.assignment += 1;
+        // What was done while somebody else might have owned them.
+        state.is_dirty |= !state.parts.to_commit().is_empty();
+        info!(group = self.shared.membership.group, partitions = ?state.parts.owned(), "consuming from Kafka");
+    }
+
+    fn give_back(&self, client: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
+        let is_given = |progress: &Progress| {
+            partitions.elements().iter().any(|element| element.partition() == progress.partition)
+        };
+        let mut state = self.shared.state();
+        let mut progress = state.parts.to_commit();
+        progress.retain(is_given);
+        partitions.elements().iter().for_each(|element| state.parts.give_up(element.partition()));
+        state.assignment += 1;
+        drop(state);
+        // A partition that was lost is another's, who decides what is committed.
+        if progress.is_empty() || client.assignment_lost() {
+            return;
+        }
+        match client.commit(&self.list(&progress), CommitMode::Sync) {
+            Ok(()) => self.shared.state().parts.committed(&progress),
+            Err(error) => warn!("cannot commit to Kafka, entries will come again: {error}"),
+        }
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.shared.membership.voice.log(level, facility, line);
+        self.look_again();
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.shared.membership.voice.error(error, reason);
+        self.look_again();
+    }
+
+    fn stats(&self, _: Statistics) {}
+}
+
+impl ConsumerContext for Context {
+    fn rebalance(
+        &self,
+        client: &BaseConsumer<Self>,
+        what: RDKafkaRespErr,
+        partitions: &mut TopicPartitionList,
+    ) {
+        let is_cooperative = matches!(client.rebalance_protocol(), RebalanceProtocol::Cooperative);
+        let done = match what {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
+                self.take_over(client, partitions);
+                if is_cooperative { client.incremental_assign(partitions) } else { client.assign(partitions) }
+            }
+            _ => {
+                self.give_back(client, partitions);
+                if is_cooperative { client.incremental_unassign(partitions) } else { client.unassign() }
+            }
+        };
+        if let Err(error) = done {
+            warn!("a rebalance of the Kafka group failed: {error}");
+        }
+        self.look_again();
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
+        self.commit_answered(result);
+        self.look_again();
+    }
+}
