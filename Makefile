@@ -118,6 +118,10 @@ lint: ## Formatting and clippy, warnings are errors; deploy/; the sysctl file
 bench: build ## Measure this machine: latency, CPU per delivery, memory per connection, logins
 	bench/measure.sh
 
+.PHONY: queues
+queues: build ## Pushes a second per core of logic and job through Redis list, Redis streams and Kafka
+	bench/queues.sh
+
 .PHONY: micro
 micro: ## Criterion benches: codec, fan-out, timers, mailbox, sessions, each alone (two minutes after the build)
 	bench/micro/run.sh
