@@ -59,7 +59,7 @@ pub struct Session {
     pub key: Key,
     /// First room, the one operation 12 changes.
     pub room: Option<RoomId>,
-    /// Further rooms (protocol.md, "Beyond goim"); empty under a Go logic.
+    /// Further rooms (docs/PROTOCOL.md section 4); empty under a Go logic.
     pub rooms: Vec<RoomId>,
     /// Operations of keyed and broadcast pushes the client wants.
     pub accepts: Vec<Op>,

@@ -160,7 +160,7 @@ fn proto() -> Option<Proto> {
     Some(Proto { ver: 1, op: 9, seq: 0, body: Bytes::from_static(b"x") })
 }
 
-/// The numbers are goim's (section 4); Halley's own start at 100.
+/// The numbers are goim's (docs/PROTOCOL.md section 8); Halley's own start at 100.
 #[test]
 fn messages_between_comet_and_logic_have_goims_numbers() {
     assert_message(

@@ -124,7 +124,7 @@ fn websocket_frames_against_the_rules(server: &Server) {
     expect_close(server, Transport::Ws, &big, &[1009]);
 }
 
-/// What kills goim's comet, or makes it talk of others (protocol.md, G5 to G7).
+/// What kills goim's comet, or makes it talk of others (docs/PROTOCOL.md section 11, G5 to G7).
 fn what_kills_goim(server: &Server) {
     // G5: two fragments before the login, and a length that is more than both.
     for pack_len in [4112, 64, i32::MAX, -1] {

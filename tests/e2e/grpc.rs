@@ -33,7 +33,7 @@ fn three() -> [Frame; 3] {
     [Frame::new(1000, 0, "abc"), Frame::new(1000, 0, "def"), Frame::new(1001, 0, "ghijk")]
 }
 
-/// The bytes of protocol.md section 6 for three joined messages.
+/// The bytes of docs/PROTOCOL.md section 6 for three joined messages.
 #[track_caller]
 fn expect_three(client: &mut Client) {
     let frames: Vec<u8> = three().iter().flat_map(Frame::bytes).collect();

@@ -1,4 +1,4 @@
-//! What each operation of a logged-in client does (protocol.md, section 5).
+//! What each operation of a logged-in client does (docs/PROTOCOL.md section 3).
 
 use bytes::Bytes;
 use cluster::{

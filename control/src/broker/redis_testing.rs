@@ -85,7 +85,7 @@ pub(super) fn to_all(speed: u32, body: &str) -> Envelope {
     envelope(Target::All { speed }, body)
 }
 
-/// protocol.md's samples: what goim-example writes for these pushes.
+/// The samples of docs/PROTOCOL.md section 9: what goim-example writes for these pushes.
 pub(super) fn samples() -> Vec<(Envelope, &'static [u8])> {
     vec![
         (to_key("k1", "hello"), b"\x10\xe8\x07\x22\x0e127.0.0.1:3109\x32\x02k1\x3a\x05hello"),

@@ -1,4 +1,4 @@
-//! Every row of protocol.md section 5, byte for byte on both wires.
+//! Every row of docs/PROTOCOL.md section 3, byte for byte on both wires.
 
 use cluster::services::{Session, Transport};
 use proto::{close::CloseReason, op::Op};

@@ -1,4 +1,4 @@
-//! goim's HTTP API and Halley's own routes beside it (protocol.md section 7).
+//! goim's HTTP API and Halley's own routes beside it (docs/PROTOCOL.md section 7).
 
 mod admit;
 mod answer;
