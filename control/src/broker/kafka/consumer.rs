@@ -17,7 +17,7 @@ use bytes::Bytes;
 use rdkafka::{
     ClientConfig, Message,
     config::FromClientConfigAndContext,
-    consumer::{BaseConsumer, CommitMode, Consumer as _, base_consumer::PartitionQueue},
+    consumer::{BaseConsumer, CommitMode, Consumer as _},
     error::KafkaError,
 };
 use tokio::{
@@ -94,8 +94,6 @@ struct Shared {
 
 struct State {
     parts: Parts,
-    /// Moves with each change of the partitions owned.
-    assignment: u64,
     /// The thread found no room.
     is_full: bool,
     /// An acknowledgement waits to be committed.
@@ -109,7 +107,6 @@ impl KafkaConsumer {
     pub(super) fn join(membership: Membership) -> Result<Self, ConsumeError> {
         let state = State {
             parts: Parts::new(&membership.topic),
-            assignment: 0,
             is_full: false,
             is_dirty: false,
             committing: None,
@@ -182,11 +179,13 @@ impl Shared {
 
     /// A client that has joined, or is about to.
     fn new_client(self: &Arc<Self>) -> Result<Client, KafkaError> {
-        let context = Context { shared: Arc::clone(self) };
+        let context = Context::new(Arc::clone(self));
         let mut client = BaseConsumer::from_config_and_context(&self.membership.settings(), context)?;
         client.set_nonempty_callback(ringing(&self.bell));
-        client.subscribe(&[&self.membership.topic])?;
-        Ok(Client { consumer: Arc::new(client), queues: Vec::new(), assignment: 0, turn: 0 })
+        let client = Client { consumer: Arc::new(client), turn: 0 };
+        client.consumer.context().speaks_through(&client.consumer);
+        client.consumer.subscribe(&[&self.membership.topic])?;
+        Ok(client)
     }
 
     /// The thread.
@@ -221,7 +220,6 @@ impl Shared {
     fn disown(&self) {
         let mut state = self.state();
         state.parts.give_up_all();
-        state.assignment += 1;
         state.committing = None;
     }
 
@@ -237,12 +235,8 @@ fn ringing(bell: &Arc<Bell>) -> impl Fn() + Send + Sync + 'static {
 
 /// What the thread speaks through.
 struct Client {
-    // Before the consumer: a queue keeps it alive, and must not be the last to.
-    queues: Vec<(i32, PartitionQueue<Context>)>,
     consumer: Arc<BaseConsumer<Context>>,
-    /// The assignment that `queues` is of.
-    assignment: u64,
-    /// Which queue is looked into first.
+    /// Which partition is looked into first.
     turn: usize,
 }
 
@@ -251,12 +245,11 @@ impl Client {
     fn serve(&mut self, shared: &Shared) -> Result<(), KafkaError> {
         let mut committed_at = Instant::now();
         loop {
-            // Not only rebalances: an entry may come before its partition has a queue of its own.
+            // Rebalances and answers, which go to the context. Entries come by the queues of their partitions.
             while let Some(event) = self.consumer.poll(Duration::ZERO) {
                 let event = event.map(|message| take_in(shared, [entry(&message)]));
                 event.or_else(|error| survive(&error))?;
             }
-            self.follow_assignment(shared)?;
             let is_drained = self.fetch(shared)?;
             let mut wait = if is_drained { IDLE } else { Duration::ZERO };
             let state = shared.state();
@@ -281,35 +274,16 @@ impl Client {
         }
     }
 
-    /// Gives each partition owned its own queue.
-    fn follow_assignment(&mut self, shared: &Shared) -> Result<(), KafkaError> {
-        let state = shared.state();
-        if state.assignment == self.assignment {
-            return Ok(());
-        }
-        self.assignment = state.assignment;
-        let owned = state.parts.owned();
-        drop(state);
-        self.queues.clear();
-        for partition in owned {
-            if let Some(mut queue) = self.consumer.split_partition_queue(&shared.membership.topic, partition)
-            {
-                queue.set_nonempty_callback(ringing(&shared.bell));
-                self.queues.push((partition, queue));
-            }
-        }
-        Ok(())
-    }
-
     /// Takes in what the partitions have while there is room; false when there may be more.
     fn fetch(&mut self, shared: &Shared) -> Result<bool, KafkaError> {
         /// Entries of a partition, and their bytes, before the next one has its turn.
         const AT_ONCE: usize = 128;
         const BYTES_AT_ONCE: usize = 1 << 20;
         let mut is_drained = true;
+        let queues = self.consumer.context().queues();
         let first = self.turn;
         self.turn = self.turn.wrapping_add(1);
-        for place in 0..self.queues.len() {
+        for place in 0..queues.len() {
             {
                 let mut state = shared.state();
                 state.is_full = !state.parts.has_room();
@@ -318,7 +292,7 @@ impl Client {
                     return Ok(true);
                 }
             }
-            let (_, queue) = &self.queues[(first + place) % self.queues.len()];
+            let queue = &queues[(first + place) % queues.len()];
             let mut entries = Vec::new();
             let (mut bytes, mut failed) = (0, None);
             let has_had_its_turn = loop {
@@ -361,8 +335,9 @@ impl Client {
 }
 
 impl Drop for Client {
+    /// The consumer leaves its group when it is dropped, so nothing else may hold it.
     fn drop(&mut self) {
-        self.queues.clear();
+        self.consumer.context().drop_queues();
     }
 }
 

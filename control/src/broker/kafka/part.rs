@@ -66,6 +66,8 @@ impl Parts {
                 let start = part.handed_out.max(offset.unwrap_or(0));
                 part.is_owned = true;
                 part.fetched = start;
+                // A commit is never taken back to where this member left.
+                part.committed = part.committed.max(offset.unwrap_or(0));
                 // Nothing was handed out yet: where the group stands is not known better than Kafka does.
                 return (start > 0).then_some(start);
             }
@@ -261,6 +263,18 @@ mod tests {
             "another job went on"
         );
         assert_eq!(through(&mut parts, 9..10)[0].position.source, taken[0].position.source);
+    }
+
+    #[test]
+    fn what_another_job_committed_is_not_taken_back() {
+        let mut parts = parts();
+        parts.take_over(0, progress(None, ""));
+        let taken = through(&mut parts, 0..4);
+        parts.give_up(0);
+        parts.acknowledge(&taken[3].position);
+        let incarnation = parts.parts[&0].incarnation.clone();
+        assert_eq!(parts.take_over(0, progress(Some(9), &incarnation)), Some(9));
+        assert!(parts.to_commit().is_empty());
     }
 
     #[test]

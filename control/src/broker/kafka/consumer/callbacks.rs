@@ -1,19 +1,26 @@
 //! What librdkafka asks of a member: to take partitions over and to give them back, and to hear of its commits.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+    time::Duration,
+};
 
 use cluster::telemetry::OUTSIDERS;
 use rdkafka::{
     ClientContext, Offset as KafkaOffset, TopicPartitionList,
     config::RDKafkaLogLevel,
-    consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol},
+    consumer::{
+        BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol,
+        base_consumer::PartitionQueue,
+    },
     error::{KafkaError, KafkaResult},
     statistics::Statistics,
     types::RDKafkaRespErr,
 };
 use tracing::{Level, info, warn};
 
-use super::Shared;
+use super::{Shared, ringing};
 use crate::broker::kafka::part::Progress;
 
 /// How long Kafka may take to say where the group stands.
@@ -21,10 +28,53 @@ const PROGRESS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Called by librdkafka, on the thread of the member.
 pub(super) struct Context {
-    pub(super) shared: Arc<Shared>,
+    shared: Arc<Shared>,
+    consumer: OnceLock<Weak<BaseConsumer<Context>>>,
+    /// Of the partitions owned. Each keeps the consumer alive.
+    queues: Mutex<BTreeMap<i32, Arc<PartitionQueue<Context>>>>,
 }
 
 impl Context {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Context { shared, consumer: OnceLock::new(), queues: Mutex::default() }
+    }
+
+    /// Called once, before the consumer joins.
+    pub(super) fn speaks_through(&self, consumer: &Arc<BaseConsumer<Self>>) {
+        self.consumer.get_or_init(|| Arc::downgrade(consumer));
+    }
+
+    /// What the partitions owned have is taken from these.
+    pub(super) fn queues(&self) -> Vec<Arc<PartitionQueue<Self>>> {
+        self.lock_queues().values().cloned().collect()
+    }
+
+    pub(super) fn drop_queues(&self) {
+        // A queue that is dropped may drop the consumer, which calls back.
+        let queues = std::mem::take(&mut *self.lock_queues());
+        drop(queues);
+    }
+
+    fn lock_queues(&self) -> MutexGuard<'_, BTreeMap<i32, Arc<PartitionQueue<Self>>>> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives each partition a queue of its own, before anything is fetched: the first entries would come by the
+    /// consumer's queue else, and be overtaken.
+    fn split(&self, partitions: &TopicPartitionList) {
+        // None while it is being dropped; nothing will be fetched then.
+        let Some(consumer) = self.consumer.get().and_then(Weak::upgrade) else { return };
+        for element in partitions.elements() {
+            let partition = element.partition();
+            // An old one would silence the bell of the new one when it goes.
+            drop(self.lock_queues().remove(&partition));
+            if let Some(mut queue) = consumer.split_partition_queue(element.topic(), partition) {
+                queue.set_nonempty_callback(ringing(&self.shared.bell));
+                self.lock_queues().insert(partition, Arc::new(queue));
+            }
+        }
+    }
+
     /// After each event: the poll that served it does not say whether another one waits behind it, and librdkafka
     /// rings only for the first.
     fn look_again(&self) {
@@ -88,7 +138,6 @@ impl Context {
                 let _ = element.set_offset(KafkaOffset::Offset(start));
             }
         }
-        state.assignment += 1;
         // What was done while somebody else might have owned them.
         state.is_dirty |= !state.parts.to_commit().is_empty();
         info!(group = self.shared.membership.group, partitions = ?state.parts.owned(), "consuming from Kafka");
@@ -102,8 +151,11 @@ impl Context {
         let mut progress = state.parts.to_commit();
         progress.retain(is_given);
         partitions.elements().iter().for_each(|element| state.parts.give_up(element.partition()));
-        state.assignment += 1;
         drop(state);
+        for element in partitions.elements() {
+            let queue = self.lock_queues().remove(&element.partition());
+            drop(queue);
+        }
         // A partition that was lost is another's, who decides what is committed.
         if progress.is_empty() || client.assignment_lost() {
             return;
@@ -140,6 +192,7 @@ impl ConsumerContext for Context {
         let done = match what {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
                 self.take_over(client, partitions);
+                self.split(partitions);
                 if is_cooperative { client.incremental_assign(partitions) } else { client.assign(partitions) }
             }
             _ => {

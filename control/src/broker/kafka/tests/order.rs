@@ -117,7 +117,16 @@ async fn members_come_and_go(assignor: Assignor) {
     is_over.store(true, Relaxed);
     let rounds = publisher.await.unwrap();
     while arrived.len() < rounds * KEYS {
-        let batch = timeout(SOON, first.recv()).await.expect("the last ones come").expect("it is there");
+        let batch = timeout(SOON, first.recv()).await.unwrap_or_else(|_| {
+            let mut missing: Vec<_> = (0..KEYS)
+                .flat_map(|key| (0..rounds).map(move |n| (format!("k{key}"), n)))
+                .filter(|entry| !arrived.contains(entry))
+                .collect();
+            let count = missing.len();
+            missing.truncate(20);
+            panic!("{count} of {rounds} rounds never came: {missing:?}; the last were {lasts:?}");
+        });
+        let batch = batch.expect("it is there");
         note(batch, &mut lasts, &mut arrived);
     }
     drop(first);
