@@ -88,6 +88,7 @@ async fn run(file: JobFile, checked: Checked) -> anyhow::Result<()> {
     };
     health.follow(queue.name, "it does not answer", queue.ready, |ready| *ready);
     let admin = admin::start(&file.admin.addr, admin::router(Arc::clone(&health), Arc::new(metrics))).await?;
+    let broker = Arc::clone(&queue.broker);
     let deps = JobDeps {
         broker: queue.broker,
         group: file.kafka.group.clone(),
@@ -112,6 +113,8 @@ async fn run(file: JobFile, checked: Checked) -> anyhow::Result<()> {
     info!("draining: what was read is delivered");
     health.unmet("draining", "the process is going away");
     job.stopped().await;
+    // Waits for the last acknowledgements, and for the group to know that this member is gone.
+    broker.close().await;
     // It watches for as long as it is there.
     drop(registry);
     info!("drained");
