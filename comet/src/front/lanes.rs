@@ -38,7 +38,8 @@ const GATHER: Duration = Duration::from_secs(1);
 /// Renewals in one call.
 const RENEWALS_MAX: usize = 512;
 
-/// Renewals that may wait in one lane. Beyond it they are given up and counted; the next heartbeat brings another.
+/// Renewals that may wait in one lane, beside those that are announced. Beyond it they are given up and counted; the next
+/// heartbeat brings another.
 const RENEWALS_WAITING_MAX: usize = 4096;
 
 /// Attempts to tell logic of a session's end; after them its time to live ends it.
@@ -247,7 +248,8 @@ async fn do_work(front: &Arc<Front>, work: Work, renewals: &mut Renewals) {
             result
         }
         Work::Announce(sessions, done) => {
-            sessions.into_iter().for_each(|session| renewals.add(front, session));
+            // Also where no more may wait: the next of them come when these have gone.
+            sessions.into_iter().for_each(|session| renewals.put(session));
             renewals.announcing = Some(done);
             renewals.send(front).await;
             Ok(())
@@ -291,6 +293,10 @@ impl Renewals {
         if is_full && !self.waiting.contains_key(&session.key) {
             return front.metrics.given_up("heartbeat");
         }
+        self.put(session);
+    }
+
+    fn put(&mut self, session: SessionRef) {
         self.waiting.insert(session.key.clone(), session);
         self.due.get_or_insert_with(|| Instant::now() + GATHER);
     }
@@ -311,7 +317,7 @@ impl Renewals {
             if let Err(error) = renew(front, part.clone()).await {
                 failed(front, "heartbeat", &error);
                 // There was room for them.
-                sessions.into_iter().chain(part).for_each(|session| self.add(front, session));
+                sessions.into_iter().chain(part).for_each(|session| self.put(session));
                 return;
             }
         }

@@ -236,3 +236,31 @@ async fn all_sessions_go_again_chunk_by_chunk_when_the_incarnation_changes() {
     secs(2).await;
     assert_eq!(setup.told().last(), Some(&renew(&["late"])));
 }
+
+/// After a long outage no more renewals could wait: what was announced then was given up, and taken for told.
+#[tokio::test(start_paused = true)]
+async fn what_is_announced_is_told_however_many_renewals_wait() {
+    let setup = Setup::new();
+    setup.logic.fails.store(true, Ordering::Relaxed);
+    // More than 64 lanes of 4,096 hold, and no more at once than the lanes take.
+    for n in 0..300_000 {
+        setup.front.lanes.renew(&setup.front, session(&format!("k{n}"), 1));
+        if n % 100_000 == 0 {
+            secs(1).await;
+        }
+    }
+    secs(1).await;
+    let announced = (0..100).map(|n| session(&format!("announced {n}"), 1)).collect();
+    let (mut done, is_partial) = setup.front.lanes.announce(&setup.front, announced);
+    assert!(!is_partial);
+    secs(5).await;
+    setup.logic.fails.store(false, Ordering::Relaxed);
+    assert!(done.recv().await.is_none(), "it only ends");
+    let told: Vec<String> = setup
+        .told()
+        .into_iter()
+        .flat_map(|told| if let Told::Renew(keys) = told { keys } else { panic!("{told:?}") })
+        .collect();
+    assert_eq!(told.iter().filter(|key| key.starts_with("announced")).count(), 100, "of {}", told.len());
+    assert!(told.len() < 300_000, "so many may not wait");
+}
