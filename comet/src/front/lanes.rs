@@ -45,14 +45,15 @@ const RENEWALS_WAITING_MAX: usize = 4096;
 /// Attempts to tell logic of a session's end; after them its time to live ends it.
 const END_ATTEMPTS: u32 = 4;
 
-/// How long the end of a session is remembered, for the heartbeat that follows a newer login of its key. A login takes
-/// no longer than its handshake deadline.
+/// How long the end of a session, or a kick by a newer one, is remembered, for the heartbeat that follows a login of its
+/// key. With the default handshake deadline no login takes longer.
 const END_REMEMBERED: Duration = Duration::from_secs(10);
 
 /// Ends remembered at most; beyond it the oldest are forgotten.
 const ENDS_MAX: usize = 100_000;
 
-/// Sessions whose end was told lately, by the hash of their key: two keys with one hash cost a heartbeat too many.
+/// Sessions whose end or whose successor was told lately, by the hash of their key: two keys with one hash cost a
+/// heartbeat too many.
 #[derive(Default)]
 struct Ends {
     at: HashMap<u64, Time>,
@@ -170,6 +171,11 @@ impl Lanes {
     pub(super) fn replaced(&self, front: &Front, session: SessionRef) {
         let is_fenced = session.generation.is_some();
         self.push(front, if is_fenced { Work::Disconnect(session) } else { Work::Replaced(session) });
+    }
+
+    /// A newer login has the key, on another comet. A connection that is still on its way here was not found by the kick.
+    pub(super) fn superseded(&self, key: &Key) {
+        lock(&self.ends).remember(self.hasher.hash_one(key), Time::now());
     }
 
     /// A session is to be renewed. If one of its key was ended lately, that may have been its own as logic saw it (a

@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 
 use async_trait::async_trait;
 use cluster::services::{
-    ClientCount, ClientMessage, ConnectRequest, LogicError, MessageReply, Renewed, SessionRef,
+    ClientCount, ClientMessage, CometApi as _, ConnectRequest, LogicError, MessageReply, Renewed, SessionRef,
 };
 use proto::{
     close::CloseReason,
@@ -173,6 +173,20 @@ async fn a_session_whose_key_was_ended_lately_is_put_back_at_once() {
     setup.front.lanes.opened(&setup.front, session("k", 2));
     tokio::time::sleep(Duration::from_millis(1)).await;
     assert_eq!(setup.told(), [Told::Disconnect("k".to_owned()), renew(&["k"])]);
+}
+
+/// The kick of a newer login elsewhere came while the older one was still in the lobby, and found nobody: both stayed
+/// open until the older one's next renewal, minutes later.
+#[tokio::test(start_paused = true)]
+async fn a_login_that_was_overtaken_by_its_kick_is_renewed_at_once() {
+    let setup = Setup::new();
+    let kick = setup.front.kick(Key::new("k"), Some(Generation(2)), CloseReason::Replaced, None);
+    kick.await.expect("a place in the ring");
+    for key in ["k", "another"] {
+        setup.front.lanes.opened(&setup.front, session(key, 1));
+    }
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(setup.told(), [renew(&["k"])]);
 }
 
 #[tokio::test(start_paused = true)]
