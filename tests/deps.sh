@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what building and testing needs and is not there: C and C++ compilers (mimalloc, libFuzzer, librdkafka), protoc,
-# curl, node and Chromium (for the page), Redis, etcd and Kafka, docker-compose and systemd, and the pinned Rust with rustfmt and clippy. Prints a few lines and changes nothing when
-# all is there.
+# curl, what the page and the examples run on (node, Chromium, Python, Go), Redis, etcd and Kafka, docker-compose and
+# systemd, and the pinned Rust with rustfmt and clippy. Prints a few lines and changes nothing when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,12 +10,18 @@ command -v cc >/dev/null || missing+=(gcc libc6-dev)
 command -v c++ >/dev/null || missing+=(g++)
 command -v curl >/dev/null || missing+=(curl)
 command -v node >/dev/null || missing+=(nodejs)
+# deploy/check.sh reads JSON with python3; the examples are in these languages.
+command -v python3 >/dev/null || missing+=(python3)
+command -v go >/dev/null || missing+=(golang-go)
 # The cluster's clients: etcd-client compiles etcd's protocol with protoc, librdkafka is C.
 command -v protoc >/dev/null || missing+=(protobuf-compiler)
 [ -e /usr/include/google/protobuf/descriptor.proto ] || missing+=(libprotobuf-dev)
-# The servers that the tests start on ports of their own.
-command -v redis-server >/dev/null || missing+=(redis-server redis-sentinel)
-command -v etcd >/dev/null || missing+=(etcd-server etcd-client)
+# The servers that the tests start on ports of their own, and what they ask and certify them with.
+command -v redis-server >/dev/null || missing+=(redis-server)
+command -v redis-sentinel >/dev/null || missing+=(redis-sentinel)
+command -v etcd >/dev/null || missing+=(etcd-server)
+command -v etcdctl >/dev/null || missing+=(etcd-client)
+command -v openssl >/dev/null || missing+=(openssl)
 command -v java >/dev/null || missing+=(default-jre-headless)
 command -v mvn >/dev/null || missing+=(maven)
 # What deploy/check.sh asks about the compose file and the units.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    harness::{Login, Server, Transport, eventually},
+    harness::{Login, Server, Transport, eventually, server::GOIMS_VARIABLES},
     world::{Cluster, program},
 };
 
@@ -24,7 +24,7 @@ fn file(of: &str, name: &str) -> String {
 #[track_caller]
 fn run(name: &str, args: &[&str], environment: &[(&str, &str)], status: i32) -> String {
     let mut command = Command::new(program(name));
-    for variable in ["REGION", "ZONE", "DEPLOY_ENV", "ADDRS", "WEIGHT", "OFFLINE", "DEBUG"] {
+    for variable in GOIMS_VARIABLES {
         command.env_remove(variable);
     }
     let Output { status: ended, stdout, stderr } =

@@ -30,6 +30,7 @@ pub struct ConfigArgs {
 
 /// Where a process of a cluster stands; goim's flags and environment, and glog's flags.
 #[derive(Clone, Debug, Default, Args)]
+#[command(args_override_self = true)] // as Go reads them, the last one counts
 pub struct PlaceArgs {
     /// Region [environment: REGION] [default: sh]
     #[arg(long)]
@@ -290,6 +291,16 @@ mod tests {
         for args in ["-v 2", "-v=1", "-debug", "--debug=true", "-debug=1"] {
             assert_eq!(level(args), DEBUG_LEVEL, "{args}");
         }
+    }
+
+    /// A unit's command line and what an operator adds to it.
+    #[test]
+    fn of_a_flag_that_is_given_twice_the_last_one_counts() {
+        let args = "-conf=a.toml -v=0 -offline -set a=1 -conf b.toml -v=1 -offline=false --set b=2";
+        let Cli { config, place, entry } = parse(args).unwrap();
+        assert_eq!((config.config, place.v), (Some(PathBuf::from("b.toml")), 1));
+        assert!(!entry.entry().unwrap().offline);
+        assert_eq!(config.set, ["a=1", "b=2"], "these are all meant");
     }
 
     #[test]

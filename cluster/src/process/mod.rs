@@ -88,13 +88,14 @@ pub fn run<C: ProgramConfig, T, R: Display, F: Display>(
         Ok(checked) => checked,
         Err(error) => return refused(&error),
     };
-    if args.check_config {
-        println!("{program}: the configuration is right");
-        return ExitCode::SUCCESS;
-    }
+    // It is part of the question whether all is right.
     let log = config.log();
     if let Err(error) = init_logs(log.format, &log.level) {
         return refused(&format_args!("log.level = {:?}: {error}", log.level));
+    }
+    if args.check_config {
+        println!("{program}: the configuration is right");
+        return ExitCode::SUCCESS;
     }
     match serve(config, checked) {
         Ok(()) => ExitCode::SUCCESS,
@@ -129,4 +130,40 @@ pub fn hostname() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .map(|name| name.trim().to_owned())
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default, Serialize, Deserialize, JsonSchema)]
+    struct File {
+        log: LogConfig,
+    }
+
+    impl ProgramConfig for File {
+        fn unused_goim_keys() -> Vec<String> {
+            Vec::new()
+        }
+
+        fn log(&self) -> &LogConfig {
+            &self.log
+        }
+    }
+
+    /// It was called right, and refused by the next start.
+    #[test]
+    fn a_log_level_that_is_none_is_found_by_the_question() {
+        let asked = |level: &str| {
+            let args = ConfigArgs {
+                set: vec![format!("log.level={level}")],
+                check_config: true,
+                ..Default::default()
+            };
+            let serve = |_: File, ()| -> Result<(), ConfigError> { panic!("it was only asked") };
+            format!("{:?}", run("comet", &args, |_| Ok::<_, ConfigError>(()), serve))
+        };
+        assert_eq!(asked("loud"), format!("{:?}", ExitCode::from(EXIT_CONFIG)));
+        assert_eq!(asked("debug"), format!("{:?}", ExitCode::SUCCESS));
+    }
 }

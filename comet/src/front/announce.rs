@@ -22,8 +22,8 @@ use crate::shard::mail::ToShard;
 /// How often logic is asked for the incarnation when nothing else has told it meanwhile.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
-/// How long after a change a connection that opens may have been stored before it. A login takes no longer than its
-/// handshake deadline.
+/// How long after a change a connection that opens may have been stored before it. With the default handshake deadline no
+/// login takes longer.
 const CHANGE_REMEMBERED: Duration = Duration::from_secs(10);
 
 /// Pause before a chunk that found a lane full is asked for again.

@@ -41,6 +41,9 @@ impl CometApi for Front {
         reason: CloseReason,
         text: Option<Arc<str>>,
     ) -> Result<(), DispatchError> {
+        if below.is_some() {
+            self.lanes.superseded(&key);
+        }
         let shard = self.outboxes.owner(&key);
         self.outboxes.send(shard, ToShard::Kick { key, below, reason, text }).await;
         Ok(())

@@ -38,20 +38,22 @@ const GATHER: Duration = Duration::from_secs(1);
 /// Renewals in one call.
 const RENEWALS_MAX: usize = 512;
 
-/// Renewals that may wait in one lane. Beyond it they are given up and counted; the next heartbeat brings another.
+/// Renewals that may wait in one lane, beside those that are announced. Beyond it they are given up and counted; the next
+/// heartbeat brings another.
 const RENEWALS_WAITING_MAX: usize = 4096;
 
 /// Attempts to tell logic of a session's end; after them its time to live ends it.
 const END_ATTEMPTS: u32 = 4;
 
-/// How long the end of a session is remembered, for the heartbeat that follows a newer login of its key. A login takes
-/// no longer than its handshake deadline.
+/// How long the end of a session, or a kick by a newer one, is remembered, for the heartbeat that follows a login of its
+/// key. With the default handshake deadline no login takes longer.
 const END_REMEMBERED: Duration = Duration::from_secs(10);
 
 /// Ends remembered at most; beyond it the oldest are forgotten.
 const ENDS_MAX: usize = 100_000;
 
-/// Sessions whose end was told lately, by the hash of their key: two keys with one hash cost a heartbeat too many.
+/// Sessions whose end or whose successor was told lately, by the hash of their key: two keys with one hash cost a
+/// heartbeat too many.
 #[derive(Default)]
 struct Ends {
     at: HashMap<u64, Time>,
@@ -171,6 +173,11 @@ impl Lanes {
         self.push(front, if is_fenced { Work::Disconnect(session) } else { Work::Replaced(session) });
     }
 
+    /// A newer login has the key, on another comet. A connection that is still on its way here was not found by the kick.
+    pub(super) fn superseded(&self, key: &Key) {
+        lock(&self.ends).remember(self.hasher.hash_one(key), Time::now());
+    }
+
     /// A session is to be renewed. If one of its key was ended lately, that may have been its own as logic saw it (a
     /// logic without fences drops whatever is there).
     pub(super) fn renew(&self, front: &Front, session: SessionRef) {
@@ -247,7 +254,8 @@ async fn do_work(front: &Arc<Front>, work: Work, renewals: &mut Renewals) {
             result
         }
         Work::Announce(sessions, done) => {
-            sessions.into_iter().for_each(|session| renewals.add(front, session));
+            // Also where no more may wait: the next of them come when these have gone.
+            sessions.into_iter().for_each(|session| renewals.put(session));
             renewals.announcing = Some(done);
             renewals.send(front).await;
             Ok(())
@@ -291,6 +299,10 @@ impl Renewals {
         if is_full && !self.waiting.contains_key(&session.key) {
             return front.metrics.given_up("heartbeat");
         }
+        self.put(session);
+    }
+
+    fn put(&mut self, session: SessionRef) {
         self.waiting.insert(session.key.clone(), session);
         self.due.get_or_insert_with(|| Instant::now() + GATHER);
     }
@@ -311,7 +323,7 @@ impl Renewals {
             if let Err(error) = renew(front, part.clone()).await {
                 failed(front, "heartbeat", &error);
                 // There was room for them.
-                sessions.into_iter().chain(part).for_each(|session| self.add(front, session));
+                sessions.into_iter().chain(part).for_each(|session| self.put(session));
                 return;
             }
         }

@@ -68,6 +68,11 @@ impl GrpcLogic {
         Ok(GrpcLogic { peer, goims, ours, limit })
     }
 
+    /// Whether it is goim's, as far as its answers have told.
+    pub(super) fn is_goims(&self) -> bool {
+        self.peer.is_goims()
+    }
+
     pub(super) async fn try_receive(&self, message: ClientMessage) -> Result<MessageReply, NotReceived> {
         let request = ReceiveReq {
             mid: message.mid.0,

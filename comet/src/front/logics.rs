@@ -50,6 +50,15 @@ struct Member {
     avoided_until: Option<Instant>,
 }
 
+/// Who is asked first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum First {
+    /// Whoever's turn it is.
+    Any,
+    /// Among those, ours: goim's have no fences, and end or renew a session whoever has it by now.
+    Ours,
+}
+
 impl Logics {
     /// The logics in `nodes`, as they come and go; each call of one ends after `limit`. Needs a tokio runtime.
     pub fn new(nodes: watch::Receiver<Arc<NodeSet>>, limit: Duration) -> Logics {
@@ -58,7 +67,7 @@ impl Logics {
     }
 
     /// In which order they are asked now.
-    fn turn(&self) -> Vec<(ServerId, GrpcLogic)> {
+    fn turn(&self, first: First) -> Vec<(ServerId, GrpcLogic)> {
         let known = &mut *lock(&self.known);
         if !known.is_read || known.nodes.has_changed().unwrap_or(false) {
             known.read(self.limit);
@@ -69,10 +78,12 @@ impl Logics {
         known.next = (known.next + 1) % known.logics.len();
         let (before, from) = known.logics.split_at(known.next);
         let now = Instant::now();
-        let (well, avoided): (Vec<_>, Vec<_>) =
-            from.iter().chain(before).partition(|logic| logic.avoided_until.is_none_or(|until| until <= now));
-        let all = well.into_iter().chain(avoided);
-        all.map(|logic| (logic.server.clone(), logic.client.clone())).collect()
+        let mut all: Vec<&Member> = from.iter().chain(before).collect();
+        all.sort_by_key(|logic| {
+            let is_avoided = logic.avoided_until.is_some_and(|until| until > now);
+            (is_avoided, first == First::Ours && logic.client.is_goims())
+        });
+        all.into_iter().map(|logic| (logic.server.clone(), logic.client.clone())).collect()
     }
 
     fn answered(&self, server: &ServerId, does: bool) {
@@ -84,11 +95,12 @@ impl Logics {
     /// Makes a call that is safe to repeat.
     async fn call<A: Clone, T, F: Future<Output = Result<T, LogicError>>>(
         &self,
+        first: First,
         argument: A,
         call: impl Fn(GrpcLogic, A) -> F,
     ) -> Result<T, LogicError> {
         let mut unavailable = nobody();
-        for (server, logic) in self.turn() {
+        for (server, logic) in self.turn(first) {
             let result = call(logic, argument.clone()).await;
             let is_unavailable = matches!(result, Err(LogicError::Unavailable(_)));
             self.answered(&server, !is_unavailable);
@@ -138,15 +150,15 @@ impl Known {
 #[async_trait]
 impl LogicApi for Logics {
     async fn connect(&self, request: ConnectRequest) -> Result<Session, LogicError> {
-        self.call(request, async |logic, request| logic.connect(request).await).await
+        self.call(First::Any, request, async |logic, request| logic.connect(request).await).await
     }
 
     async fn disconnect(&self, session: SessionRef) -> Result<bool, LogicError> {
-        self.call(session, async |logic, session| logic.disconnect(session).await).await
+        self.call(First::Ours, session, async |logic, session| logic.disconnect(session).await).await
     }
 
     async fn renew(&self, sessions: Vec<SessionRef>) -> Result<Renewed, LogicError> {
-        self.call(sessions, async |logic, sessions| logic.renew(sessions).await).await
+        self.call(First::Ours, sessions, async |logic, sessions| logic.renew(sessions).await).await
     }
 
     async fn renew_online(
@@ -155,7 +167,7 @@ impl LogicApi for Logics {
         rooms: HashMap<RoomId, u32>,
         clients: ClientCount,
     ) -> Result<HashMap<RoomId, u32>, LogicError> {
-        self.call((server, rooms, clients), async |logic, (server, rooms, clients)| {
+        self.call(First::Any, (server, rooms, clients), async |logic, (server, rooms, clients)| {
             logic.renew_online(server, rooms, clients).await
         })
         .await
@@ -163,7 +175,7 @@ impl LogicApi for Logics {
 
     async fn receive(&self, message: ClientMessage) -> Result<MessageReply, LogicError> {
         let mut unavailable = nobody();
-        for (server, logic) in self.turn() {
+        for (server, logic) in self.turn(First::Any) {
             let result = logic.try_receive(message.clone()).await;
             self.answered(&server, result.is_ok());
             match result {

@@ -12,7 +12,7 @@ use cluster::{
     sim,
 };
 use proto::close::CloseReason;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::{Front, lock};
 use crate::{
@@ -37,12 +37,14 @@ pub(super) struct Logins {
     asking: Semaphore,
     /// Calls whose answer comes too late for their client; as many as are asked at once.
     late: Semaphore,
+    /// Logins that are not decided, or whose answer is still to come.
+    running: watch::Sender<usize>,
 }
 
 impl Default for Logins {
     fn default() -> Logins {
         let places = || Semaphore::new(sim::bound(ASKED_AT_ONCE));
-        Logins { waiting: Mutex::default(), asking: places(), late: places() }
+        Logins { waiting: Mutex::default(), asking: places(), late: places(), running: watch::Sender::new(0) }
     }
 }
 
@@ -50,7 +52,12 @@ impl Logins {
     /// A client wants to log in.
     pub(super) fn begin(&self, front: &Arc<Front>, login: Login) {
         lock(&self.waiting).insert(login.id, false);
-        tokio::spawn(decide(Arc::clone(front), login));
+        self.running.send_modify(|running| *running += 1);
+        let front = Arc::clone(front);
+        tokio::spawn(async move {
+            decide(&front, login).await;
+            front.logins.running.send_modify(|running| *running -= 1);
+        });
     }
 
     /// The client left the lobby.
@@ -58,6 +65,12 @@ impl Logins {
         if let Some(gone) = lock(&self.waiting).get_mut(&id) {
             *gone = true;
         }
+    }
+
+    /// Returns when logic owes no answer.
+    pub(super) async fn idle(&self) {
+        // Its sender is here.
+        let _ = self.running.subscribe().wait_for(|running| *running == 0).await;
     }
 
     fn is_gone(&self, id: ConnectionId) -> bool {
@@ -70,10 +83,10 @@ impl Logins {
     }
 }
 
-async fn decide(front: Arc<Front>, login: Login) {
+async fn decide(front: &Arc<Front>, login: Login) {
     let id = login.id;
-    let (result, late) = ask(&front, login).await;
-    let still_there = front.logins.finish(id);
+    let (result, late) = ask(front, login).await;
+    let still_there = front.logins.finish(id) && !front.is_draining();
     front.metrics.login(match &result {
         Ok(_) if still_there => "accepted",
         Ok(_) | Err(None) => "client_left",
@@ -81,7 +94,7 @@ async fn decide(front: Arc<Front>, login: Login) {
         Err(Some(_)) => "unavailable",
     });
     let outcome = match result {
-        Ok(session) if still_there => Some(place(&front, id, session)),
+        Ok(session) if still_there => Some(place(front, id, session)),
         Err(Some(error)) if still_there => Some(refusal(error)),
         Ok(session) => {
             front.abandoned(session);
@@ -93,7 +106,7 @@ async fn decide(front: Arc<Front>, login: Login) {
         front.outboxes.send(id.shard, ToShard::Verdict(Box::new(Verdict { id, outcome }))).await;
     }
     if let Some(late) = late {
-        hear_out(&front, late).await;
+        hear_out(front, late).await;
     }
 }
 

@@ -34,7 +34,7 @@ use std::{
     time::Duration,
 };
 
-use cluster::services::{ClientCount, LogicApi, Session};
+use cluster::services::{ClientCount, LogicApi, Session, SessionRef};
 use proto::ids::ServerId;
 use tokio::{sync::Notify, time::Instant};
 
@@ -71,6 +71,8 @@ pub struct Front {
     lanes: Lanes,
     announcer: Announcer,
     metrics: Arc<Metrics>,
+    /// Set for good.
+    draining: AtomicBool,
     drained: Mutex<usize>,
     drained_changed: Notify,
 }
@@ -100,6 +102,7 @@ impl Front {
             lanes,
             announcer,
             metrics,
+            draining: AtomicBool::new(false),
             drained: Mutex::new(0),
             drained_changed: Notify::new(),
         });
@@ -133,6 +136,7 @@ impl Front {
     /// Closes every connection over `spread` and waits until all are gone and logic knows it, at most for `timeout`.
     /// False when some were left.
     pub async fn drain(&self, spread: Duration, timeout: Duration) -> bool {
+        self.draining.store(true, Ordering::Relaxed);
         for shard in 0..self.outboxes.shards() as u16 {
             self.outboxes.send(shard, ToShard::Drain { over: spread }).await;
         }
@@ -144,14 +148,24 @@ impl Front {
                 }
                 changed.await;
             }
+            self.logins.idle().await;
             self.lanes.finish().await;
         };
         tokio::time::timeout(timeout, all_gone).await.is_ok()
     }
 
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
     /// Logic accepted a login whose client had left: the shard that owns the key decides, since a newer connection may
-    /// have the key by now.
+    /// have the key by now. In a drain that one is closed too, and nobody waits for a shard any more.
     fn abandoned(self: &Arc<Self>, session: Session) {
+        if self.is_draining() {
+            let Session { mid, key, generation, .. } = session;
+            let session = SessionRef { mid, key, server: self.server.clone(), generation };
+            return self.lanes.ended(self, session);
+        }
         let owner = self.outboxes.owner(&session.key);
         // Bounded as the logins are.
         self.send_soon(owner, ToShard::Abandoned(session));
@@ -235,7 +249,7 @@ mod tests {
     use async_trait::async_trait;
     use cluster::services::{
         ClientMessage, CometApi as _, ConnectRequest, Dispatch, DispatchError, LogicError, MessageReply,
-        Payload, Receivers, Renewed, SessionRef, Transport,
+        Payload, Receivers, Renewed, Transport,
     };
     use proto::{
         ids::{Generation, Key, Mid, RoomId},
@@ -250,9 +264,11 @@ mod tests {
     };
 
     /// A logic whose every answer takes so long; the first report fails.
+    #[derive(Default)]
     struct Slow {
         takes: Duration,
         at: Mutex<Vec<Instant>>,
+        ended: Mutex<Vec<Key>>,
     }
 
     #[async_trait]
@@ -270,8 +286,9 @@ mod tests {
             })
         }
 
-        async fn disconnect(&self, _: SessionRef) -> Result<bool, LogicError> {
-            Ok(false)
+        async fn disconnect(&self, session: SessionRef) -> Result<bool, LogicError> {
+            lock(&self.ended).push(session.key);
+            Ok(true)
         }
 
         async fn renew(&self, _: Vec<SessionRef>) -> Result<Renewed, LogicError> {
@@ -298,7 +315,7 @@ mod tests {
     /// When reports that take so long arrived in the first two minutes, somebody having come at the start.
     async fn reports_that_take(takes: Duration) -> Vec<Duration> {
         let began = Instant::now();
-        let logic = Arc::new(Slow { takes, at: Mutex::default() });
+        let logic = Arc::new(Slow { takes, ..Slow::default() });
         let outboxes = Outboxes::new(Vec::new());
         let front = Front::start(
             ServerId::new("a:1"),
@@ -344,7 +361,7 @@ mod tests {
     /// What stood before the refused one was handed out, and again when job made the batch anew without it.
     #[tokio::test]
     async fn nothing_of_a_refused_batch_is_handed_out() {
-        let (front, mut inbox) = with_a_shard(Arc::new(Slow { takes: Duration::ZERO, at: Mutex::default() }));
+        let (front, mut inbox) = with_a_shard(Arc::default());
         let push = |body: &'static str| Dispatch {
             receivers: Receivers::All { speed: 0 },
             filter: Op(1000),
@@ -359,16 +376,35 @@ mod tests {
         assert_eq!(inbox.depth(), 1);
     }
 
+    fn login() -> Login {
+        let id = ConnectionId { shard: 0, slot: 3, generation: 4 };
+        let deadline = Time::now().after(Duration::from_secs(5));
+        let (transport, peer) = (Transport::Tcp, IpAddr::from([127, 0, 0, 1]));
+        Login { id, transport, peer, cookie: String::new(), token: "{}".into(), deadline }
+    }
+
+    /// What logic answered behind the last client's end was a session for half an hour that nobody had.
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_ends_the_sessions_of_logins_that_were_under_way() {
+        for takes in [3, 20].map(Duration::from_secs) {
+            let logic = Arc::new(Slow { takes, ..Slow::default() });
+            let (front, _inbox) = with_a_shard(Arc::clone(&logic));
+            front.logins.begin(&front, login());
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            // The shard closes the client in the lobby, and has no other.
+            front.logins.gone(login().id);
+            *lock(&front.drained) = 1;
+            assert!(front.drain(Duration::ZERO, Duration::from_secs(25)).await);
+            assert_eq!(lock(&logic.ended)[..], [Key::new("k")], "{takes:?}");
+        }
+    }
+
     /// The call was given up with the deadline: what logic had stored stayed there for half an hour, and was pushed to.
     #[tokio::test(start_paused = true)]
     async fn a_session_that_logic_announces_too_late_ends() {
         let takes = Duration::from_secs(60);
-        let (front, mut inbox) = with_a_shard(Arc::new(Slow { takes, at: Mutex::default() }));
-        let id = ConnectionId { shard: 0, slot: 3, generation: 4 };
-        let deadline = Time::now().after(Duration::from_secs(5));
-        let (transport, peer) = (Transport::Tcp, IpAddr::from([127, 0, 0, 1]));
-        let login = Login { id, transport, peer, cookie: String::new(), token: "{}".into(), deadline };
-        front.logins.begin(&front, login);
+        let (front, mut inbox) = with_a_shard(Arc::new(Slow { takes, ..Slow::default() }));
+        front.logins.begin(&front, login());
         tokio::time::sleep(takes / 2).await;
         let refused = inbox.pop();
         let Some(ToShard::Verdict(verdict)) = refused else { panic!("{refused:?}") };

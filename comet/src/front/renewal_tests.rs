@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 
 use async_trait::async_trait;
 use cluster::services::{
-    ClientCount, ClientMessage, ConnectRequest, LogicError, MessageReply, Renewed, SessionRef,
+    ClientCount, ClientMessage, CometApi as _, ConnectRequest, LogicError, MessageReply, Renewed, SessionRef,
 };
 use proto::{
     close::CloseReason,
@@ -175,6 +175,20 @@ async fn a_session_whose_key_was_ended_lately_is_put_back_at_once() {
     assert_eq!(setup.told(), [Told::Disconnect("k".to_owned()), renew(&["k"])]);
 }
 
+/// The kick of a newer login elsewhere came while the older one was still in the lobby, and found nobody: both stayed
+/// open until the older one's next renewal, minutes later.
+#[tokio::test(start_paused = true)]
+async fn a_login_that_was_overtaken_by_its_kick_is_renewed_at_once() {
+    let setup = Setup::new();
+    let kick = setup.front.kick(Key::new("k"), Some(Generation(2)), CloseReason::Replaced, None);
+    kick.await.expect("a place in the ring");
+    for key in ["k", "another"] {
+        setup.front.lanes.opened(&setup.front, session(key, 1));
+    }
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(setup.told(), [renew(&["k"])]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_logic_calls_superseded_is_closed_if_it_is_older() {
     let mut setup = Setup::new();
@@ -235,4 +249,32 @@ async fn all_sessions_go_again_chunk_by_chunk_when_the_incarnation_changes() {
     setup.front.lanes.opened(&setup.front, session("later", 1));
     secs(2).await;
     assert_eq!(setup.told().last(), Some(&renew(&["late"])));
+}
+
+/// After a long outage no more renewals could wait: what was announced then was given up, and taken for told.
+#[tokio::test(start_paused = true)]
+async fn what_is_announced_is_told_however_many_renewals_wait() {
+    let setup = Setup::new();
+    setup.logic.fails.store(true, Ordering::Relaxed);
+    // More than 64 lanes of 4,096 hold, and no more at once than the lanes take.
+    for n in 0..300_000 {
+        setup.front.lanes.renew(&setup.front, session(&format!("k{n}"), 1));
+        if n % 100_000 == 0 {
+            secs(1).await;
+        }
+    }
+    secs(1).await;
+    let announced = (0..100).map(|n| session(&format!("announced {n}"), 1)).collect();
+    let (mut done, is_partial) = setup.front.lanes.announce(&setup.front, announced);
+    assert!(!is_partial);
+    secs(5).await;
+    setup.logic.fails.store(false, Ordering::Relaxed);
+    assert!(done.recv().await.is_none(), "it only ends");
+    let told: Vec<String> = setup
+        .told()
+        .into_iter()
+        .flat_map(|told| if let Told::Renew(keys) = told { keys } else { panic!("{told:?}") })
+        .collect();
+    assert_eq!(told.iter().filter(|key| key.starts_with("announced")).count(), 100, "of {}", told.len());
+    assert!(told.len() < 300_000, "so many may not wait");
 }

@@ -6,8 +6,11 @@ use std::{
 };
 
 use axum::body::Bytes;
-use cluster::services::{ClientCount, LogicApi, SessionRef};
-use comet::front::logic_client::GrpcLogic;
+use cluster::{
+    registry::{Fixed, Node, Registry as _, Service},
+    services::{ClientCount, LogicApi, SessionRef},
+};
+use comet::front::{logic_client::GrpcLogic, logics::Logics};
 use control::{
     logic::{HalleyRpc, Logic, RpcLogic},
     session::Sessions as _,
@@ -124,12 +127,12 @@ fn what_an_older_stream_still_brings_is_refused() {
     }
 }
 
-/// A logic with only these services, and a comet's client of it. The runtime keeps it alive.
-fn served(ours: bool) -> (tokio::runtime::Runtime, Shared, GrpcLogic) {
+/// A logic with only these services. The runtime keeps it alive.
+fn serve(ours: bool) -> (tokio::runtime::Runtime, Shared, String) {
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let shared = Shared::new();
     let logic = Arc::new(Logic::new(&logic_config(), shared.deps(Arc::new(|_| None))));
-    let client = runtime.block_on(async {
+    let address = runtime.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
         let mut routes = RoutesBuilder::default();
@@ -139,8 +142,15 @@ fn served(ours: bool) -> (tokio::runtime::Runtime, Shared, GrpcLogic) {
         }
         let server = Server::builder().add_routes(routes.routes());
         tokio::spawn(server.serve_with_incoming(cluster::accept::incoming(listener)));
-        GrpcLogic::new(&address, LIMIT).expect("an address")
+        address
     });
+    (runtime, shared, address)
+}
+
+/// The same, and a comet's client of it.
+fn served(ours: bool) -> (tokio::runtime::Runtime, Shared, GrpcLogic) {
+    let (runtime, shared, address) = serve(ours);
+    let client = runtime.block_on(async { GrpcLogic::new(&address, LIMIT).expect("an address") });
     (runtime, shared, client)
 }
 
@@ -186,6 +196,38 @@ fn goims_logic_gets_goims_calls() {
         let rooms = HashMap::from([(RoomId::parse("live://1").expect("a room"), 3)]);
         let all = logic.renew_online(ServerId::new("a:1"), rooms.clone(), ClientCount::default()).await;
         assert_eq!(all.expect("counts"), rooms);
+    });
+}
+
+/// A site that replaces its logics one by one has both kinds. What goim's is told of a session's end it does to whoever has
+/// the key by now: the end of a replaced connection made the newer one unreachable.
+#[test]
+fn where_some_logics_are_goims_ours_hear_of_renewals_and_ends() {
+    let (_runs, goims, goims_address) = serve(false);
+    let (runtime, ours, address) = serve(true);
+    runtime.block_on(async {
+        let node = |address| Node::new(Service::Logic, ServerId::new(address));
+        let registry = Fixed::new([node(goims_address), node(address)]);
+        let logics = Logics::new(registry.watch(), LIMIT);
+        // By its answers to these it is known for what it is.
+        for _ in 0..4 {
+            let report = logics.renew_online(ServerId::new("a:1"), HashMap::new(), ClientCount::default());
+            report.await.expect("counts");
+        }
+        let keys: Vec<Key> = (0..6).map(|n| Key::new(format!("k{n}"))).collect();
+        let held = async |shared: &Shared| {
+            let servers = shared.sessions.servers_of_keys(&keys).await.expect("it is in memory");
+            servers.into_iter().flatten().count()
+        };
+        for key in &keys {
+            logics.renew(vec![session(key.as_str(), "a:1", Some(5))]).await.expect("put back");
+        }
+        assert_eq!((held(&goims).await, held(&ours).await), (0, 6));
+        for key in &keys {
+            let had = logics.disconnect(session(key.as_str(), "a:1", Some(5))).await;
+            assert!(had.expect("an answer"), "{}", key.as_str());
+        }
+        assert_eq!(held(&ours).await, 0);
     });
 }
 

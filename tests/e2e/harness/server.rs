@@ -24,6 +24,10 @@ use super::{
 
 const HALLEY: &str = env!("CARGO_BIN_EXE_halley");
 
+/// Environment that the programs of a cluster read. What stands in that of a test is not meant for them.
+pub(crate) const GOIMS_VARIABLES: [&str; 7] =
+    ["REGION", "ZONE", "DEPLOY_ENV", "ADDRS", "WEIGHT", "OFFLINE", "DEBUG"];
+
 /// Ports the system chooses; a drain that does not wait; two shards, so that connections change shards on any machine.
 const OURS: [&str; 8] = [
     "comet.tcp.bind=127.0.0.1:0",
@@ -77,6 +81,9 @@ impl Server {
         let log = fs::File::create(directory.path().join("log")).expect("a log file");
         let mut command = Command::new(program);
         command.args(args).env("NO_COLOR", "1").stdin(Stdio::null());
+        for variable in GOIMS_VARIABLES {
+            command.env_remove(variable);
+        }
         command.stdout(log.try_clone().expect("a second descriptor")).stderr(log);
         let child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", program.display()));
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));

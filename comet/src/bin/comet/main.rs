@@ -95,8 +95,9 @@ async fn run(file: CometFile, checked: Checked) -> anyhow::Result<()> {
     }
     let node = place.node(Service::Comet, server.clone(), entry);
     let front = Arc::clone(&comet.front);
-    let membership = Membership::join(registry, node, Arc::clone(&health), move || front.clients());
+    // Before anybody is sent here: a port that is taken ends the process.
     let admin = admin::start(&file.admin.addr, admin::router(Arc::clone(&health), Arc::new(metrics))).await?;
+    let membership = Membership::join(registry, node, Arc::clone(&health), move || front.clients());
 
     let mut rows = comet.rows(&config, open_files);
     let admin: Vec<String> = admin.iter().map(|address| format!("http://{address}")).collect();
