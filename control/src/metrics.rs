@@ -102,7 +102,7 @@ label! {
     DropReason, "reason" {
         /// Not acknowledged within `dispatch.giveUp`, or beyond the link's queue.
         CometUnreachable = "comet_unreachable",
-        /// No comet is there, or not the one that holds the keys.
+        /// No comet is there, or not the one that holds the keys; dead-lettered.
         NoComet = "no_comet",
         /// comet called it malformed.
         Invalid = "invalid",
@@ -172,7 +172,7 @@ impl Latency {
 pub struct BrokerMetrics {
     entries: Gauge,
     bytes: Gauge,
-    /// Entries that nobody can read and that could not be put aside either.
+    /// Dead letters that could not be put aside either.
     pub dead_letters_lost: Counter,
 }
 
@@ -184,7 +184,7 @@ impl BrokerMetrics {
         registry.register("halley_broker_bytes", "Bytes of the entries not yet acknowledged", bytes);
         registry.register(
             "halley_dead_letters_lost",
-            "Unreadable entries that could not be put aside",
+            "Dead letters that could not be put aside",
             self.dead_letters_lost.clone(),
         );
     }

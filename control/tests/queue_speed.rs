@@ -93,7 +93,8 @@ async fn pushes_a_second_through_redis() {
         .expect("in time")
         .expect("it connects");
     println!("{PUSHES} pushes of 60 B, {PUBLISHERS} publishers, one thread for all of them and the consumer");
-    measure("list", Arc::new(RedisListBroker::new(redis.clone(), TOPIC, PUSHES))).await;
+    measure("list", Arc::new(RedisListBroker::new(redis.clone(), TOPIC, PUSHES, BrokerMetrics::default())))
+        .await;
     let streams = RedisStreamBroker::new(redis, TOPIC, 8, PUSHES, BrokerMetrics::default());
     measure("streams", Arc::new(streams)).await;
 }

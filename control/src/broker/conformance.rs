@@ -271,7 +271,7 @@ async fn a_dead_letter_harms_nobody(subject: Subject) {
     subject.broker.publish(envelopes(0..3)).await.unwrap();
     let mut consumer = consumer(&subject).await;
     let first = take(&mut *consumer, 1).await.remove(0);
-    subject.broker.dead_letter(first.clone()).await;
+    subject.broker.dead_letter(vec![first.clone()]).await;
     consumer.ack(&first.position).await.unwrap();
     assert_eq!(numbers(&take(&mut *consumer, 2).await), [1, 2]);
 }
@@ -335,7 +335,7 @@ async fn bytes_that_are_no_envelope_come_as_they_are(subject: Subject) {
     let mut taken = take(&mut *consumer, 5).await;
     for (delivery, bytes) in taken.drain(1..4).zip(&unreadable) {
         assert_eq!(delivery.bytes, bytes);
-        subject.broker.dead_letter(delivery).await;
+        subject.broker.dead_letter(vec![delivery]).await;
     }
     assert_eq!(numbers(&taken), [0, 1]);
     consumer.ack(&taken[1].position).await.unwrap();

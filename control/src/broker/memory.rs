@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::{Broker, ConsumeError, Consumer, Delivery, Offset, Position, PublishError, Source};
 use crate::metrics::BrokerMetrics;
 
-/// Unreadable entries kept for an operator to look at; older ones go.
+/// Dead letters kept; older ones go.
 const DEAD_LETTERS_MAX: usize = 16;
 
 /// How much a [`MemoryBroker`] holds. At either bound a publish is refused as [`PublishError::Full`].
@@ -104,7 +104,7 @@ impl MemoryBroker {
         Ok(())
     }
 
-    /// The latest entries that nobody could read, oldest first.
+    /// The latest dead letters, oldest first.
     pub fn dead_letters(&self) -> Vec<Bytes> {
         self.shared.log().dead_letters.iter().cloned().collect()
     }
@@ -132,12 +132,14 @@ impl Broker for MemoryBroker {
         Ok(Box::new(MemoryConsumer { shared, group: group.to_owned(), id, next: 0 }))
     }
 
-    async fn dead_letter(&self, delivery: Delivery) {
+    async fn dead_letter(&self, deliveries: Vec<Delivery>) {
         let mut log = self.shared.log();
-        if log.dead_letters.len() == DEAD_LETTERS_MAX {
-            log.dead_letters.pop_front();
+        for delivery in deliveries {
+            if log.dead_letters.len() == DEAD_LETTERS_MAX {
+                log.dead_letters.pop_front();
+            }
+            log.dead_letters.push_back(delivery.bytes);
         }
-        log.dead_letters.push_back(delivery.bytes);
     }
 
     async fn close(&self) {
@@ -320,7 +322,7 @@ mod tests {
         let broker = broker(100, 100);
         for n in 0..20u8 {
             let position = Position { source: Source::new("s"), offset: Offset(n.into()) };
-            broker.dead_letter(Delivery { position, bytes: Bytes::from(vec![n]) }).await;
+            broker.dead_letter(vec![Delivery { position, bytes: Bytes::from(vec![n]) }]).await;
         }
         let kept: Vec<u8> = broker.dead_letters().iter().map(|bytes| bytes[0]).collect();
         assert_eq!(kept, (4..20).collect::<Vec<_>>());

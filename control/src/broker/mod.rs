@@ -145,8 +145,10 @@ pub trait Broker: Send + Sync + 'static {
     /// [`ConsumeError::Unavailable`].
     async fn consume(&self, group: &str) -> Result<Box<dyn Consumer>, ConsumeError>;
 
-    /// Puts an entry that nobody can read aside, where an operator finds it. Its position is acknowledged as usual.
-    async fn dead_letter(&self, delivery: Delivery);
+    /// Puts entries that can go nowhere aside, as they are, where an operator finds them: those that nobody can read, and
+    /// pushes that no comet is there for. The latest are kept. Their positions are acknowledged as usual. Takes no longer
+    /// than one command to the broker may; what it does not take is logged and counted.
+    async fn dead_letter(&self, deliveries: Vec<Delivery>);
 
     /// Takes no publish any more: those get [`PublishError::Unavailable`]. When the log does not outlive the process,
     /// consumers get the rest and then [`ConsumeError::Ended`].

@@ -42,7 +42,8 @@ impl Queue {
                 (Arc::new(broker), format!("{streams} Redis streams"))
             }
             RedisMode::List => {
-                (Arc::new(RedisListBroker::new(redis, topic, entries_max)), "a Redis list".to_owned())
+                let broker = RedisListBroker::new(redis, topic, entries_max, metrics);
+                (Arc::new(broker), "a Redis list".to_owned())
             }
         };
         let words = format!("{topic}: {how}, {}", config.place());

@@ -32,9 +32,12 @@ use uuid::Uuid;
 
 use super::{
     Broker, ConsumeError, Consumer, Delivery, Offset, Position, PublishError, Source,
-    redis_queue::{Trouble, check_size, put_dead_letter, refused},
+    redis_queue::{Trouble, check_size, put_dead_letters, refused},
 };
-use crate::redis::{Redis, RedisError};
+use crate::{
+    metrics::BrokerMetrics,
+    redis::{Redis, RedisError},
+};
 
 #[cfg(test)]
 mod tests;
@@ -68,18 +71,19 @@ pub struct RedisListBroker {
     redis: Redis,
     topic: Arc<str>,
     entries_max: usize,
+    metrics: BrokerMetrics,
     closed: AtomicBool,
 }
 
 impl RedisListBroker {
     /// The list `topic` (`kafka.topic`, as in goim), which is to hold `entries_max` entries at most; beyond that a
     /// publish is refused as [`PublishError::Full`].
-    pub fn new(redis: Redis, topic: &str, entries_max: usize) -> Self {
+    pub fn new(redis: Redis, topic: &str, entries_max: usize, metrics: BrokerMetrics) -> Self {
         warn!(
             "the queue is the Redis list {topic}: a push is delivered at most once, what a dying job had taken is lost; \
              redis.mode = \"stream\" loses nothing"
         );
-        RedisListBroker { redis, topic: topic.into(), entries_max, closed: AtomicBool::new(false) }
+        RedisListBroker { redis, topic: topic.into(), entries_max, metrics, closed: AtomicBool::new(false) }
     }
 }
 
@@ -121,8 +125,8 @@ impl Broker for RedisListBroker {
         }))
     }
 
-    async fn dead_letter(&self, delivery: Delivery) {
-        put_dead_letter(&self.redis, &self.topic, &delivery.bytes).await;
+    async fn dead_letter(&self, deliveries: Vec<Delivery>) {
+        put_dead_letters(&self.redis, &self.topic, &deliveries, &self.metrics).await;
     }
 
     async fn close(&self) {

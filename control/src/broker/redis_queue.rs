@@ -7,13 +7,16 @@ use proto::envelope::Envelope;
 use tokio::time::{Instant, sleep};
 use tracing::{Level, warn};
 
-use super::PublishError;
-use crate::redis::{Redis, RedisError};
+use super::{Delivery, PublishError};
+use crate::{
+    metrics::BrokerMetrics,
+    redis::{Redis, RedisError},
+};
 
 /// Most bytes of one publish. Redis hangs up at 1 GiB in one command, and everybody waits while it reads.
 pub(super) const PUBLISH_BYTES_MAX: usize = 256 << 20;
 
-/// Unreadable entries kept for an operator to look at; older ones go.
+/// Dead letters kept for an operator to look at; older ones go.
 const DEAD_LETTERS_MAX: isize = 10_000;
 
 /// First pause of a reader that failed; it doubles up to [`PAUSE_MAX`].
@@ -69,15 +72,22 @@ pub(super) fn refused(error: RedisError) -> PublishError {
     }
 }
 
-/// Puts an entry that nobody can read on the list `<topic>.dead`, the latest first.
-pub(super) async fn put_dead_letter(redis: &Redis, topic: &str, entry: &[u8]) {
+/// Puts entries on the list `<topic>.dead`, the latest first.
+pub(super) async fn put_dead_letters(redis: &Redis, topic: &str, dead: &[Delivery], metrics: &BrokerMetrics) {
+    if dead.is_empty() {
+        return;
+    }
     let list = format!("{topic}.dead");
     let mut both = redis::pipe();
-    both.atomic().cmd("LPUSH").arg(&list).arg(entry).cmd("LTRIM").arg(&list).arg(0).arg(DEAD_LETTERS_MAX - 1);
+    let push = both.atomic().cmd("LPUSH").arg(&list);
+    dead.iter().for_each(|delivery| {
+        push.arg(&delivery.bytes[..]);
+    });
+    both.cmd("LTRIM").arg(&list).arg(0).arg(DEAD_LETTERS_MAX - 1);
     if let Err(error) = redis.pipeline::<()>(&both).await {
+        metrics.dead_letters_lost.inc_by(dead.len() as u64);
         OUTSIDERS.log(Level::WARN, || {
-            let size = entry.len();
-            warn!("an entry of {size} bytes that is no push is lost, it cannot be put on {list}: {error}");
+            warn!("{} dead letters are lost, they cannot be put on the list {list}: {error}", dead.len());
         });
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Reads the broker in order and hands each entry to the links of its comets. A link is a bounded queue and a task, so a
 //! comet that is slow or gone delays no other; what it does not take in time is given up for it, and counted. The broker
-//! hears of an entry when all its comets have taken it or were given up, in order.
+//! hears of an entry when all its comets have taken it or were given up, in order. What is no push, and what no comet is
+//! there for, becomes a dead letter of the broker.
 //!
 //! While every comet's queue is full job stops reading, and the broker fills: a push is then refused instead of lost.
 
@@ -115,6 +116,7 @@ pub fn start(config: &JobConfig, deps: JobDeps) -> Job {
         common: Common { limits, metrics, tracker, room },
         links: BTreeMap::new(),
         pending: VecDeque::new(),
+        dead: Vec::new(),
         no_comet_told: false,
     };
     Job { task: tokio::spawn(run.run()) }
@@ -155,6 +157,8 @@ struct Run {
     links: BTreeMap<ServerId, Way>,
     /// Read, and not yet handed to a link.
     pending: VecDeque<Delivery>,
+    /// Of what was just routed, to be put aside together.
+    dead: Vec<Delivery>,
     /// "No comet" is logged once, until the comets change.
     no_comet_told: bool,
 }
@@ -239,21 +243,25 @@ impl Run {
         }
     }
 
-    /// Hands what was read to the links, until all of them are full.
+    /// Hands what was read to the links, until all of them are full, and puts aside what can go to none.
     async fn route_pending(&mut self) {
-        while !self.pending.is_empty() && self.has_room() {
-            let Some(delivery) = self.pending.pop_front() else { return };
-            self.route(delivery).await;
+        while self.has_room()
+            && let Some(delivery) = self.pending.pop_front()
+        {
+            self.route(delivery);
+        }
+        if !self.dead.is_empty() {
+            self.broker.dead_letter(std::mem::take(&mut self.dead)).await;
         }
     }
 
-    /// Whether a comet can take more. Without a comet everything is dropped, so there is room.
+    /// Whether a comet can take more. Without a comet everything is put aside, so there is room.
     fn has_room(&self) -> bool {
         let mut listed = self.links.values().filter(|way| way.is_listed).peekable();
         listed.peek().is_none() || listed.any(|way| way.link.has_room())
     }
 
-    async fn route(&mut self, delivery: Delivery) {
+    fn route(&mut self, delivery: Delivery) {
         let Common { metrics, tracker, .. } = &self.common;
         let envelope = match Envelope::parse(delivery.bytes.clone()) {
             Ok(envelope) => envelope,
@@ -264,7 +272,7 @@ impl Run {
                     warn!("an entry of {size} bytes on the broker is no push, it is put aside: {error}");
                 });
                 tracker.start(&delivery.position, 0);
-                self.broker.dead_letter(delivery).await;
+                self.dead.push(delivery);
                 return;
             }
         };
@@ -282,11 +290,12 @@ impl Run {
             if !std::mem::replace(&mut self.no_comet_told, true) {
                 match to {
                     To::One(server) => {
-                        warn!(comet = %server, "pushes to a comet that is not there are dropped")
+                        warn!(comet = %server, "pushes to a comet that is not there are put aside as dead letters");
                     }
-                    To::Every => warn!("there is no comet, pushes are dropped"),
+                    To::Every => warn!("there is no comet, pushes are put aside as dead letters"),
                 }
             }
+            self.dead.push(delivery);
             return;
         };
         for link in others {

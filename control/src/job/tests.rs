@@ -498,17 +498,33 @@ async fn what_nobody_can_read_is_put_aside_and_the_rest_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_comet_pushes_are_counted_and_let_go() {
+async fn without_a_comet_pushes_are_counted_and_put_aside_as_they_stood_on_the_queue() {
     let comet = Arc::new(Recorder::default());
     let setup = Setup::start(BATCHES, &[("a:1", &comet)]).await;
-    setup.publish([to_keys("gone:1", &["k"], "0"), to_keys("a:1", &["k"], "1")]).await;
+    let dead = to_keys("gone:1", &["k"], "0");
+    setup.publish([dead.clone(), to_keys("a:1", &["k"], "1"), dead.clone()]).await;
     until("acknowledged", || setup.broker.depth() == 0).await;
-    assert_eq!((comet.bodies(), setup.drops(DropReason::NoComet)), (vec!["1".to_owned()], 1));
+    assert_eq!((comet.bodies(), setup.drops(DropReason::NoComet)), (vec!["1".to_owned()], 2));
+    assert_eq!(setup.broker.dead_letters(), [dead.to_bytes(), dead.to_bytes()]);
 
     let nobody = Setup::start(BATCHES, &[]).await;
-    nobody.publish([to_room("live://1", "0"), envelope(Target::All { speed: 0 }, "1")]).await;
+    let dead = [to_room("live://1", "0"), envelope(Target::All { speed: 0 }, "1")];
+    nobody.publish(dead.clone()).await;
     until("acknowledged", || nobody.broker.depth() == 0).await;
     assert_eq!(nobody.drops(DropReason::NoComet), 2);
+    assert_eq!(nobody.broker.dead_letters(), dead.map(|envelope| envelope.to_bytes()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_is_acknowledged_in_its_turn() {
+    let comet = Arc::new(Recorder::stuck());
+    let setup = Setup::start(BATCHES, &[("a:1", &comet)]).await;
+    setup.publish([to_keys("a:1", &["k"], "0"), to_keys("gone:1", &["k"], "1")]).await;
+    until("put aside", || setup.broker.dead_letters().len() == 1).await;
+    settle().await;
+    assert_eq!(setup.broker.depth(), 2, "the one before it is under way");
+    comet.resume();
+    until("acknowledged", || setup.broker.depth() == 0).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -196,23 +196,25 @@ impl Broker for KafkaBroker {
     }
 
     /// Nobody waits for it: what cannot be put aside is counted and logged, and the partition goes on.
-    async fn dead_letter(&self, delivery: Delivery) {
+    async fn dead_letter(&self, deliveries: Vec<Delivery>) {
         let shared = Arc::clone(&self.shared);
-        let position = delivery.position.clone();
-        let landing = shared.put_aside(delivery);
+        let put = |delivery: Delivery| (delivery.position.clone(), shared.put_aside(delivery));
+        let landings: Vec<_> = deliveries.into_iter().map(put).collect();
         tokio::spawn(async move {
-            let landed = match landing {
-                Ok(landing) => landing.landed().await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = landed {
-                shared.metrics.dead_letters_lost.inc();
-                OUTSIDERS.log(Level::WARN, || {
-                    let (topic, source, offset) = (&shared.dead_topic, &position.source, position.offset.0);
-                    warn!(
-                        "cannot write to {topic}, the entry {offset} of {source} stays where it is: {error}"
-                    );
-                });
+            for (position, landing) in landings {
+                let landed = match landing {
+                    Ok(landing) => landing.landed().await,
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = landed {
+                    shared.metrics.dead_letters_lost.inc();
+                    OUTSIDERS.log(Level::WARN, || {
+                        let (topic, source, offset) = (&shared.dead_topic, &position.source, position.offset.0);
+                        warn!(
+                            "cannot write to {topic}, the entry {offset} of {source} stays where it is: {error}"
+                        );
+                    });
+                }
             }
         });
     }

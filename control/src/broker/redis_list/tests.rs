@@ -8,7 +8,7 @@ use crate::broker::{
 };
 
 fn broker(redis: &Redis, topic: &str) -> RedisListBroker {
-    RedisListBroker::new(redis.clone(), topic, 1000)
+    RedisListBroker::new(redis.clone(), topic, 1000, BrokerMetrics::default())
 }
 
 #[tokio::test]
@@ -68,7 +68,10 @@ async fn what_a_go_logic_pushed_is_taken_in_its_order() {
 async fn envelopes_of_one_push_are_popped_by_go_in_their_order() {
     let site = Site::start().await;
     let envelopes = (0..2500).map(|n| to_room("r", &n.to_string())).collect();
-    RedisListBroker::new(site.redis.clone(), "t", 2500).publish(envelopes).await.unwrap();
+    RedisListBroker::new(site.redis.clone(), "t", 2500, BrokerMetrics::default())
+        .publish(envelopes)
+        .await
+        .unwrap();
     for n in 0..2500 {
         let (_, element): (String, Vec<u8>) = site.command(&["BRPOP", "t", "1"]).await;
         assert_eq!(Envelope::parse(element.into()).unwrap().body, n.to_string());
@@ -105,13 +108,22 @@ async fn what_was_popped_and_not_handed_out_goes_back_in_its_order() {
 #[tokio::test]
 async fn dead_letters_are_kept_the_latest_first_and_not_for_ever() {
     let site = Site::start().await;
-    let broker = broker(&site.redis, "t");
+    let metrics = BrokerMetrics::default();
+    let broker = RedisListBroker::new(site.redis.clone(), "t", 1000, metrics.clone());
     let fill = "for n = 1, 10000 do redis.call('LPUSH', 't.dead', n) end";
     site.command::<()>(&["EVAL", fill, "0"]).await;
-    let position = Position { source: Source::new("s"), offset: Offset(1) };
-    broker.dead_letter(Delivery { position, bytes: Bytes::from_static(b"\xff") }).await;
-    assert_eq!(site.command::<Vec<u8>>(&["LINDEX", "t.dead", "0"]).await, b"\xff");
+    let both = [(1, &b"\xfe"[..]), (2, b"\xff")].map(|(offset, bytes)| {
+        let position = Position { source: Source::new("s"), offset: Offset(offset) };
+        Delivery { position, bytes: Bytes::from_static(bytes) }
+    });
+    broker.dead_letter(both.to_vec()).await;
+    let latest: Vec<Vec<u8>> = site.command(&["LRANGE", "t.dead", "0", "1"]).await;
+    assert_eq!(latest, [b"\xff", b"\xfe"]);
     assert_eq!(site.command::<usize>(&["LLEN", "t.dead"]).await, 10_000);
+    assert_eq!(metrics.dead_letters_lost.get(), 0);
+    site.command::<()>(&["SET", "t.dead", "somebody else's"]).await;
+    broker.dead_letter(both.to_vec()).await;
+    assert_eq!(metrics.dead_letters_lost.get(), 2, "what cannot be kept is counted");
 }
 
 #[tokio::test]
@@ -162,7 +174,7 @@ async fn a_full_memory_and_a_replica_take_nothing() {
 #[tokio::test]
 async fn jobs_that_come_and_go_lose_nothing() {
     let site = Site::start().await;
-    let broker = Arc::new(RedisListBroker::new(site.redis.clone(), "t", 100_000));
+    let broker = Arc::new(RedisListBroker::new(site.redis.clone(), "t", 100_000, BrokerMetrics::default()));
     let mut stays = broker.consume("job").await.unwrap();
     let publisher = tokio::spawn({
         let broker = Arc::clone(&broker);

@@ -14,8 +14,14 @@ use crate::{metrics::BrokerMetrics, redis::RedisError};
 /// How long a stream stays with an owner that says nothing.
 pub(super) const LEASE: Duration = Duration::from_secs(5);
 
-/// How often a lease is renewed. As long may it take until a stream that was given back has a new owner.
+/// How often a lease is renewed. As long may it take until a job that came or left is noticed.
 const RENEW: Duration = Duration::from_millis(500);
+
+/// How often while streams change hands. As long may it take until one that was given back has a new owner.
+const RENEW_SOON: Duration = Duration::from_millis(50);
+
+/// How long streams change hands after the share of this member changed.
+const SETTLING: Duration = Duration::from_secs(2);
 
 /// Taken off the end of a lease here, for what the clocks differ in a lease.
 const LEASE_MARGIN: Duration = Duration::from_millis(500);
@@ -37,9 +43,15 @@ impl Membership {
     /// Renews for ever.
     pub(super) async fn keep(self: Arc<Self>, metrics: BrokerMetrics) {
         let mut told: Option<RedisError> = None;
+        let (mut share, mut settled) = (0, Instant::now());
         loop {
             match self.renew().await {
-                Ok(()) => told = None,
+                Ok(now) => {
+                    told = None;
+                    if std::mem::replace(&mut share, now) != now {
+                        settled = Instant::now() + SETTLING;
+                    }
+                }
                 // An outage is told by the connection, and at every batch that cannot be read.
                 Err(RedisError::Away(_)) => {}
                 Err(error) => {
@@ -53,11 +65,13 @@ impl Membership {
                 }
             }
             metrics.set_entries(self.share.len());
-            let _ = timeout(RENEW, self.share.hurry.notified()).await;
+            let pause = if Instant::now() < settled { RENEW_SOON } else { RENEW };
+            let _ = timeout(pause, self.share.hurry.notified()).await;
         }
     }
 
-    async fn renew(&self) -> Result<(), RedisError> {
+    /// The answer: how many streams are this member's share.
+    async fn renew(&self) -> Result<usize, RedisError> {
         self.store().await?;
         let done = self.share.take_done();
         if !done.is_empty() {
@@ -66,8 +80,9 @@ impl Membership {
         // Counted from before Redis did it.
         let until = Instant::now() + LEASE - LEASE_MARGIN;
         let held = self.member.hold(LEASE, &self.share.todo(LEASE)).await?;
+        let share = held.share;
         self.share.update(held, until);
-        Ok(())
+        Ok(share)
     }
 
     /// Stores what was acknowledged. What fails is tried again with the next renewal.

@@ -12,7 +12,7 @@
 //! | `<topic>:<n>:epoch` | hash | for each group, how often the stream changed its owner |
 //! | `<topic>:<n>:owner:<group>` | string, expires | the consumer that reads it |
 //! | `<topic>:members:<group>` | sorted set | the consumers, by when they were heard of |
-//! | `<topic>.dead` | list | unreadable entries, the latest first |
+//! | `<topic>.dead` | list | dead letters, the latest first |
 //!
 //! | module | subject |
 //! | --- | --- |
@@ -46,7 +46,7 @@ use self::{consumer::StreamConsumer, scripts::Outcome};
 use super::{
     Broker, ConsumeError, Consumer, Delivery, PublishError,
     record::record_key,
-    redis_queue::{check_size, put_dead_letter, refused},
+    redis_queue::{check_size, put_dead_letters, refused},
 };
 use crate::{metrics::BrokerMetrics, redis::Redis};
 
@@ -108,8 +108,8 @@ impl Broker for RedisStreamBroker {
         Ok(Box::new(consumer))
     }
 
-    async fn dead_letter(&self, delivery: Delivery) {
-        put_dead_letter(&self.redis, &self.topic.name, &delivery.bytes).await;
+    async fn dead_letter(&self, deliveries: Vec<Delivery>) {
+        put_dead_letters(&self.redis, &self.topic.name, &deliveries, &self.metrics).await;
     }
 
     async fn close(&self) {

@@ -86,7 +86,8 @@ async fn read(membership: &Membership, batches: &Batches, trouble: &mut Trouble)
             let found =
                 to_read.iter().zip(&incarnations).find(|(stream, _)| names[stream.stream as usize] == name);
             let (Some((stream, incarnation)), Some(last)) = (found, entries.last()) else { continue };
-            if incarnation.as_deref().unwrap_or_default() != stream.incarnation {
+            // A stream that somebody else made has none: it is drawn before anything is handed out, or all comes twice.
+            if incarnation.as_deref() != Some(&stream.incarnation) {
                 is_another = true;
             } else if share.has_read(stream.stream, stream.term, last.id) {
                 let (stream, term) = (stream.stream, stream.term);

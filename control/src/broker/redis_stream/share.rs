@@ -143,6 +143,14 @@ impl Share {
             }
         }
         give_up_surplus(of, held.share, terms);
+        // What nobody owes an answer for is given back at once.
+        if of
+            .iter()
+            .filter_map(|stream| stream.owned.as_ref())
+            .any(|owned| owned.is_leaving && owned.is_done())
+        {
+            self.hurry.notify_one();
+        }
         drop(streams);
         self.changed.notify_one();
     }
@@ -207,9 +215,6 @@ impl Share {
         let moves = id > owned.acked && id <= owned.handed_out;
         if moves {
             owned.acked = id;
-            if owned.is_leaving && owned.is_done() {
-                self.hurry.notify_one();
-            }
         }
         moves
     }
@@ -235,6 +240,9 @@ impl Share {
             && owned.incarnation == stored.incarnation
         {
             owned.stored = owned.stored.max(stored.id);
+            if owned.is_leaving && owned.is_done() {
+                self.hurry.notify_one();
+            }
         }
     }
 

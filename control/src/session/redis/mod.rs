@@ -37,7 +37,7 @@ use crate::redis::{Redis, RedisConfig, RedisError};
 /// Sessions of one script or command at most: 1 to 2 ms of Redis's time, at 7 to 13 µs for a renewal.
 const CHUNK: usize = 128;
 
-/// Sessions that could not be renewed because one of their keys is not ours.
+/// Users whose sessions could not be looked up, and sessions that could not be renewed, because a key is not ours.
 static BAD_KEYS: LogLimit = LogLimit::new(1, Duration::from_secs(10));
 
 macro_rules! script {
@@ -146,7 +146,13 @@ impl RedisSessions {
         });
         let answers: Vec<Vec<Vec<u8>>> = self.redis.script(&call).await?;
         let sessions = answers.iter().zip(mids).map(|(devices, mid)| {
-            let (devices, _) = devices.as_chunks();
+            let (devices, rest) = devices.as_chunks();
+            if let [wrong] = rest {
+                BAD_KEYS.log(Level::WARN, || {
+                    let error = RedisError::WrongType(text(wrong));
+                    warn!("user {mid} is not found by {}mid_{mid}: {error}", self.prefix);
+                });
+            }
             let session = |[key, server, generation]: &[Vec<u8>; 3]| StoredSession {
                 mid: Some(*mid),
                 key: Key::new(text(key)),

@@ -1,8 +1,14 @@
--- ARGV: mids. Answers for each its devices: key, server, generation or nothing, flat.
+-- ARGV: mids. Answers for each its devices: key, server, generation or nothing, flat; or, where another type stands, the one
+-- text of what is wrong.
 local answers = {}
 for at = 3, #ARGV do
   local mid, devices = ARGV[at], {}
-  local keys = redis.call('HKEYS', prefix .. 'mid_' .. mid)
+  -- Another's value is nobody's devices, and must not hide those of the other users.
+  local keys = redis.pcall('HKEYS', prefix .. 'mid_' .. mid)
+  if keys.err then
+    if not string.find(keys.err, '^WRONGTYPE') then return keys end
+    keys, devices = {}, { keys.err }
+  end
   for first = 1, #keys, 1000 do
     local names = {}
     for n = first, math.min(first + 999, #keys) do

@@ -92,7 +92,7 @@ async fn a_dead_letter_is_found_in_its_topic_with_where_it_stood() {
     let broker = broker(&bench.config).await;
     broker.publish(vec![to_room()]).await.unwrap();
     let dead = take(&mut *broker.consume(&bench.config.group).await.unwrap(), 1).await.remove(0);
-    broker.dead_letter(dead.clone()).await;
+    broker.dead_letter(vec![dead.clone()]).await;
     let found = records(&bench.config, &format!("{}.dead", bench.config.topic), 1).await.remove(0);
     assert_eq!(found.payload().unwrap(), &dead.bytes[..]);
     let headers = found.headers().unwrap();

@@ -119,6 +119,35 @@ async fn another_type_under_one_stream_stops_that_stream_until_it_is_deleted() {
     assert_eq!(bodies(&take(&mut *consumer, 1).await), ["taken"]);
 }
 
+/// Such an entry makes the stream, and no publish draws its incarnation.
+#[tokio::test]
+async fn what_somebody_else_puts_on_a_stream_first_comes_once() {
+    let site = Site::start().await;
+    let broker = broker(&site.redis, "t");
+    let mut consumer = broker.consume(GROUP).await.unwrap();
+    // It owns the streams and waits for entries.
+    while site.command::<usize>(&["EXISTS", &broker.topic.owner(7, GROUP)]).await == 0 {
+        sleep(Duration::from_millis(10)).await;
+    }
+    sleep(Duration::from_millis(300)).await;
+    for stream in broker.topic.numbers() {
+        site.command::<String>(&["XADD", &broker.topic.stream(stream), "*", "x", "junk"]).await;
+    }
+    let mut taken = take(&mut *consumer, 8).await;
+    let late = timeout(Duration::from_secs(2), consumer.next_batch(8)).await;
+    assert!(late.is_err(), "again: {late:?}");
+    for delivery in &taken {
+        consumer.ack(&delivery.position).await.unwrap();
+    }
+    taken.sort_by(|a, b| a.position.source.cmp(&b.position.source));
+    taken.dedup_by(|a, b| a.position.source == b.position.source);
+    assert_eq!(taken.len(), 8);
+    consumer.leave().await;
+    let mut next = broker.consume(GROUP).await.unwrap();
+    let late = timeout(Duration::from_secs(1), next.next_batch(8)).await;
+    assert!(late.is_err(), "acknowledged, and here again: {late:?}");
+}
+
 #[tokio::test]
 async fn a_full_memory_and_a_replica_take_nothing() {
     let site = Site::start().await;

@@ -36,7 +36,7 @@ async fn keys_are_named_as_documented() {
     let taken = take(&mut *consumer, 3).await;
     let last = &taken[2].position;
     consumer.ack(last).await.unwrap();
-    broker.dead_letter(taken[0].clone()).await;
+    broker.dead_letter(vec![taken[0].clone()]).await;
     let mut keys: Vec<String> = site.command(&["KEYS", "*"]).await;
     keys.sort_unstable();
     let both = |suffix: &str| [0, 1].map(|n| format!("goim-push-topic:{n}{suffix}"));

@@ -5,12 +5,19 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
+use bytes::Bytes;
+use futures_util::FutureExt as _;
 use tokio::{
     sync::watch,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
-use super::*;
+use super::{
+    entry::{Entry, EntryId},
+    scripts::{Held, HeldStream, State},
+    share::{Batch, Share, ToRead},
+    *,
+};
 use crate::broker::redis_testing::{bodies, publish_until_taken, take, to_key, to_room};
 
 /// How many streams each consumer owns, by its name.
@@ -71,6 +78,30 @@ async fn a_stream_is_given_back_when_what_was_handed_out_is_acknowledged() {
         first.ack(&delivery.position).await.unwrap();
     }
     shared_as(&site, &topic, &[1, 1]).await;
+}
+
+#[test]
+fn a_stream_beyond_the_share_is_given_back_as_soon_as_no_answer_is_owed() {
+    let share = Share::new(&Topic { name: "t".into(), streams: 3 });
+    let hold = |mine| {
+        let (none, until) = (EntryId(0), Instant::now() + Duration::from_secs(60));
+        let state = State { epoch: 1, incarnation: "i".to_owned(), acked: none, last: none, len: 0 };
+        let streams = (0..3).map(|_| HeldStream::Owned(state.clone())).collect();
+        share.update(Held { share: mine, streams }, until);
+    };
+    let hurries = || share.hurry.notified().now_or_never().is_some();
+    hold(3);
+    let ToRead { stream, term, .. } = share.to_read().remove(0);
+    let entries = vec![Entry { id: EntryId(1), bytes: Bytes::new() }].into_iter();
+    let owed = share.hand_out(&mut Batch { stream, term, entries }, 1);
+    assert!(!hurries() && share.take_done().is_empty(), "all three are its own");
+    hold(0);
+    assert!(hurries());
+    assert_eq!(share.take_done(), [1, 2], "the idle ones");
+    assert!(share.acknowledge(&owed[0].position) && !hurries());
+    share.has_stored(&share.to_store()[0]);
+    assert!(hurries());
+    assert_eq!(share.take_done(), [0]);
 }
 
 /// A job that was stopped for longer than its lease, such as a virtual machine that moves.
