@@ -41,6 +41,9 @@ impl CometApi for Front {
         reason: CloseReason,
         text: Option<Arc<str>>,
     ) -> Result<(), DispatchError> {
+        if reason == CloseReason::Replaced {
+            self.lanes.replaced_elsewhere(&key);
+        }
         let shard = self.outboxes.owner(&key);
         self.outboxes.send(shard, ToShard::Kick { key, below, reason, text }).await;
         Ok(())

@@ -51,7 +51,8 @@ const END_REMEMBERED: Duration = Duration::from_secs(10);
 /// Ends remembered at most; beyond it the oldest are forgotten.
 const ENDS_MAX: usize = 100_000;
 
-/// Sessions whose end was told lately, by the hash of their key: two keys with one hash cost a heartbeat too many.
+/// Keys that lost a session lately, by an end that logic was told of or a login on another comet; by their hash: two keys
+/// with one hash cost a heartbeat too many.
 #[derive(Default)]
 struct Ends {
     at: HashMap<u64, Time>,
@@ -169,6 +170,12 @@ impl Lanes {
     pub(super) fn replaced(&self, front: &Front, session: SessionRef) {
         let is_fenced = session.generation.is_some();
         self.push(front, if is_fenced { Work::Disconnect(session) } else { Work::Replaced(session) });
+    }
+
+    /// A newer login of the key, on another comet, closes what is older here. What is still on its way from logic opens after
+    /// that, and asks then.
+    pub(super) fn replaced_elsewhere(&self, key: &Key) {
+        lock(&self.ends).remember(self.hasher.hash_one(key), Time::now());
     }
 
     /// A session is to be renewed. If one of its key was ended lately, that may have been its own as logic saw it (a

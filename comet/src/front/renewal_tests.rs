@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 
 use async_trait::async_trait;
 use cluster::services::{
-    ClientCount, ClientMessage, ConnectRequest, LogicError, MessageReply, Renewed, SessionRef,
+    ClientCount, ClientMessage, CometApi as _, ConnectRequest, LogicError, MessageReply, Renewed, SessionRef,
 };
 use proto::{
     close::CloseReason,
@@ -173,6 +173,21 @@ async fn a_session_whose_key_was_ended_lately_is_put_back_at_once() {
     setup.front.lanes.opened(&setup.front, session("k", 2));
     tokio::time::sleep(Duration::from_millis(1)).await;
     assert_eq!(setup.told(), [Told::Disconnect("k".to_owned()), renew(&["k"])]);
+}
+
+/// Logic gave a session, then a newer one to another comet, whose kick was quicker than the session.
+#[tokio::test(start_paused = true)]
+async fn a_login_that_opens_behind_its_kick_asks_at_once() {
+    let mut setup = Setup::new();
+    let by = Generation(9);
+    lock(&setup.logic.answer).superseded = vec![(Key::new("k"), by)];
+    setup.front.kick(Key::new("k"), Some(by), CloseReason::Replaced, None).await.expect("a mail");
+    while setup.shard.pop().is_some() {}
+    setup.front.lanes.opened(&setup.front, session("k", 1));
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(setup.told(), [renew(&["k"])]);
+    let kick = setup.shard.pop();
+    assert!(matches!(kick, Some(ToShard::Kick { below, .. }) if below == Some(by)), "{kick:?}");
 }
 
 #[tokio::test(start_paused = true)]
