@@ -4,7 +4,6 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    process::Command,
     sync::{Arc, Mutex},
     thread,
 };
@@ -20,7 +19,6 @@ use proto::rpc::{
     },
     protocol::Proto,
 };
-use services::{Etcd, Redis};
 use tonic::{
     Request, Response, Status, async_trait,
     body::Body,
@@ -31,27 +29,10 @@ use tonic::{
 };
 
 use crate::{
-    harness::{BOTH, Frame, Login, Transport, eventually, hex},
-    poison::redis,
+    harness::{BOTH, Frame, Login, eventually, hex},
+    store::{etcdctl, redis_bytes},
     world::{Cluster, Queue, expect_comets},
 };
-
-/// Puts a key as goim's programs do, or reads all with a prefix: keys and values in turn.
-fn etcdctl(etcd: &Etcd, args: &[&str]) -> Vec<String> {
-    let output = Command::new("etcdctl")
-        .env("ETCDCTL_API", "3")
-        .args(["--endpoints", &etcd.addr()])
-        .args(args)
-        .output()
-        .expect("etcdctl (`make deps` installs it)");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("text").lines().map(str::to_owned).collect()
-}
-
-fn get(redis_server: &Redis, words: &[&str]) -> String {
-    let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
-    redis(redis_server, &words)
-}
 
 /// A service of goim's on a port of its own, for as long as the test runs.
 fn serve<S>(service: S) -> SocketAddr
@@ -136,46 +117,6 @@ fn raw(body: &str) -> Proto {
     Proto { ver: 1, op: 9, seq: 0, body: Frame::new(1000, 0, body).bytes().into() }
 }
 
-#[test]
-fn etcd_and_redis_hold_what_goim_s_programs_read() {
-    let cluster = Cluster::start();
-    let comet = cluster.comets[0].comet_rpc.to_string();
-    let mut nodes = Vec::new();
-    for (service, addresses) in [
-        ("goim.comet", [cluster.comets[0].comet_rpc, cluster.comets[1].comet_rpc]),
-        ("goim.logic", [cluster.logics[0].logic_rpc, cluster.logics[1].logic_rpc]),
-    ] {
-        for address in addresses {
-            nodes.push(format!("/{service}/prod/sh/sh001/{address}"));
-            nodes.push(address.to_string());
-        }
-    }
-    let mut found = etcdctl(&cluster.etcd, &["get", "--prefix", "/goim."]);
-    found.sort();
-    nodes.sort();
-    assert_eq!(found, nodes);
-
-    let client = cluster.comets[0].client(Transport::Tcp, &Login::key("k1").mid(123).room("live://1000"));
-    assert_eq!(get(&cluster.redis, &["GET", "golang_im:key_k1"]), comet);
-    assert_eq!(get(&cluster.redis, &["HGET", "golang_im:mid_123", "k1"]), comet);
-    for key in ["golang_im:key_k1", "golang_im:mid_123"] {
-        let left: u64 = get(&cluster.redis, &["TTL", key]).parse().expect("a number");
-        assert!((1700..=1800).contains(&left), "{key}: {left}");
-    }
-    // goim's field of the room, and its JSON.
-    let counts = eventually("the counts are there", || {
-        let counts = get(&cluster.redis, &["HGET", &format!("golang_im:ol_{comet}"), "43"]);
-        counts.contains("live://1000").then_some(counts)
-    });
-    let start = format!(r#"{{"server":"{comet}","room_count":{{"live://1000":1}},"updated":"#);
-    assert!(counts.starts_with(&start), "{counts}");
-    client.leave();
-    eventually("both are gone", || {
-        let exists = get(&cluster.redis, &["EXISTS", "golang_im:key_k1", "golang_im:mid_123"]);
-        (exists == "0").then_some(())
-    });
-}
-
 /// A Go comet among ours: it is called as Go's job calls it, in the same order for each.
 #[test]
 fn a_go_comet_gets_goim_s_calls_from_our_job_and_its_users_from_our_logic() {
@@ -240,7 +181,7 @@ fn what_a_go_logic_puts_on_the_list_our_job_and_comet_deliver() {
         hex(r#"08 01 10 e8 07 2a 0b "live://1000" 3a 05 "hello""#),
         hex(r#"08 02 10 e8 07 18 40 3a 05 "hello""#),
     ] {
-        redis(&cluster.redis, &[b"LPUSH", b"goim-push-topic", &element]);
+        redis_bytes(&cluster.redis, &[b"LPUSH", b"goim-push-topic", &element]);
         client.expect_push(1000, "hello");
     }
     client.expect_silence();
