@@ -13,6 +13,7 @@ mod bytes;
 mod config;
 mod counts;
 mod goim;
+mod interleavings;
 mod load;
 mod outages;
 mod poison;
