@@ -2,13 +2,13 @@
 //! goim's gRPC and nothing else.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     net::SocketAddr,
-    process::Command,
     sync::{Arc, Mutex},
     thread,
 };
 
+use prost::Message as _;
 use proto::rpc::{
     comet::{
         BroadcastReply, BroadcastReq, BroadcastRoomReply, BroadcastRoomReq, PushMsgReply, PushMsgReq,
@@ -20,7 +20,6 @@ use proto::rpc::{
     },
     protocol::Proto,
 };
-use services::{Etcd, Redis};
 use tonic::{
     Request, Response, Status, async_trait,
     body::Body,
@@ -31,27 +30,14 @@ use tonic::{
 };
 
 use crate::{
-    harness::{BOTH, Frame, Login, Transport, eventually, hex},
-    poison::redis,
+    harness::{
+        BOTH, Frame, Login, eventually,
+        go_comet::{CONNECT, CONNECT_AGAIN, GoComet as GoRaw, RENEW, REPORT},
+        hex,
+    },
+    store::{etcdctl, redis, redis_bytes, sessions},
     world::{Cluster, Queue, expect_comets},
 };
-
-/// Puts a key as goim's programs do, or reads all with a prefix: keys and values in turn.
-fn etcdctl(etcd: &Etcd, args: &[&str]) -> Vec<String> {
-    let output = Command::new("etcdctl")
-        .env("ETCDCTL_API", "3")
-        .args(["--endpoints", &etcd.addr()])
-        .args(args)
-        .output()
-        .expect("etcdctl (`make deps` installs it)");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("text").lines().map(str::to_owned).collect()
-}
-
-fn get(redis_server: &Redis, words: &[&str]) -> String {
-    let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
-    redis(redis_server, &words)
-}
 
 /// A service of goim's on a port of its own, for as long as the test runs.
 fn serve<S>(service: S) -> SocketAddr
@@ -136,46 +122,6 @@ fn raw(body: &str) -> Proto {
     Proto { ver: 1, op: 9, seq: 0, body: Frame::new(1000, 0, body).bytes().into() }
 }
 
-#[test]
-fn etcd_and_redis_hold_what_goim_s_programs_read() {
-    let cluster = Cluster::start();
-    let comet = cluster.comets[0].comet_rpc.to_string();
-    let mut nodes = Vec::new();
-    for (service, addresses) in [
-        ("goim.comet", [cluster.comets[0].comet_rpc, cluster.comets[1].comet_rpc]),
-        ("goim.logic", [cluster.logics[0].logic_rpc, cluster.logics[1].logic_rpc]),
-    ] {
-        for address in addresses {
-            nodes.push(format!("/{service}/prod/sh/sh001/{address}"));
-            nodes.push(address.to_string());
-        }
-    }
-    let mut found = etcdctl(&cluster.etcd, &["get", "--prefix", "/goim."]);
-    found.sort();
-    nodes.sort();
-    assert_eq!(found, nodes);
-
-    let client = cluster.comets[0].client(Transport::Tcp, &Login::key("k1").mid(123).room("live://1000"));
-    assert_eq!(get(&cluster.redis, &["GET", "golang_im:key_k1"]), comet);
-    assert_eq!(get(&cluster.redis, &["HGET", "golang_im:mid_123", "k1"]), comet);
-    for key in ["golang_im:key_k1", "golang_im:mid_123"] {
-        let left: u64 = get(&cluster.redis, &["TTL", key]).parse().expect("a number");
-        assert!((1700..=1800).contains(&left), "{key}: {left}");
-    }
-    // goim's field of the room, and its JSON.
-    let counts = eventually("the counts are there", || {
-        let counts = get(&cluster.redis, &["HGET", &format!("golang_im:ol_{comet}"), "43"]);
-        counts.contains("live://1000").then_some(counts)
-    });
-    let start = format!(r#"{{"server":"{comet}","room_count":{{"live://1000":1}},"updated":"#);
-    assert!(counts.starts_with(&start), "{counts}");
-    client.leave();
-    eventually("both are gone", || {
-        let exists = get(&cluster.redis, &["EXISTS", "golang_im:key_k1", "golang_im:mid_123"]);
-        (exists == "0").then_some(())
-    });
-}
-
 /// A Go comet among ours: it is called as Go's job calls it, in the same order for each.
 #[test]
 fn a_go_comet_gets_goim_s_calls_from_our_job_and_its_users_from_our_logic() {
@@ -219,6 +165,111 @@ fn a_go_comet_gets_goim_s_calls_from_our_job_and_its_users_from_our_logic() {
         assert_eq!(told.iter().filter(|other| *other == one).count(), 1, "{one:?} in {told:?}");
     }
     assert_eq!(told.len(), 3, "{told:?}");
+
+    // It has no kick: that is said, and who can be kicked is.
+    let answer = cluster.logics[0].post("/halley/kick/mids?mids=5", "");
+    answer.expect_error(503, -500);
+    let words = answer.json()["message"].as_str().expect("a text").to_owned();
+    assert!(words.contains(&server) && words.contains("no kick"), "{words}");
+    ours.end();
+    assert_eq!(go.told().len(), 3, "{:?}", go.told());
+    // Its user goes to a comet of ours: nothing tells the Go comet, whose end of the old connection changes nothing.
+    let mut moved = cluster.comets[1].client(BOTH[0], &Login::key("go").mid(5).accepts(&[1000]));
+    let end = DisconnectReq { mid: 5, key: "go".to_owned(), server, generation: 0 };
+    assert!(!runtime.block_on(async {
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{logic}")).expect("a URL");
+        let mut logic = LogicClient::new(endpoint.connect().await.expect("the port answers"));
+        logic.disconnect(end).await.expect("an answer").into_inner().has
+    }));
+    cluster.logics[1].push("keys?operation=1000&keys=go", "moved");
+    moved.expect_push(1000, "moved");
+}
+
+/// Header blocks of calls behind [`RENEW`], the paths kept out of the table so that they may come in any order.
+const HEARTBEAT: &str = r#"8386 04 1b "/goim.logic.Logic/Heartbeat" c5c4c3c2c1"#;
+/// The same of an end.
+const DISCONNECT: &str = r#"8386 04 1c "/goim.logic.Logic/Disconnect" c5c4c3c2c1"#;
+
+/// Header blocks of grpc-go, `:authority` with its slashes, a report through gzip; sessions and counts of it are in Redis
+/// as those of ours are.
+#[test]
+fn our_logic_keeps_the_sessions_and_counts_of_a_go_comet() {
+    const GO: &str = "127.0.0.1:9999";
+    let mut cluster = Cluster::servers_only(Queue::Stream);
+    cluster.logics.push(cluster.logic(&[]));
+    cluster.comets.push(cluster.comet(&[]));
+    cluster.logics[0].expect_ready();
+    cluster.comets[0].expect_ready();
+    let rows = |generation: &str, server: &str| {
+        BTreeMap::from([
+            ("golang_im:key_k1".to_owned(), server.to_owned()),
+            ("golang_im:mid_123 k1".to_owned(), server.to_owned()),
+            ("golang_im:gen_k1".to_owned(), format!("{generation} 123 {server}")),
+        ])
+    };
+    let generation = || {
+        let ours = redis(&cluster.redis, &["GET", "golang_im:gen_k1"]);
+        ours.split(' ').next().expect("a word").to_owned()
+    };
+    let keys = ["golang_im:key_k1", "golang_im:mid_123", "golang_im:gen_k1"];
+    let live = |of: std::ops::RangeInclusive<u64>| {
+        keys.iter().all(|key| of.contains(&redis(&cluster.redis, &["TTL", key]).parse().expect("a number")))
+    };
+    let token = r#"{"mid":123,"key":"k1","room_id":"live://1000","accepts":[1000]}"#;
+    let connect = ConnectReq { server: GO.into(), token: token.into(), ..Default::default() };
+    let end = |server: &str| {
+        let (key, server) = ("k1".to_owned(), server.to_owned());
+        DisconnectReq { mid: 123, key, server, generation: 0 }.encode_to_vec()
+    };
+    let has = |(status, body): (String, Vec<u8>)| {
+        assert_eq!(status, "0");
+        DisconnectReply::decode(&body[..]).expect("a reply").has
+    };
+    let mut comet = GoRaw::connect(cluster.logics[0].logic_rpc);
+
+    let (status, body) = comet.call(1, CONNECT, false, &connect.encode_to_vec());
+    assert_eq!(status, "0");
+    let reply = ConnectReply::decode(&body[..]).expect("a reply");
+    assert_eq!((reply.mid, reply.key.as_str(), reply.room_id.as_str()), (123, "k1", "live://1000"));
+    assert_eq!((reply.accepts, reply.heartbeat), (vec![1000], 90_000_000_000));
+    let first = generation();
+    assert_eq!(sessions(&cluster.redis), rows(&first, GO));
+    assert!(live(1790..=1800));
+
+    let (status, body) = comet.call(3, RENEW, true, &hex(REPORT));
+    assert_eq!(status, "0");
+    let reply = OnlineReply::decode(&body[..]).expect("a reply");
+    assert_eq!(reply.all_room_count, HashMap::from([("live://1000".to_owned(), 5)]));
+    let counts = redis(&cluster.redis, &["HGET", &format!("golang_im:ol_{GO}"), "43"]);
+    let start = format!(r#"{{"server":"{GO}","room_count":{{"live://1000":5}},"updated":"#);
+    assert!(counts.starts_with(&start), "{counts}");
+
+    // goim's heartbeat has no generation, and renews all three.
+    for key in keys {
+        redis(&cluster.redis, &["EXPIRE", key, "100"]);
+    }
+    let beat = HeartbeatReq { mid: 123, key: "k1".to_owned(), server: GO.to_owned(), generation: 0 };
+    assert_eq!(comet.call(5, HEARTBEAT, false, &beat.encode_to_vec()).0, "0");
+    assert!(live(1790..=1800));
+    assert_eq!(sessions(&cluster.redis), rows(&first, GO));
+
+    // An end without a generation counts from the comet that holds the session, and from no other.
+    assert!(!has(comet.call(7, DISCONNECT, false, &end("127.0.0.1:8888"))));
+    assert_eq!(sessions(&cluster.redis), rows(&first, GO));
+    let mut ours =
+        cluster.comets[0].client(BOTH[0], &Login::key("k1").mid(123).room("live://1000").reasons());
+    let held = cluster.comets[0].comet_rpc.to_string();
+    let second = generation();
+    assert!(second > first, "{first} {second}");
+    assert!(!has(comet.call(9, DISCONNECT, false, &end(GO))), "it is on our comet now");
+    assert_eq!(sessions(&cluster.redis), rows(&second, &held));
+    assert_eq!(comet.call(11, CONNECT_AGAIN, false, &connect.encode_to_vec()).0, "0");
+    let reason = ours.end().reason().expect("operation 6");
+    assert_eq!(reason["code"], 4409, "{reason}");
+    let third = generation();
+    assert_eq!(sessions(&cluster.redis), rows(&third, GO));
+    assert!(has(comet.call(13, DISCONNECT, false, &end(GO))));
+    assert_eq!(sessions(&cluster.redis), BTreeMap::new());
 }
 
 /// Elements as a Go logic puts them on the list, byte for byte.
@@ -240,7 +291,7 @@ fn what_a_go_logic_puts_on_the_list_our_job_and_comet_deliver() {
         hex(r#"08 01 10 e8 07 2a 0b "live://1000" 3a 05 "hello""#),
         hex(r#"08 02 10 e8 07 18 40 3a 05 "hello""#),
     ] {
-        redis(&cluster.redis, &[b"LPUSH", b"goim-push-topic", &element]);
+        redis_bytes(&cluster.redis, &[b"LPUSH", b"goim-push-topic", &element]);
         client.expect_push(1000, "hello");
     }
     client.expect_silence();
@@ -255,7 +306,10 @@ struct Asked {
     connects: Vec<ConnectReq>,
     disconnects: Vec<DisconnectReq>,
     messages: Vec<ReceiveReq>,
-    reports: Vec<HashMap<String, i32>>,
+    heartbeats: Vec<HeartbeatReq>,
+    reports: Vec<OnlineReq>,
+    /// How the reports were encoded.
+    encodings: Vec<String>,
 }
 
 impl GoLogic {
@@ -267,7 +321,11 @@ impl GoLogic {
 #[async_trait]
 impl logic_server::Logic for GoLogic {
     async fn connect(&self, request: Request<ConnectReq>) -> Result<Response<ConnectReply>, Status> {
-        self.0.lock().expect("a lock").connects.push(request.into_inner());
+        let request = request.into_inner();
+        if request.token.starts_with(b"no JSON") {
+            return Err(Status::unknown("invalid character 'o' in literal null"));
+        }
+        self.0.lock().expect("a lock").connects.push(request);
         let reply = ConnectReply {
             mid: 9,
             key: "go-key".to_owned(),
@@ -284,12 +342,17 @@ impl logic_server::Logic for GoLogic {
         Ok(Response::new(DisconnectReply { has: true }))
     }
 
-    async fn heartbeat(&self, _: Request<HeartbeatReq>) -> Result<Response<HeartbeatReply>, Status> {
+    async fn heartbeat(&self, request: Request<HeartbeatReq>) -> Result<Response<HeartbeatReply>, Status> {
+        self.0.lock().expect("a lock").heartbeats.push(request.into_inner());
         Ok(Response::new(HeartbeatReply {}))
     }
 
     async fn renew_online(&self, request: Request<OnlineReq>) -> Result<Response<OnlineReply>, Status> {
-        self.0.lock().expect("a lock").reports.push(request.into_inner().room_count);
+        let encoding = request.metadata().get("grpc-encoding").and_then(|encoding| encoding.to_str().ok());
+        let mut asked = self.0.lock().expect("a lock");
+        asked.encodings.push(encoding.unwrap_or_default().to_owned());
+        asked.reports.push(request.into_inner());
+        drop(asked);
         // Seven in the room, over all comets.
         Ok(Response::new(OnlineReply { all_room_count: HashMap::from([("live://go".to_owned(), 7)]) }))
     }
@@ -311,9 +374,13 @@ fn our_comet_works_under_a_go_logic() {
     let service = logic_server::LogicServer::new(go.clone()).accept_compressed(CompressionEncoding::Gzip);
     let address = serve(service).to_string();
     etcdctl(&cluster.etcd, &["put", &format!("/goim.logic/prod/sh/sh001/{address}"), &address]);
-    cluster.comets.push(cluster.comet(&[]));
+    cluster.comets.push(cluster.comet(&["protocol.renewInterval=1s"]));
     let comet = &cluster.comets[0];
     comet.expect_ready();
+
+    let mut refused = comet.connect(BOTH[1]);
+    refused.send(7, 1, "no JSON");
+    assert_eq!(refused.end().code(), Some(4401), "what goim's logic answers with an error is no outage");
 
     let login = Login::key("asked-for").mid(1);
     let mut client = comet.client(BOTH[1], &login);
@@ -323,12 +390,23 @@ fn our_comet_works_under_a_go_logic() {
     assert_eq!(asked.connects[0].token, login.body());
     // The comet in the room pushes to what logic said.
     eventually("the report came", || {
-        go.asked().reports.iter().any(|rooms| rooms.get("live://go") == Some(&1)).then_some(())
+        let reports = go.asked().reports;
+        reports.iter().any(|report| report.room_count.get("live://go") == Some(&1)).then_some(())
     });
+    assert!(go.asked().reports.iter().all(|report| report.server == comet.comet_rpc.to_string()));
+    assert!(go.asked().encodings.iter().all(|encoding| encoding == "gzip"), "{:?}", go.asked().encodings);
     eventually("the heartbeat says what logic said", || {
         client.send(2, 1, "");
         (client.frame().body == 7_i32.to_be_bytes()).then_some(())
     });
+    // goim's renewal: one call for each session.
+    let beat = eventually("the session was renewed", || {
+        client.send(2, 1, "");
+        assert_eq!(client.frame().op, 3);
+        go.asked().heartbeats.first().cloned()
+    });
+    assert_eq!((beat.mid, beat.key.as_str(), beat.generation), (9, "go-key", 0));
+    assert_eq!(beat.server, comet.comet_rpc.to_string());
     client.send(1234, 8, "ask");
     client.expect_reply(Frame::new(1235, 8, ""));
     let messages = go.asked().messages;
@@ -336,5 +414,6 @@ fn our_comet_works_under_a_go_logic() {
     assert_eq!((messages[0].mid, proto.op, proto.seq, &proto.body[..]), (9, 1234, 8, &b"ask"[..]));
     client.leave();
     let ended = eventually("the end was told", || go.asked().disconnects.first().cloned());
-    assert_eq!((ended.mid, ended.key.as_str(), ended.server), (9, "go-key", comet.comet_rpc.to_string()));
+    assert_eq!((ended.mid, ended.key.as_str(), ended.generation), (9, "go-key", 0));
+    assert_eq!(ended.server, comet.comet_rpc.to_string());
 }

@@ -5,12 +5,15 @@
 #[allow(dead_code, unused_imports)] // The tests of `halley` use the rest of it.
 mod harness;
 
+mod store;
 mod world;
 
 mod brokers;
+mod bytes;
 mod config;
 mod counts;
 mod goim;
+mod interleavings;
 mod load;
 mod outages;
 mod poison;

@@ -3,10 +3,10 @@
 use std::{io::ErrorKind, time::Duration};
 
 use rustix::process::Signal;
-use services::Redis;
 
 use crate::{
-    harness::{BOTH, Client, Login, PATIENCE, Server, eventually, http, within},
+    harness::{BOTH, Client, Login, Server, eventually, http, within},
+    store::redis,
     world::{Cluster, expect_comets, kill},
 };
 
@@ -21,17 +21,6 @@ fn clients(cluster: &Cluster, count: usize) -> Vec<Client> {
 /// Keys `k0` to the last, for a query.
 fn keys(count: usize) -> String {
     (0..count).map(|n| format!("&keys=k{n}")).collect()
-}
-
-/// Sends Redis a command of one word and reads what it says first.
-fn redis(redis: &Redis, command: &str) -> String {
-    use std::io::{BufRead as _, BufReader, Write as _};
-    let mut stream = std::net::TcpStream::connect(redis.addr()).expect("Redis accepts");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a socket option");
-    stream.write_all(format!("{command}\r\n").as_bytes()).expect("written");
-    let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line).expect("an answer");
-    line.trim_end().to_owned()
 }
 
 #[track_caller]
@@ -67,7 +56,7 @@ fn a_wiped_redis_has_every_session_again_within_ten_seconds() {
     let cluster = Cluster::start();
     let mut clients = clients(&cluster, 200);
     expect_all_sessions(&cluster.logics[0], 200);
-    assert_eq!(redis(&cluster.redis, "FLUSHALL"), "+OK");
+    assert_eq!(redis(&cluster.redis, &["FLUSHALL"]), "+OK");
     expect_all_sessions(&cluster.logics[0], 200);
     expect_pushes_arrive(&cluster, &mut clients, "after the wipe");
 }

@@ -50,10 +50,16 @@ impl Cluster {
     /// Two of each, ready, everybody known to everybody.
     #[track_caller]
     pub(crate) fn start_on(queue: Queue) -> Cluster {
+        Cluster::start_with(queue, &[])
+    }
+
+    /// The same with more for the comets.
+    #[track_caller]
+    pub(crate) fn start_with(queue: Queue, comet: &[&str]) -> Cluster {
         let mut cluster = Cluster::servers_only(queue);
         cluster.logics = (0..2).map(|_| cluster.logic(&[])).collect();
         cluster.jobs = (0..2).map(|_| cluster.job(&[])).collect();
-        cluster.comets = (0..2).map(|_| cluster.comet(&[])).collect();
+        cluster.comets = (0..2).map(|_| cluster.comet(comet)).collect();
         for server in cluster.logics.iter().chain(&cluster.jobs).chain(&cluster.comets) {
             server.expect_ready();
         }

@@ -270,6 +270,7 @@ fn login_error(status: Status) -> LogicError {
         _ if std::error::Error::source(&status).is_some() => unavailable(status),
         Code::Unknown | Code::InvalidArgument | Code::Unauthenticated => refused(CloseReason::LoginRefused),
         Code::PermissionDenied => refused(CloseReason::NotPermitted),
+        Code::Aborted => refused(CloseReason::Replaced),
         Code::ResourceExhausted => LogicError::Overloaded,
         _ => unavailable(status),
     }

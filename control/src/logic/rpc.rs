@@ -153,10 +153,12 @@ pub(super) fn session(mid: i64, key: String, server: String, generation: i64) ->
     Ok(SessionRef { mid: Mid(mid), key: Key::new(key), server: server_id(server)?, generation })
 }
 
-/// A refused login's words are for the client; its code says whether it was about who the client is, or what it may do.
+/// A refused login's words are for the client; its code says whether it was about who the client is, what it may do, or a
+/// newer login of its key.
 pub(super) fn status(error: LogicError) -> Status {
     match error {
         LogicError::Refused { reason: CloseReason::NotPermitted, text } => Status::permission_denied(text),
+        LogicError::Refused { reason: CloseReason::Replaced, text } => Status::aborted(text),
         LogicError::Refused { text, .. } => Status::unauthenticated(text),
         LogicError::Unavailable(_) => Status::unavailable(error.to_string()),
         LogicError::Overloaded => Status::resource_exhausted(error.to_string()),

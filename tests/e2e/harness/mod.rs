@@ -2,6 +2,7 @@
 
 pub(crate) mod client;
 pub(crate) mod clock;
+pub(crate) mod go_comet;
 pub(crate) mod http;
 pub(crate) mod metrics;
 pub(crate) mod server;
