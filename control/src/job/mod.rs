@@ -309,8 +309,10 @@ impl Run {
         let (tracker, room) = (Arc::clone(&self.common.tracker), Arc::clone(&self.common.room));
         loop {
             self.route_pending().await;
+            // Looked at first: what is done while acknowledgements are stored has its own still to come.
+            let is_done = self.pending.is_empty() && tracker.is_idle();
             self.acknowledge(consumer).await;
-            if self.pending.is_empty() && tracker.is_idle() {
+            if is_done {
                 break;
             }
             tokio::select! {
