@@ -110,6 +110,7 @@ pub fn start(config: &JobConfig, deps: JobDeps) -> Job {
         broker,
         group,
         nodes: registry.watch(),
+        registry,
         connect,
         drain,
         common: Common { limits, metrics, tracker, room },
@@ -148,6 +149,7 @@ pub fn connect_by_grpc(config: &JobConfig) -> Connect {
 struct Run {
     broker: Arc<dyn Broker>,
     group: String,
+    registry: Arc<dyn Registry>,
     nodes: watch::Receiver<Arc<NodeSet>>,
     connect: Connect,
     drain: Drain,
@@ -168,6 +170,11 @@ struct Way {
 
 impl Run {
     async fn run(mut self) {
+        // Before that there seem to be no comets, and what is read would be dropped.
+        tokio::select! {
+            () = self.registry.known() => {}
+            () = self.drain.draining() => return,
+        }
         let Some(mut consumer) = self.join_group().await else { return };
         self.update_links();
         let ends_at_drain = self.broker.outlives_process();

@@ -91,7 +91,7 @@ async fn run(file: JobFile, checked: Checked) -> anyhow::Result<()> {
     let deps = JobDeps {
         broker: queue.broker,
         group: file.kafka.group.clone(),
-        registry: Arc::clone(&registry) as _,
+        registry,
         connect: job::connect_by_grpc(&config),
         metrics: job_metrics,
         drain: drain.clone(),
@@ -112,8 +112,6 @@ async fn run(file: JobFile, checked: Checked) -> anyhow::Result<()> {
     info!("draining: what was read is delivered");
     health.unmet("draining", "the process is going away");
     job.stopped().await;
-    // It watches for as long as it is there.
-    drop(registry);
     info!("drained");
     Ok(())
 }

@@ -1,4 +1,6 @@
-//! The end of job on a broker that outlives it.
+//! The start and the end of job on a broker that outlives it.
+
+use cluster::registry::RegistryError;
 
 use super::*;
 
@@ -64,6 +66,44 @@ async fn what_is_taken_while_job_ends_is_acknowledged() {
     job.stopped().await;
     assert_eq!(comet.bodies(), ["first", "second"]);
     assert_eq!(broker.depth(), 0, "nothing comes again");
+}
+
+/// A registry whose store has not answered yet.
+struct Unread {
+    registry: Fixed,
+    read: watch::Sender<bool>,
+}
+
+#[async_trait]
+impl Registry for Unread {
+    async fn register(&self, node: Node) -> Result<Box<dyn Registration>, RegistryError> {
+        self.registry.register(node).await
+    }
+
+    fn watch(&self) -> watch::Receiver<Arc<NodeSet>> {
+        self.registry.watch()
+    }
+
+    async fn known(&self) {
+        self.read.subscribe().wait_for(|read| *read).await.unwrap();
+    }
+}
+
+/// A job that was quicker at the broker than at etcd took its comets for none, and dropped what waited for them.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_read_before_the_comets_are_known() {
+    let comet = Arc::new(Recorder::default());
+    let broker = MemoryBroker::new(MemoryLimits { bytes: 1000, entries: 10 }, BrokerMetrics::default());
+    broker.publish(vec![to_room("live://1", "waits")]).await.unwrap();
+    let registry = Fixed::new([]);
+    let unread = Arc::new(Unread { registry: registry.clone(), read: watch::Sender::new(false) });
+    let _job = start_job(&broker, &comet, Arc::clone(&unread) as _, &Drain::new());
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(broker.depth(), 1);
+    let _registration = register(&registry, "a:1").await;
+    unread.read.send_replace(true);
+    until("acknowledged", || broker.depth() == 0).await;
+    assert_eq!(comet.bodies(), ["waits"]);
 }
 
 fn start_job(
