@@ -83,6 +83,8 @@ static HOLD: LazyLock<Script> = LazyLock::new(|| {
         local now = time[1] * 1000 + math.floor(time[2] / 1000)
         -- First, as it takes no memory: behind a write, a full Redis takes the others as well.
         redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ttl)
+        -- Heard of in the future, when the clock was set back: whoever lives says so again.
+        redis.call('ZREMRANGEBYSCORE', KEYS[1], now + ttl, '+inf')
         redis.call('ZADD', KEYS[1], now, consumer)
         redis.call('PEXPIRE', KEYS[1], 2 * ttl)
         local streams = (#KEYS - 1) / 5
