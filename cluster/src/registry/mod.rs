@@ -36,6 +36,10 @@ pub trait Registry: Send + Sync + 'static {
 
     /// The nodes as they are now and become. While the store is away the last known set stays.
     fn watch(&self) -> watch::Receiver<Arc<NodeSet>>;
+
+    /// Returns once the set was read from the store. Until then it is empty, which says nothing about the nodes. May be
+    /// dropped and asked for again.
+    async fn known(&self) {}
 }
 
 /// One's own entry. Dropped, it is taken back as well, though nobody waits for that to be done.

@@ -1,7 +1,7 @@
 //! Where accepted pushes wait between logic and job.
 //!
-//! One trait, one conformance suite (module `conformance`), and for now one implementation, in memory. The trait is cut so
-//! that a Redis list, Redis streams with owners and Kafka fit it without moving a wall:
+//! One trait, one conformance suite (module `conformance`), and four implementations: in memory, a Redis list, Redis
+//! streams with owners, Kafka.
 //!
 //! - **Sources.** A log is one or several sources (memory and a Redis list: one; streams and Kafka: one per stream or
 //!   partition). Order is kept inside a source; a source has one owner per group at a time.
@@ -10,9 +10,7 @@
 //!   source holds the incarnation of its log: a log that was wiped or made anew is a new source, because its positions
 //!   start again.
 //! - **Acknowledgement is cumulative per source**, not per entry: job dispatches in order and knows the contiguous low
-//!   watermark anyway, Kafka can commit nothing else, a Redis list trims its processing list from one end, a stream's
-//!   consumer knows which of its pending entries stand at or below a position, and one acknowledgement a batch costs
-//!   less than one an entry.
+//!   watermark anyway, Kafka can commit nothing else, and one acknowledgement a batch costs less than one an entry.
 
 use std::{fmt, sync::Arc};
 

@@ -5,7 +5,7 @@
 //! comet takes it too; only what a client sent into its room goes as one message with its origin, which a Go comet
 //! ignores.
 
-use std::{sync::Arc, time::Duration};
+use std::{error::Error as _, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -175,9 +175,11 @@ fn message(payload: Payload) -> Proto {
     }
 }
 
-/// A Go comet says UNKNOWN, and only about arguments.
+/// A Go comet says UNKNOWN, and only about arguments. So does the transport of a connection that broke under the call,
+/// but there the error has a source.
 fn error(status: Status) -> DispatchError {
     match status.code() {
+        Code::Unknown if status.source().is_some() => DispatchError::Unreachable(status.message().to_owned()),
         Code::InvalidArgument | Code::Unknown | Code::Unimplemented | Code::OutOfRange => {
             DispatchError::Invalid(status.message().to_owned())
         }

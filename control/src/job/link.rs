@@ -1,8 +1,8 @@
 //! The way to one comet: a bounded queue and a task that empties it.
 //!
-//! A comet gets its pushes in order: over a stream ([`super::stream`]), or by calls that go out one at a time. What it does not take within `dispatch.giveUp` is
-//! given up for it, whatever became of the call; what comes while its queue is full is given up at once. Nobody else
-//! waits for it.
+//! A comet gets its pushes in order: over a stream ([`super::stream`]), or by calls that go out one at a time. What it
+//! does not take within `dispatch.giveUp` is given up for it, whatever became of the call; what comes while its queue is
+//! full is given up at once. Nobody else waits for it.
 
 use std::{
     collections::VecDeque,

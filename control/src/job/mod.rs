@@ -111,6 +111,7 @@ pub fn start(config: &JobConfig, deps: JobDeps) -> Job {
         broker,
         group,
         nodes: registry.watch(),
+        registry,
         connect,
         drain,
         common: Common { limits, metrics, tracker, room },
@@ -150,6 +151,7 @@ pub fn connect_by_grpc(config: &JobConfig) -> Connect {
 struct Run {
     broker: Arc<dyn Broker>,
     group: String,
+    registry: Arc<dyn Registry>,
     nodes: watch::Receiver<Arc<NodeSet>>,
     connect: Connect,
     drain: Drain,
@@ -172,6 +174,11 @@ struct Way {
 
 impl Run {
     async fn run(mut self) {
+        // Before that there seem to be no comets, and what is read would be dropped.
+        tokio::select! {
+            () = self.registry.known() => {}
+            () = self.drain.draining() => return,
+        }
         let Some(mut consumer) = self.join_group().await else { return };
         self.update_links();
         let ends_at_drain = self.broker.outlives_process();
@@ -318,8 +325,10 @@ impl Run {
         let (tracker, room) = (Arc::clone(&self.common.tracker), Arc::clone(&self.common.room));
         loop {
             self.route_pending().await;
+            // Looked at first: what is done while acknowledgements are stored has its own still to come.
+            let is_done = self.pending.is_empty() && tracker.is_idle();
             self.acknowledge(consumer).await;
-            if self.pending.is_empty() && tracker.is_idle() {
+            if is_done {
                 break;
             }
             tokio::select! {

@@ -32,6 +32,7 @@ use crate::{
 };
 
 mod grpc;
+mod lifecycle;
 mod stream;
 
 const BATCHES: Calls = Calls::Batches;

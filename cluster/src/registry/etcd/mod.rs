@@ -64,12 +64,13 @@ pub struct EtcdRegistry {
     terms: Terms,
     members: Members,
     nodes: watch::Receiver<Arc<NodeSet>>,
+    listed: watch::Receiver<bool>,
     watcher: JoinHandle<()>,
 }
 
 impl EtcdRegistry {
     /// Begins to watch the nodes of `scopes`, at least one, as soon as etcd is there. Needs a tokio runtime. The set is empty
-    /// until etcd has answered, see [`up`](Self::up).
+    /// until etcd has answered, see [`known`](Registry::known).
     ///
     /// # Errors
     /// When the section is at odds with itself, names a file that cannot be read, or a scope cannot be part of a key.
@@ -89,6 +90,7 @@ impl EtcdRegistry {
         let metrics = RegistryMetrics::default();
         let contact = Arc::new(Contact::new(metrics.clone()));
         let (sender, nodes) = watch::channel(Arc::default());
+        let (list, listed) = watch::channel(false);
         let lease_ttl = config.lease_ttl.get();
         let watcher = Watcher {
             members: members.clone(),
@@ -98,12 +100,12 @@ impl EtcdRegistry {
             contact: contact.clone(),
             metrics: metrics.clone(),
             lease_ttl,
-            listed: false,
+            listed: list,
             grace_until: Instant::now(),
         };
         let watcher = tokio::spawn(async move { match watcher.run().await {} });
         let terms = Terms { layout: config.layout.clone(), lease_ttl, contact, metrics };
-        Ok(Self { terms, members, nodes, watcher })
+        Ok(Self { terms, members, nodes, listed, watcher })
     }
 
     /// What it counts.
@@ -135,6 +137,11 @@ impl Registry for EtcdRegistry {
 
     fn watch(&self) -> watch::Receiver<Arc<NodeSet>> {
         self.nodes.clone()
+    }
+
+    async fn known(&self) {
+        // Fails only when there is nobody any more who could read it.
+        let _ = self.listed.clone().wait_for(|listed| *listed).await;
     }
 }
 

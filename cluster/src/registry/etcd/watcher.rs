@@ -34,7 +34,7 @@ pub(super) struct Watcher {
     pub(super) metrics: RegistryMetrics,
     pub(super) lease_ttl: Duration,
     /// There has been a list.
-    pub(super) listed: bool,
+    pub(super) listed: watch::Sender<bool>,
     /// Until then a node that is gone is kept as missing.
     pub(super) grace_until: Instant,
 }
@@ -68,7 +68,7 @@ impl Watcher {
         let gets: Vec<_> = self.prefixes.iter().map(get).collect();
         let answer = self.members.ask(client.txn(Txn::new().and_then(gets))).await?;
         self.metrics.lists.inc();
-        if std::mem::replace(&mut self.listed, true) {
+        if *self.listed.borrow() {
             self.grace_until = Instant::now() + self.lease_ttl;
         }
         let answers = answer.op_responses();
@@ -78,6 +78,7 @@ impl Watcher {
         });
         self.view.replace(records.filter_map(record), crate::clock::wall());
         self.publish();
+        self.listed.send_replace(true);
         Ok(answer.header().map_or(0, |header| header.revision()))
     }
 

@@ -92,7 +92,7 @@ async fn run(file: JobFile, checked: Checked) -> anyhow::Result<()> {
     let deps = JobDeps {
         broker: queue.broker,
         group: file.kafka.group.clone(),
-        registry: Arc::clone(&registry) as _,
+        registry,
         connect: job::connect_by_grpc(&config),
         metrics: job_metrics,
         drain: drain.clone(),
@@ -113,10 +113,8 @@ async fn run(file: JobFile, checked: Checked) -> anyhow::Result<()> {
     info!("draining: what was read is delivered");
     health.unmet("draining", "the process is going away");
     job.stopped().await;
-    // Waits for the last acknowledgements, and for the group to know that this member is gone.
+    // Waits for what is still on its way there, dead letters last.
     broker.close().await;
-    // It watches for as long as it is there.
-    drop(registry);
     info!("drained");
     Ok(())
 }

@@ -22,7 +22,7 @@ use rdkafka::{
 };
 use tokio::{
     sync::{Notify, watch},
-    time::Instant,
+    time::{Instant, timeout},
 };
 use tracing::{debug, warn};
 
@@ -40,6 +40,9 @@ const COMMIT_EVERY: Duration = Duration::from_millis(100);
 
 /// How long the thread sleeps when nothing happens.
 const IDLE: Duration = Duration::from_secs(1);
+
+/// How long members may take to leave their groups.
+const LEAVE_MAX: Duration = Duration::from_secs(5);
 
 /// Pause before a client that died is made anew; doubled up to the second.
 const REBIRTH: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(5)];
@@ -151,6 +154,19 @@ impl Consumer for KafkaConsumer {
             self.shared.bell.ring();
         }
         Ok(())
+    }
+
+    async fn leave(self: Box<Self>) {
+        let leaving = self.shared.membership.leaving.clone();
+        drop(self);
+        all_left(&leaving).await;
+    }
+}
+
+/// Waits until members that were dropped have committed and left, a few seconds at most.
+pub(super) async fn all_left(leaving: &watch::Sender<usize>) {
+    if timeout(LEAVE_MAX, leaving.subscribe().wait_for(|members| *members == 0)).await.is_err() {
+        warn!("Kafka does not take the last commits: their entries will come again");
     }
 }
 

@@ -38,7 +38,7 @@ use bytes::Bytes;
 use cluster::telemetry::OUTSIDERS;
 use proto::{envelope::Envelope, ids::Key};
 use rdkafka::message::{Header, OwnedHeaders};
-use tokio::{sync::watch, time::timeout};
+use tokio::sync::watch;
 use tracing::{Level, warn};
 
 pub use self::config::{Assignor, KafkaConfig, KafkaJobConfig};
@@ -52,8 +52,8 @@ use self::{
 use super::{Broker, ConsumeError, Consumer, Delivery, PublishError, record::record_key};
 use crate::metrics::BrokerMetrics;
 
-/// How long [`Broker::close`] waits for what is on its way, and for members to leave their groups.
-const CLOSE_MAX: Duration = Duration::from_secs(5);
+/// How long [`Broker::close`] waits for what is on its way.
+const FLUSH_MAX: Duration = Duration::from_secs(5);
 
 /// Why there is no Kafka client. Nothing is retried: the operator changes what it names.
 #[derive(Debug, thiserror::Error)]
@@ -223,12 +223,8 @@ impl Broker for KafkaBroker {
     async fn close(&self) {
         self.shared.is_closed.store(true, Relaxed);
         let producer = self.shared.producer();
-        let flushed = tokio::task::spawn_blocking(move || producer.flush(CLOSE_MAX));
-        let mut leaving = self.leaving.subscribe();
-        let all_left = timeout(CLOSE_MAX, leaving.wait_for(|members| *members == 0)).await.is_ok();
-        if !all_left {
-            warn!("Kafka does not take the last commits: their entries will come again");
-        }
+        let flushed = tokio::task::spawn_blocking(move || producer.flush(FLUSH_MAX));
+        consumer::all_left(&self.leaving).await;
         let _ = flushed.await;
     }
 

@@ -1,5 +1,5 @@
 //! What Redis does in one step. Each script looks before it writes, so that a wrong type or a full memory leaves nothing
-//! half done.
+//! half done. A full memory refuses publishes only: consumers go on, or it would stay full.
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -81,8 +81,11 @@ static HOLD: LazyLock<Script> = LazyLock::new(|| {
         local consumer, ttl, group, fresh = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
         local time = redis.call('TIME')
         local now = time[1] * 1000 + math.floor(time[2] / 1000)
-        redis.call('ZADD', KEYS[1], now, consumer)
+        -- First, as it takes no memory: behind a write, a full Redis takes the others as well.
         redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ttl)
+        -- Heard of in the future, when the clock was set back: whoever lives says so again.
+        redis.call('ZREMRANGEBYSCORE', KEYS[1], now + ttl, '+inf')
+        redis.call('ZADD', KEYS[1], now, consumer)
         redis.call('PEXPIRE', KEYS[1], 2 * ttl)
         local streams = (#KEYS - 1) / 5
         local share = math.ceil(streams / redis.call('ZCARD', KEYS[1]))
@@ -155,6 +158,8 @@ static ACKNOWLEDGE: LazyLock<Script> = LazyLock::new(|| {
         if redis.call('GET', KEYS[1]) ~= ARGV[1] or redis.call('GET', KEYS[2]) ~= ARGV[2] then
             return 0
         end
+        -- First, as it takes no memory: behind it, a full Redis takes the other as well.
+        redis.call('HDEL', KEYS[3], ARGV[3])
         redis.call('HSET', KEYS[3], ARGV[3], ARGV[4])
         return 1
         ",

@@ -7,7 +7,10 @@ use proto::rpc::comet::{
     RoomsReq,
     comet_server::{Comet as CometService, CometServer},
 };
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, service::Routes, transport::Server};
 
@@ -208,4 +211,29 @@ async fn rooms_are_listed_and_an_address_that_is_none_is_refused() {
     let comet = GrpcComet::new(&ServerId::new(setup.addr.to_string()), Duration::from_secs(5)).unwrap();
     assert_eq!(comet.rooms().await.unwrap(), [RoomId::parse("live://1").unwrap()]);
     assert!(GrpcComet::new(&ServerId::new("no address"), Duration::from_secs(5)).is_err());
+}
+
+/// A connection that breaks under a call is told as UNKNOWN by the transport, too; taken for a refusal, the push was lost.
+#[tokio::test]
+async fn a_connection_that_breaks_under_a_call_is_no_refusal() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let comet = ServerId::new(listener.local_addr().unwrap().to_string());
+    let comet = GrpcComet::new(&comet, Duration::from_secs(5)).unwrap();
+    for is_reset in [false, true] {
+        let breaks = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            // An empty SETTINGS frame.
+            stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+            let mut heard = Vec::new();
+            while !heard.windows(8).any(|window| window == b"live://1") {
+                assert_ne!(stream.read_buf(&mut heard).await.unwrap(), 0, "the call comes first");
+            }
+            if is_reset {
+                stream.set_zero_linger().unwrap();
+            }
+        };
+        let dispatch = crate::job::route::route(to_room("live://1", "x"), 1).1;
+        let (called, ()) = tokio::join!(comet.dispatch(vec![dispatch]), breaks);
+        assert!(matches!(called, Err(DispatchError::Unreachable(_))), "reset {is_reset}: {called:?}");
+    }
 }

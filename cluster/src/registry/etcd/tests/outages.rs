@@ -212,7 +212,7 @@ async fn a_compacted_history_is_listed_anew() {
         contact: Arc::new(Contact::new(metrics.clone())),
         metrics: metrics.clone(),
         lease_ttl: config.lease_ttl.get(),
-        listed: false,
+        listed: watch::Sender::new(false),
         grace_until: Instant::now(),
     };
     let mut backoff = connect::Backoff::new(watcher.lease_ttl);
@@ -227,4 +227,19 @@ async fn a_compacted_history_is_listed_anew() {
     raw.compact(now, None).await.unwrap();
     let _two = registered(&registry, comet(2)).await;
     until(&registry, |nodes| there(nodes, 1) && there(nodes, 2)).await;
+}
+
+#[tokio::test]
+async fn the_nodes_are_known_once_etcd_has_answered() {
+    let etcd = Etcd::start();
+    let config = short_lease(&etcd);
+    let comet_side = registry(&config);
+    let _own = registered(&comet_side, comet(1)).await;
+    etcd.pause();
+    let late = registry(&config);
+    assert!(timeout(Duration::from_secs(1), late.known()).await.is_err());
+    etcd.resume();
+    timeout(SOON, late.known()).await.expect("etcd answers again");
+    // Whether or not the comet's lease has run out meanwhile, it is back.
+    until(&late, |nodes| there(nodes, 1)).await;
 }

@@ -149,3 +149,17 @@ async fn a_source_keeps_its_name_from_owner_to_owner_until_the_topic_is_made_ane
     assert_eq!(taken[0].position.offset.0, 0);
     assert_ne!(taken[0].position.source, sources[0]);
 }
+
+/// A process that ends does not wait for its threads: what was not committed by then came again, and the partitions were
+/// nobody's until the session had run out.
+#[tokio::test]
+async fn who_leaves_has_committed_and_is_no_member_any_more() {
+    let bench = bench().await;
+    let broker = broker(&bench.config).await;
+    broker.publish(vec![to_room()]).await.unwrap();
+    let mut consumer = broker.consume(&bench.config.group).await.unwrap();
+    let taken = take(&mut *consumer, 1).await;
+    consumer.ack(&taken[0].position).await.unwrap();
+    consumer.leave().await;
+    assert_eq!(*broker.leaving.borrow(), 0, "its thread has left the group");
+}

@@ -165,6 +165,27 @@ async fn a_full_memory_and_a_replica_take_nothing() {
     assert_eq!(stands(&site).await, 0);
 }
 
+/// Pushes that nobody took fill a Redis: once there is a job, it takes them, and the memory is free again.
+#[tokio::test]
+async fn a_queue_that_filled_the_memory_is_emptied() {
+    let site = Site::start().await;
+    let broker = broker(&site.redis, "t");
+    broker.publish((0..3).map(|n| to_room("r", &n.to_string())).collect()).await.unwrap();
+    site.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let mut consumer = broker.consume(GROUP).await.unwrap();
+    let taken = take(&mut *consumer, 3).await;
+    assert_eq!(bodies(&taken), ["0", "1", "2"]);
+    consumer.ack(&taken[2].position).await.unwrap();
+    let stream = broker.topic.stream(broker.topic.stream_of("r"));
+    for _ in 0..200 {
+        if site.command::<usize>(&["XLEN", &stream]).await == 0 {
+            return;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    panic!("what was acknowledged is still there");
+}
+
 /// Keys in Redis, which may call itself a replica.
 async fn stands(site: &Site) -> usize {
     let client = redis::Client::open(format!("redis://{}", site.server.addr())).unwrap();

@@ -60,6 +60,17 @@ async fn everybody_has_a_fair_share_and_one_who_leaves_frees_it_at_once() {
     drop((first, second));
 }
 
+/// Redis's clock was set back, or a replica behind it took over, and a job that died was heard of last in what is the
+/// future now. It kept its share for as long as that lasted.
+#[tokio::test]
+async fn a_dead_job_that_was_heard_of_in_the_future_has_no_share() {
+    let site = Site::start().await;
+    let broker = broker(&site.redis, "t");
+    site.command::<()>(&["ZADD", &broker.topic.members(GROUP), "9999999999999", "dead"]).await;
+    let _consumer = broker.consume(GROUP).await.unwrap();
+    shared_as(&site, &broker.topic, &[8]).await;
+}
+
 #[tokio::test]
 async fn a_stream_is_given_back_when_what_was_handed_out_is_acknowledged() {
     let site = Site::start().await;
