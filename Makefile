@@ -67,13 +67,12 @@ deb: build ## The same as a Debian package in target/
 
 .PHONY: test
 test: deps lint ## Everything that must pass: lints, unit, property, conformance and end-to-end tests, simulation, fuzzing
-	$(CARGO) build --workspace $(PROGRAMS)
 	$(CARGO) test --workspace $(PROGRAMS) --no-fail-fast
 	deploy/check-configs.sh
 	examples/check.sh
 	$(MAKE) --no-print-directory sim
 	$(CARGO) test $(IN_SIM) --quiet
-	$(MAKE) --no-print-directory page-test
+	node --test page/tests/*.test.js
 	fuzz/run.sh
 
 # The simulator is a workspace of its own: what it changes must not reach the programs that are shipped.
