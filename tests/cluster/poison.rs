@@ -50,7 +50,8 @@ fn what_is_no_push_is_put_aside_and_the_rest_goes_on() {
     let mut aside = ["0", "1", "2", "3"]
         .map(|n| redis_bytes(&cluster.redis, &[b"LINDEX", dead.as_bytes(), n.as_bytes()]));
     aside.sort();
-    let mut put = [Vec::new(), b"\x08\x07\x10\xe8\x07".to_vec(), b"not protobuf".to_vec(), dead_comet.clone()];
+    let mut put =
+        [Vec::new(), b"\x08\x07\x10\xe8\x07".to_vec(), b"not protobuf".to_vec(), dead_comet.clone()];
     put.sort();
     assert_eq!(aside, put);
     client.expect_silence();
@@ -85,9 +86,12 @@ fn a_wrong_type_under_a_key_of_ours_harms_only_that_key() {
     redis(&cluster.redis, &["SET", "golang_im:mid_77", "text"]);
     let mut well = cluster.comets[0].client(BOTH[0], &Login::key("well").mid(1).accepts(&[1000]));
     for target in ["keys?operation=1000&keys=odd", "mids?operation=1000&mids=77"] {
-        cluster.logics[0].push(target, "odd");
+        let answer = cluster.logics[0].post(&format!("/goim/push/{target}"), "odd");
+        assert_eq!(answer.status, 200, "{target}: {}", answer.body);
+        assert!(answer.json()["data"]["offline"].is_array(), "{target}: nobody's session: {}", answer.body);
     }
-    cluster.logics[0].push("mids?operation=1000&mids=77&mids=1", "well");
+    let answer = cluster.logics[0].post("/goim/push/mids?operation=1000&mids=77&mids=1", "well");
+    assert_eq!(answer.status, 200, "{}", answer.body);
     well.expect_push(1000, "well");
     for logic in &cluster.logics {
         logic.expect_ready();
