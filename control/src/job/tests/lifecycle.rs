@@ -19,8 +19,8 @@ impl Broker for Slow {
         Ok(Box::new(SlowConsumer(self.0.consume(group).await?)))
     }
 
-    async fn dead_letter(&self, delivery: Delivery) {
-        self.0.dead_letter(delivery).await;
+    async fn dead_letter(&self, deliveries: Vec<Delivery>) {
+        self.0.dead_letter(deliveries).await;
     }
 
     async fn close(&self) {

@@ -106,7 +106,10 @@ async fn a_key_that_logs_in_through_two_logics_is_the_newest_logins() {
     let newest = logins.pop().unwrap();
     for old in logins {
         let renewed = two.renew(vec![old.clone()]).await.unwrap();
-        assert_eq!(renewed.superseded, [(Key::new("k"), newest.generation.unwrap())]);
+        // The comet of the newest has closed its older ones itself.
+        let is_elsewhere = old.server != newest.server;
+        let by = is_elsewhere.then(|| (Key::new("k"), newest.generation.unwrap()));
+        assert_eq!(renewed.superseded, Vec::from_iter(by));
         assert!(!one.disconnect(old).await.unwrap());
     }
     let found = one.sessions_of_mids(&[Mid(1)]).await.unwrap().remove(0);
