@@ -61,7 +61,7 @@ pub use self::{
     nodes::{Backoff, Nodes},
     push::{Offline, Push, PushFailure, PushTarget},
     reach::reach_by_grpc,
-    rpc::{NodesApi, RpcLogic},
+    rpc::{AllRooms, NodesApi, RpcLogic},
     start::{LogicServer, StartError, start},
 };
 use crate::{
@@ -239,7 +239,9 @@ impl LogicApi for Logic {
         self.keep_counts(&server, &rooms).await;
         let mut online = self.online();
         online.report(server, rooms, clients, Instant::now());
-        Ok(online.rooms())
+        online.fill(&mut everybody);
+        Ok(everybody)
+        let mut everybody = rooms.clone();
     }
 
     async fn receive(&self, message: ClientMessage) -> Result<MessageReply, LogicError> {
@@ -250,5 +252,11 @@ impl LogicApi for Logic {
 impl NodesApi for Logic {
     fn nodes(&self, platform: &str, client: Option<IpAddr>) -> Nodes {
         self.comets(|comets| self.chooser.choose(comets, platform, client))
+impl AllRooms for Logic {
+    fn all_rooms(&self) -> HashMap<RoomId, u32> {
+        self.online().rooms()
+    }
+}
+
     }
 }
