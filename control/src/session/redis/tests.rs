@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use services::Redis as Server;
 use tokio::time::{sleep, timeout};
 
-use super::*;
+use super::{clock::COMPARE, *};
 use crate::session::conformance;
 
 /// Longest wait for anything that takes a moment.
@@ -354,6 +354,17 @@ async fn no_login_is_stored_before_the_servers_time_is_known() {
     assert!(sessions.put(new(1, "k1", COMET, 1)).await.is_err());
     let sessions = started(sessions).await;
     assert_eq!(sessions.put(new(1, "k1", COMET, 1)).await, Ok(Put::Stored { previous: None }));
+}
+
+#[tokio::test]
+async fn a_first_look_at_the_clock_that_failed_is_soon_repeated() {
+    let setup = Setup::new().await;
+    setup.run(&["ACL", "SETUSER", "default", "-time"]).await;
+    let sessions = RedisSessions::new(setup.redis.clone(), &config(&setup.server));
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(sessions.now_us(), 0);
+    setup.run(&["ACL", "SETUSER", "default", "+time"]).await;
+    timeout(COMPARE / 2, started(sessions)).await.expect("long before an ordinary comparison");
 }
 
 #[tokio::test]
