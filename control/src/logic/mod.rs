@@ -165,6 +165,9 @@ impl Logic {
                     generation: Some(generation),
                 })
             }
+            // After a failover to a Redis whose clock is behind, a holder may come from that future, and its key stays
+            // closed for the difference. That is not told from a login that overtook this one, which another logic may
+            // have dated by either clock: to store over it could put an older connection in a newer one's place.
             Ok(Put::Superseded { .. }) => {
                 let reason = CloseReason::Replaced;
                 let text = reason.text().to_owned();
@@ -237,11 +240,11 @@ impl LogicApi for Logic {
         clients: ClientCount,
     ) -> Result<HashMap<RoomId, u32>, LogicError> {
         self.keep_counts(&server, &rooms).await;
+        let mut everybody = rooms.clone();
         let mut online = self.online();
         online.report(server, rooms, clients, Instant::now());
         online.fill(&mut everybody);
         Ok(everybody)
-        let mut everybody = rooms.clone();
     }
 
     async fn receive(&self, message: ClientMessage) -> Result<MessageReply, LogicError> {
@@ -249,14 +252,14 @@ impl LogicApi for Logic {
     }
 }
 
-impl NodesApi for Logic {
-    fn nodes(&self, platform: &str, client: Option<IpAddr>) -> Nodes {
-        self.comets(|comets| self.chooser.choose(comets, platform, client))
 impl AllRooms for Logic {
     fn all_rooms(&self) -> HashMap<RoomId, u32> {
         self.online().rooms()
     }
 }
 
+impl NodesApi for Logic {
+    fn nodes(&self, platform: &str, client: Option<IpAddr>) -> Nodes {
+        self.comets(|comets| self.chooser.choose(comets, platform, client))
     }
 }
