@@ -50,7 +50,8 @@ fn what_is_no_push_is_put_aside_and_the_rest_goes_on() {
     let mut aside = ["0", "1", "2", "3"]
         .map(|n| redis_bytes(&cluster.redis, &[b"LINDEX", dead.as_bytes(), n.as_bytes()]));
     aside.sort();
-    let mut put = [Vec::new(), b"\x08\x07\x10\xe8\x07".to_vec(), b"not protobuf".to_vec(), dead_comet.clone()];
+    let mut put =
+        [Vec::new(), b"\x08\x07\x10\xe8\x07".to_vec(), b"not protobuf".to_vec(), dead_comet.clone()];
     put.sort();
     assert_eq!(aside, put);
     client.expect_silence();
@@ -60,7 +61,8 @@ fn what_is_no_push_is_put_aside_and_the_rest_goes_on() {
 fn without_any_comet_pushes_are_counted_and_put_aside_until_there_is_one() {
     let mut cluster = Cluster::servers_only(Queue::Stream);
     cluster.logics.push(cluster.logic(&[]));
-    cluster.jobs.push(cluster.job(&[]));
+    // So long it waits for the first one.
+    cluster.jobs.push(cluster.job(&["dispatch.giveUp=1s"]));
     for server in cluster.logics.iter().chain(&cluster.jobs) {
         server.expect_ready();
     }
