@@ -101,6 +101,36 @@ async fn a_stream_that_went_back_in_time_is_a_new_source() {
     assert_ne!(next[0].position.source, lost[0].position.source);
 }
 
+/// What was acknowledged stands beside the stream, and may be of a later time than the stream.
+#[tokio::test]
+async fn what_comes_after_a_stream_went_back_behind_its_acknowledgements_is_read() {
+    let site = Site::start().await;
+    let broker = broker(&site.redis, "t");
+    let mut consumer = broker.consume(GROUP).await.unwrap();
+    broker.publish(vec![to_room("r", "0")]).await.unwrap();
+    let stream = broker.topic.stream(broker.topic.stream_of("r"));
+    let old: Vec<u8> = site.command(&["DUMP", &stream]).await;
+    broker.publish(vec![to_room("r", "1"), to_room("r", "2")]).await.unwrap();
+    let taken = take(&mut *consumer, 3).await;
+    consumer.ack(&taken[2].position).await.unwrap();
+    // From then on the owner removes what is acknowledged.
+    sleep(member::LEASE).await;
+    let restore = [b"RESTORE", stream.as_bytes(), b"0", &old, b"REPLACE"];
+    command::<()>(&site.redis, &restore.map(<[u8]>::to_vec)).await;
+    // As a master does whose clock is behind that of the one before it.
+    let next = format!("{}", entry::EntryId(taken[0].position.offset.0 + 1));
+    let push = to_room("r", "3").to_bytes();
+    let add = [b"XADD", stream.as_bytes(), next.as_bytes(), b"push", &push];
+    command::<String>(&site.redis, &add.map(<[u8]>::to_vec)).await;
+    let again = take(&mut *consumer, 2).await;
+    assert_eq!(bodies(&again), ["0", "3"], "once more what the stream still has");
+    consumer.ack(&again[1].position).await.unwrap();
+    let late = timeout(Duration::from_secs(3), consumer.next_batch(8)).await;
+    assert!(late.is_err(), "settled: {late:?}");
+    let acked: String = site.command(&["HGET", &format!("{stream}:acked"), GROUP]).await;
+    assert_eq!(acked, next);
+}
+
 #[tokio::test]
 async fn another_type_under_one_stream_stops_that_stream_until_it_is_deleted() {
     let site = Site::start().await;
