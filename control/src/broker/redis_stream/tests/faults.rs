@@ -2,7 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use tokio::time::{sleep, timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    time::{sleep, timeout},
+};
 
 use super::*;
 use crate::broker::redis_testing::{bodies, connect, publish_until_taken, take, to_key, to_room};
@@ -214,6 +218,50 @@ async fn a_queue_that_filled_the_memory_is_emptied() {
         sleep(Duration::from_millis(100)).await;
     }
     panic!("what was acknowledged is still there");
+}
+
+/// A reader that asked for the same again after an answer that took too long never got any further.
+#[tokio::test]
+async fn large_entries_come_over_a_slow_connection() {
+    let site = Site::start().await;
+    let publisher = broker(&site.redis, "t");
+    let large = "x".repeat(256 << 10);
+    for _ in 0..8 {
+        publisher.publish((0..4).map(|_| to_room("r", &large)).collect()).await.unwrap();
+    }
+    // All at once takes four seconds, and an answer may take little more than one.
+    let addr = slow(site.server.addr(), 2 << 20).await.parse().unwrap();
+    let redis = Redis::connect(&RedisConfig { addr, ..RedisConfig::default() });
+    redis.ready().wait_for(|up| *up).await.unwrap();
+    let mut consumer = broker(&redis, "t").consume(GROUP).await.unwrap();
+    take(&mut *consumer, 32).await;
+}
+
+/// The address of a way to `server` where each connection brings so many bytes a second.
+async fn slow(server: String, rate: usize) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let redis = TcpStream::connect(&server).await.unwrap();
+            tokio::spawn(async move {
+                let ((mut asks, mut hears), (mut answers, mut asked)) =
+                    (client.into_split(), redis.into_split());
+                let there = tokio::io::copy(&mut asks, &mut asked);
+                let back = async {
+                    let mut bytes = vec![0; rate / 100];
+                    while let Ok(len @ 1..) = answers.read(&mut bytes).await {
+                        sleep(Duration::from_millis(10)).await;
+                        if hears.write_all(&bytes[..len]).await.is_err() {
+                            break;
+                        }
+                    }
+                };
+                tokio::select! { _ = there => {} () = back => {} }
+            });
+        }
+    });
+    address
 }
 
 /// Keys in Redis, which may call itself a replica.
