@@ -61,7 +61,8 @@ fn what_is_no_push_is_put_aside_and_the_rest_goes_on() {
 fn without_any_comet_pushes_are_counted_and_put_aside_until_there_is_one() {
     let mut cluster = Cluster::servers_only(Queue::Stream);
     cluster.logics.push(cluster.logic(&[]));
-    cluster.jobs.push(cluster.job(&[]));
+    // So long it waits for the first one.
+    cluster.jobs.push(cluster.job(&["dispatch.giveUp=1s"]));
     for server in cluster.logics.iter().chain(&cluster.jobs) {
         server.expect_ready();
     }

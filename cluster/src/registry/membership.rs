@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{task::JoinHandle, time::sleep};
+use tokio::{sync::watch, task::JoinHandle, time::sleep};
 use tracing::{info, warn};
 
 use super::{Node, Registration, Registry};
@@ -28,7 +28,7 @@ pub struct Membership {
 
 impl Membership {
     /// Makes `node` known, in the background, with `clients` published when they changed. Until it is known `health` has
-    /// an unmet condition.
+    /// an unmet condition; then `registered` becomes true.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -36,6 +36,7 @@ impl Membership {
         registry: Arc<dyn Registry>,
         node: Node,
         health: Arc<Health>,
+        registered: watch::Sender<bool>,
         clients: impl Fn() -> ClientCount + Send + 'static,
     ) -> Membership {
         health.unmet(CONDITION, "this process is not in the registry yet");
@@ -49,6 +50,7 @@ impl Membership {
             };
             info!(%server, "registered");
             health.met(CONDITION);
+            registered.send_replace(true);
             let mut published = ClientCount::default();
             while tokio::select! { () = sleep(PUBLISH_EVERY) => true, () = left.draining() => false } {
                 let now = clients();
@@ -99,7 +101,6 @@ mod tests {
 
     use async_trait::async_trait;
     use proto::ids::ServerId;
-    use tokio::sync::watch;
 
     use super::*;
     use crate::registry::{Fixed, NodeSet, RegistryError, Service};
@@ -139,9 +140,11 @@ mod tests {
         let counted = Arc::clone(&connections);
         let clients = move || ClientCount { connections: counted.load(Relaxed), addresses: 1 };
         let node = Node::new(Service::Comet, server.clone());
-        let membership = Membership::join(registry, node, Arc::clone(&health), clients);
-        assert!(!health.is_ready());
-        health.ready().await;
+        let (registered, mut is_registered) = watch::channel(false);
+        let membership = Membership::join(registry, node, Arc::clone(&health), registered, clients);
+        assert!(!health.is_ready() && !*is_registered.borrow());
+        is_registered.wait_for(|is| *is).await.unwrap();
+        assert!(health.is_ready());
         connections.store(7, Relaxed);
         let of =
             |nodes: &Arc<NodeSet>| nodes.get(Service::Comet, &server).map(|node| node.clients.connections);
@@ -154,8 +157,11 @@ mod tests {
     async fn who_leaves_before_it_was_registered_does_not_wait() {
         let registry = Arc::new(Late { registry: Fixed::new([]), failures: Mutex::new(u32::MAX) });
         let node = Node::new(Service::Logic, ServerId::new("127.0.0.1:3119"));
-        let membership = Membership::join(registry, node, Arc::new(Health::new()), ClientCount::default);
+        let (registered, is_registered) = watch::channel(false);
+        let health = Arc::new(Health::new());
+        let membership = Membership::join(registry, node, health, registered, ClientCount::default);
         sleep(Duration::from_secs(60)).await;
         membership.leave().await;
+        assert!(!*is_registered.borrow());
     }
 }

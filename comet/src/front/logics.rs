@@ -15,7 +15,10 @@ use cluster::{
     },
 };
 use proto::ids::{RoomId, ServerId};
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 use tracing::{info, warn};
 
 use super::{
@@ -26,6 +29,10 @@ use super::{
 /// How long a logic that did not answer is asked last.
 const AVOIDED: Duration = Duration::from_secs(3);
 
+/// How long a login waits at most for this comet to be in the registry: then clients are served all the same, though no
+/// push may find them.
+const REGISTRATION: Duration = Duration::from_secs(3);
+
 /// The logics that a registry knows, over gRPC.
 ///
 /// What one does not answer goes to the next at once, for all calls but a client's message are safe to repeat; that one
@@ -34,6 +41,7 @@ pub struct Logics {
     known: Mutex<Known>,
     /// Longest time of one call.
     limit: Duration,
+    registered: watch::Receiver<bool>,
 }
 
 struct Known {
@@ -60,10 +68,15 @@ enum First {
 }
 
 impl Logics {
-    /// The logics in `nodes`, as they come and go; each call of one ends after `limit`. Needs a tokio runtime.
-    pub fn new(nodes: watch::Receiver<Arc<NodeSet>>, limit: Duration) -> Logics {
+    /// The logics in `nodes`, as they come and go; each call of one ends after `limit`. Logins wait, not for ever, until this
+    /// comet is `registered`: job puts aside what it is to bring to one that it does not know. Needs a tokio runtime.
+    pub fn new(
+        nodes: watch::Receiver<Arc<NodeSet>>,
+        limit: Duration,
+        registered: watch::Receiver<bool>,
+    ) -> Logics {
         let known = Known { nodes, is_read: false, logics: Vec::new(), next: 0 };
-        Logics { known: Mutex::new(known), limit }
+        Logics { known: Mutex::new(known), limit, registered }
     }
 
     /// In which order they are asked now.
@@ -150,6 +163,7 @@ impl Known {
 #[async_trait]
 impl LogicApi for Logics {
     async fn connect(&self, request: ConnectRequest) -> Result<Session, LogicError> {
+        let _ = timeout(REGISTRATION, self.registered.clone().wait_for(|is| *is)).await;
         self.call(First::Any, request, async |logic, request| logic.connect(request).await).await
     }
 
@@ -185,5 +199,40 @@ impl LogicApi for Logics {
             }
         }
         Err(unavailable)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cluster::{
+        registry::{Fixed, Registry},
+        services::Transport,
+    };
+
+    use super::*;
+
+    fn login() -> ConnectRequest {
+        ConnectRequest {
+            server: ServerId::new("a:1"),
+            cookie: String::new(),
+            token: "{}".into(),
+            client_ip: None,
+            transport: Transport::Tcp,
+        }
+    }
+
+    /// A client that was told of its login before job knew its comet missed what was pushed to it at once.
+    #[tokio::test(start_paused = true)]
+    async fn no_login_is_asked_for_before_this_comet_is_registered() {
+        let (registered, is_registered) = watch::channel(false);
+        let logics = Logics::new(Fixed::new([]).watch(), Duration::from_secs(1), is_registered);
+        let waits = async |bound| timeout(bound, logics.connect(login())).await.is_err();
+        assert!(waits(REGISTRATION - Duration::from_secs(1)).await);
+        assert!(!waits(REGISTRATION + Duration::from_secs(1)).await, "not for ever");
+        let (asked, ()) = tokio::join!(waits(Duration::from_secs(1)), async {
+            registered.send_replace(true);
+        });
+        assert!(!asked);
+        assert!(!waits(Duration::from_millis(1)).await);
     }
 }

@@ -21,7 +21,12 @@ use proto::{
         self, DispatchBatch, DispatchReply, KickReq, comet_client::CometClient, dispatch::Receivers,
     },
 };
-use tokio::{net::TcpListener, runtime::Builder, sync::mpsc, time::timeout};
+use tokio::{
+    net::TcpListener,
+    runtime::Builder,
+    sync::{mpsc, watch},
+    time::timeout,
+};
 use tonic::{Code, service::RoutesBuilder, transport::Server};
 
 use crate::world::{LIMIT, LogicProcess, PATIENCE, Shared, World, logic_config};
@@ -208,7 +213,7 @@ fn where_some_logics_are_goims_ours_hear_of_renewals_and_ends() {
     runtime.block_on(async {
         let node = |address| Node::new(Service::Logic, ServerId::new(address));
         let registry = Fixed::new([node(goims_address), node(address)]);
-        let logics = Logics::new(registry.watch(), LIMIT);
+        let logics = Logics::new(registry.watch(), LIMIT, watch::channel(true).1);
         // By its answers to these it is known for what it is.
         for _ in 0..4 {
             let report = logics.renew_online(ServerId::new("a:1"), HashMap::new(), ClientCount::default());

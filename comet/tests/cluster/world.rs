@@ -29,7 +29,10 @@ use proto::{
     ids::{Key, RoomId, ServerId},
     op::Op,
 };
-use tokio::{runtime::Runtime, sync::oneshot};
+use tokio::{
+    runtime::Runtime,
+    sync::{oneshot, watch},
+};
 
 /// How long anything may take before a test gives up on it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -144,7 +147,8 @@ impl World {
         let (started, registrations, job) = runtime.block_on(async {
             let (mut started, mut registrations) = (Vec::new(), Vec::new());
             for _ in 0..comets {
-                let logics: Arc<dyn LogicApi> = Arc::new(Logics::new(shared.registry.watch(), LIMIT));
+                let logics: Arc<dyn LogicApi> =
+                    Arc::new(Logics::new(shared.registry.watch(), LIMIT, watch::channel(true).1));
                 let metrics = Comet::metrics(&config);
                 let name = |rpc: SocketAddr| ServerId::new(rpc.to_string());
                 let comet = Comet::start(&config, name, 50_000, logics, metrics).await.expect("a comet");

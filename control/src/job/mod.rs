@@ -33,7 +33,7 @@ use proto::{envelope::Envelope, ids::ServerId};
 use tokio::{
     sync::watch,
     task::{JoinHandle, yield_now},
-    time::sleep,
+    time::{sleep, timeout},
 };
 use tracing::{Level, info, warn};
 
@@ -175,9 +175,10 @@ struct Way {
 impl Run {
     async fn run(mut self) {
         // Before that there seem to be no comets, and what is read would be dropped.
+        let drain = self.drain.clone();
         tokio::select! {
-            () = self.registry.known() => {}
-            () = self.drain.draining() => return,
+            () = self.first_comet() => {}
+            () = drain.draining() => return,
         }
         let Some(mut consumer) = self.join_group().await else { return };
         self.update_links();
@@ -211,6 +212,14 @@ impl Run {
         }
         self.finish(&mut *consumer).await;
         consumer.leave().await;
+    }
+
+    /// Waits until the comets are known, and while there is none, as long as a push waits for a comet: where everything
+    /// starts at once, job may be there before them.
+    async fn first_comet(&mut self) {
+        self.registry.known().await;
+        let first = self.nodes.wait_for(|nodes| nodes.of(Service::Comet).next().is_some());
+        let _ = timeout(self.common.limits.give_up, first).await;
     }
 
     /// None when the drain begins first.

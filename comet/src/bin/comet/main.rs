@@ -22,6 +22,7 @@ use cluster::{
 };
 use halley_comet::{Comet, OpenFiles, front::logics::Logics};
 use proto::ids::ServerId;
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use self::{cli::Cli, config::CometFile};
@@ -84,7 +85,8 @@ async fn run(file: CometFile, checked: Checked) -> anyhow::Result<()> {
     health.follow("logic", "there is none in etcd", registry.watch(), |nodes| {
         nodes.of(Service::Logic).next().is_some()
     });
-    let logics = Arc::new(Logics::new(registry.watch(), file.rpc_client.timeout.get()));
+    let (registered, is_registered) = watch::channel(false);
+    let logics = Arc::new(Logics::new(registry.watch(), file.rpc_client.timeout.get(), is_registered));
     let name = |rpc: SocketAddr| place.server(rpc);
     let comet = Comet::start(&config, name, open_files.connections, logics, comet_metrics)
         .await
@@ -97,7 +99,8 @@ async fn run(file: CometFile, checked: Checked) -> anyhow::Result<()> {
     let front = Arc::clone(&comet.front);
     // Before anybody is sent here: a port that is taken ends the process.
     let admin = admin::start(&file.admin.addr, admin::router(Arc::clone(&health), Arc::new(metrics))).await?;
-    let membership = Membership::join(registry, node, Arc::clone(&health), move || front.clients());
+    let membership =
+        Membership::join(registry, node, Arc::clone(&health), registered, move || front.clients());
 
     let mut rows = comet.rows(&config, open_files);
     let admin: Vec<String> = admin.iter().map(|address| format!("http://{address}")).collect();

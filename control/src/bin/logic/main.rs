@@ -29,7 +29,10 @@ use halley_control::{
     redis::Redis,
     session::RedisSessions,
 };
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 use tracing::{info, warn};
 
 use self::{cli::Cli, config::LogicFile};
@@ -125,7 +128,8 @@ async fn run(file: LogicFile, checked: Checked) -> anyhow::Result<()> {
 
     let server = place.server(logic.rpc_addrs()[0]);
     let node = place.node(Service::Logic, server.clone(), entry);
-    let membership = Membership::join(registry, node, Arc::clone(&health), ClientCount::default);
+    let registered = watch::Sender::default();
+    let membership = Membership::join(registry, node, Arc::clone(&health), registered, ClientCount::default);
 
     let [http, rpc, login, push] = logic.rows(&config);
     let rows = [

@@ -23,8 +23,9 @@ pub(super) type Batches = mpsc::Sender<Result<Vec<Batch>, RedisError>>;
 /// Reads until nobody takes it any more.
 pub(super) async fn run(membership: Arc<Membership>, batches: Batches) {
     let mut trouble = Trouble::default();
+    let mut count = COUNT_MAX / 8;
     while !batches.is_closed() {
-        if let Err(error) = read(&membership, &batches, &mut trouble).await
+        if let Err(error) = read(&membership, &batches, &mut trouble, &mut count).await
             && let Some(error) = trouble.pause(error).await
         {
             // Nobody takes it any more: then the loop ends.
@@ -34,12 +35,17 @@ pub(super) async fn run(membership: Arc<Membership>, batches: Batches) {
 }
 
 /// Reads while the connection lasts, and the other one, which tells who is the master.
-async fn read(membership: &Membership, batches: &Batches, trouble: &mut Trouble) -> Result<(), RedisError> {
+/// `count` is how many entries of one stream the next answer has at most, whatever became of the last.
+async fn read(
+    membership: &Membership,
+    batches: &Batches,
+    trouble: &mut Trouble,
+    count: &mut usize,
+) -> Result<(), RedisError> {
     let Membership { member, share, .. } = membership;
     let mut ready = member.redis.ready();
     let mut connection = member.redis.dedicated().await?;
     ready.mark_unchanged();
-    let mut count = COUNT_MAX / 8;
     let names: Vec<String> = member.topic.numbers().map(|number| member.topic.stream(number)).collect();
     while !batches.is_closed() {
         let to_read = share.to_read();
@@ -52,7 +58,7 @@ async fn read(membership: &Membership, batches: &Batches, trouble: &mut Trouble)
         let read = both
             .cmd("XREAD")
             .arg("COUNT")
-            .arg(count)
+            .arg(*count)
             .arg("BLOCK")
             .arg(WAIT.as_millis() as u64)
             .arg("STREAMS");
@@ -69,7 +75,15 @@ async fn read(membership: &Membership, batches: &Batches, trouble: &mut Trouble)
         let deadline = WAIT + member.redis.deadline();
         let (entries, incarnations): (Value, Vec<Option<String>>) = tokio::select! {
             answer = timeout(deadline, both.query_async(&mut connection)) => {
-                answer.map_err(|_| RedisError::Away(format!("no entries and no answer within {deadline:?}")))??
+                match answer {
+                    Ok(answer) => answer?,
+                    Err(_) => {
+                        // Perhaps it was too much for the time.
+                        *count = (*count / 2).max(1);
+                        let why = format!("no entries and no answer within {deadline:?}");
+                        return Err(RedisError::Away(why));
+                    }
+                }
             }
             // Perhaps there is another master.
             _ = ready.changed() => return Ok(()),
@@ -82,7 +96,7 @@ async fn read(membership: &Membership, batches: &Batches, trouble: &mut Trouble)
         let (mut bytes, mut is_full, mut is_another) = (0, false, false);
         for (name, entries) in streams {
             bytes += entries.iter().map(|entry| entry.bytes.len()).sum::<usize>();
-            is_full |= entries.len() >= count;
+            is_full |= entries.len() >= *count;
             let found =
                 to_read.iter().zip(&incarnations).find(|(stream, _)| names[stream.stream as usize] == name);
             let (Some((stream, incarnation)), Some(last)) = (found, entries.last()) else { continue };
@@ -94,7 +108,7 @@ async fn read(membership: &Membership, batches: &Batches, trouble: &mut Trouble)
                 read.push(Batch { stream, term, entries: entries.into_iter() });
             }
         }
-        count = next_count(count, bytes, is_full);
+        *count = next_count(*count, bytes, is_full);
         if !read.is_empty() && batches.send(Ok(read)).await.is_err() {
             break;
         }

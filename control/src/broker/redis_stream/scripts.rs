@@ -10,19 +10,36 @@ use uuid::Uuid;
 use super::{Topic, entry::EntryId};
 use crate::redis::{Redis, RedisError};
 
-/// Removes what every group acknowledged; a stream that no group consumes keeps everything.
+/// Removes what every group acknowledged; a stream that no group consumes keeps everything, and so does one that went
+/// back in time behind that.
 const TRIM: &str = r"
-    local function trim(stream, acked)
-        local lowest_ms, lowest_seq
-        for _, id in ipairs(redis.call('HVALS', acked)) do
-            local ms, seq = string.match(id, '^(%d+)-(%d+)$')
-            ms, seq = tonumber(ms), tonumber(seq)
-            if not lowest_ms or ms < lowest_ms or (ms == lowest_ms and seq < lowest_seq) then
-                lowest_ms, lowest_seq = ms, seq
+    local function numbers(id)
+        local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+        return tonumber(ms), tonumber(seq)
+    end
+    local function is_before(a, b)
+        local a_ms, a_seq = numbers(a)
+        local b_ms, b_seq = numbers(b)
+        return a_ms < b_ms or (a_ms == b_ms and a_seq < b_seq)
+    end
+    local function last_id(stream)
+        local info = redis.call('XINFO', 'STREAM', stream)
+        for n = 1, #info, 2 do
+            if info[n] == 'last-generated-id' then
+                return info[n + 1]
             end
         end
-        if lowest_ms then
-            redis.call('XTRIM', stream, 'MINID', '=', string.format('%.0f-%.0f', lowest_ms, lowest_seq + 1))
+    end
+    local function trim(stream, acked)
+        local lowest
+        for _, id in ipairs(redis.call('HVALS', acked)) do
+            if not lowest or is_before(id, lowest) then
+                lowest = id
+            end
+        end
+        if lowest and not is_before(last_id(stream), lowest) then
+            local ms, seq = numbers(lowest)
+            redis.call('XTRIM', stream, 'MINID', '=', string.format('%.0f-%.0f', ms, seq + 1))
         end
     end
 ";
@@ -71,7 +88,8 @@ static PUBLISH: LazyLock<Script> = LazyLock::new(|| {
 
 /// KEYS: `members`, then of each stream the stream, `acked`, `incarnation`, `epoch`, `owner`. ARGV: the consumer, the time
 /// to live of a lease (ms), the group, a new incarnation, then of each stream what to do where it is owned: `trim`,
-/// `renew`, or `reset` when it went back in time.
+/// `renew`, or `reset` when it went back in time: what was acknowledged beyond its end is forgotten, or new entries that
+/// get ids below that would never be read.
 /// The answer: how many streams are a member's share, then of each stream either its type, when that is not ours, or
 /// nothing, when another owns it, or epoch, incarnation, acknowledged id, last id and length.
 static HOLD: LazyLock<Script> = LazyLock::new(|| {
@@ -105,10 +123,11 @@ static HOLD: LazyLock<Script> = LazyLock::new(|| {
                 KEYS[first], KEYS[first + 1], KEYS[first + 2], KEYS[first + 3], KEYS[first + 4]
             local is = redis.call('TYPE', key)['ok']
             local todo = ARGV[4 + stream]
+            local last = is == 'stream' and last_id(key) or '0-0'
             if owned[stream] then
                 if todo == 'reset' then
                     redis.call('SET', incarnation, fresh)
-                    if is == 'none' then
+                    if is_before(last, redis.call('HGET', acked, group) or '0-0') then
                         redis.call('HSET', acked, group, '0-0')
                     end
                 end
@@ -123,18 +142,11 @@ static HOLD: LazyLock<Script> = LazyLock::new(|| {
                 answer[stream + 1] = false
             else
                 redis.call('HSETNX', acked, group, '0-0')
-                local last = '0-0'
                 if is == 'stream' then
                     if todo == 'trim' then
                         trim(key, acked)
                     end
                     redis.call('SET', incarnation, fresh, 'NX')
-                    local info = redis.call('XINFO', 'STREAM', key)
-                    for n = 1, #info, 2 do
-                        if info[n] == 'last-generated-id' then
-                            last = info[n + 1]
-                        end
-                    end
                 end
                 answer[stream + 1] = {
                     tonumber(redis.call('HGET', epoch, group) or 0),

@@ -106,6 +106,35 @@ async fn nothing_is_read_before_the_comets_are_known() {
     assert_eq!(comet.bodies(), ["waits"]);
 }
 
+/// An etcd that was wiped, in a site where everything starts at once, has no comets for a moment.
+#[tokio::test(start_paused = true)]
+async fn what_waited_is_kept_for_the_first_comet_but_not_for_ever() {
+    let comet = Arc::new(Recorder::default());
+    let broker = MemoryBroker::new(MemoryLimits { bytes: 1000, entries: 10 }, BrokerMetrics::default());
+    broker.publish(vec![to_room("live://1", "waits")]).await.unwrap();
+    let registry = Fixed::new([]);
+    let _job = start_job(&broker, &comet, Arc::new(registry.clone()), &Drain::new());
+    sleep(GIVE_UP - Duration::from_secs(1)).await;
+    assert_eq!(broker.depth(), 1);
+    let registration = register(&registry, "a:1").await;
+    until("acknowledged", || broker.depth() == 0).await;
+    assert_eq!(comet.bodies(), ["waits"]);
+
+    // Only at the start: later, no comet is no comet.
+    registration.deregister().await;
+    settle().await;
+    broker.publish(vec![to_room("live://1", "later")]).await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(broker.depth(), 0);
+
+    let broker = MemoryBroker::new(MemoryLimits { bytes: 1000, entries: 10 }, BrokerMetrics::default());
+    broker.publish(vec![to_room("live://1", "to nobody")]).await.unwrap();
+    let _job = start_job(&broker, &comet, Arc::new(Fixed::new([])), &Drain::new());
+    sleep(GIVE_UP + Duration::from_secs(1)).await;
+    assert_eq!(broker.depth(), 0);
+    assert_eq!(comet.bodies(), ["waits"]);
+}
+
 fn start_job(
     broker: &MemoryBroker,
     comet: &Arc<Recorder>,

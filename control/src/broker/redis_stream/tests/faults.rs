@@ -2,7 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use tokio::time::{sleep, timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    time::{sleep, timeout},
+};
 
 use super::*;
 use crate::broker::redis_testing::{bodies, connect, publish_until_taken, take, to_key, to_room};
@@ -101,6 +105,36 @@ async fn a_stream_that_went_back_in_time_is_a_new_source() {
     assert_ne!(next[0].position.source, lost[0].position.source);
 }
 
+/// What was acknowledged stands beside the stream, and may be of a later time than the stream.
+#[tokio::test]
+async fn what_comes_after_a_stream_went_back_behind_its_acknowledgements_is_read() {
+    let site = Site::start().await;
+    let broker = broker(&site.redis, "t");
+    let mut consumer = broker.consume(GROUP).await.unwrap();
+    broker.publish(vec![to_room("r", "0")]).await.unwrap();
+    let stream = broker.topic.stream(broker.topic.stream_of("r"));
+    let old: Vec<u8> = site.command(&["DUMP", &stream]).await;
+    broker.publish(vec![to_room("r", "1"), to_room("r", "2")]).await.unwrap();
+    let taken = take(&mut *consumer, 3).await;
+    consumer.ack(&taken[2].position).await.unwrap();
+    // From then on the owner removes what is acknowledged.
+    sleep(member::LEASE).await;
+    let restore = [b"RESTORE", stream.as_bytes(), b"0", &old, b"REPLACE"];
+    command::<()>(&site.redis, &restore.map(<[u8]>::to_vec)).await;
+    // As a master does whose clock is behind that of the one before it.
+    let next = format!("{}", entry::EntryId(taken[0].position.offset.0 + 1));
+    let push = to_room("r", "3").to_bytes();
+    let add = [b"XADD", stream.as_bytes(), next.as_bytes(), b"push", &push];
+    command::<String>(&site.redis, &add.map(<[u8]>::to_vec)).await;
+    let again = take(&mut *consumer, 2).await;
+    assert_eq!(bodies(&again), ["0", "3"], "once more what the stream still has");
+    consumer.ack(&again[1].position).await.unwrap();
+    let late = timeout(Duration::from_secs(3), consumer.next_batch(8)).await;
+    assert!(late.is_err(), "settled: {late:?}");
+    let acked: String = site.command(&["HGET", &format!("{stream}:acked"), GROUP]).await;
+    assert_eq!(acked, next);
+}
+
 #[tokio::test]
 async fn another_type_under_one_stream_stops_that_stream_until_it_is_deleted() {
     let site = Site::start().await;
@@ -184,6 +218,50 @@ async fn a_queue_that_filled_the_memory_is_emptied() {
         sleep(Duration::from_millis(100)).await;
     }
     panic!("what was acknowledged is still there");
+}
+
+/// A reader that asked for the same again after an answer that took too long never got any further.
+#[tokio::test]
+async fn large_entries_come_over_a_slow_connection() {
+    let site = Site::start().await;
+    let publisher = broker(&site.redis, "t");
+    let large = "x".repeat(256 << 10);
+    for _ in 0..8 {
+        publisher.publish((0..4).map(|_| to_room("r", &large)).collect()).await.unwrap();
+    }
+    // All at once takes four seconds, and an answer may take little more than one.
+    let addr = slow(site.server.addr(), 2 << 20).await.parse().unwrap();
+    let redis = Redis::connect(&RedisConfig { addr, ..RedisConfig::default() });
+    redis.ready().wait_for(|up| *up).await.unwrap();
+    let mut consumer = broker(&redis, "t").consume(GROUP).await.unwrap();
+    take(&mut *consumer, 32).await;
+}
+
+/// The address of a way to `server` where each connection brings so many bytes a second.
+async fn slow(server: String, rate: usize) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let redis = TcpStream::connect(&server).await.unwrap();
+            tokio::spawn(async move {
+                let ((mut asks, mut hears), (mut answers, mut asked)) =
+                    (client.into_split(), redis.into_split());
+                let there = tokio::io::copy(&mut asks, &mut asked);
+                let back = async {
+                    let mut bytes = vec![0; rate / 100];
+                    while let Ok(len @ 1..) = answers.read(&mut bytes).await {
+                        sleep(Duration::from_millis(10)).await;
+                        if hears.write_all(&bytes[..len]).await.is_err() {
+                            break;
+                        }
+                    }
+                };
+                tokio::select! { _ = there => {} () = back => {} }
+            });
+        }
+    });
+    address
 }
 
 /// Keys in Redis, which may call itself a replica.
