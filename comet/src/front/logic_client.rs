@@ -223,6 +223,8 @@ impl LogicApi for GrpcLogic {
                 superseded: superseded.map(|it| (Key::new(it.key), Generation(it.by))).collect(),
             });
         }
+        // One that logic refuses is no reason to send the others again, with it among them, for ever.
+        let (mut any_taken, mut refused) = (false, None);
         for session in sessions {
             let request = HeartbeatReq {
                 mid: session.mid.0,
@@ -230,9 +232,16 @@ impl LogicApi for GrpcLogic {
                 server: session.server.as_str().to_owned(),
                 generation: fence(&session),
             };
-            self.goims.clone().heartbeat(request).await.map_err(unavailable)?;
+            match self.goims.clone().heartbeat(request).await {
+                Ok(_) => any_taken = true,
+                Err(status) if is_answer(&status) => refused = Some(status),
+                Err(status) => return Err(unavailable(status)),
+            }
         }
-        Ok(Renewed::default())
+        match refused {
+            Some(status) if !any_taken => Err(unavailable(status)),
+            _ => Ok(Renewed::default()),
+        }
     }
 
     async fn renew_online(
@@ -271,12 +280,16 @@ fn fence(session: &SessionRef) -> i64 {
     session.generation.map_or(0, |generation| generation.0)
 }
 
-/// goim's logic answers a refused login with UNKNOWN and a text; Halley's with the code that fits. What has a source was
-/// said by nobody: the connection broke.
+/// Whether logic said so. What has a source was said by nobody: the connection broke, or the time was over.
+fn is_answer(status: &Status) -> bool {
+    std::error::Error::source(status).is_none()
+}
+
+/// goim's logic answers a refused login with UNKNOWN and a text; Halley's with the code that fits.
 fn login_error(status: Status) -> LogicError {
     let refused = |reason| LogicError::Refused { reason, text: status.message().to_owned() };
     match status.code() {
-        _ if std::error::Error::source(&status).is_some() => unavailable(status),
+        _ if !is_answer(&status) => unavailable(status),
         Code::Unknown | Code::InvalidArgument | Code::Unauthenticated => refused(CloseReason::LoginRefused),
         Code::PermissionDenied => refused(CloseReason::NotPermitted),
         Code::Aborted => refused(CloseReason::Replaced),

@@ -204,6 +204,12 @@ fn goims_logic_gets_goims_calls() {
         assert_eq!(renewed.expect("two heartbeats").incarnation, None);
         let found = shared.sessions.servers_of_keys(&[Key::new("k1"), Key::new("k2")]).await;
         assert_eq!(found, Ok(vec![Some(ServerId::new("a:1")); 2]));
+        // One that it refuses keeps nobody behind it from being renewed.
+        let bad = session("bad", "", None);
+        logic.renew(vec![bad.clone(), session("k3", "a:1", None)]).await.expect("one is taken");
+        let found = shared.sessions.servers_of_keys(&[Key::new("k3")]).await;
+        assert_eq!(found, Ok(vec![Some(ServerId::new("a:1"))]));
+        assert!(logic.renew(vec![bad]).await.is_err(), "nothing is taken");
         let rooms = HashMap::from([(RoomId::parse("live://1").expect("a room"), 3)]);
         let all = logic.renew_online(ServerId::new("a:1"), rooms.clone(), ClientCount::default()).await;
         assert_eq!(all.expect("counts"), rooms);
