@@ -251,6 +251,32 @@ async fn all_sessions_go_again_chunk_by_chunk_when_the_incarnation_changes() {
     assert_eq!(setup.told().last(), Some(&renew(&["late"])));
 }
 
+/// Each logic of a cluster notices at a moment of its own that the store began anew: comet announced everything again
+/// with every answer of another one.
+#[tokio::test(start_paused = true)]
+async fn an_incarnation_that_a_slow_logic_still_tells_is_no_change() {
+    let mut setup = Setup::new();
+    let announced = async |setup: &mut Setup, incarnation: u64| {
+        lock(&setup.logic.answer).incarnation = Some(incarnation);
+        secs(3).await;
+        let asked = setup.shard.pop().is_some();
+        if asked {
+            setup.say(ToFront::Sessions { sessions: Vec::new(), next: None });
+            secs(1).await;
+        }
+        asked
+    };
+    for (incarnation, is_change) in [(7, true), (8, true), (7, false), (8, false), (9, true), (7, false)] {
+        assert_eq!(announced(&mut setup, incarnation).await, is_change, "{incarnation}");
+    }
+    // The store went back, after a failover: all say so, and go on saying so.
+    secs(60).await;
+    assert!(setup.shard.pop().is_some());
+    setup.say(ToFront::Sessions { sessions: Vec::new(), next: None });
+    secs(3).await;
+    assert!(setup.shard.is_empty());
+}
+
 /// After a long outage no more renewals could wait: what was announced then was given up, and taken for told.
 #[tokio::test(start_paused = true)]
 async fn what_is_announced_is_told_however_many_renewals_wait() {
