@@ -267,7 +267,7 @@ fn a_login_goes_to_another_logic_only_if_it_never_left() {
             let nodes = [other, address.clone()];
             let nodes = nodes.map(|address| Node::new(Service::Logic, ServerId::new(address)));
             let registry = Fixed::new(nodes);
-            let logics = Logics::new(registry.watch(), Duration::from_secs(2));
+            let logics = Logics::new(registry.watch(), Duration::from_secs(2), watch::channel(true).1);
             let mut stored = Vec::new();
             // Whoever is asked first, the other one is next.
             for n in 0..2 {
