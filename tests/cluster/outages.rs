@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use crate::{
     harness::{BOTH, Client, Login, Server, eventually, http, within},
     store::redis,
-    world::{Cluster, expect_comets, kill},
+    world::{Cluster, Queue, expect_comets, kill},
 };
 
 /// The promise: every session is back so soon after Redis was wiped.
@@ -169,6 +169,20 @@ fn a_comet_leaves_the_registry_before_its_clients_go() {
         client.end();
     }
     expect_all_gone(&cluster.logics[0], 40);
+}
+
+/// Whoever finds it in etcd must find it answering.
+#[test]
+fn a_logic_answers_until_its_entry_has_left_the_registry() {
+    let cluster = Cluster::servers_only(Queue::Stream);
+    let mut logic = cluster.logic(&[]);
+    logic.expect_ready();
+    cluster.etcd.pause();
+    logic.signal(Signal::TERM);
+    eventually("it drains", || logic.get("/readyz").body.contains("draining").then_some(()));
+    logic.push("all?operation=1000", "late");
+    cluster.etcd.resume();
+    assert_eq!(logic.exit_status(Duration::from_secs(30)), Some(0));
 }
 
 /// Nobody of them has a session any more.
