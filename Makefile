@@ -23,6 +23,11 @@ build: ## Release binaries in target/release: halley, comet, logic, job, loadgen
 	$(CARGO) build --release --workspace
 	$(CARGO) build --release -p halley-comet -p halley-control $(PROGRAMS)
 
+.PHONY: programs
+programs: ## Of these only what a cluster needs: comet, logic, job, loadgen
+	@command -v protoc >/dev/null || tests/deps.sh
+	$(CARGO) build --release -p halley-comet -p halley-control -p halley-loadgen $(PROGRAMS)
+
 .PHONY: run
 run: ## The gateway, all in one process
 	$(CARGO) run --release
@@ -46,7 +51,7 @@ stop: ## Ends what runjob, runlogic and runcomet started
 	@deploy/cluster/run.sh stop
 
 .PHONY: cluster-up cluster-status cluster-down
-cluster-up: build ## A whole cluster on this machine, servers of its own included; KAFKA=1: with Kafka
+cluster-up: programs ## A whole cluster on this machine, servers of its own included; KAFKA=1: with Kafka
 	@deploy/cluster/cluster.sh up
 
 cluster-status: ## What of it runs where, and whether it is ready
@@ -67,13 +72,12 @@ deb: build ## The same as a Debian package in target/
 
 .PHONY: test
 test: deps lint ## Everything that must pass: lints, unit, property, conformance and end-to-end tests, simulation, fuzzing
-	$(CARGO) build --workspace $(PROGRAMS)
 	$(CARGO) test --workspace $(PROGRAMS) --no-fail-fast
 	deploy/check-configs.sh
 	examples/check.sh
 	$(MAKE) --no-print-directory sim
 	$(CARGO) test $(IN_SIM) --quiet
-	$(MAKE) --no-print-directory page-test
+	node --test page/tests/*.test.js
 	fuzz/run.sh
 
 # The simulator is a workspace of its own: what it changes must not reach the programs that are shipped.
@@ -119,7 +123,7 @@ bench: build ## Measure this machine: latency, CPU per delivery, memory per conn
 	bench/measure.sh
 
 .PHONY: queues
-queues: build ## Pushes a second per core of logic and job through Redis list, Redis streams and Kafka
+queues: programs ## Pushes a second per core of logic and job through Redis list, Redis streams and Kafka
 	bench/queues.sh
 
 .PHONY: micro

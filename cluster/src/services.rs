@@ -147,7 +147,8 @@ pub trait LogicApi: Send + Sync + 'static {
     /// Says that sessions of one comet live (for each well inside its time to live), and puts back what the store lost.
     /// With no sessions it only asks for the incarnation of the store.
     async fn renew(&self, sessions: Vec<SessionRef>) -> Result<Renewed, LogicError>;
-    /// Reports this comet's people per room and returns everybody's.
+    /// Reports this comet's people per room and returns everybody's in those rooms. goim's logic answers all rooms there
+    /// are.
     async fn renew_online(
         &self,
         server: ServerId,

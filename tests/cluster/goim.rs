@@ -174,15 +174,15 @@ fn a_go_comet_gets_goim_s_calls_from_our_job_and_its_users_from_our_logic() {
     ours.end();
     assert_eq!(go.told().len(), 3, "{:?}", go.told());
     // Its user goes to a comet of ours: nothing tells the Go comet, whose end of the old connection changes nothing.
-    let mut moved = cluster.comets[1].client(BOTH[0], &Login::key("go").mid(5).accepts(&[1000]));
+    let mut moved = cluster.comets[1].client(BOTH[0], &Login::key("go").mid(5).accepts(&[1001]));
     let end = DisconnectReq { mid: 5, key: "go".to_owned(), server, generation: 0 };
     assert!(!runtime.block_on(async {
         let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{logic}")).expect("a URL");
         let mut logic = LogicClient::new(endpoint.connect().await.expect("the port answers"));
         logic.disconnect(end).await.expect("an answer").into_inner().has
     }));
-    cluster.logics[1].push("keys?operation=1000&keys=go", "moved");
-    moved.expect_push(1000, "moved");
+    cluster.logics[1].push("keys?operation=1001&keys=go", "moved");
+    moved.expect_push(1001, "moved");
 }
 
 /// Header blocks of calls behind [`RENEW`], the paths kept out of the table so that they may come in any order.

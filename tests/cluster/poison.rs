@@ -87,9 +87,12 @@ fn a_wrong_type_under_a_key_of_ours_harms_only_that_key() {
     redis(&cluster.redis, &["SET", "golang_im:mid_77", "text"]);
     let mut well = cluster.comets[0].client(BOTH[0], &Login::key("well").mid(1).accepts(&[1000]));
     for target in ["keys?operation=1000&keys=odd", "mids?operation=1000&mids=77"] {
-        cluster.logics[0].push(target, "odd");
+        let answer = cluster.logics[0].post(&format!("/goim/push/{target}"), "odd");
+        assert_eq!(answer.status, 200, "{target}: {}", answer.body);
+        assert!(answer.json()["data"]["offline"].is_array(), "{target}: nobody's session: {}", answer.body);
     }
-    cluster.logics[0].push("mids?operation=1000&mids=77&mids=1", "well");
+    let answer = cluster.logics[0].post("/goim/push/mids?operation=1000&mids=77&mids=1", "well");
+    assert_eq!(answer.status, 200, "{}", answer.body);
     well.expect_push(1000, "well");
     for logic in &cluster.logics {
         logic.expect_ready();

@@ -1,6 +1,10 @@
 //! Command lines: Halley's own options, and goim's flags as Go reads them.
 
-use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
+use std::{
+    ffi::OsString,
+    net::{Ipv6Addr, SocketAddr},
+    path::PathBuf,
+};
 
 use clap::Args;
 use proto::ids::ServerId;
@@ -123,7 +127,7 @@ impl PlaceArgs {
             region: said(&self.region, "REGION", "sh")?,
             zone: said(&self.zone, "ZONE", "sh001")?,
             env: said(&self.deploy_env, "DEPLOY_ENV", "prod")?,
-            host: host.map(|host| part("host", host)).transpose()?,
+            host: host.map(|host| part("host", host)).transpose()?.map(in_brackets),
         })
     }
 
@@ -228,6 +232,14 @@ fn part(name: &'static str, value: String) -> Result<String, BadFlag> {
     }
 }
 
+/// A host as it stands before a colon and a port.
+fn in_brackets(host: String) -> String {
+    match host.parse::<Ipv6Addr>() {
+        Ok(_) => format!("[{host}]"),
+        Err(_) => host,
+    }
+}
+
 /// A boolean flag over its variable over false.
 fn flag(given: Option<bool>, name: &'static str) -> Result<bool, BadFlag> {
     match (given, variable(name)) {
@@ -321,6 +333,9 @@ mod tests {
         };
         assert_eq!(named("-host=10.0.0.7", "0.0.0.0:3109"), "10.0.0.7:3109");
         assert_eq!(named("-host=gate-1", "127.0.0.1:3109"), "gate-1:3109");
+        for args in ["-host=::1", "-host=[::1]"] {
+            assert_eq!(named(args, "[::]:3109"), "[::1]:3109", "{args}");
+        }
         assert_eq!(named("", "127.0.0.1:3109"), "127.0.0.1:3109");
         assert_eq!(named("", "0.0.0.0:3109"), format!("{}:3109", hostname()));
     }

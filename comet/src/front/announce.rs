@@ -5,6 +5,7 @@
 //! end of a session never comes before it; the next chunk is asked for when logic has this one.
 
 use std::{
+    collections::VecDeque,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -26,6 +27,13 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 /// login takes longer.
 const CHANGE_REMEMBERED: Duration = Duration::from_secs(10);
 
+/// How long an incarnation that was replaced may still be told by a logic that has not noticed. A store that really goes
+/// back to it within that time is noticed after it.
+const OLD_REMEMBERED: Duration = Duration::from_secs(60);
+
+/// Replaced incarnations remembered at most; beyond it the oldest is forgotten.
+const OLD_MAX: usize = 8;
+
 /// Pause before a chunk that found a lane full is asked for again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -39,6 +47,8 @@ pub(super) struct Announcer {
 #[derive(Default)]
 struct Store {
     incarnation: Option<u64>,
+    /// Those before it, and when each was replaced.
+    old: VecDeque<(u64, Instant)>,
     heard: Option<Instant>,
     changed: Option<Instant>,
 }
@@ -64,12 +74,22 @@ impl Announcer {
     /// Takes note of what logic said. The first incarnation is a change too: sessions may be older than it.
     pub(super) fn heard(&self, renewed: &Renewed) {
         let mut store = lock(&self.store);
-        store.heard = Some(Instant::now());
-        if renewed.incarnation.is_some() && renewed.incarnation != store.incarnation {
-            store.incarnation = renewed.incarnation;
-            store.changed = store.heard;
-            self.changed.notify_one();
+        let now = Instant::now();
+        store.heard = Some(now);
+        let Some(incarnation) = renewed.incarnation else { return };
+        store.old.retain(|(_, at)| now.duration_since(*at) < OLD_REMEMBERED);
+        // Not every logic notices at once.
+        if store.incarnation == Some(incarnation) || store.old.iter().any(|(old, _)| *old == incarnation) {
+            return;
         }
+        if let Some(old) = store.incarnation.replace(incarnation) {
+            store.old.push_back((old, now));
+            if store.old.len() > OLD_MAX {
+                store.old.pop_front();
+            }
+        }
+        store.changed = Some(now);
+        self.changed.notify_one();
     }
 
     /// Whether a connection that opens now may have been stored before the last change.

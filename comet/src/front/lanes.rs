@@ -5,6 +5,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    future::ready,
     hash::BuildHasher,
     sync::{Arc, Mutex},
     time::Duration,
@@ -29,8 +30,11 @@ use crate::{
 /// Lanes: devices that logic is told about at once.
 const LANES: usize = 64;
 
-/// Things that may wait in one lane. Beyond it they are given up and counted: logic is far behind then.
+/// Things that may wait in one lane. Beyond it they are given up and counted, but for ends: logic is far behind then.
 const LANE_CAPACITY: usize = 4096;
+
+/// Ends that may wait behind a full lane; of all lanes together a million, some 100 MB, as of so many clients lost at once.
+const ENDS_WAITING_MAX: usize = 16_384;
 
 /// How long renewals gather, and how long one that failed waits.
 const GATHER: Duration = Duration::from_secs(1);
@@ -134,26 +138,70 @@ impl Work {
 /// The lanes to logic.
 pub(super) struct Lanes {
     lanes: Vec<mpsc::Sender<Work>>,
+    /// Of each lane, the ends that found it full.
+    behind: Vec<Behind>,
     hasher: RandomState,
     ends: Mutex<Ends>,
 }
 
-impl Lanes {
-    pub(super) fn new() -> (Lanes, Vec<mpsc::Receiver<Work>>) {
-        let (lanes, works) = (0..LANES).map(|_| mpsc::channel(sim::bound(LANE_CAPACITY))).unzip();
-        (Lanes { lanes, hasher: RandomState::new(), ends: Mutex::default() }, works)
+/// Ends for which a lane had no place; they go whenever it is empty. That late only a fence keeps an end from a newer
+/// session of its key, so one without is given up.
+type Behind = Arc<Mutex<VecDeque<SessionRef>>>;
+
+/// The lane's end of it.
+pub(super) struct Works {
+    queue: mpsc::Receiver<Work>,
+    behind: Behind,
+}
+
+impl Works {
+    fn has_behind(&self) -> bool {
+        !lock(&self.behind).is_empty()
     }
 
-    /// Queues a thing for logic; when its lane is full it is given up and counted.
+    fn next_behind(&self) -> Option<SessionRef> {
+        lock(&self.behind).pop_front()
+    }
+}
+
+impl Lanes {
+    pub(super) fn new() -> (Lanes, Vec<Works>) {
+        let behind: Vec<Behind> = (0..LANES).map(|_| Behind::default()).collect();
+        let (lanes, works) = behind
+            .iter()
+            .map(|behind| {
+                let (lane, queue) = mpsc::channel(sim::bound(LANE_CAPACITY));
+                (lane, Works { queue, behind: Arc::clone(behind) })
+            })
+            .unzip();
+        (Lanes { lanes, behind, hasher: RandomState::new(), ends: Mutex::default() }, works)
+    }
+
+    /// Queues a thing for logic; when its lane is full it is given up and counted, but for an end, which waits.
     pub(super) fn push(&self, front: &Front, work: Work) {
         let lane = work.key().map_or(0, |key| self.of(key));
         if let Err(error) = self.lanes[lane].try_send(work) {
-            let work = error.into_inner();
+            let work = match error.into_inner() {
+                Work::Disconnect(session) => match self.wait_behind(lane, session) {
+                    Ok(()) => return,
+                    Err(session) => Work::Disconnect(session),
+                },
+                work => work,
+            };
             front.metrics.given_up(work.label());
             if let Work::Message { id, message } = work {
                 answer(front, id, &message, MessageReply::Body(Default::default()));
             }
         }
+    }
+
+    fn wait_behind(&self, lane: usize, session: SessionRef) -> Result<(), SessionRef> {
+        let mut behind = lock(&self.behind[lane]);
+        if session.generation.is_none() || behind.len() >= sim::bound(ENDS_WAITING_MAX) {
+            return Err(session);
+        }
+        behind.push_back(session);
+        Ok(())
     }
 
     fn of(&self, key: &Key) -> usize {
@@ -221,7 +269,7 @@ impl Lanes {
 }
 
 /// Works one lane, for ever.
-pub(super) async fn run(front: Arc<Front>, mut works: mpsc::Receiver<Work>) {
+pub(super) async fn run(front: Arc<Front>, mut works: Works) {
     let mut renewals = Renewals::default();
     loop {
         tokio::select! {
@@ -230,10 +278,23 @@ pub(super) async fn run(front: Arc<Front>, mut works: mpsc::Receiver<Work>) {
             () = sleep_until(renewals.due.unwrap_or_else(Instant::now)), if renewals.due.is_some() => {
                 renewals.send(&front).await;
             }
-            work = works.recv() => match work {
-                Some(work) => do_work(&front, work, &mut renewals).await,
+            work = works.queue.recv() => match work {
+                Some(work) => {
+                    // What is asked to finish waits for these too.
+                    let is_last = matches!(work, Work::Finish(_));
+                    while is_last && let Some(session) = works.next_behind() {
+                        do_work(&front, Work::Disconnect(session), &mut renewals).await;
+                    }
+                    do_work(&front, work, &mut renewals).await;
+                }
                 None => return,
             },
+            // The lane was full when they came: what goes through it brings us here.
+            () = ready(()), if works.has_behind() => {
+                if let Some(session) = works.next_behind() {
+                    do_work(&front, Work::Disconnect(session), &mut renewals).await;
+                }
+            }
         }
     }
 }

@@ -46,11 +46,18 @@ pub struct GrpcLogic {
     limit: Duration,
 }
 
-/// Why a message was not taken.
-pub(super) struct NotReceived {
+/// Why a call brought nothing.
+pub(super) struct NotDone {
     pub(super) error: LogicError,
-    /// Logic has certainly not taken it: it may go to another one.
+    /// Logic has certainly not got it: it may go to another one.
     pub(super) is_unsent: bool,
+}
+
+impl NotDone {
+    fn because(status: Status, error: impl FnOnce(Status) -> LogicError) -> NotDone {
+        let is_unsent = never_left(&status);
+        NotDone { error: error(status), is_unsent }
+    }
 }
 
 impl GrpcLogic {
@@ -73,7 +80,30 @@ impl GrpcLogic {
         self.peer.is_goims()
     }
 
-    pub(super) async fn try_receive(&self, message: ClientMessage) -> Result<MessageReply, NotReceived> {
+    pub(super) async fn try_connect(&self, request: ConnectRequest) -> Result<Session, NotDone> {
+        let request = ConnectReq {
+            server: request.server.as_str().to_owned(),
+            cookie: request.cookie,
+            token: request.token,
+            client_ip: request.client_ip.map(|ip| ip.to_string()).unwrap_or_default(),
+            transport: request.transport.label().to_owned(),
+        };
+        let reply = self.goims.clone().connect(request).await;
+        let reply = reply.map_err(|status| NotDone::because(status, login_error))?.into_inner();
+        let heartbeat = u64::try_from(reply.heartbeat).ok().filter(|nanos| *nanos > 0);
+        Ok(Session {
+            mid: Mid(reply.mid),
+            key: Key::new(reply.key),
+            // A name that is no room id comes from a backend's bug: the login stands, the room does not.
+            room: RoomId::parse(&reply.room_id).ok(),
+            rooms: reply.rooms.iter().filter_map(|room| RoomId::parse(room).ok()).collect(),
+            accepts: reply.accepts.into_iter().map(Op).collect(),
+            heartbeat: heartbeat.map_or(HEARTBEAT_DEFAULT, Duration::from_nanos),
+            generation: Some(reply.generation).filter(|generation| *generation > 0).map(Generation),
+        })
+    }
+
+    pub(super) async fn try_receive(&self, message: ClientMessage) -> Result<MessageReply, NotDone> {
         let request = ReceiveReq {
             mid: message.mid.0,
             proto: Some(Proto {
@@ -90,10 +120,7 @@ impl GrpcLogic {
                 let reply = reply.into_inner();
                 Ok(if reply.room { MessageReply::Room } else { MessageReply::Body(reply.body) })
             }
-            Err(status) => {
-                let is_unsent = never_left(&status);
-                Err(NotReceived { error: unavailable(status), is_unsent })
-            }
+            Err(status) => Err(NotDone::because(status, unavailable)),
         }
     }
 
@@ -156,25 +183,7 @@ fn report(server: &ServerId, rooms: &HashMap<RoomId, u32>, clients: ClientCount)
 #[async_trait]
 impl LogicApi for GrpcLogic {
     async fn connect(&self, request: ConnectRequest) -> Result<Session, LogicError> {
-        let request = ConnectReq {
-            server: request.server.as_str().to_owned(),
-            cookie: request.cookie,
-            token: request.token,
-            client_ip: request.client_ip.map(|ip| ip.to_string()).unwrap_or_default(),
-            transport: request.transport.label().to_owned(),
-        };
-        let reply = self.goims.clone().connect(request).await.map_err(login_error)?.into_inner();
-        let heartbeat = u64::try_from(reply.heartbeat).ok().filter(|nanos| *nanos > 0);
-        Ok(Session {
-            mid: Mid(reply.mid),
-            key: Key::new(reply.key),
-            // A name that is no room id comes from a backend's bug: the login stands, the room does not.
-            room: RoomId::parse(&reply.room_id).ok(),
-            rooms: reply.rooms.iter().filter_map(|room| RoomId::parse(room).ok()).collect(),
-            accepts: reply.accepts.into_iter().map(Op).collect(),
-            heartbeat: heartbeat.map_or(HEARTBEAT_DEFAULT, Duration::from_nanos),
-            generation: Some(reply.generation).filter(|generation| *generation > 0).map(Generation),
-        })
+        self.try_connect(request).await.map_err(|not| not.error)
     }
 
     async fn disconnect(&self, session: SessionRef) -> Result<bool, LogicError> {
@@ -214,6 +223,8 @@ impl LogicApi for GrpcLogic {
                 superseded: superseded.map(|it| (Key::new(it.key), Generation(it.by))).collect(),
             });
         }
+        // One that logic refuses is no reason to send the others again, with it among them, for ever.
+        let (mut any_taken, mut refused) = (false, None);
         for session in sessions {
             let request = HeartbeatReq {
                 mid: session.mid.0,
@@ -221,9 +232,16 @@ impl LogicApi for GrpcLogic {
                 server: session.server.as_str().to_owned(),
                 generation: fence(&session),
             };
-            self.goims.clone().heartbeat(request).await.map_err(unavailable)?;
+            match self.goims.clone().heartbeat(request).await {
+                Ok(_) => any_taken = true,
+                Err(status) if is_answer(&status) => refused = Some(status),
+                Err(status) => return Err(unavailable(status)),
+            }
         }
-        Ok(Renewed::default())
+        match refused {
+            Some(status) if !any_taken => Err(unavailable(status)),
+            _ => Ok(Renewed::default()),
+        }
     }
 
     async fn renew_online(
@@ -254,7 +272,7 @@ impl LogicApi for GrpcLogic {
     }
 
     async fn receive(&self, message: ClientMessage) -> Result<MessageReply, LogicError> {
-        self.try_receive(message).await.map_err(|failure| failure.error)
+        self.try_receive(message).await.map_err(|not| not.error)
     }
 }
 
@@ -262,12 +280,16 @@ fn fence(session: &SessionRef) -> i64 {
     session.generation.map_or(0, |generation| generation.0)
 }
 
-/// goim's logic answers a refused login with UNKNOWN and a text; Halley's with the code that fits. What has a source was
-/// said by nobody: the connection broke.
+/// Whether logic said so. What has a source was said by nobody: the connection broke, or the time was over.
+fn is_answer(status: &Status) -> bool {
+    std::error::Error::source(status).is_none()
+}
+
+/// goim's logic answers a refused login with UNKNOWN and a text; Halley's with the code that fits.
 fn login_error(status: Status) -> LogicError {
     let refused = |reason| LogicError::Refused { reason, text: status.message().to_owned() };
     match status.code() {
-        _ if std::error::Error::source(&status).is_some() => unavailable(status),
+        _ if !is_answer(&status) => unavailable(status),
         Code::Unknown | Code::InvalidArgument | Code::Unauthenticated => refused(CloseReason::LoginRefused),
         Code::PermissionDenied => refused(CloseReason::NotPermitted),
         Code::Aborted => refused(CloseReason::Replaced),

@@ -23,7 +23,7 @@ use tracing::{info, warn};
 
 use super::{
     lock,
-    logic_client::{GrpcLogic, NotReceived},
+    logic_client::{GrpcLogic, NotDone},
 };
 
 /// How long a logic that did not answer is asked last.
@@ -35,8 +35,9 @@ const REGISTRATION: Duration = Duration::from_secs(3);
 
 /// The logics that a registry knows, over gRPC.
 ///
-/// What one does not answer goes to the next at once, for all calls but a client's message are safe to repeat; that one
-/// goes on only when it certainly never left.
+/// What one does not answer goes to the next at once where it is safe to repeat. A login and a client's message are not,
+/// and go on only when they certainly never left: of a login without a key each logic makes a session of its own, and one
+/// that was slow may store it last.
 pub struct Logics {
     known: Mutex<Known>,
     /// Longest time of one call.
@@ -97,6 +98,26 @@ impl Logics {
             (is_avoided, first == First::Ours && logic.client.is_goims())
         });
         all.into_iter().map(|logic| (logic.server.clone(), logic.client.clone())).collect()
+    }
+
+    /// Makes a call that only one logic may get.
+    async fn call_once<A: Clone, T, F: Future<Output = Result<T, NotDone>>>(
+        &self,
+        argument: A,
+        call: impl Fn(GrpcLogic, A) -> F,
+    ) -> Result<T, LogicError> {
+        let mut unavailable = nobody();
+        for (server, logic) in self.turn(First::Any) {
+            let result = call(logic, argument.clone()).await;
+            let is_unavailable =
+                matches!(&result, Err(not) if matches!(not.error, LogicError::Unavailable(_)));
+            self.answered(&server, !is_unavailable);
+            match result {
+                Err(NotDone { error, is_unsent: true }) => unavailable = error,
+                result => return result.map_err(|not| not.error),
+            }
+        }
+        Err(unavailable)
     }
 
     fn answered(&self, server: &ServerId, does: bool) {
@@ -164,7 +185,7 @@ impl Known {
 impl LogicApi for Logics {
     async fn connect(&self, request: ConnectRequest) -> Result<Session, LogicError> {
         let _ = timeout(REGISTRATION, self.registered.clone().wait_for(|is| *is)).await;
-        self.call(First::Any, request, async |logic, request| logic.connect(request).await).await
+        self.call_once(request, async |logic, request| logic.try_connect(request).await).await
     }
 
     async fn disconnect(&self, session: SessionRef) -> Result<bool, LogicError> {
@@ -188,17 +209,7 @@ impl LogicApi for Logics {
     }
 
     async fn receive(&self, message: ClientMessage) -> Result<MessageReply, LogicError> {
-        let mut unavailable = nobody();
-        for (server, logic) in self.turn(First::Any) {
-            let result = logic.try_receive(message.clone()).await;
-            self.answered(&server, result.is_ok());
-            match result {
-                Ok(reply) => return Ok(reply),
-                Err(NotReceived { error, is_unsent: true }) => unavailable = error,
-                Err(NotReceived { error, is_unsent: false }) => return Err(error),
-            }
-        }
-        Err(unavailable)
+        self.call_once(message, async |logic, message| logic.try_receive(message).await).await
     }
 }
 

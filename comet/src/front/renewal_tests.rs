@@ -251,6 +251,54 @@ async fn all_sessions_go_again_chunk_by_chunk_when_the_incarnation_changes() {
     assert_eq!(setup.told().last(), Some(&renew(&["late"])));
 }
 
+/// Of a mass disconnect what found its lane full was given up: those sessions stayed until they expired, and a renewal
+/// that waited was made after all.
+#[tokio::test(start_paused = true)]
+async fn ends_that_find_their_lane_full_are_told_all_the_same() {
+    let setup = Setup::new();
+    let lanes = &setup.front.lanes;
+    let all: Vec<SessionRef> = (0..300_000).map(|n| session(&format!("k{n}"), 1)).collect();
+    for session in &all[299_000..] {
+        lanes.push(&setup.front, Work::Renew(session.clone()));
+    }
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    // More than 64 lanes of 4,096 hold.
+    for session in all {
+        lanes.ended(&setup.front, session);
+    }
+    lanes.finish().await;
+    secs(5).await;
+    let told = setup.told();
+    let ends = told.iter().filter(|told| matches!(told, Told::Disconnect(_))).count();
+    assert_eq!((ends, told.len()), (300_000, 300_000));
+}
+
+/// Each logic of a cluster notices at a moment of its own that the store began anew: comet announced everything again
+/// with every answer of another one.
+#[tokio::test(start_paused = true)]
+async fn an_incarnation_that_a_slow_logic_still_tells_is_no_change() {
+    let mut setup = Setup::new();
+    let announced = async |setup: &mut Setup, incarnation: u64| {
+        lock(&setup.logic.answer).incarnation = Some(incarnation);
+        secs(3).await;
+        let asked = setup.shard.pop().is_some();
+        if asked {
+            setup.say(ToFront::Sessions { sessions: Vec::new(), next: None });
+            secs(1).await;
+        }
+        asked
+    };
+    for (incarnation, is_change) in [(7, true), (8, true), (7, false), (8, false), (9, true), (7, false)] {
+        assert_eq!(announced(&mut setup, incarnation).await, is_change, "{incarnation}");
+    }
+    // The store went back, after a failover: all say so, and go on saying so.
+    secs(60).await;
+    assert!(setup.shard.pop().is_some());
+    setup.say(ToFront::Sessions { sessions: Vec::new(), next: None });
+    secs(3).await;
+    assert!(setup.shard.is_empty());
+}
+
 /// After a long outage no more renewals could wait: what was announced then was given up, and taken for told.
 #[tokio::test(start_paused = true)]
 async fn what_is_announced_is_told_however_many_renewals_wait() {

@@ -3,12 +3,13 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
+    time::Duration,
 };
 
 use axum::body::Bytes;
 use cluster::{
     registry::{Fixed, Node, Registry as _, Service},
-    services::{ClientCount, LogicApi, SessionRef},
+    services::{ClientCount, ConnectRequest, LogicApi, LogicError, SessionRef, Transport},
 };
 use comet::front::{logic_client::GrpcLogic, logics::Logics};
 use control::{
@@ -164,6 +165,16 @@ fn session(key: &str, server: &str, generation: Option<i64>) -> SessionRef {
     SessionRef { mid: Mid(1), key: Key::new(key), server: ServerId::new(server), generation }
 }
 
+fn login(key: &str) -> ConnectRequest {
+    ConnectRequest {
+        server: ServerId::new("a:1"),
+        cookie: String::new(),
+        token: format!(r#"{{"mid":1,"key":"{key}"}}"#).into(),
+        client_ip: None,
+        transport: Transport::Tcp,
+    }
+}
+
 #[test]
 fn renewals_go_in_one_call_and_tell_who_was_superseded() {
     let (runtime, shared, logic) = served(true);
@@ -198,6 +209,12 @@ fn goims_logic_gets_goims_calls() {
         assert_eq!(renewed.expect("two heartbeats").incarnation, None);
         let found = shared.sessions.servers_of_keys(&[Key::new("k1"), Key::new("k2")]).await;
         assert_eq!(found, Ok(vec![Some(ServerId::new("a:1")); 2]));
+        // One that it refuses keeps nobody behind it from being renewed.
+        let bad = session("bad", "", None);
+        logic.renew(vec![bad.clone(), session("k3", "a:1", None)]).await.expect("one is taken");
+        let found = shared.sessions.servers_of_keys(&[Key::new("k3")]).await;
+        assert_eq!(found, Ok(vec![Some(ServerId::new("a:1"))]));
+        assert!(logic.renew(vec![bad]).await.is_err(), "nothing is taken");
         let rooms = HashMap::from([(RoomId::parse("live://1").expect("a room"), 3)]);
         let all = logic.renew_online(ServerId::new("a:1"), rooms.clone(), ClientCount::default()).await;
         assert_eq!(all.expect("counts"), rooms);
@@ -233,6 +250,41 @@ fn where_some_logics_are_goims_ours_hear_of_renewals_and_ends() {
             assert!(had.expect("an answer"), "{}", key.as_str());
         }
         assert_eq!(held(&ours).await, 0);
+    });
+}
+
+/// A login that a slow logic may yet store was asked of the next one too: without a key that made a second session, for
+/// nobody.
+#[test]
+fn a_login_goes_to_another_logic_only_if_it_never_left() {
+    let (runtime, shared, address) = serve(true);
+    runtime.block_on(async {
+        let stalled = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let free = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let [stalls, closed] = [&stalled, &free].map(|it| it.local_addr().expect("an address").to_string());
+        drop(free);
+        let logics = async |other: String| {
+            let nodes = [other, address.clone()];
+            let nodes = nodes.map(|address| Node::new(Service::Logic, ServerId::new(address)));
+            let registry = Fixed::new(nodes);
+            let logics = Logics::new(registry.watch(), Duration::from_secs(2), watch::channel(true).1);
+            let mut stored = Vec::new();
+            // Whoever is asked first, the other one is next.
+            for n in 0..2 {
+                let key = format!("k{n}");
+                let result = logics.connect(login(&key)).await;
+                let found = shared.sessions.servers_of_keys(&[Key::new(key.as_str())]).await;
+                let is_stored = found.expect("it is in memory")[0].is_some();
+                assert_eq!(result.is_ok(), is_stored, "{result:?}");
+                assert!(matches!(result, Ok(_) | Err(LogicError::Unavailable(_))), "{result:?}");
+                stored.push(is_stored);
+                shared.sessions.lose_all();
+            }
+            stored.sort_unstable();
+            stored
+        };
+        assert_eq!(logics(stalls).await, [false, true]);
+        assert_eq!(logics(closed).await, [true, true]);
     });
 }
 

@@ -43,10 +43,10 @@ impl Logic {
     }
 
     /// Keeps a comet's report where the other logics find it. They miss it while the store is away, which the store's
-    /// connection logs.
+    /// connection logs, or its time is not known: one without a time would be a dead comet's.
     pub(super) async fn keep_counts(&self, server: &ServerId, rooms: &HashMap<RoomId, u32>) {
-        if let Some(counts) = &self.counts {
-            let _ = counts.write(server, rooms, self.store_s()).await;
+        if let (Some(counts), now_s @ 1..) = (&self.counts, self.store_s()) {
+            let _ = counts.write(server, rooms, now_s).await;
         }
     }
 

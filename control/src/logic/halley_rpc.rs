@@ -1,14 +1,15 @@
 //! `halley.v1.Logic` over gRPC, for Halley's comets: renewals by the hundred, counts in pages.
 
-use std::{collections::HashMap, pin::Pin, sync::Arc};
+use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use cluster::services::{ClientCount, LogicApi, Renewed, SessionRef};
 use futures_util::{Stream, TryStreamExt as _, stream};
 use proto::{
-    ids::{Generation, Key, Mid, RoomId},
+    ids::{Generation, Key, Mid, RoomId, ServerId},
     rpc::halley::{OnlineCounts, OnlineReport, RenewReply, RenewReq, Superseded, logic_server},
 };
+use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::rpc::{REQUEST_LEN_MAX, server_id, status};
@@ -18,6 +19,9 @@ const ROOMS_PAGE: usize = 10_000;
 
 /// Rooms in one report, pages together: more than a comet has connections.
 const ROOMS_MAX: usize = 4 << 20;
+
+/// Longest time of a report, from its beginning to its last page. A comet reports again sooner than that.
+const REPORT_MAX: Duration = Duration::from_secs(10);
 
 /// Any logic, as Halley's own gRPC service.
 pub struct HalleyRpc<L>(Arc<L>);
@@ -71,29 +75,36 @@ impl<L: LogicApi> logic_server::Logic for HalleyRpc<L> {
 /// Takes all pages of a report and makes those of the answer.
 async fn counts<L: LogicApi>(
     logic: Arc<L>,
-    mut pages: Streaming<OnlineReport>,
+    pages: Streaming<OnlineReport>,
 ) -> Result<impl Stream<Item = Result<OnlineCounts, Status>>, Status> {
-    let first = pages.message().await?.ok_or_else(|| Status::invalid_argument("there is no page"))?;
-    let server = server_id(first.server)?;
-    let clients = ClientCount { connections: first.connections, addresses: first.addresses };
-    let mut rooms = HashMap::new();
-    let mut page = Some(first.rooms);
-    while let Some(counts) = page {
-        // Every comet of ours checks its names: one that is none is nobody's to ask for.
-        rooms.extend(counts.into_iter().filter_map(|(id, people)| Some((RoomId::parse(&id).ok()?, people))));
-        if rooms.len() > ROOMS_MAX {
-            return Err(Status::resource_exhausted(format!("more than {ROOMS_MAX} rooms in a report")));
-        }
-        page = pages.message().await?.map(|page| page.rooms);
-    }
-    let asked: Vec<RoomId> = rooms.keys().cloned().collect();
+    let report = timeout(REPORT_MAX, report(pages)).await;
+    let (server, rooms, clients) =
+        report.map_err(|_| Status::deadline_exceeded("the report does not end"))??;
     let all = logic.renew_online(server, rooms, clients).await.map_err(status)?;
-    let mut counts = asked.into_iter().filter_map(move |room| {
-        let people = *all.get(&room)?;
-        Some((room.as_str().to_owned(), people))
-    });
+    let mut counts = all.into_iter().map(|(room, people)| (room.as_str().to_owned(), people));
     Ok(stream::iter(std::iter::from_fn(move || {
         let rooms: HashMap<String, u32> = counts.by_ref().take(ROOMS_PAGE).collect();
         (!rooms.is_empty()).then_some(Ok(OnlineCounts { rooms }))
     })))
+}
+
+/// All pages of a report.
+async fn report(
+    mut pages: Streaming<OnlineReport>,
+) -> Result<(ServerId, HashMap<RoomId, u32>, ClientCount), Status> {
+    let first = pages.message().await?.ok_or_else(|| Status::invalid_argument("there is no page"))?;
+    let server = server_id(first.server)?;
+    let clients = ClientCount { connections: first.connections, addresses: first.addresses };
+    let (mut rooms, mut named) = (HashMap::new(), 0);
+    let mut page = Some(first.rooms);
+    while let Some(counts) = page {
+        named += counts.len();
+        if named > ROOMS_MAX {
+            return Err(Status::resource_exhausted(format!("more than {ROOMS_MAX} rooms in a report")));
+        }
+        // Every comet of ours checks its names: one that is none is nobody's to ask for.
+        rooms.extend(counts.into_iter().filter_map(|(id, people)| Some((RoomId::parse(&id).ok()?, people))));
+        page = pages.message().await?.map(|page| page.rooms);
+    }
+    Ok((server, rooms, clients))
 }

@@ -117,8 +117,15 @@ impl Online {
 
     /// Everybody's people per room.
     pub(super) fn rooms(&self) -> HashMap<RoomId, u32> {
-        let capped = |people: u64| u32::try_from(people).unwrap_or(u32::MAX);
         self.rooms.iter().map(|(room, people)| (room.clone(), capped(*people))).collect()
+    }
+
+    /// Makes the people of these rooms everybody's; rooms with nobody in them go.
+    pub(super) fn fill(&self, rooms: &mut HashMap<RoomId, u32>) {
+        rooms.retain(|room, people| {
+            *people = capped(self.room(room));
+            *people > 0
+        });
     }
 
     /// Rooms with anybody in them.
@@ -159,6 +166,11 @@ impl Online {
     pub(super) fn total(&self) -> ClientCount {
         sum(self.comets.values().filter_map(|report| report.said).map(|(clients, _)| clients))
     }
+}
+
+/// What a comet can be told.
+fn capped(people: u64) -> u32 {
+    u32::try_from(people).unwrap_or(u32::MAX)
 }
 
 /// Clients of several comets. An address that is on two of them counts twice, as in goim.
@@ -203,6 +215,17 @@ mod tests {
         assert_eq!(online.rooms(), rooms(&[("live://1", 6)]));
         assert_eq!((online.room(&room("live://1")), online.room(&room("live://2"))), (6, 0));
         assert_eq!((online.clients(&a), online.total()), (Some(clients(1, 1)), clients(6, 3)));
+    }
+
+    #[test]
+    fn asked_for_some_rooms_everybody_in_them_is_counted() {
+        let (mut online, now) = (Online::default(), Instant::now());
+        let clients = ClientCount::default();
+        online.report(ServerId::new("a:1"), rooms(&[("live://1", 2), ("live://2", 1)]), clients, now);
+        online.report(ServerId::new("b:1"), rooms(&[("live://1", u32::MAX), ("live://3", 4)]), clients, now);
+        let mut asked = rooms(&[("live://1", 2), ("live://3", 0), ("live://4", 0)]);
+        online.fill(&mut asked);
+        assert_eq!(asked, rooms(&[("live://1", u32::MAX), ("live://3", 4)]));
     }
 
     #[test]

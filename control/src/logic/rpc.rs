@@ -30,10 +30,16 @@ pub trait NodesApi: Send + Sync + 'static {
     fn nodes(&self, platform: &str, client: Option<IpAddr>) -> Nodes;
 }
 
+/// Says how many people are where.
+pub trait AllRooms: Send + Sync + 'static {
+    /// People per room of all comets, no room without any: what goim's comets are told, whatever rooms they have.
+    fn all_rooms(&self) -> HashMap<RoomId, u32>;
+}
+
 /// Any logic, as goim's gRPC service.
 pub struct RpcLogic<L>(Arc<L>);
 
-impl<L: LogicApi + NodesApi> RpcLogic<L> {
+impl<L: LogicApi + NodesApi + AllRooms> RpcLogic<L> {
     /// The service to be added to a server. Go comets send compressed reports, so gzip is understood.
     pub fn service(logic: Arc<L>) -> logic_server::LogicServer<Self> {
         logic_server::LogicServer::new(RpcLogic(logic))
@@ -43,7 +49,7 @@ impl<L: LogicApi + NodesApi> RpcLogic<L> {
 }
 
 #[async_trait]
-impl<L: LogicApi + NodesApi> logic_server::Logic for RpcLogic<L> {
+impl<L: LogicApi + NodesApi + AllRooms> logic_server::Logic for RpcLogic<L> {
     async fn connect(&self, request: Request<ConnectReq>) -> Result<Response<ConnectReply>, Status> {
         let ConnectReq { server, cookie, token, client_ip, transport } = request.into_inner();
         let transport = [Transport::Tcp, Transport::WebSocket].into_iter().find(|t| t.label() == transport);
@@ -93,11 +99,10 @@ impl<L: LogicApi + NodesApi> logic_server::Logic for RpcLogic<L> {
             .filter_map(|(room, people)| Some((RoomId::parse(&room).ok()?, u32::try_from(people).ok()?)))
             .collect();
         let clients = ClientCount { connections, addresses };
-        let all = self.0.renew_online(server_id(server)?, rooms, clients).await.map_err(status)?;
-        let all_room_count = all
-            .into_iter()
-            .map(|(room, people)| (room.to_string(), i32::try_from(people).unwrap_or(i32::MAX)))
-            .collect();
+        self.0.renew_online(server_id(server)?, rooms, clients).await.map_err(status)?;
+        let all = self.0.all_rooms().into_iter();
+        let all_room_count =
+            all.map(|(room, people)| (room.to_string(), i32::try_from(people).unwrap_or(i32::MAX))).collect();
         Ok(Response::new(OnlineReply { all_room_count }))
     }
 

@@ -14,6 +14,11 @@ pub enum RedisError {
     /// It is a replica. The connection is made again, to whoever is the master by then.
     #[error("Redis takes no writes ({0}): redis.addr must be the master's, or set redis.sentinels")]
     ReadOnly(String),
+    /// Too few of its replicas follow it. The connection is made again, to whoever is the master by then.
+    #[error(
+        "Redis takes no writes ({0}): see why its replicas do not follow, or lower min-replicas-to-write"
+    )]
+    NoReplicas(String),
     /// It wants another password, or does not allow us the command. Tried again until the operator has repaired it.
     #[error("Redis does not let us in ({0}): check redis.auth and what the user may do")]
     Refused(String),
@@ -32,7 +37,7 @@ impl RedisError {
     /// True when the connection is of no use any more.
     pub(super) fn ends_connection(&self) -> bool {
         match self {
-            RedisError::ReadOnly(_) | RedisError::NotReady(_) => true,
+            RedisError::ReadOnly(_) | RedisError::NoReplicas(_) | RedisError::NotReady(_) => true,
             // A command that is not allowed leaves the others.
             RedisError::Refused(text) => !text.contains("NOPERM"),
             _ => false,
@@ -69,7 +74,8 @@ impl From<redis::RedisError> for RedisError {
 /// What an error code of Redis means.
 fn variant(code: &str) -> Option<fn(String) -> RedisError> {
     match code {
-        "READONLY" | "NOREPLICAS" => Some(RedisError::ReadOnly),
+        "READONLY" => Some(RedisError::ReadOnly),
+        "NOREPLICAS" => Some(RedisError::NoReplicas),
         "LOADING" | "MASTERDOWN" | "BUSY" | "TRYAGAIN" | "CLUSTERDOWN" => Some(RedisError::NotReady),
         "WRONGTYPE" => Some(RedisError::WrongType),
         "OOM" | "MISCONF" => Some(RedisError::Full),
@@ -105,7 +111,11 @@ mod tests {
                 |e| matches!(e, RedisError::ReadOnly(_)),
                 true,
             ),
-            ("NOREPLICAS Not enough good replicas to write.", |e| matches!(e, RedisError::ReadOnly(_)), true),
+            (
+                "NOREPLICAS Not enough good replicas to write.",
+                |e| matches!(e, RedisError::NoReplicas(_)),
+                true,
+            ),
             ("NOAUTH Authentication required.", |e| matches!(e, RedisError::Refused(_)), true),
             ("WRONGPASS invalid username-password pair", |e| matches!(e, RedisError::Refused(_)), true),
             (

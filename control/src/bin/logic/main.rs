@@ -5,7 +5,7 @@
 mod cli;
 mod config;
 
-use std::{process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use clap::Parser;
@@ -29,10 +29,19 @@ use halley_control::{
     redis::Redis,
     session::RedisSessions,
 };
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 use tracing::{info, warn};
 
 use self::{cli::Cli, config::LogicFile};
+
+/// Longest wait for the entry to leave etcd. Without etcd it stays there until its lease ends.
+const LEAVE_MAX: Duration = Duration::from_secs(3);
+
+/// Time for every comet to hear that the entry is gone.
+const HEARD: Duration = Duration::from_millis(500);
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -114,7 +123,8 @@ async fn run(file: LogicFile, checked: Checked) -> anyhow::Result<()> {
         metrics: logic_metrics,
     };
     let extra = admin::router(Arc::clone(&health), Arc::new(metrics));
-    let logic = logic::start(&config, deps, extra, drain.clone()).await?;
+    let serving = Drain::new();
+    let logic = logic::start(&config, deps, extra, serving.clone()).await?;
 
     let server = place.server(logic.rpc_addrs()[0]);
     let node = place.node(Service::Logic, server.clone(), entry);
@@ -138,10 +148,13 @@ async fn run(file: LogicFile, checked: Checked) -> anyhow::Result<()> {
     }
 
     drain.draining().await;
-    info!("draining: logins and pushes under way are answered");
+    info!("draining: logins and pushes are answered until the comets look elsewhere");
     health.unmet("draining", "the process is going away");
-    // Comets look elsewhere from now on; what they still ask here is answered.
-    membership.leave().await;
+    if timeout(LEAVE_MAX, membership.leave()).await.is_err() {
+        warn!("etcd did not take the entry out in time; it ends with its lease");
+    }
+    sleep(HEARD).await;
+    serving.begin();
     logic.stopped().await;
     info!("drained");
     Ok(())

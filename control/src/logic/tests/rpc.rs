@@ -1,7 +1,9 @@
 //! goim's gRPC service over a real connection.
 
 use cluster::shutdown::Drain;
+use futures_util::{StreamExt as _, stream};
 use proto::rpc::{
+    halley::{OnlineReport, logic_client::LogicClient as HalleyClient},
     logic::{
         ConnectReq, DisconnectReq, HeartbeatReq, NodesReq, OnlineReq, ReceiveReq, logic_client::LogicClient,
     },
@@ -16,6 +18,11 @@ use tonic::{
 use super::*;
 
 async fn serve(sets: &[&str]) -> (Setup, LogicClient<Channel>) {
+    let (setup, channel) = serve_all(sets).await;
+    (setup, LogicClient::new(channel))
+}
+
+async fn serve_all(sets: &[&str]) -> (Setup, Channel) {
     let sets: Vec<&str> = ["httpServer.addr=127.0.0.1:0", "rpcServer.addr=127.0.0.1:0"]
         .into_iter()
         .chain(sets.iter().copied())
@@ -23,7 +30,7 @@ async fn serve(sets: &[&str]) -> (Setup, LogicClient<Channel>) {
     let setup = Setup::new(&sets).await;
     let server = start(&setup.config, setup.deps.clone(), Router::new(), Drain::new()).await.unwrap();
     let channel = Endpoint::from_shared(format!("http://{}", server.rpc_addrs()[0])).unwrap();
-    (setup, LogicClient::new(channel.connect().await.unwrap()))
+    (setup, channel.connect().await.unwrap())
 }
 
 fn connect_req(token: &str) -> ConnectReq {
@@ -74,9 +81,23 @@ async fn counts_are_exchanged_compressed_too() {
     let mut client = client.send_compressed(CompressionEncoding::Gzip);
     let room_count =
         HashMap::from([(ROOM.to_owned(), 2), ("bad\n".to_owned(), 1), ("live://2".to_owned(), -1)]);
+    let elsewhere = HashMap::from([(ROOM.to_owned(), 5), ("live://3".to_owned(), 1)]);
+    let report = OnlineReq { server: "b:1".into(), room_count: elsewhere, ..OnlineReq::default() };
+    client.renew_online(report).await.unwrap();
     let report = OnlineReq { server: "a:1".into(), room_count, connections: 3, addresses: 2 };
     let all = client.renew_online(report).await.unwrap().into_inner().all_room_count;
-    assert_eq!(all, HashMap::from([(ROOM.to_owned(), 2)]), "what is no room or no count is left out");
+    let everybody = HashMap::from([(ROOM.to_owned(), 7), ("live://3".to_owned(), 1)]);
+    assert_eq!(all, everybody, "rooms it has not, too; what is no room or no count is left out");
+}
+
+#[tokio::test]
+async fn a_report_that_does_not_end_is_an_error() {
+    let (_setup, channel) = serve_all(&[]).await;
+    let page = OnlineReport { server: "a:1".into(), ..OnlineReport::default() };
+    let pages = stream::iter([page]).chain(stream::pending());
+    let mut answer = HalleyClient::new(channel).online(pages).await.unwrap().into_inner();
+    let error = tokio::time::timeout(Duration::from_secs(60), answer.message()).await.expect("an answer");
+    assert_eq!(error.unwrap_err().code(), Code::DeadlineExceeded);
 }
 
 #[tokio::test]

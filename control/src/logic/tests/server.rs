@@ -202,6 +202,6 @@ async fn an_address_in_use_is_refused_at_the_start_by_name() {
         let setup = Setup::new(&[&format!("{key}={addr}"), &format!("{other}=127.0.0.1:0")]).await;
         let started = start(&setup.config, setup.deps.clone(), Router::new(), Drain::new()).await;
         let error = started.err().expect("refused").to_string();
-        assert!(error.starts_with(&format!("logic.{key} = {addr} cannot be listened on")), "{error}");
+        assert!(error.starts_with(&format!("{key} = {addr} cannot be listened on")), "{error}");
     }
 }

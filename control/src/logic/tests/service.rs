@@ -102,6 +102,8 @@ async fn comets_learn_how_many_people_are_in_a_room_over_all_comets() {
     let clients = ClientCount { connections: 2, addresses: 1 };
     assert_eq!(setup.logic.renew_online(server("a:1"), report(2), clients).await.unwrap(), report(2));
     assert_eq!(setup.logic.renew_online(server("b:1"), report(3), clients).await.unwrap(), report(5));
+    let none = setup.logic.renew_online(server("c:1"), HashMap::new(), clients).await.unwrap();
+    assert!(none.is_empty(), "only the rooms it has: {none:?}");
     tokio::time::sleep(Duration::from_secs(16)).await;
     assert_eq!(setup.logic.renew_online(server("b:1"), report(3), clients).await.unwrap(), report(3));
 }

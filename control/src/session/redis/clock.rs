@@ -10,7 +10,10 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::redis::{Redis, RedisError};
 
 /// How often the clock is compared.
-const COMPARE: Duration = Duration::from_secs(10);
+pub(super) const COMPARE: Duration = Duration::from_secs(10);
+
+/// The same, as long as it is not known: there are no logins until then.
+const COMPARE_FIRST: Duration = Duration::from_secs(1);
 
 /// Looks of one comparison. The quickest counts: it can be wrong by half its round trip at most.
 const LOOKS: usize = 3;
@@ -46,9 +49,10 @@ impl StoreClock {
             if compared.is_some() {
                 *clock.compared.lock().unwrap_or_else(PoisonError::into_inner) = compared;
             }
+            let pause = if clock.now_us().is_some() { COMPARE } else { COMPARE_FIRST };
             drop(clock);
             // Another connection may be to another server, with another clock.
-            let _ = timeout(COMPARE, ready.changed()).await;
+            let _ = timeout(pause, ready.changed()).await;
         }
     }
 }

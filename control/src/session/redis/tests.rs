@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use services::Redis as Server;
 use tokio::time::{sleep, timeout};
 
-use super::*;
+use super::{clock::COMPARE, *};
 use crate::session::conformance;
 
 /// Longest wait for anything that takes a moment.
@@ -246,6 +246,48 @@ async fn a_key_of_another_type_harms_its_own_session_only() {
 }
 
 #[tokio::test]
+async fn while_redis_is_full_sessions_live_on_and_logins_are_errors() {
+    let setup = Setup::new().await;
+    let sessions = setup.sessions().await;
+    sessions.put(new(1, "k1", COMET, 5)).await.unwrap();
+    sessions.put(new(2, "k2", COMET, 6)).await.unwrap();
+    let stored = setup.dump().await;
+    for key in stored.keys() {
+        setup.run(&["EXPIRE", key, "100"]).await;
+    }
+    setup.run(&["DEL", "golang_im:key_k1", "golang_im:gen_k1", "golang_im:mid_1"]).await;
+    setup.run(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let error = sessions.put(new(3, "k3", COMET, 7)).await.unwrap_err();
+    assert!(error.0.contains("full"), "{error}");
+    for session in [reference(1, "k1", COMET, Some(5)), reference(2, "k2", COMET, Some(6))] {
+        assert_eq!(sessions.renew(&[session]).await, Ok(vec![Renewal::Current]));
+    }
+    assert_eq!(setup.dump().await, stored, "what was lost is put back, too");
+    for key in stored.keys() {
+        assert!(setup.is_fresh(key).await, "{key}");
+    }
+}
+
+#[tokio::test]
+async fn renewals_that_redis_refuses_are_errors() {
+    let setup = Setup::new().await;
+    let sessions = setup.sessions().await;
+    sessions.put(new(1, "k1", COMET, 5)).await.unwrap();
+    let batch = [reference(1, "k1", COMET, Some(5)), reference(2, "k2", COMET, Some(6))];
+    setup.run(&["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
+    let error = sessions.renew(&batch).await.unwrap_err();
+    assert!(error.0.contains("NOREPLICAS"), "{error}");
+    setup.run(&["CONFIG", "SET", "min-replicas-to-write", "0"]).await;
+    // Redis's answer ended the connection.
+    let renewed = async {
+        while sessions.renew(&batch).await.is_err() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, renewed).await.expect("in time");
+}
+
+#[tokio::test]
 async fn scripts_that_the_server_forgot_are_given_again() {
     let setup = Setup::new().await;
     let sessions = setup.sessions().await;
@@ -312,6 +354,17 @@ async fn no_login_is_stored_before_the_servers_time_is_known() {
     assert!(sessions.put(new(1, "k1", COMET, 1)).await.is_err());
     let sessions = started(sessions).await;
     assert_eq!(sessions.put(new(1, "k1", COMET, 1)).await, Ok(Put::Stored { previous: None }));
+}
+
+#[tokio::test]
+async fn a_first_look_at_the_clock_that_failed_is_soon_repeated() {
+    let setup = Setup::new().await;
+    setup.run(&["ACL", "SETUSER", "default", "-time"]).await;
+    let sessions = RedisSessions::new(setup.redis.clone(), &config(&setup.server));
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(sessions.now_us(), 0);
+    setup.run(&["ACL", "SETUSER", "default", "+time"]).await;
+    timeout(COMPARE / 2, started(sessions)).await.expect("long before an ordinary comparison");
 }
 
 #[tokio::test]
