@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`logic`] | logins, sessions, counts, clients' messages, the push API over HTTP, the service over gRPC |
 //! | [`job`] | from the broker to the comets, in order, none delaying another |
+//! | [`comet_client`] | a comet in another process, for both |
 //! | [`broker`] | the log between them: memory, and what every broker must do |
 //! | [`session`] | which comet holds which device, fenced against late ends: memory, and what every store must do |
 //! | `redis` | the connection to Redis (feature `redis`): sessions, counts and queues share it |
@@ -19,6 +20,7 @@
 
 pub mod broker;
 mod clock;
+pub mod comet_client;
 pub mod config;
 pub mod counts;
 pub mod job;

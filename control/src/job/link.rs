@@ -24,13 +24,14 @@ use tracing::{Level, info, warn};
 use uuid::Uuid;
 
 use super::{
-    Comet, GrpcComet,
+    Comet,
     calls::Calls,
     route,
     tracker::{Ticket, Tracker},
 };
 use crate::{
     clock::wall_us,
+    comet_client::GrpcComet,
     metrics::{DropReason, JobMetrics},
 };
 

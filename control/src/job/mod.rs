@@ -8,7 +8,6 @@
 //! While every comet's queue is full job stops reading, and the broker fills: a push is then refused instead of lost.
 
 mod calls;
-mod grpc;
 mod link;
 mod route;
 mod stream;
@@ -37,16 +36,14 @@ use tokio::{
 };
 use tracing::{Level, info, warn};
 
-pub use self::{
-    calls::Calls,
-    grpc::{BadAddress, GrpcComet},
-};
+pub use self::calls::Calls;
 use self::{
     link::{Common, Link, LinkLimits},
     route::{To, route},
 };
 use crate::{
     broker::{Broker, ConsumeError, Consumer, Delivery},
+    comet_client::GrpcComet,
     config::JobConfig,
     metrics::{DropReason, JobMetrics},
 };

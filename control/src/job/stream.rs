@@ -16,12 +16,13 @@ use tokio::{
 use tonic::Streaming;
 
 use super::{
-    GrpcComet,
     calls::BATCH_MAX,
-    grpc,
     link::{Caller, Item, PAUSE_MAX},
 };
-use crate::metrics::DropReason;
+use crate::{
+    comet_client::{self, GrpcComet},
+    metrics::DropReason,
+};
 
 /// Bytes of one batch; the last push in it may stand over that.
 const BATCH_BYTES: usize = 512 << 10;
@@ -198,7 +199,7 @@ impl Session<'_> {
         self.next_serial += 1;
         self.under_way += size;
         let link = if serial == 1 { self.link.name.clone() } else { String::new() };
-        let dispatches = items.iter().map(|item| grpc::dispatch(&item.dispatch)).collect();
+        let dispatches = items.iter().map(|item| comet_client::dispatch(&item.dispatch)).collect();
         self.sent.push_back(Sent { serial, size, items: items.into_iter().map(Some).collect() });
         Some(DispatchBatch { serial, dispatches, link })
     }

@@ -11,7 +11,7 @@ use proto::ids::ServerId;
 use tracing::warn;
 
 use super::Reach;
-use crate::job::GrpcComet;
+use crate::comet_client::GrpcComet;
 
 /// The way to every comet that `registry` knows, by gRPC; no call takes longer than `limit`. Connections are made with
 /// the first call and kept until their comet leaves the registry. To be called on a tokio runtime.

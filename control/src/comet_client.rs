@@ -1,5 +1,5 @@
-//! A comet in another process: by the stream and the kick of `halley.v1` where it has them, else by goim's unary calls:
-//! `PushMsg`, `Broadcast`, `BroadcastRoom`.
+//! A comet in another process, as job and logic call it: by the stream and the kick of `halley.v1` where it has them, else
+//! by goim's unary calls: `PushMsg`, `Broadcast`, `BroadcastRoom`.
 //!
 //! In goim's calls everything goes as `Proto{ver 1, op 9, body = complete frames}`, as goim's job sends it, so that a Go
 //! comet takes it too; only what a client sent into its room goes as one message with its origin, which a Go comet
@@ -58,12 +58,12 @@ impl GrpcComet {
     }
 
     /// Whether it is goim's, as far as is known: it has no stream.
-    pub(super) fn is_goims(&self) -> bool {
+    pub(crate) fn is_goims(&self) -> bool {
         self.peer.is_goims()
     }
 
     /// Opens a dispatch stream; none when it has no stream.
-    pub(super) async fn open(
+    pub(crate) async fn open(
         &self,
         batches: impl Stream<Item = DispatchBatch> + Send + 'static,
     ) -> Option<Result<Streaming<DispatchReply>, DispatchError>> {
@@ -131,7 +131,7 @@ impl CometApi for GrpcComet {
 }
 
 /// A dispatch as it goes on the stream.
-pub(super) fn dispatch(dispatch: &Dispatch) -> halley::Dispatch {
+pub(crate) fn dispatch(dispatch: &Dispatch) -> halley::Dispatch {
     let text = |it: &Key| it.as_str().to_owned();
     let receivers = match &dispatch.receivers {
         Receivers::Keys(keys) => {
