@@ -13,13 +13,16 @@ compose=(docker compose)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
+# Variables that the program is asked with, as NAME=VALUE.
+environment=()
+
 # accepts PROGRAM ARGUMENTS...: asks the program that was built last.
 accepts() {
   local program=$1 built
   shift
   built=$(find "$target/debug/$program" "$target/release/$program" -prune -printf '%T@ %p\n' 2>/dev/null | sort -n | tail -1 | cut -d' ' -f2-)
   [ -n "$built" ] || { echo "deploy: no $program in $target: run make build" >&2; exit 1; }
-  said=$("$built" "$@" --check-config 2>&1)
+  said=$(env "${environment[@]}" "$built" "$@" --check-config 2>&1)
 }
 
 export HALLEY_PUSH_TOKEN=sesame
@@ -30,13 +33,22 @@ done
 sed 's/127\.0\.0\.1/0.0.0.0/; s/^# \(\[\|allowInsecure\|tokens\)/\1/' config/halley.toml >"$work/open.toml"
 accepts halley --config "$work/open.toml" || complain "config/halley.toml, opened: $said"
 
-# arguments PROGRAM: its command line in $work/compose, a word a line.
-arguments() {
-  awk -v service="  $1:" '
+# listed PROGRAM KEY ITEM: what $work/compose lists under the program's KEY, one a line; ITEM is how a line begins.
+listed() {
+  awk -v service="  $1:" -v key="    $2:" -v item="$3" '
     /^  [a-z]/ { here = $0 == service }
-    !/^ +- / { list = 0 }
-    here && /^    command:/ { list = 1; next }
-    list { sub(/^ +- /, ""); gsub(/^["\x27]|["\x27]$/, ""); print }' "$work/compose"
+    $0 !~ item { list = 0 }
+    here && $0 == key { list = 1; next }
+    list { sub(/^ +(- )?/, ""); sub(/: /, "="); sub(/=""$/, "="); gsub(/^["\x27]|["\x27]$/, ""); print }' "$work/compose"
+}
+
+# as_composed PROGRAM: asks it as $work/compose would start it.
+as_composed() {
+  local words
+  mapfile -t words < <(listed "$1" command '^    +- ')
+  mapfile -t environment < <(listed "$1" environment '^      [A-Z_]+: ')
+  [ "${words[0]:-}" = "$1" ] || { said="$1 is not started by its name"; return 1; }
+  accepts "${words[@]}"
 }
 : >"$work/none.env"
 for settings in HALLEY_HOST=127.0.0.1 'HALLEY_HOST=10.0.0.7 HALLEY_PUSH_TOKENS=sesame,second HALLEY_ALLOW_INSECURE=true'; do
@@ -44,10 +56,9 @@ for settings in HALLEY_HOST=127.0.0.1 'HALLEY_HOST=10.0.0.7 HALLEY_PUSH_TOKENS=s
     # shellcheck disable=SC2086
     env $settings "${compose[@]}" -f compose.yaml --env-file "$queue" config >"$work/compose"
     for program in comet logic job; do
-      mapfile -t words < <(arguments $program)
-      [ "${words[0]:-}" = $program ] || { complain "compose.yaml: $program is not started by its name"; continue; }
-      accepts "${words[@]}" || complain "compose.yaml, $settings, $(basename "$queue"): $said"
+      as_composed $program || complain "compose.yaml, $settings, $(basename "$queue"): $said"
     done
+    ! grep -q 'tokens=sesame' "$work/compose" || complain "compose.yaml: the tokens are among the arguments"
   done
 done
 exit $wrong

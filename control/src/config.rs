@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use cluster::config::{Addrs, Bounded, BoundedDuration, ByteSize, ConfigError, List, Secret, StringList};
+use cluster::config::{Addrs, Bounded, BoundedDuration, ByteSize, ConfigError, SecretList, StringList};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -119,14 +119,14 @@ pub enum AuthMode {
 pub struct PushConfig {
     /// Tokens of which a request to the HTTP API must carry one, as `Authorization: Bearer <token>`. None: the API is
     /// open, which only a loopback address may be. Each is at least one printable ASCII character, without spaces.
-    pub tokens: List<Secret>,
+    pub tokens: SecretList,
     /// Longest message, bytes; a longer one is answered with 413. Every receiver's queue in comet must take it whole.
     pub max_body: ByteSize<1, { 16 << 20 }>,
 }
 
 impl Default for PushConfig {
     fn default() -> Self {
-        PushConfig { tokens: List::default(), max_body: ByteSize::mib::<1>() }
+        PushConfig { tokens: SecretList::default(), max_body: ByteSize::mib::<1>() }
     }
 }
 

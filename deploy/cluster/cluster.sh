@@ -55,6 +55,11 @@ server() {
     return
   fi
   command -v "$1" >/dev/null || { echo "cluster: no $1 here: 'make deps' installs it" >&2; exit 1; }
+  # Another of its kind would answer as ours, which is about to end.
+  if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+    echo "cluster: no place for $name: something else listens on 127.0.0.1:$port" >&2
+    exit 1
+  fi
   start "$DIR" "$name" "$@"
   # shellcheck disable=SC2086
   until_ready "$DIR" "$name" 20 $ready || { echo "cluster: $name is not there, see $DIR/$name.log" >&2; exit 1; }

@@ -129,6 +129,15 @@ fn what_is_wrong_is_refused_in_one_line_before_a_port_is_bound() {
             assert!(said.contains(part), "{part:?} is not in {said}");
         }
     }
+    // The tokens of a variable; that it holds none is as good as no token.
+    let listed = ["--set", "push.tokens=env:TEST_TOKENS", "--set", "httpServer.addr=:0", "--check-config"];
+    run("logic", &listed, &[("TEST_TOKENS", "sesame, other")], 0);
+    for (environment, part) in
+        [(&[("TEST_TOKENS", "")][..], "set push.tokens"), (&[], "TEST_TOKENS is not set")]
+    {
+        let said = run("logic", &listed, environment, 64);
+        assert!(said.contains(part), "{part:?} is not in {said}");
+    }
     for (variable, value) in [("WEIGHT", "heavy"), ("OFFLINE", "perhaps"), ("DEBUG", "2")] {
         let said = run("comet", &["--check-config"], &[(variable, value)], 64);
         assert!(said.contains(variable) && said.contains(value), "{said}");

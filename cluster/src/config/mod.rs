@@ -15,6 +15,7 @@
 //! | [`Addr`], [`Addrs`] | `"127.0.0.1:3101"`, `":3101"`; a list or one string with commas | syntax |
 //! | [`List`], [`StringList`] | `["a", "b"]` or `"a,b"` | syntax of each element |
 //! | [`Secret`] | `"hunter2"`, `"env:NAME"`, `"file:/path"` | that it is there; never printed by `Debug` or an error |
+//! | [`SecretList`] | `["a", "b"]`, `"a,file:/path"`, `"env:NAME"` with any number in it | the same |
 //!
 //! Their bounds reach the file too: the words "Allowed: …" are added to the comment, no need to write them by hand.
 //! Checks over several keys belong to the section's owner and answer with [`ConfigError::value`].
@@ -41,7 +42,7 @@ pub use duration::{BoundedDuration, DurationError, GoDuration};
 pub use error::ConfigError;
 pub use list::{List, StringList};
 pub use load::{Loaded, load};
-pub use secret::{Secret, SecretError};
+pub use secret::{Secret, SecretError, SecretList};
 
 /// Schema keyword of this module: the bounds of a value in words, put into the comment of the default file.
 const ALLOWED: &str = "x-allowed";

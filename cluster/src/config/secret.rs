@@ -1,11 +1,11 @@
 //! Texts that must not reach a log.
 
-use std::{borrow::Cow, fmt, fs, str::FromStr};
+use std::{borrow::Cow, env, fmt, fs, ops::Deref, str::FromStr};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use super::string_schema;
+use super::{List, StringList, string_schema};
 
 /// A password or a token. `Debug` prints that there is one and never what it is; there is no `Display`.
 ///
@@ -55,7 +55,7 @@ impl FromStr for Secret {
 
     fn from_str(text: &str) -> Result<Self, SecretError> {
         if let Some(name) = text.strip_prefix("env:") {
-            let value = std::env::var(name).ok().filter(|value| !value.is_empty());
+            let value = env::var(name).ok().filter(|value| !value.is_empty());
             return value.map(Secret).ok_or_else(|| SecretError::Variable(name.to_owned()));
         }
         let Some(path) = text.strip_prefix("file:") else { return Ok(text.into()) };
@@ -94,8 +94,60 @@ impl JsonSchema for Secret {
     }
 }
 
+/// Passwords or tokens, any number of them: a [`List`] whose elements stand as a [`Secret`] does, but `env:NAME` is all
+/// that the variable holds, with commas. It may hold none; it has to be set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct SecretList(List<Secret>);
+
+impl SecretList {
+    /// Reads one element.
+    fn read(text: &str) -> Result<Vec<Secret>, SecretError> {
+        let Some(name) = text.strip_prefix("env:") else { return Ok(vec![text.parse()?]) };
+        let value = env::var(name).map_err(|_| SecretError::Variable(name.to_owned()))?;
+        Ok(SecretList::parts(&value))
+    }
+
+    fn parts(value: &str) -> Vec<Secret> {
+        value.split(',').map(str::trim).filter(|part| !part.is_empty()).map(Secret::from).collect()
+    }
+}
+
+impl Deref for SecretList {
+    type Target = [Secret];
+
+    fn deref(&self) -> &[Secret] {
+        self.0.get()
+    }
+}
+
+impl<'de> Deserialize<'de> for SecretList {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let elements = StringList::deserialize(deserializer)?;
+        let read: Result<Vec<_>, _> = elements.iter().map(|text| SecretList::read(text)).collect();
+        let secrets: Vec<Secret> = read.map_err(de::Error::custom)?.into_iter().flatten().collect();
+        Ok(SecretList(secrets.into()))
+    }
+}
+
+impl JsonSchema for SecretList {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "SecretList".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        List::<Secret>::json_schema(generator)
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
@@ -119,6 +171,26 @@ mod tests {
         refused("is empty");
         fs::write(&file, "hunter2 \r\n").unwrap();
         assert_eq!(reference.parse::<Secret>().unwrap().get(), "hunter2 ");
+    }
+
+    #[test]
+    fn a_variable_of_a_list_holds_any_number_and_has_to_be_set() {
+        assert_eq!(SecretList::parts("sesame, other,"), ["sesame".into(), "other".into()]);
+        for none in ["", " ", ","] {
+            assert_eq!(SecretList::parts(none), [], "{none:?}");
+        }
+        let list = |toml: &str| {
+            let file: BTreeMap<String, SecretList> =
+                toml::from_str(toml).map_err(|e| e.message().to_owned())?;
+            Ok::<_, String>(file["it"].iter().map(|secret| secret.get().to_owned()).collect::<Vec<_>>())
+        };
+        let path = env::var("PATH").expect("PATH is set");
+        let mut all = vec!["a".to_owned()];
+        all.extend(SecretList::parts(&path).iter().map(|part| part.get().to_owned()));
+        assert_eq!(list(r#"it = ["a", "env:PATH"]"#).as_ref(), Ok(&all));
+        assert_eq!(list(r#"it = "a,env:PATH""#), Ok(all));
+        let missing = list(r#"it = ["env:HALLEY_NO_SUCH_VARIABLE"]"#).unwrap_err();
+        assert!(missing.contains("HALLEY_NO_SUCH_VARIABLE is not set"), "{missing}");
     }
 
     #[test]

@@ -57,8 +57,8 @@ impl Etcd {
         })
     }
 
-    fn start_as(scheme: &str, more: impl FnOnce(&Path) -> Vec<String>) -> Etcd {
-        let ([port, _, health], process) = process::start("etcd", |[port, peer, health], directory| {
+    fn start_as(scheme: &str, more: impl Fn(&Path) -> Vec<String>) -> Etcd {
+        let arguments = |[port, peer, health]: [u16; 3], directory: &Path| {
             let (client, peer) = (format!("{scheme}://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer}"));
             let arguments = [
                 ("--data-dir", data(directory).display().to_string()),
@@ -72,22 +72,10 @@ impl Etcd {
             ];
             let arguments = arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value]);
             arguments.chain(more(directory)).collect()
-        });
-        let etcd = Etcd { process, port, health };
-        etcd.wait();
-        etcd
-    }
-
-    /// Waits until it answers. It listens before it has a leader.
-    fn wait(&self) {
-        self.process.wait_until("answer", || {
-            let mut answer = String::new();
-            let asked = TcpStream::connect(("127.0.0.1", self.health)).and_then(|mut stream| {
-                stream.write_all(b"GET /health HTTP/1.0\r\n\r\n")?;
-                stream.read_to_string(&mut answer)
-            });
-            asked.is_ok() && answer.contains(r#""health":"true""#)
-        });
+        };
+        let ([port, _, health], process) =
+            process::start("etcd", arguments, |[_, _, health]| is_healthy(health));
+        Etcd { process, port, health }
     }
 
     /// `127.0.0.1:port`.
@@ -107,8 +95,7 @@ impl Etcd {
 
     /// Starts it again on its port, with what it had stored.
     pub fn restart(&mut self) {
-        self.process.restart();
-        self.wait();
+        self.process.restart(|| is_healthy(self.health));
     }
 
     /// Starts it again on its port, with nothing.
@@ -127,6 +114,16 @@ impl Etcd {
     pub fn resume(&self) {
         self.process.resume();
     }
+}
+
+/// Whether it answers. It listens before it has a leader.
+fn is_healthy(port: u16) -> bool {
+    let mut answer = String::new();
+    let asked = TcpStream::connect(("127.0.0.1", port)).and_then(|mut stream| {
+        stream.write_all(b"GET /health HTTP/1.0\r\n\r\n")?;
+        stream.read_to_string(&mut answer)
+    });
+    asked.is_ok() && answer.contains(r#""health":"true""#)
 }
 
 fn data(directory: &Path) -> PathBuf {

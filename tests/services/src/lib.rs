@@ -10,7 +10,7 @@ mod process;
 
 use std::{fmt::Write as _, fs, path::Path};
 
-use self::process::Process;
+use self::process::{Process, listens};
 pub use self::{
     etcd::{Etcd, TlsFiles},
     kafka::Kafka,
@@ -30,12 +30,12 @@ impl Redis {
 
     /// Starts one with more lines of `redis.conf`, such as `requirepass sesame`.
     pub fn start_with(lines: &[&str]) -> Redis {
-        let ([port], process) = process::start("redis-server", |[port], directory| {
+        let arguments = |[port]: [u16; 1], directory: &Path| {
             let mut conf = format!("port {port}\nbind 127.0.0.1\nsave \"\"\ndir {}\n", directory.display());
             lines.iter().for_each(|line| writeln!(conf, "{line}").expect("text"));
             vec![write(directory, "redis.conf", &conf)]
-        });
-        process.wait_for_port(port);
+        };
+        let ([port], process) = process::start("redis-server", arguments, |[port]| listens(port));
         Redis { process, port }
     }
 
@@ -51,8 +51,7 @@ impl Redis {
 
     /// Starts it again on its port; it is empty then.
     pub fn restart(&mut self) {
-        self.process.restart();
-        self.process.wait_for_port(self.port);
+        self.process.restart(|| listens(self.port));
     }
 
     /// Stops it from answering, its connections stay: SIGSTOP.
@@ -76,15 +75,15 @@ impl Sentinel {
     /// Starts one for the master at this address.
     pub fn start(master: &str) -> Sentinel {
         let (host, master_port) = master.rsplit_once(':').expect("host:port");
-        let ([port], process) = process::start("redis-sentinel", |[port], directory| {
+        let arguments = |[port]: [u16; 1], directory: &Path| {
             let conf = format!(
                 "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor mymaster {host} {master_port} 1\n\
                  sentinel down-after-milliseconds mymaster 1000\nsentinel failover-timeout mymaster 3000\n",
                 directory.display()
             );
             vec![write(directory, "sentinel.conf", &conf)]
-        });
-        process.wait_for_port(port);
+        };
+        let ([port], process) = process::start("redis-sentinel", arguments, |[port]| listens(port));
         Sentinel { _process: process, port }
     }
 

@@ -15,6 +15,9 @@ use tempfile::TempDir;
 /// Looks at a server that starts, 50 ms apart: a minute.
 const LOOKS: usize = 1200;
 
+/// Sets of ports that a server is tried on.
+const TRIES: usize = 3;
+
 /// A server that runs until this is dropped.
 pub(crate) struct Process {
     program: &'static str,
@@ -23,16 +26,27 @@ pub(crate) struct Process {
     child: Child,
 }
 
-/// Starts `program` on `N` free ports with the arguments that `arguments` makes of them and of its directory.
+/// Starts `program` on `N` free ports with the arguments that `arguments` makes of them and of its directory, and waits
+/// until `answers`. A port can be taken by somebody else before the server listens on it; then it tries others.
 pub(crate) fn start<const N: usize>(
     program: &'static str,
-    arguments: impl FnOnce([u16; N], &Path) -> Vec<String>,
+    arguments: impl Fn([u16; N], &Path) -> Vec<String>,
+    answers: impl Fn([u16; N]) -> bool,
 ) -> ([u16; N], Process) {
-    let directory = tempfile::tempdir().expect("a temporary directory");
-    let ports = free_ports();
-    let arguments = arguments(ports, directory.path());
-    let child = spawn(program, &arguments, directory.path());
-    (ports, Process { program, arguments, directory, child })
+    let mut said = String::new();
+    for _ in 0..TRIES {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let ports = free_ports();
+        let arguments = arguments(ports, directory.path());
+        let child = spawn(program, &arguments, directory.path());
+        let mut process = Process { program, arguments, directory, child };
+        match process.wait(|| answers(ports)) {
+            Ok(()) => return (ports, process),
+            Err(why) if why.to_ascii_lowercase().contains("address already in use") => said = why,
+            Err(why) => panic!("{why}"),
+        }
+    }
+    panic!("{said}");
 }
 
 fn spawn(program: &str, arguments: &[String], directory: &Path) -> Child {
@@ -49,23 +63,29 @@ pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
     listeners.map(|listener| listener.local_addr().expect("it is bound").port())
 }
 
-impl Process {
-    /// Waits until somebody accepts on the port.
-    pub(crate) fn wait_for_port(&self, port: u16) {
-        let what = format!("listen on {port}");
-        self.wait_until(&what, || TcpStream::connect(("127.0.0.1", port)).is_ok());
-    }
+/// Whether somebody accepts on the port.
+pub(crate) fn listens(port: u16) -> bool {
+    TcpStream::connect(("127.0.0.1", port)).is_ok()
+}
 
-    /// Waits until it is so.
-    pub(crate) fn wait_until(&self, what: &str, mut so: impl FnMut() -> bool) {
+impl Process {
+    /// Waits until it answers; with what it logged when it ends before that, or does not in time.
+    fn wait(&mut self, answers: impl Fn() -> bool) -> Result<(), String> {
+        let mut why = "does not answer".to_owned();
         for _ in 0..LOOKS {
-            if so() {
-                return;
-            }
+            // Whoever took its port may answer too: by now it has found that out.
             thread::sleep(Duration::from_millis(50));
+            let answers = answers();
+            if let Some(status) = self.child.try_wait().expect("it is our child") {
+                why = format!("ended, {status}");
+                break;
+            }
+            if answers {
+                return Ok(());
+            }
         }
         let log = fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
-        panic!("{} does not {what}:\n{log}", self.program);
+        Err(format!("{} {why}:\n{log}", self.program))
     }
 
     /// Its own directory.
@@ -79,9 +99,11 @@ impl Process {
         let _ = self.child.wait();
     }
 
-    pub(crate) fn restart(&mut self) {
+    /// Starts it again on its ports, and waits until it `answers`.
+    pub(crate) fn restart(&mut self, answers: impl Fn() -> bool) {
         self.kill();
         self.child = spawn(self.program, &self.arguments, self.directory.path());
+        self.wait(answers).unwrap_or_else(|why| panic!("{why}"));
     }
 
     pub(crate) fn pause(&self) {
@@ -102,5 +124,34 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    #[test]
+    fn a_server_whose_port_was_taken_meanwhile_is_tried_on_another() {
+        let taken = RefCell::new(None);
+        let arguments = |[port]: [u16; 1], _: &Path| {
+            if taken.borrow().is_none() {
+                *taken.borrow_mut() = TcpListener::bind(("127.0.0.1", port)).ok();
+            }
+            ["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", ""].map(str::to_owned).to_vec()
+        };
+        let ([port], _process) = start("redis-server", arguments, |[port]| listens(port));
+        let taken = taken.borrow().as_ref().and_then(|taken| taken.local_addr().ok()).expect("it was taken");
+        assert_ne!(port, taken.port());
+        assert!(listens(port));
+    }
+
+    #[test]
+    #[should_panic(expected = "no-such-option")]
+    fn a_server_that_ends_says_why() {
+        let arguments = |_: [u16; 1], _: &Path| vec!["--no-such-option".to_owned(), "1".to_owned()];
+        start("redis-server", arguments, |[port]| listens(port));
     }
 }

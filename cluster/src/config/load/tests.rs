@@ -271,13 +271,15 @@ fn a_secret_that_is_not_there_is_named_by_its_key_and_not_shown() {
     #[serde(default, deny_unknown_fields)]
     struct Redis {
         auth: Secret,
-        tokens: List<Secret>,
+        tokens: SecretList,
     }
     let of = |set: &str| load::<File>(None, &[set.to_owned()], &[]).map(|loaded| loaded.config.redis);
     let line = of("redis.auth=env:HALLEY_NO_SUCH_VARIABLE").unwrap_err().to_string();
     assert_eq!(line, "redis.auth = (hidden): the environment variable HALLEY_NO_SUCH_VARIABLE is not set");
+    let line = of("redis.tokens=a,env:HALLEY_NO_SUCH_VARIABLE").unwrap_err().to_string();
+    assert_eq!(line, "redis.tokens = (hidden): the environment variable HALLEY_NO_SUCH_VARIABLE is not set");
     let line = of("redis.tokens=a,file:/nowhere").unwrap_err().to_string();
     assert!(line.starts_with("redis.tokens = (hidden): the file /nowhere cannot be read: "), "{line}");
     assert_eq!(of("redis.auth=env:PATH").unwrap().auth.get(), std::env::var("PATH").unwrap());
-    assert_eq!(of("redis.tokens=a,env:PATH").unwrap().tokens.len(), 2);
+    assert_eq!(of("redis.tokens=a,file:/proc/sys/kernel/ostype").unwrap().tokens.len(), 2);
 }

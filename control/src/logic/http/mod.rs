@@ -48,7 +48,7 @@ struct Api {
 pub fn router(logic: Arc<Logic>, config: &LogicConfig) -> Router {
     let api = Arc::new(Api {
         logic,
-        tokens: Tokens::new(config.push.tokens.get()),
+        tokens: Tokens::new(&config.push.tokens),
         rate: Rate::new(config.limits.push_rate.get()),
         body_max: config.push.max_body.usize(),
         body_timeout: config.http_server.read_timeout.get(),
