@@ -61,8 +61,10 @@ fn read(text: &[u8], sets: &[String]) -> Result<Loaded<Config>, ConfigError> {
 
 /// What the program does with it before it binds a port.
 fn usable(config: &Config) {
-    if let Err(error) = config.logic.check() {
-        assert!(is_one_line(&error.to_string()), "{error}");
+    for checked in [config.logic.check("logic."), config.comet.check("comet.")] {
+        if let Err(error) = checked {
+            assert!(is_one_line(&error.to_string()), "{error}");
+        }
     }
     config.comet.shard(3, 1000);
 }
