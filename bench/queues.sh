@@ -68,6 +68,8 @@ cat >"$dir/add.py" <<'PY'
 import json, sys
 rows, queue, rate, report, costs = sys.argv[1], sys.argv[2], int(sys.argv[3]), json.load(open(sys.argv[4])), sys.argv[5:]
 with open(rows, "a") as file:
+    # Where it lay is nobody's business.
+    report["command"] = [word.rsplit("/", 1)[-1] for word in report["command"][:1]] + report["command"][1:-2]
     json.dump({"queue": queue, "rate": rate, "report": report, "cpu_us": dict(zip(("logic", "job", "redis"), map(float, costs)))}, file)
     file.write("\n")
 PY
