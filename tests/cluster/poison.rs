@@ -50,8 +50,7 @@ fn what_is_no_push_is_put_aside_and_the_rest_goes_on() {
     let mut aside = ["0", "1", "2", "3"]
         .map(|n| redis_bytes(&cluster.redis, &[b"LINDEX", dead.as_bytes(), n.as_bytes()]));
     aside.sort();
-    let mut put =
-        [Vec::new(), b"\x08\x07\x10\xe8\x07".to_vec(), b"not protobuf".to_vec(), dead_comet.clone()];
+    let mut put = [Vec::new(), b"\x08\x07\x10\xe8\x07".to_vec(), b"not protobuf".to_vec(), dead_comet];
     put.sort();
     assert_eq!(aside, put);
     client.expect_silence();
