@@ -114,9 +114,11 @@ async fn run(file: LogicFile, checked: Checked) -> anyhow::Result<()> {
     };
     health.follow(queue.name, "it does not answer", queue.ready, |ready| *ready);
 
+    let sessions = Arc::new(RedisSessions::new(redis.clone(), &file.redis));
+    health.follow("sessions", "Redis has not told its time yet", sessions.ready(), |ready| *ready);
     let deps = LogicDeps {
         broker: queue.broker,
-        sessions: Arc::new(RedisSessions::new(redis.clone(), &file.redis)),
+        sessions,
         counts: Some(Arc::new(RedisCounts::new(redis, &file.redis))),
         registry: Arc::clone(&registry) as _,
         reach: logic::reach_by_grpc(&*registry, file.rpc_client.timeout.get()),

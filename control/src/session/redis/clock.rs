@@ -5,7 +5,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
 
 use crate::redis::{Redis, RedisError};
 
@@ -23,12 +26,13 @@ const LOOKS: usize = 3;
 pub(super) struct StoreClock {
     /// Redis's time, µs since the epoch, at an instant of ours.
     compared: Mutex<Option<(u64, Instant)>>,
+    known: watch::Sender<bool>,
 }
 
 impl StoreClock {
     /// Starts to follow the clock, until nobody needs it.
     pub(super) fn start(redis: Redis) -> Arc<Self> {
-        let clock = Arc::new(StoreClock { compared: Mutex::new(None) });
+        let clock = Arc::new(StoreClock { compared: Mutex::new(None), known: watch::Sender::new(false) });
         tokio::spawn(Self::follow(Arc::downgrade(&clock), redis));
         clock
     }
@@ -40,6 +44,11 @@ impl StoreClock {
         Some(time_us + at.elapsed().as_micros() as u64)
     }
 
+    /// True from when the clock was seen.
+    pub(super) fn known(&self) -> watch::Receiver<bool> {
+        self.known.subscribe()
+    }
+
     async fn follow(clock: Weak<Self>, redis: Redis) {
         let mut ready = redis.ready();
         loop {
@@ -48,6 +57,7 @@ impl StoreClock {
             let Some(clock) = clock.upgrade() else { return };
             if compared.is_some() {
                 *clock.compared.lock().unwrap_or_else(PoisonError::into_inner) = compared;
+                clock.known.send_replace(true);
             }
             let pause = if clock.now_us().is_some() { COMPARE } else { COMPARE_FIRST };
             drop(clock);

@@ -28,6 +28,7 @@ use cluster::{services::SessionRef, telemetry::LogLimit};
 use futures_util::future::try_join_all;
 use proto::ids::{Generation, Key, Mid, ServerId};
 use redis::{Script, ScriptInvocation};
+use tokio::sync::watch;
 use tracing::{Level, warn};
 
 use self::{clock::StoreClock, incarnation::Incarnation};
@@ -81,6 +82,11 @@ impl RedisSessions {
             renew: script!("renew.lua"),
             of_mids: script!("of_mids.lua"),
         }
+    }
+
+    /// True once logins can be stored: Redis's clock, from which their generations are made, was seen.
+    pub fn ready(&self) -> watch::Receiver<bool> {
+        self.clock.known()
     }
 
     fn begin<'a>(&self, script: &'a Script) -> ScriptInvocation<'a> {
