@@ -94,6 +94,11 @@ impl Peer {
     }
 }
 
+/// Whether the server said so. What has a source was said by nobody: the connection broke, or the time was over.
+pub fn is_answer(status: &Status) -> bool {
+    status.source().is_none()
+}
+
 /// Whether a call that failed never left: no connection could be made.
 pub fn never_left(status: &Status) -> bool {
     let mut source = status.source();

@@ -5,12 +5,12 @@
 //! comet takes it too; only what a client sent into its room goes as one message with its origin, which a Go comet
 //! ignores.
 
-use std::{error::Error as _, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use cluster::{
-    dial::Peer,
+    dial::{Peer, is_answer},
     services::{CometApi, Dispatch, DispatchError, Payload, Receivers},
 };
 use futures_util::Stream;
@@ -114,7 +114,7 @@ impl CometApi for GrpcComet {
     ) -> Result<(), DispatchError> {
         let request = KickReq {
             key: key.as_str().to_owned(),
-            below: below.map_or(0, |below| below.0),
+            below: Generation::to_wire(below),
             code: reason.code().into(),
             text: text.as_deref().unwrap_or_default().to_owned(),
         };
@@ -179,7 +179,7 @@ fn message(payload: Payload) -> Proto {
 /// but there the error has a source.
 fn error(status: Status) -> DispatchError {
     match status.code() {
-        Code::Unknown if status.source().is_some() => DispatchError::Unreachable(status.message().to_owned()),
+        Code::Unknown if !is_answer(&status) => DispatchError::Unreachable(status.message().to_owned()),
         Code::InvalidArgument | Code::Unknown | Code::Unimplemented | Code::OutOfRange => {
             DispatchError::Invalid(status.message().to_owned())
         }

@@ -55,6 +55,13 @@ pub struct Origin {
     pub seq: i32,
 }
 
+impl Origin {
+    /// As messages carry it: without a key no client sent them.
+    pub fn from_wire(key: String, seq: i32) -> Option<Origin> {
+        (!key.is_empty()).then(|| Origin { key: Key::new(key), seq })
+    }
+}
+
 /// Bytes on the broker that are no push. Never retried: the element is dead-lettered and counted.
 #[derive(Debug, thiserror::Error)]
 pub enum EnvelopeError {
@@ -120,8 +127,7 @@ impl Envelope {
             Ok(Type::Broadcast) => Target::All { speed: u32::try_from(message.speed).unwrap_or(0) },
             Err(_) => return Err(EnvelopeError::UnknownType(message.r#type)),
         };
-        let origin = (!message.origin_key.is_empty())
-            .then(|| Origin { key: Key::new(message.origin_key), seq: message.origin_seq });
+        let origin = Origin::from_wire(message.origin_key, message.origin_seq);
         Ok(Envelope {
             target,
             op: Op(message.operation),

@@ -176,6 +176,18 @@ impl fmt::Display for Mid {
 #[serde(transparent)]
 pub struct Generation(pub i64);
 
+impl Generation {
+    /// As messages carry it: 0 is none.
+    pub fn from_wire(generation: i64) -> Option<Generation> {
+        (generation != 0).then_some(Generation(generation))
+    }
+
+    /// The same the other way round.
+    pub fn to_wire(generation: Option<Generation>) -> i64 {
+        generation.map_or(0, |generation| generation.0)
+    }
+}
+
 impl fmt::Display for Generation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use cluster::services::{CometApi, Dispatch, DispatchError, Origin, Payload, Receivers};
+use cluster::services::{CometApi, Dispatch, DispatchError, Origin, Receivers};
 use futures_util::{Stream, StreamExt as _, stream};
 use proto::{
     close::CloseReason,
@@ -19,7 +19,10 @@ use proto::{
 };
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{lock, rpc::ENVELOPE_BYTES};
+use super::{
+    lock,
+    rpc::{ENVELOPE_BYTES, payload, status},
+};
 
 /// Bytes of batches that one job may have under way: enough to keep the shards busy while an answer travels.
 const CREDIT_BYTES: u64 = 4 << 20;
@@ -124,7 +127,7 @@ impl<C: CometApi> comet_server::Comet for HalleyRpc<C> {
             .into_iter()
             .find(|reason| u32::from(reason.code()) == code)
             .ok_or_else(|| Status::invalid_argument(format!("code: {code} is not the code of a kick")))?;
-        let below = Some(below).filter(|below| *below != 0).map(Generation);
+        let below = Generation::from_wire(below);
         let text = Some(text).filter(|text| !text.is_empty()).map(Arc::from);
         self.comet.kick(Key::new(key), below, reason, text).await.map_err(status)?;
         Ok(Response::new(KickReply {}))
@@ -173,18 +176,6 @@ fn parse(dispatch: halley::Dispatch) -> Result<Dispatch, String> {
         }
         halley::dispatch::Receivers::All(speed) => Receivers::All { speed },
     };
-    // As in goim's calls, operation 9 is complete frames.
-    let payload = match Op(op) {
-        Op::RAW => Payload::Frames(body),
-        op => Payload::Message { op, body },
-    };
-    let origin = (!origin_key.is_empty()).then(|| Origin { key: Key::new(origin_key), seq: origin_seq });
-    Ok(Dispatch { receivers, filter: Op(op), payload, origin, accepted_at_us })
-}
-
-fn status(error: DispatchError) -> Status {
-    match error {
-        DispatchError::Invalid(_) => Status::invalid_argument(error.to_string()),
-        DispatchError::Unreachable(_) => Status::unavailable(error.to_string()),
-    }
+    let (op, origin) = (Op(op), Origin::from_wire(origin_key, origin_seq));
+    Ok(Dispatch { receivers, filter: op, payload: payload(op, body), origin, accepted_at_us })
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use cluster::services::{CometApi, Dispatch, DispatchError, Origin, Payload, Receivers};
 use proto::{
     ids::{Key, RoomId},
@@ -36,10 +37,7 @@ pub struct CometService<C> {
 
 impl<C: CometApi> CometService<C> {
     async fn dispatch(&self, dispatch: Dispatch) -> Result<(), Status> {
-        self.comet.dispatch(vec![dispatch]).await.map_err(|error| match error {
-            DispatchError::Invalid(_) => Status::invalid_argument(error.to_string()),
-            DispatchError::Unreachable(_) => Status::unavailable(error.to_string()),
-        })
+        self.comet.dispatch(vec![dispatch]).await.map_err(status)
     }
 }
 
@@ -53,7 +51,7 @@ impl<C: CometApi> comet_server::Comet for CometService<C> {
         self.dispatch(Dispatch {
             receivers: Receivers::Keys(keys.into_iter().map(Key::new).collect()),
             filter: Op(proto_op),
-            payload: payload(proto)?,
+            payload: proto_payload(proto)?,
             origin: None,
             accepted_at_us,
         })
@@ -68,7 +66,7 @@ impl<C: CometApi> comet_server::Comet for CometService<C> {
         self.dispatch(Dispatch {
             receivers: Receivers::All { speed },
             filter: Op(proto_op),
-            payload: payload(proto)?,
+            payload: proto_payload(proto)?,
             origin: None,
             accepted_at_us,
         })
@@ -84,12 +82,12 @@ impl<C: CometApi> comet_server::Comet for CometService<C> {
             request.into_inner();
         let room =
             RoomId::parse(&room_id).map_err(|error| Status::invalid_argument(format!("roomID: {error}")))?;
-        let payload = payload(proto)?;
+        let payload = proto_payload(proto)?;
         let filter = match &payload {
             Payload::Message { op, .. } => *op,
             Payload::Frames(_) => Op::RAW,
         };
-        let origin = (!origin_key.is_empty()).then(|| Origin { key: Key::new(origin_key), seq: origin_seq });
+        let origin = Origin::from_wire(origin_key, origin_seq);
         self.dispatch(Dispatch { receivers: Receivers::Room(room), filter, payload, origin, accepted_at_us })
             .await?;
         Ok(Response::new(BroadcastRoomReply {}))
@@ -102,11 +100,22 @@ impl<C: CometApi> comet_server::Comet for CometService<C> {
     }
 }
 
+fn proto_payload(proto: Option<Proto>) -> Result<Payload, Status> {
+    let Proto { op, body, .. } = proto.ok_or_else(|| Status::invalid_argument("proto: missing"))?;
+    Ok(payload(Op(op), body))
+}
+
 /// goim's job sends frames in operation 9; any other operation is one message.
-fn payload(proto: Option<Proto>) -> Result<Payload, Status> {
-    let proto = proto.ok_or_else(|| Status::invalid_argument("proto: missing"))?;
-    match Op(proto.op) {
-        Op::RAW => Ok(Payload::Frames(proto.body)),
-        op => Ok(Payload::Message { op, body: proto.body }),
+pub(super) fn payload(op: Op, body: Bytes) -> Payload {
+    match op {
+        Op::RAW => Payload::Frames(body),
+        op => Payload::Message { op, body },
+    }
+}
+
+pub(super) fn status(error: DispatchError) -> Status {
+    match error {
+        DispatchError::Invalid(_) => Status::invalid_argument(error.to_string()),
+        DispatchError::Unreachable(_) => Status::unavailable(error.to_string()),
     }
 }

@@ -50,7 +50,7 @@ impl<L: LogicApi> logic_server::Logic for HalleyRpc<L> {
                     mid: Mid(session.mid),
                     key: Key::new(session.key),
                     server: server.clone(),
-                    generation: Some(session.generation).filter(|it| *it != 0).map(Generation),
+                    generation: Generation::from_wire(session.generation),
                 });
                 sessions.collect()
             }

@@ -73,7 +73,7 @@ impl<L: LogicApi + NodesApi + AllRooms> logic_server::Logic for RpcLogic<L> {
             room_id: room.map_or_else(String::new, |room| room.to_string()),
             accepts: accepts.into_iter().map(|op| op.0).collect(),
             heartbeat: i64::try_from(heartbeat.as_nanos()).unwrap_or(i64::MAX),
-            generation: generation.map_or(0, |generation| generation.0),
+            generation: Generation::to_wire(generation),
             rooms: rooms.iter().map(ToString::to_string).collect(),
         }))
     }
@@ -154,7 +154,7 @@ pub(super) fn server_id(server: String) -> Result<ServerId, Status> {
 }
 
 pub(super) fn session(mid: i64, key: String, server: String, generation: i64) -> Result<SessionRef, Status> {
-    let generation = Some(generation).filter(|generation| *generation != 0).map(Generation);
+    let generation = Generation::from_wire(generation);
     Ok(SessionRef { mid: Mid(mid), key: Key::new(key), server: server_id(server)?, generation })
 }
 

@@ -225,7 +225,7 @@ impl Store {
 
     fn session(&self, key: &Key, row: Row) -> StoredSession {
         let Holder { server, generation } = self.holder(row);
-        let generation = Some(generation).filter(|generation| *generation != Generation(0));
+        let generation = Generation::from_wire(generation.0);
         StoredSession { mid: Some(row.mid), key: key.clone(), server, generation }
     }
 

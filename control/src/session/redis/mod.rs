@@ -252,7 +252,7 @@ fn holder(server: &[u8], generation: &[u8]) -> Holder {
 }
 
 fn fence(generation: &str) -> Option<Generation> {
-    generation.parse().ok().filter(|generation| *generation != 0).map(Generation)
+    Generation::from_wire(generation.parse().ok()?)
 }
 
 /// What somebody else wrote need not be a text.
