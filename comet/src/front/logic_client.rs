@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 
 use async_trait::async_trait;
 use cluster::{
-    dial::{Peer, never_left},
+    dial::{Peer, is_answer, never_left},
     services::{
         ClientCount, ClientMessage, ConnectRequest, LogicApi, LogicError, MessageReply, Renewed, Session,
         SessionRef,
@@ -49,14 +49,20 @@ pub struct GrpcLogic {
 /// Why a call brought nothing.
 pub(super) struct NotDone {
     pub(super) error: LogicError,
-    /// Logic has certainly not got it: it may go to another one.
-    pub(super) is_unsent: bool,
+    /// It may go to another logic.
+    pub(super) goes_on: bool,
 }
 
 impl NotDone {
+    /// Of a call that only one logic may get: it goes on when this one has certainly not got it.
     fn because(status: Status, error: impl FnOnce(Status) -> LogicError) -> NotDone {
-        let is_unsent = never_left(&status);
-        NotDone { error: error(status), is_unsent }
+        let goes_on = never_left(&status);
+        NotDone { error: error(status), goes_on }
+    }
+
+    /// Of a call that is safe to repeat: it goes on when this logic is away.
+    pub(super) fn repeatable(error: LogicError) -> NotDone {
+        NotDone { goes_on: matches!(error, LogicError::Unavailable(_)), error }
     }
 }
 
@@ -191,7 +197,7 @@ impl LogicApi for GrpcLogic {
             mid: session.mid.0,
             key: session.key.as_str().to_owned(),
             server: session.server.as_str().to_owned(),
-            generation: fence(&session),
+            generation: Generation::to_wire(session.generation),
         };
         Ok(self.goims.clone().disconnect(request).await.map_err(unavailable)?.into_inner().has)
     }
@@ -209,7 +215,7 @@ impl LogicApi for GrpcLogic {
                     .map(|session| halley::Session {
                         mid: session.mid.0,
                         key: session.key.as_str().to_owned(),
-                        generation: fence(session),
+                        generation: Generation::to_wire(session.generation),
                     })
                     .collect(),
             };
@@ -230,7 +236,7 @@ impl LogicApi for GrpcLogic {
                 mid: session.mid.0,
                 key: session.key.as_str().to_owned(),
                 server: session.server.as_str().to_owned(),
-                generation: fence(&session),
+                generation: Generation::to_wire(session.generation),
             };
             match self.goims.clone().heartbeat(request).await {
                 Ok(_) => any_taken = true,
@@ -274,15 +280,6 @@ impl LogicApi for GrpcLogic {
     async fn receive(&self, message: ClientMessage) -> Result<MessageReply, LogicError> {
         self.try_receive(message).await.map_err(|not| not.error)
     }
-}
-
-fn fence(session: &SessionRef) -> i64 {
-    session.generation.map_or(0, |generation| generation.0)
-}
-
-/// Whether logic said so. What has a source was said by nobody: the connection broke, or the time was over.
-fn is_answer(status: &Status) -> bool {
-    std::error::Error::source(status).is_none()
 }
 
 /// goim's logic answers a refused login with UNKNOWN and a text; Halley's with the code that fits.

@@ -100,55 +100,32 @@ impl Logics {
         all.into_iter().map(|logic| (logic.server.clone(), logic.client.clone())).collect()
     }
 
-    /// Makes a call that only one logic may get.
-    async fn call_once<A: Clone, T, F: Future<Output = Result<T, NotDone>>>(
-        &self,
-        argument: A,
-        call: impl Fn(GrpcLogic, A) -> F,
-    ) -> Result<T, LogicError> {
-        let mut unavailable = nobody();
-        for (server, logic) in self.turn(First::Any) {
-            let result = call(logic, argument.clone()).await;
-            let is_unavailable =
-                matches!(&result, Err(not) if matches!(not.error, LogicError::Unavailable(_)));
-            self.answered(&server, !is_unavailable);
-            match result {
-                Err(NotDone { error, is_unsent: true }) => unavailable = error,
-                result => return result.map_err(|not| not.error),
-            }
-        }
-        Err(unavailable)
-    }
-
     fn answered(&self, server: &ServerId, does: bool) {
         let mut known = lock(&self.known);
         let Some(logic) = known.logics.iter_mut().find(|logic| logic.server == *server) else { return };
         logic.avoided_until = (!does).then(|| Instant::now() + AVOIDED);
     }
 
-    /// Makes a call that is safe to repeat.
-    async fn call<A: Clone, T, F: Future<Output = Result<T, LogicError>>>(
+    /// Makes a call, of one after the other as long as [`NotDone`] lets it go on.
+    async fn call<A: Clone, T, F: Future<Output = Result<T, NotDone>>>(
         &self,
         first: First,
         argument: A,
         call: impl Fn(GrpcLogic, A) -> F,
     ) -> Result<T, LogicError> {
-        let mut unavailable = nobody();
+        let mut unavailable = LogicError::Unavailable("no logic is known".to_owned());
         for (server, logic) in self.turn(first) {
             let result = call(logic, argument.clone()).await;
-            let is_unavailable = matches!(result, Err(LogicError::Unavailable(_)));
+            let is_unavailable =
+                matches!(&result, Err(not) if matches!(not.error, LogicError::Unavailable(_)));
             self.answered(&server, !is_unavailable);
             match result {
-                Err(error) if is_unavailable => unavailable = error,
-                result => return result,
+                Err(NotDone { error, goes_on: true }) => unavailable = error,
+                result => return result.map_err(|not| not.error),
             }
         }
         Err(unavailable)
     }
-}
-
-fn nobody() -> LogicError {
-    LogicError::Unavailable("no logic is known".to_owned())
 }
 
 impl Known {
@@ -185,15 +162,21 @@ impl Known {
 impl LogicApi for Logics {
     async fn connect(&self, request: ConnectRequest) -> Result<Session, LogicError> {
         let _ = timeout(REGISTRATION, self.registered.clone().wait_for(|is| *is)).await;
-        self.call_once(request, async |logic, request| logic.try_connect(request).await).await
+        self.call(First::Any, request, async |logic, request| logic.try_connect(request).await).await
     }
 
     async fn disconnect(&self, session: SessionRef) -> Result<bool, LogicError> {
-        self.call(First::Ours, session, async |logic, session| logic.disconnect(session).await).await
+        self.call(First::Ours, session, async |logic, session| {
+            logic.disconnect(session).await.map_err(NotDone::repeatable)
+        })
+        .await
     }
 
     async fn renew(&self, sessions: Vec<SessionRef>) -> Result<Renewed, LogicError> {
-        self.call(First::Ours, sessions, async |logic, sessions| logic.renew(sessions).await).await
+        self.call(First::Ours, sessions, async |logic, sessions| {
+            logic.renew(sessions).await.map_err(NotDone::repeatable)
+        })
+        .await
     }
 
     async fn renew_online(
@@ -203,13 +186,13 @@ impl LogicApi for Logics {
         clients: ClientCount,
     ) -> Result<HashMap<RoomId, u32>, LogicError> {
         self.call(First::Any, (server, rooms, clients), async |logic, (server, rooms, clients)| {
-            logic.renew_online(server, rooms, clients).await
+            logic.renew_online(server, rooms, clients).await.map_err(NotDone::repeatable)
         })
         .await
     }
 
     async fn receive(&self, message: ClientMessage) -> Result<MessageReply, LogicError> {
-        self.call_once(message, async |logic, message| logic.try_receive(message).await).await
+        self.call(First::Any, message, async |logic, message| logic.try_receive(message).await).await
     }
 }
 
