@@ -7,6 +7,7 @@
 //! | [`services`] | the boundaries comet → logic and job → comet, as traits |
 //! | [`registry`] | which comets and logics there are: trait, in memory, conformance suite |
 //! | [`dial`] | gRPC connections to the other processes, ours and goim's |
+//! | [`backoff`] | pauses between attempts |
 //! | [`telemetry`] | logs, a limit on lines that outsiders cause, metrics of the process |
 //! | [`admin`] | `/metrics`, `/healthz`, `/readyz` |
 //! | [`http`] | a bounded HTTP server |
@@ -20,6 +21,7 @@
 
 pub mod accept;
 pub mod admin;
+pub mod backoff;
 pub mod build;
 mod clock;
 pub mod config;

@@ -6,13 +6,10 @@ use tokio::{sync::watch, task::JoinHandle, time::sleep};
 use tracing::{info, warn};
 
 use super::{Node, Registration, Registry};
-use crate::{admin::Health, services::ClientCount, shutdown::Drain};
+use crate::{admin::Health, backoff::Backoff, services::ClientCount, shutdown::Drain};
 
-/// First pause between attempts to register; it doubles up to [`PAUSE_MAX`].
-const PAUSE_MIN: Duration = Duration::from_millis(100);
-
-/// Longest pause between attempts to register.
-const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// First and longest pause between attempts to register.
+const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(2)];
 
 /// How often changed counts are published.
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
@@ -75,7 +72,8 @@ impl Membership {
 
 /// Registers, again and again until it is done. The same trouble is told once.
 async fn register(registry: &dyn Registry, node: Node) -> Box<dyn Registration> {
-    let (mut pause, mut told) = (PAUSE_MIN, String::new());
+    let [first, max] = PAUSES;
+    let (mut backoff, mut told) = (Backoff::new(first, max), String::new());
     loop {
         match registry.register(node.clone()).await {
             Ok(registration) => return registration,
@@ -87,8 +85,7 @@ async fn register(registry: &dyn Registry, node: Node) -> Box<dyn Registration> 
                 }
             }
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(PAUSE_MAX);
+        backoff.pause().await;
     }
 }
 

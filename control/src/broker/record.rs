@@ -15,6 +15,11 @@ pub(crate) fn record_key(envelope: &Envelope) -> Cow<'_, str> {
     }
 }
 
+/// FNV-1a of 32 bits, by which record keys are spread over the sources.
+pub(crate) fn fnv1a(record_key: &str) -> u32 {
+    record_key.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use cluster::telemetry::OUTSIDERS;
+use cluster::{backoff::Backoff, telemetry::OUTSIDERS};
 use proto::envelope::Envelope;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tracing::{Level, warn};
 
 use super::{Delivery, PublishError};
@@ -29,10 +29,15 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 const TELL: Duration = Duration::from_secs(30);
 
 /// The failures of a reader in a row: told once and again from time to time, tried again after longer and longer pauses.
-#[derive(Default)]
 pub(super) struct Trouble {
-    pause: Duration,
+    backoff: Backoff,
     told: Option<(RedisError, Instant)>,
+}
+
+impl Default for Trouble {
+    fn default() -> Self {
+        Trouble { backoff: Backoff::new(PAUSE_MIN, PAUSE_MAX), told: None }
+    }
 }
 
 impl Trouble {
@@ -43,11 +48,9 @@ impl Trouble {
 
     /// Waits before the next attempt. The error comes back when the consumer is to hear of it.
     pub(super) async fn pause(&mut self, error: RedisError) -> Option<RedisError> {
-        self.pause = (self.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
-        sleep(self.pause).await;
-        let is_known = self.told.as_ref().is_some_and(|(told, at)| {
-            std::mem::discriminant(told) == std::mem::discriminant(&error) && at.elapsed() < TELL
-        });
+        self.backoff.pause().await;
+        let is_known =
+            self.told.as_ref().is_some_and(|(told, at)| told.is_like(&error) && at.elapsed() < TELL);
         (!is_known).then(|| {
             self.told = Some((error.clone(), Instant::now()));
             error

@@ -11,6 +11,7 @@ use std::{
 };
 
 use cluster::{
+    backoff::Backoff,
     services::{CometApi, Dispatch, DispatchError},
     telemetry::OUTSIDERS,
 };
@@ -39,7 +40,7 @@ use crate::{
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 
 /// Longest pause between two calls of a comet that fails.
-pub(super) const PAUSE_MAX: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Bounds of a link.
 #[derive(Clone, Copy, Debug)]
@@ -115,7 +116,7 @@ impl Link {
             calls: comet.calls,
             stream: comet.stream,
             name: Uuid::new_v4().to_string(),
-            pause: PAUSE_MIN,
+            backoff: Backoff::new(PAUSE_MIN, PAUSE_MAX),
             is_away: false,
         };
         Link { shared, task: Some(tokio::spawn(caller.run())) }
@@ -211,7 +212,7 @@ pub(super) struct Caller {
     stream: Option<GrpcComet>,
     /// Nobody else's: by it comet knows that a stream takes the place of another.
     pub(super) name: String,
-    pub(super) pause: Duration,
+    pub(super) backoff: Backoff,
     is_away: bool,
 }
 
@@ -293,7 +294,7 @@ impl Caller {
         if std::mem::take(&mut self.is_away) {
             info!(comet = %self.shared.server, "comet is back");
         }
-        self.pause = PAUSE_MIN;
+        self.backoff.reset();
         let now_us = wall_us();
         for item in items {
             metrics.accept_to_dispatch.observe_since(item.dispatch.accepted_at_us, now_us);
@@ -310,8 +311,7 @@ impl Caller {
 
     /// Waits before the next call. Items whose time is over meanwhile leave `items`.
     async fn wait(&mut self, items: &mut Vec<Item>) {
-        let until = Instant::now() + self.pause;
-        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        let until = Instant::now() + self.backoff.step();
         while let Some(deadline) = self.deadline(items) {
             sleep_until(deadline.min(until)).await;
             self.give_up_overdue(items);

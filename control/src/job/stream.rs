@@ -17,7 +17,7 @@ use tonic::Streaming;
 
 use super::{
     calls::BATCH_MAX,
-    link::{Caller, Item, PAUSE_MAX},
+    link::{Caller, Item},
 };
 use crate::{
     comet_client::{self, GrpcComet},
@@ -75,8 +75,7 @@ impl Caller {
             Some(Err(DispatchError::Invalid(why) | DispatchError::Unreachable(why))) => why,
         };
         self.away(&why);
-        let pause = self.pause;
-        self.pause = (pause * 2).min(PAUSE_MAX);
+        let pause = self.backoff.step();
         self.meanwhile(sleep(pause)).await;
         true
     }

@@ -45,7 +45,7 @@ impl RedisError {
     }
 
     /// True when both want the same from the operator.
-    pub(super) fn is_like(&self, other: &Self) -> bool {
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
         std::mem::discriminant(self) == std::mem::discriminant(other)
     }
 }

@@ -17,11 +17,11 @@ use std::{
     time::Duration,
 };
 
-use cluster::telemetry::LogLimit;
+use cluster::{backoff::Backoff, telemetry::LogLimit};
 use redis::{Cmd, FromRedisValue, Pipeline, RedisResult, ScriptInvocation, aio::MultiplexedConnection};
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, sleep, timeout},
+    time::{Instant, timeout},
 };
 use tracing::{Level, info, warn};
 
@@ -186,7 +186,7 @@ impl Shared {
 
 /// Connects, and connects again, until nobody needs the connection.
 async fn keep_connected(shared: Weak<Shared>) {
-    let mut pause = PAUSE_MIN;
+    let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX);
     let mut told: Option<(RedisError, Instant)> = None;
     for number in 1.. {
         let Some(strong) = shared.upgrade() else { return };
@@ -202,7 +202,7 @@ async fn keep_connected(shared: Weak<Shared>) {
                 let since = Instant::now();
                 let Some(why) = until_lost(&shared, number).await else { return };
                 if since.elapsed() >= STEADY {
-                    pause = PAUSE_MIN;
+                    backoff.reset();
                 }
                 why
             }
@@ -215,8 +215,7 @@ async fn keep_connected(shared: Weak<Shared>) {
             warn!("Redis {target}: {why}; trying again until it works");
             told = Some((why, Instant::now()));
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(PAUSE_MAX);
+        backoff.pause().await;
     }
 }
 

@@ -1,5 +1,7 @@
 use services::{Redis as Server, Sentinel};
 
+use tokio::time::sleep;
+
 use super::*;
 
 /// Longest wait for anything that takes a moment.

@@ -3,10 +3,10 @@
 use std::{error::Error as _, future::Future, time::Duration};
 
 use etcd_client::{Client, ConnectOptions, Error};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::DiscoveryConfig;
-use crate::config::ConfigError;
+use crate::{backoff::Backoff, config::ConfigError};
 
 /// What etcd says to a user while its access control is off.
 const NO_ACCESS_CONTROL: &str = "authentication is not enabled";
@@ -125,27 +125,7 @@ impl Members {
     }
 }
 
-/// Pauses between attempts, doubled each time.
-pub(super) struct Backoff {
-    next: Duration,
-    max: Duration,
-}
-
-impl Backoff {
-    const FIRST: Duration = Duration::from_millis(100);
-    const MAX: Duration = Duration::from_secs(2);
-
-    /// Pauses that leave time to save a lease.
-    pub(super) fn new(lease_ttl: Duration) -> Self {
-        Self { next: Self::FIRST, max: Self::MAX.min(lease_ttl / 8) }
-    }
-
-    pub(super) fn reset(&mut self) {
-        self.next = Self::FIRST;
-    }
-
-    pub(super) async fn pause(&mut self) {
-        sleep(self.next).await;
-        self.next = (self.next * 2).min(self.max);
-    }
+/// Pauses between attempts that leave time to save a lease.
+pub(super) fn backoff(lease_ttl: Duration) -> Backoff {
+    Backoff::new(Duration::from_millis(100), Duration::from_secs(2).min(lease_ttl / 8))
 }

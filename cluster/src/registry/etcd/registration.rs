@@ -12,13 +12,13 @@ use tokio::{
 
 use super::{
     super::{Node, Registration},
-    connect::{Backoff, Members, Trouble},
+    connect::{Members, Trouble, backoff},
     contact::{Contact, Talker},
     layout::{Layout, META, PlaceError},
     meta::Meta,
     metrics::RegistryMetrics,
 };
-use crate::services::ClientCount;
+use crate::{backoff::Backoff, services::ClientCount};
 
 /// Pause between two updates of the counts.
 const UPDATE_EVERY: Duration = Duration::from_secs(1);
@@ -104,7 +104,7 @@ impl Own {
     }
 
     async fn hold(&mut self, counts: &mut watch::Receiver<ClientCount>) -> Infallible {
-        let mut backoff = Backoff::new(self.terms.lease_ttl);
+        let mut backoff = backoff(self.terms.lease_ttl);
         loop {
             let Err(trouble) = self.serve(counts, &mut backoff).await;
             self.client = None;

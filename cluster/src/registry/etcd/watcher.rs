@@ -12,11 +12,12 @@ use tokio::{
 
 use super::{
     super::NodeSet,
-    connect::{Backoff, Members, Trouble},
+    connect::{Members, Trouble, backoff},
     contact::{Contact, Talker},
     metrics::RegistryMetrics,
     view::{Record, View},
 };
+use crate::backoff::Backoff;
 
 /// Follows the keys of some scopes.
 ///
@@ -41,7 +42,7 @@ pub(super) struct Watcher {
 
 impl Watcher {
     pub(super) async fn run(mut self) -> Infallible {
-        let mut backoff = Backoff::new(self.lease_ttl);
+        let mut backoff = backoff(self.lease_ttl);
         loop {
             match self.begin().await {
                 Ok((mut client, revision)) => {

@@ -14,6 +14,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use cluster::backoff::Backoff;
 use rdkafka::{
     ClientConfig, Message,
     config::FromClientConfigAndContext,
@@ -206,7 +207,8 @@ impl Shared {
 
     /// The thread.
     fn run(self: Arc<Self>, mut client: Client) {
-        let mut pause = REBIRTH[0];
+        let [first, max] = REBIRTH;
+        let mut backoff = Backoff::new(first, max);
         loop {
             match client.serve(&self) {
                 Ok(()) => break,
@@ -217,11 +219,10 @@ impl Shared {
                 }
             }
             client = loop {
-                thread::sleep(pause);
+                thread::sleep(backoff.step());
                 if self.state().is_leaving {
                     return self.left();
                 }
-                pause = (pause * 2).min(REBIRTH[1]);
                 match self.new_client() {
                     Ok(client) => break client,
                     Err(error) => warn!("cannot make a Kafka client, trying again: {error}"),

@@ -1,12 +1,12 @@
 //! Which partition a record key belongs to.
 
+use crate::broker::record::fnv1a;
+
 /// The partition of `key` among `partitions` (at least 1): 32-bit FNV-1a, taken as a signed number without its sign.
 /// That is sarama's default, so Go's logic files a key in the same place, and librdkafka's `fnv1a_random`, which is what
 /// our producer is set to.
 pub(super) fn partition_of(key: &str, partitions: u32) -> u32 {
-    let hash =
-        key.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    hash.cast_signed().unsigned_abs() % partitions
+    fnv1a(key).cast_signed().unsigned_abs() % partitions
 }
 
 #[cfg(test)]

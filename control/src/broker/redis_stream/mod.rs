@@ -45,7 +45,7 @@ use proto::{envelope::Envelope, ids::Key};
 use self::{consumer::StreamConsumer, scripts::Outcome};
 use super::{
     Broker, ConsumeError, Consumer, Delivery, PublishError,
-    record::record_key,
+    record::{fnv1a, record_key},
     redis_queue::{check_size, put_dead_letters, refused},
 };
 use crate::{metrics::BrokerMetrics, redis::Redis};
@@ -124,10 +124,7 @@ impl Broker for RedisStreamBroker {
 impl Topic {
     /// The stream of a record key: FNV-1a (32 bits) of its bytes, modulo the number of streams.
     fn stream_of(&self, record_key: &str) -> u32 {
-        let hash = record_key
-            .bytes()
-            .fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-        hash % self.streams
+        fnv1a(record_key) % self.streams
     }
 
     /// Numbers of the streams.

@@ -215,7 +215,7 @@ async fn a_compacted_history_is_listed_anew() {
         listed: watch::Sender::new(false),
         grace_until: Instant::now(),
     };
-    let mut backoff = connect::Backoff::new(watcher.lease_ttl);
+    let mut backoff = connect::backoff(watcher.lease_ttl);
     let followed = timeout(SOON, watcher.follow(&mut raw.clone(), 1, &mut backoff)).await.expect("in time");
     assert!(matches!(&followed, Err(Trouble::Away(why)) if why.contains("compacted")), "{followed:?}");
 
