@@ -26,6 +26,9 @@ impl ProgramConfig for HalleyConfig {
             ("comet", CometConfig::UNUSED_GOIM_KEYS),
             ("logic", LogicConfig::UNUSED_GOIM_KEYS),
             ("job", JobConfig::UNUSED_GOIM_KEYS),
+            // They call each other without a network.
+            ("comet", &["rpcClient.*"]),
+            ("logic", &["rpcClient.*"]),
         ]
         .into_iter()
         .flat_map(|(service, keys)| keys.iter().map(move |key| format!("{service}.{key}")))

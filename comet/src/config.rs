@@ -279,7 +279,6 @@ impl CometConfig {
     pub const UNUSED_GOIM_KEYS: &[&str] = &[
         "rpcServer.network",
         "rpcServer.timeout",
-        "rpcClient.*",
         "tcp.reader",
         "tcp.readBuf",
         "tcp.readBufSize",

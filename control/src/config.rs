@@ -281,7 +281,6 @@ impl LogicConfig {
     pub const UNUSED_GOIM_KEYS: &[&str] = &[
         "httpServer.network",
         "rpcServer.network",
-        "rpcClient.*",
         "redis.network",
         "redis.active",
         "redis.idle",
@@ -466,6 +465,9 @@ pub enum BrokerChoice {
 }
 
 impl ConsumeConfig {
+    /// Redis: what the programs take where there is no file.
+    pub const REDIS: ConsumeConfig = ConsumeConfig { redis_enable: true, kafka_enable: false };
+
     /// The one that is enabled; Kafka where nothing is said about it.
     ///
     /// # Errors

@@ -43,10 +43,9 @@ use self::{
     watcher::Watcher,
 };
 use super::{Node, NodeSet, Registration, Registry, RegistryError, Service};
-use crate::config::ConfigError;
+use crate::{config::ConfigError, process::Place};
 
-/// Which nodes to watch. goim's comet watches the logics of its region in all zones; its job and logic watch the comets
-/// of their own zone.
+/// Which nodes to watch. [`Scope::logics`] and [`Scope::comets`] are goim's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scope {
     /// Which service.
@@ -57,6 +56,21 @@ pub struct Scope {
     pub region: String,
     /// The zone; `None` = all of the region.
     pub zone: Option<String>,
+}
+
+impl Scope {
+    /// What a comet at `place` watches: the logics of its region, in all zones.
+    pub fn logics(place: &Place) -> Scope {
+        let Place { env, region, .. } = place;
+        Scope { service: Service::Logic, env: env.clone(), region: region.clone(), zone: None }
+    }
+
+    /// What a logic or a job at `place` watches: the comets of its zone.
+    pub fn comets(place: &Place) -> Scope {
+        let Place { env, region, zone, .. } = place;
+        let zone = Some(zone.clone());
+        Scope { service: Service::Comet, env: env.clone(), region: region.clone(), zone }
+    }
 }
 
 /// A registry on etcd. It watches until it is dropped; registrations live on their own.

@@ -92,9 +92,7 @@ impl Default for AdminConfig {
 
 impl ProgramConfig for CometFile {
     fn unused_goim_keys() -> Vec<String> {
-        let ours = |key: &&str| *key != "rpcClient.*";
-        let unused = CometConfig::UNUSED_GOIM_KEYS.iter().copied().filter(ours).chain(["rpcClient.dial"]);
-        unused.map(str::to_owned).collect()
+        CometConfig::UNUSED_GOIM_KEYS.iter().copied().chain(["rpcClient.dial"]).map(str::to_owned).collect()
     }
 
     fn log(&self) -> &LogConfig {

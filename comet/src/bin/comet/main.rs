@@ -53,12 +53,6 @@ fn check(cli: &Cli, file: &mut CometFile) -> anyhow::Result<Checked> {
     Ok(Checked { place: cli.place.place()?, entry: cli.entry.entry()?, exposed: file.exposure()? })
 }
 
-/// The logics that serve this comet: those of its region.
-fn scope(place: &Place) -> Scope {
-    let Place { env, region, .. } = place;
-    Scope { service: Service::Logic, env: env.clone(), region: region.clone(), zone: None }
-}
-
 /// Runs until a signal ends it.
 fn serve(file: CometFile, checked: Checked) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
@@ -77,7 +71,7 @@ async fn run(file: CometFile, checked: Checked) -> anyhow::Result<()> {
     telemetry::register_insecure(&mut metrics, exposed.is_some());
     let comet_metrics = Comet::metrics(&config);
     comet_metrics.register(&mut metrics);
-    let registry = Arc::new(EtcdRegistry::new(&file.discovery, vec![scope(&place)])?);
+    let registry = Arc::new(EtcdRegistry::new(&file.discovery, vec![Scope::logics(&place)])?);
     registry.metrics().register(&mut metrics);
 
     let health = Arc::new(Health::new());

@@ -52,7 +52,7 @@ impl Default for JobFile {
         JobFile {
             log: LogConfig::default(),
             admin: AdminConfig::default(),
-            consume: Some(ConsumeConfig { redis_enable: true, kafka_enable: false }),
+            consume: Some(ConsumeConfig::REDIS),
             discovery: DiscoveryConfig::default(),
             redis: RedisConfig::default(),
             kafka: KafkaJobConfig::default(),

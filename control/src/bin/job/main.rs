@@ -11,10 +11,7 @@ use clap::Parser;
 use cluster::{
     admin::{self, Health},
     process::{self, Place},
-    registry::{
-        Service,
-        etcd::{EtcdRegistry, Scope},
-    },
+    registry::etcd::{EtcdRegistry, Scope},
     shutdown::{Drain, on_signals},
     telemetry,
 };
@@ -71,9 +68,7 @@ async fn run(file: JobFile, checked: Checked) -> anyhow::Result<()> {
     job_metrics.register(&mut metrics);
     let broker_metrics = BrokerMetrics::default();
     broker_metrics.register(&mut metrics);
-    let Place { env, region, zone, .. } = place.clone();
-    let scope = Scope { service: Service::Comet, env, region, zone: Some(zone) };
-    let registry = Arc::new(EtcdRegistry::new(&file.discovery, vec![scope])?);
+    let registry = Arc::new(EtcdRegistry::new(&file.discovery, vec![Scope::comets(&place)])?);
     registry.metrics().register(&mut metrics);
 
     let health = Arc::new(Health::new());

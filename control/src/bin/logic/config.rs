@@ -82,7 +82,7 @@ impl Default for LogicFile {
             client_messages,
             log: LogConfig::default(),
             auth: Some(auth),
-            consume: Some(ConsumeConfig { redis_enable: true, kafka_enable: false }),
+            consume: Some(ConsumeConfig::REDIS),
             discovery: DiscoveryConfig::default(),
             redis: RedisConfig::default(),
             kafka: KafkaConfig::default(),
@@ -108,9 +108,7 @@ impl Default for LimitsConfig {
 
 impl ProgramConfig for LogicFile {
     fn unused_goim_keys() -> Vec<String> {
-        let ours = |key: &&str| *key != "rpcClient.*";
-        let unused = LogicConfig::UNUSED_GOIM_KEYS.iter().copied().filter(ours).chain(["rpcClient.dial"]);
-        unused.map(str::to_owned).collect()
+        LogicConfig::UNUSED_GOIM_KEYS.iter().copied().chain(["rpcClient.dial"]).map(str::to_owned).collect()
     }
 
     fn log(&self) -> &LogConfig {

@@ -96,9 +96,7 @@ async fn run(file: LogicFile, checked: Checked) -> anyhow::Result<()> {
     session_metrics.register(&mut metrics);
     let broker_metrics = BrokerMetrics::default();
     broker_metrics.register(&mut metrics);
-    let Place { env, region, zone, .. } = place.clone();
-    let scope = Scope { service: Service::Comet, env, region, zone: Some(zone) };
-    let registry = Arc::new(EtcdRegistry::new(&file.discovery, vec![scope])?);
+    let registry = Arc::new(EtcdRegistry::new(&file.discovery, vec![Scope::comets(&place)])?);
     registry.metrics().register(&mut metrics);
 
     let health = Arc::new(Health::new());
