@@ -5,6 +5,8 @@
 extern crate halley_comet as comet;
 
 mod calls;
+#[path = "../client/mod.rs"]
+mod client;
 mod world;
 
 use std::{

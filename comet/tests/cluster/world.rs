@@ -1,7 +1,6 @@
 //! Comets, logics and a job in one process that talk over gRPC as processes of their own do.
 
 use std::{
-    io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
     sync::{Arc, mpsc::sync_channel},
     thread,
@@ -25,7 +24,6 @@ use control::{
     session::MemorySessions,
 };
 use proto::{
-    frame::{Decoded, Header, decode, encode},
     ids::{Key, RoomId, ServerId},
     op::Op,
 };
@@ -33,6 +31,8 @@ use tokio::{
     runtime::Runtime,
     sync::{oneshot, watch},
 };
+
+pub(crate) use crate::client::Client;
 
 /// How long anything may take before a test gives up on it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -183,7 +183,7 @@ impl World {
     pub(crate) fn connect(&self, comet: usize) -> Client {
         let stream = TcpStream::connect(self.comets[comet].tcp[0]).expect("a connection");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        Client { stream, buffer: Vec::new() }
+        Client::new(stream)
     }
 
     pub(crate) fn push(&self, logic: &Logic, target: PushTarget, body: &str) {
@@ -216,45 +216,13 @@ pub(crate) fn room(name: &str) -> RoomId {
     RoomId::parse(name).expect("a room")
 }
 
-/// A client on a plain socket.
-pub(crate) struct Client {
-    stream: TcpStream,
-    buffer: Vec<u8>,
-}
-
 impl Client {
-    pub(crate) fn send(&mut self, op: Op, body: &[u8]) {
-        let mut bytes = Vec::new();
-        encode(Header { ver: 1, op, seq: 7 }, body, &mut bytes);
-        self.stream.write_all(&bytes).expect("a write");
-    }
-
-    /// The next frame; none at the end.
-    pub(crate) fn next(&mut self) -> Option<(Header, String)> {
-        loop {
-            if let Decoded::Frame { frame, used } = decode(&self.buffer, 1 << 24).expect("a valid frame") {
-                let body = String::from_utf8_lossy(frame.body).into_owned();
-                let result = (frame.header, body);
-                self.buffer.drain(..used);
-                return Some(result);
-            }
-            let mut chunk = [0; 65536];
-            match self.stream.read(&mut chunk) {
-                Ok(0) => return None,
-                Ok(bytes) => self.buffer.extend_from_slice(&chunk[..bytes]),
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => panic!("nothing came: {error}"),
-            }
-        }
-    }
-
     /// The next frame of an operation: its sequence number and its body.
     pub(crate) fn next_of(&mut self, op: Op) -> (i32, String) {
         loop {
             let (header, body) = self.next().expect("it is open");
             if header.op == op {
-                return (header.seq, body);
+                return (header.seq, text(&body));
             }
         }
     }
@@ -268,8 +236,12 @@ impl Client {
     pub(crate) fn end(mut self) -> Vec<(Op, String)> {
         let mut said = Vec::new();
         while let Some((header, body)) = self.next() {
-            said.push((header.op, body));
+            said.push((header.op, text(&body)));
         }
         said
     }
+}
+
+fn text(body: &[u8]) -> String {
+    String::from_utf8_lossy(body).into_owned()
 }

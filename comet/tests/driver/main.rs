@@ -8,6 +8,8 @@
 extern crate halley_comet as comet;
 
 mod cases;
+#[path = "../client/mod.rs"]
+mod client;
 mod world;
 
 use comet::config::DriverChoice;

@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
     sync::{
         Arc, Mutex,
@@ -21,12 +20,13 @@ use comet::{
     config::{CometConfig, DriverChoice},
 };
 use proto::{
-    frame::{Decoded, Header, decode, encode},
     ids::{Generation, Key, RoomId, ServerId},
     login::Login,
     op::Op,
 };
 use tokio::runtime::Runtime;
+
+pub(crate) use crate::client::Client;
 
 /// How long anything may take before a test gives up on it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -115,7 +115,7 @@ impl World {
     pub(crate) fn connect(&self) -> Client {
         let stream = TcpStream::connect(self.comet.tcp[0]).expect("a connection");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        Client { stream, buffer: Vec::new() }
+        Client::new(stream)
     }
 
     pub(crate) fn login(&self, key: &str) -> Client {
@@ -168,38 +168,4 @@ pub(crate) fn key(name: &str) -> Receivers {
 
 pub(crate) fn room() -> Receivers {
     Receivers::Room(RoomId::parse("live://1").expect("a room"))
-}
-
-/// A client on a plain socket.
-pub(crate) struct Client {
-    pub(crate) stream: TcpStream,
-    buffer: Vec<u8>,
-}
-
-impl Client {
-    pub(crate) fn send(&mut self, op: Op, body: &[u8]) {
-        let mut bytes = Vec::new();
-        encode(Header { ver: 1, op, seq: 7 }, body, &mut bytes);
-        self.stream.write_all(&bytes).expect("a write");
-    }
-
-    /// The next frame; `None` at the end of the stream.
-    pub(crate) fn next(&mut self) -> Option<(Header, Vec<u8>)> {
-        loop {
-            if let Decoded::Frame { frame, used } = decode(&self.buffer, 1 << 24).expect("a valid frame") {
-                let result = (frame.header, frame.body.to_vec());
-                self.buffer.drain(..used);
-                return Some(result);
-            }
-            let mut chunk = [0; 65536];
-            match self.stream.read(&mut chunk) {
-                Ok(0) => return None,
-                Ok(bytes) => self.buffer.extend_from_slice(&chunk[..bytes]),
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
-                // The thread that probed io_uring is interrupted once by the end of its ring.
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => panic!("nothing came: {error}"),
-            }
-        }
-    }
 }
