@@ -10,6 +10,7 @@ use proto::{
     close::CloseReason,
     encoded::Encoded,
     frame::{Frame, Header},
+    ids::Generation,
     login::extras,
 };
 
@@ -163,8 +164,7 @@ impl Shard {
             peer,
         });
         if !self.take_key(now, id, session, out) {
-            let reason = CloseReason::Replaced;
-            return self.close(now, id, reason, reason.text(), out);
+            return;
         }
         self.arm(id.slot);
         let rooms = session.rooms.len() + usize::from(session.room.is_some());
@@ -179,24 +179,37 @@ impl Shard {
     }
 
     /// Of two connections with one key the newer login stays: the one with the higher generation, or, where logic gives
-    /// none, the one accepted later. False when that is the other one.
+    /// none, the one accepted later. False when that is the other one; this one is closed then.
     fn take_key(&mut self, now: Time, id: ConnectionId, session: &Session, out: &mut Outputs) -> bool {
         if let Some(slot) = self.find_key(&session.key) {
             let ticket = self.slots.get(id).map(|connection| connection.ticket);
             let Some((other_id, other)) = self.slots.at_mut(slot) else { return true };
-            let newer = match (session.generation, other.as_open().and_then(|open| open.session_generation)) {
+            let fence = other.as_open().and_then(|open| open.session_generation);
+            let newer = match (session.generation, fence) {
                 (Some(ours), Some(theirs)) if sim::planted(Bug::ReloginRace) => ours < theirs,
                 (Some(ours), Some(theirs)) => ours > theirs,
                 _ => ticket > Some(other.ticket),
             };
             if !newer {
+                self.replace(now, id, fence, out);
                 return false;
             }
-            let reason = CloseReason::Replaced;
-            self.close(now, other_id, reason, reason.text(), out);
+            self.replace(now, other_id, session.generation, out);
         }
         self.insert_key(&session.key, id.slot);
         true
+    }
+
+    /// Closes an open connection whose key a newer login, with this fence, has.
+    fn replace(&mut self, now: Time, id: ConnectionId, by: Option<Generation>, out: &mut Outputs) {
+        if by.is_none()
+            && let Some(open) = self.slots.get_mut(id).and_then(Connection::as_open_mut)
+        {
+            // A Go logic stored the newer one beside our fence of the older, whose end would take it away.
+            open.session_generation = None;
+        }
+        let reason = CloseReason::Replaced;
+        self.close(now, id, reason, reason.text(), out);
     }
 
     fn join_rooms(&mut self, slot: u32, session: &Session) {

@@ -217,7 +217,7 @@ pub enum ToFront {
         mid: Mid,
         /// The device key.
         key: Key,
-        /// Fence.
+        /// Fence; none also where a newer login without one has the key.
         generation: Option<Generation>,
         /// Address of the client; `None` when the login was accepted but the client had left by then.
         peer: Option<IpAddr>,

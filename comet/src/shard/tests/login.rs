@@ -139,7 +139,7 @@ fn a_login_whose_key_is_another_shards_moves_there_with_everything_it_sent() {
         owning.push_room("live://1", "here");
         assert_eq!(wire::bodies(&owning.got(id)), ["here"]);
         owning.leave(id, false);
-        let ended = Said::Ended { key: Key::new("k"), replaced: false, known: true };
+        let ended = Said::Ended { key: Key::new("k"), fenced: false, replaced: false, known: true };
         assert_eq!(owning.said(), [ended]);
     }
 }
@@ -343,7 +343,7 @@ fn a_client_that_hung_up_before_the_verdict_is_not_opened() {
 #[test]
 fn the_owner_of_a_key_ends_an_abandoned_session_and_puts_the_live_one_back() {
     let mut world = World::new();
-    let ended = Said::Ended { key: Key::new("k"), replaced: false, known: false };
+    let ended = Said::Ended { key: Key::new("k"), fenced: false, replaced: false, known: false };
     world.mail(ToShard::Abandoned(session("k")));
     assert_eq!(world.said(), std::slice::from_ref(&ended));
     let id = world.open(Transport::Tcp, session("k"));

@@ -209,7 +209,7 @@ fn what_only_a_server_may_send_closes() {
             assert!(world.is_over(id));
             assert_eq!(world.bad("frame", "operation"), 1);
             assert_eq!(world.closes(CloseReason::ProtocolViolation), 1);
-            let ended = Said::Ended { key: session("k").key, replaced: false, known: true };
+            let ended = Said::Ended { key: session("k").key, fenced: false, replaced: false, known: true };
             assert_eq!(world.said(), [ended], "nothing of {op} is forwarded");
         }
     }

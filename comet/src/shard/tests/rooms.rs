@@ -78,7 +78,12 @@ fn a_login_into_more_rooms_or_operations_than_allowed_is_closed() {
         }
         let close = Got::Close { code: 1008, text: "limit broken".to_owned() };
         assert_eq!(world.got(id), [close], "{allowed}");
-        assert!(world.said().contains(&Said::Ended { key: Key::new("k"), replaced: false, known: true }));
+        assert!(world.said().contains(&Said::Ended {
+            key: Key::new("k"),
+            fenced: false,
+            replaced: false,
+            known: true
+        }));
         assert_eq!(world.shard.stats().rooms, 0);
     }
 }

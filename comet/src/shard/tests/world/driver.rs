@@ -193,8 +193,8 @@ impl World {
             ToFront::Abandoned(session) => Said::Abandoned(session.key),
             ToFront::Moved { .. } => unreachable!("only a driver says so"),
             ToFront::Opened { key, .. } => Said::Opened(key),
-            ToFront::Ended { key, replaced, peer, .. } => {
-                Said::Ended { key, replaced, known: peer.is_some() }
+            ToFront::Ended { key, generation, replaced, peer, .. } => {
+                Said::Ended { key, fenced: generation.is_some(), replaced, known: peer.is_some() }
             }
             ToFront::Renew { key, .. } => Said::Renew(key),
             ToFront::Sessions { sessions, next } => {

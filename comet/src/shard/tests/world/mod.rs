@@ -105,7 +105,7 @@ pub(super) enum Said {
     LoginGone(ConnectionId),
     Abandoned(Key),
     Opened(Key),
-    Ended { key: Key, replaced: bool, known: bool },
+    Ended { key: Key, fenced: bool, replaced: bool, known: bool },
     Renew(Key),
     Sessions { keys: Vec<Key>, next: Option<u32> },
     Message { id: ConnectionId, op: i32, room: Option<RoomId>, body: Vec<u8> },
