@@ -116,6 +116,9 @@ pub enum MessageReply {
     Room,
     /// Answer the sender alone, with this body.
     Body(Bytes),
+    /// What goim's logic says: nothing. A message into a room is handed to the members on this comet, as goim's comet
+    /// does; anything else is answered with an empty body.
+    Unsaid,
 }
 
 /// Why logic did not do what comet asked.

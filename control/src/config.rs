@@ -417,8 +417,8 @@ impl Default for RoomConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct DispatchConfig {
-    /// How long a push waits for a comet that does not take it. Then that comet does not get it, which is counted, and
-    /// the broker is told that it was handled.
+    /// How long a push waits for a comet that does not take it. Then that comet does not get it, which is counted; when no
+    /// other comet took it either, it is put aside as a dead letter.
     pub give_up: BoundedDuration<100, 600_000>,
     /// Longest time for one gRPC call to a comet, after which it is made again.
     pub timeout: BoundedDuration<10, 600_000>,

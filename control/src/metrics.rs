@@ -98,15 +98,15 @@ label! {
 }
 
 label! {
-    /// Why a dispatch did not reach a comet.
+    /// Why a dispatch did not reach a comet. When it reached no other either, it is a dead letter.
     DropReason, "reason" {
         /// Not acknowledged within `dispatch.giveUp`, or beyond the link's queue.
         CometUnreachable = "comet_unreachable",
-        /// No comet is there, or not the one that holds the keys; dead-lettered.
+        /// No comet is there, or not the one that holds the keys.
         NoComet = "no_comet",
         /// comet called it malformed.
         Invalid = "invalid",
-        /// An entry of the broker that nobody can read; dead-lettered.
+        /// An entry of the broker that nobody can read.
         Poison = "poison",
     }
 }

@@ -211,7 +211,9 @@ fn messages_between_comet_and_logic_have_goims_numbers() {
         &ReceiveReq { mid: 1, proto: proto(), key: "k".into(), room: "a".into() },
         "08 01 12 07 08 01 10 09 22 01 \"x\" | a2 06 01 \"k\" aa 06 01 \"a\"",
     );
-    assert_message(&ReceiveReply { body: "b".into(), room: true }, "a2 06 01 \"b\" a8 06 01");
+    assert_message(&ReceiveReply { body: "b".into(), room: Some(true) }, "a2 06 01 \"b\" a8 06 01");
+    // Said, where goim's logic says nothing.
+    assert_message(&ReceiveReply { body: "".into(), room: Some(false) }, "a8 06 00");
     assert_message(
         &NodesReply {
             domain: "d".into(),

@@ -5,6 +5,7 @@ use proto::{
     ids::{Key, ServerId},
     op::Op,
 };
+use rustix::process::Signal;
 
 use crate::{
     harness::{BOTH, Login, Server, eventually},
@@ -76,6 +77,38 @@ fn without_any_comet_pushes_are_counted_and_put_aside_until_there_is_one() {
     cluster.logics[0].push("room?operation=1000&type=live&room=1", "to somebody");
     client.expect_push(1000, "to somebody");
     client.expect_silence();
+}
+
+/// goim's job comes to a stop behind such a comet, and with it everybody else's messages.
+#[test]
+fn what_a_comet_that_hangs_does_not_take_is_put_aside_and_the_others_wait_for_nothing() {
+    let mut cluster = Cluster::servers_only(Queue::Stream);
+    cluster.logics.push(cluster.logic(&[]));
+    cluster.jobs.push(cluster.job(&["dispatch.giveUp=1s"]));
+    cluster.comets = (0..2).map(|_| cluster.comet(&[])).collect();
+    for server in cluster.logics.iter().chain(&cluster.jobs).chain(&cluster.comets) {
+        server.expect_ready();
+    }
+    let login = |key| Login::key(key).room("live://1").accepts(&[1000]);
+    let mut well = cluster.comets[0].client(BOTH[0], &login("well"));
+    let _hung = cluster.comets[1].client(BOTH[0], &login("hung"));
+    eventually("job knows both comets", || {
+        (cluster.jobs[0].log().matches("dispatching to it").count() == 2).then_some(())
+    });
+    cluster.comets[1].signal(Signal::STOP);
+    cluster.logics[0].push("keys?operation=1000&keys=hung", "to the one that hangs");
+    cluster.logics[0].push("room?operation=1000&type=live&room=1", "to both");
+    cluster.logics[0].push("keys?operation=1000&keys=well", "to the other");
+    well.expect_push(1000, "to both");
+    well.expect_push(1000, "to the other");
+    eventually("both are given up for it", || {
+        (dropped(&cluster.jobs, "comet_unreachable") == 2.0).then_some(())
+    });
+    eventually("what nobody took is kept", || (dead_letters(&cluster) == "1").then_some(()));
+    let aside = redis_bytes(&cluster.redis, &[b"LINDEX", format!("{TOPIC}.dead").as_bytes(), b"0"]);
+    let aside = Envelope::parse(aside.into()).expect("as it stood on the queue");
+    assert_eq!(aside.body, "to the one that hangs");
+    cluster.comets[1].signal(Signal::CONT);
 }
 
 /// Another program's value under one of our names: told, and everything else goes on.

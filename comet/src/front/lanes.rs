@@ -11,11 +11,15 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use cluster::{
-    services::{ClientMessage, CometApi as _, LogicError, MessageReply, SessionRef},
+    services::{
+        ClientMessage, CometApi as _, Dispatch, LogicError, MessageReply, Origin, Payload, Receivers,
+        SessionRef,
+    },
     sim::{self, RandomState},
 };
-use proto::{close::CloseReason, ids::Key};
+use proto::{close::CloseReason, ids::Key, op::Op};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, sleep_until},
@@ -190,7 +194,7 @@ impl Lanes {
             };
             front.metrics.given_up(work.label());
             if let Work::Message { id, message } = work {
-                answer(front, id, &message, MessageReply::Body(Default::default()));
+                answer(front, id, &message, Bytes::new());
             }
         }
     }
@@ -411,18 +415,35 @@ async fn renew(front: &Front, sessions: Vec<SessionRef>) -> Result<(), LogicErro
 }
 
 async fn receive(front: &Front, id: ConnectionId, message: ClientMessage) -> Result<(), LogicError> {
-    let (result, reply) = match front.logic.receive(message.clone()).await {
-        Ok(reply) => (Ok(()), reply),
-        Err(error) => (Err(error), MessageReply::Body(Default::default())),
+    let (result, body) = match front.logic.receive(message.clone()).await {
+        Ok(MessageReply::Room) => return Ok(()),
+        Ok(MessageReply::Unsaid) if say(front, &message).await => return Ok(()),
+        Ok(MessageReply::Body(body)) => (Ok(()), body),
+        Ok(MessageReply::Unsaid) => (Ok(()), Bytes::new()),
+        Err(error) => (Err(error), Bytes::new()),
     };
-    answer(front, id, &message, reply);
+    answer(front, id, &message, body);
     result
 }
 
-fn answer(front: &Front, id: ConnectionId, message: &ClientMessage, reply: MessageReply) {
-    if let MessageReply::Body(body) = reply
-        && front.outboxes.try_send(id.shard, ToShard::Reply { id, header: message.header, body }).is_err()
-    {
+/// Hands a message to the sender's room on this comet, as goim's comet does with operation 4; false when it is for no room.
+async fn say(front: &Front, message: &ClientMessage) -> bool {
+    let Some(room) = message.room.clone().filter(|_| message.header.op == Op::SEND_MESSAGE) else {
+        return false;
+    };
+    let op = Op::SEND_MESSAGE_REPLY;
+    let said = Dispatch {
+        receivers: Receivers::Room(room),
+        filter: op,
+        payload: Payload::Message { op, body: message.body.clone() },
+        origin: Some(Origin { key: message.key.clone(), seq: message.header.seq }),
+        accepted_at_us: 0,
+    };
+    front.dispatch(vec![said]).await.is_ok()
+}
+
+fn answer(front: &Front, id: ConnectionId, message: &ClientMessage, body: Bytes) {
+    if front.outboxes.try_send(id.shard, ToShard::Reply { id, header: message.header, body }).is_err() {
         front.metrics.given_up("reply");
     }
 }

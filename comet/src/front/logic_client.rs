@@ -124,7 +124,11 @@ impl GrpcLogic {
         match self.goims.clone().receive(request).await {
             Ok(reply) => {
                 let reply = reply.into_inner();
-                Ok(if reply.room { MessageReply::Room } else { MessageReply::Body(reply.body) })
+                Ok(match reply.room {
+                    Some(true) => MessageReply::Room,
+                    Some(false) => MessageReply::Body(reply.body),
+                    None => MessageReply::Unsaid,
+                })
             }
             Err(status) => Err(NotDone::because(status, unavailable)),
         }

@@ -143,8 +143,8 @@ pub trait Broker: Send + Sync + 'static {
     /// [`ConsumeError::Unavailable`].
     async fn consume(&self, group: &str) -> Result<Box<dyn Consumer>, ConsumeError>;
 
-    /// Puts entries that can go nowhere aside, as they are, where an operator finds them: those that nobody can read, and
-    /// pushes that no comet is there for. The latest are kept. Their positions are acknowledged as usual. Takes no longer
+    /// Puts entries that went nowhere aside, as they are, where an operator finds them: those that nobody can read, and
+    /// pushes that no comet took. The latest are kept. Their positions are acknowledged as usual. Takes no longer
     /// than one command to the broker may; what it does not take is logged and counted.
     async fn dead_letter(&self, deliveries: Vec<Delivery>);
 

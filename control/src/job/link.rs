@@ -136,7 +136,7 @@ impl Link {
         if !queue.has_room(limits) {
             drop(queue);
             metrics.drops.of(DropReason::CometUnreachable).inc();
-            tracker.release([ticket]);
+            tracker.release([ticket], false);
             return;
         }
         queue.bytes += size;
@@ -178,8 +178,8 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// These items are done with, one way or the other.
-    fn release(&self, items: &[Item]) {
+    /// These items are done with: comet has taken them, or was given up.
+    fn release(&self, items: &[Item], is_taken: bool) {
         let size: usize = items.iter().map(|item| item.size).sum();
         let mut queue = self.queue();
         queue.bytes -= size;
@@ -187,13 +187,13 @@ impl Shared {
         drop(queue);
         let Common { metrics, tracker, room, .. } = &self.common;
         metrics.queue_bytes.dec_by(size as i64);
-        tracker.release(items.iter().map(|item| item.ticket));
+        tracker.release(items.iter().map(|item| item.ticket), is_taken);
         room.notify_one();
     }
 
     pub(super) fn drop_items(&self, items: &[Item], reason: DropReason) {
         self.common.metrics.drops.of(reason).inc_by(items.len() as u64);
-        self.release(items);
+        self.release(items, false);
     }
 }
 
@@ -300,7 +300,7 @@ impl Caller {
             metrics.accept_to_dispatch.observe_since(item.dispatch.accepted_at_us, now_us);
         }
         metrics.dispatches.inc_by(items.len() as u64);
-        self.shared.release(items);
+        self.shared.release(items, true);
     }
 
     pub(super) fn away(&mut self, why: &str) {

@@ -2,8 +2,8 @@
 //!
 //! Reads the broker in order and hands each entry to the links of its comets. A link is a bounded queue and a task, so a
 //! comet that is slow or gone delays no other; what it does not take in time is given up for it, and counted. The broker
-//! hears of an entry when all its comets have taken it or were given up, in order. What is no push, and what no comet is
-//! there for, becomes a dead letter of the broker.
+//! hears of an entry when all its comets have taken it or were given up, in order. What no comet took, and what is no
+//! push, becomes a dead letter of the broker.
 //!
 //! While every comet's queue is full job stops reading, and the broker fills: a push is then refused instead of lost.
 
@@ -40,6 +40,7 @@ pub use self::calls::Calls;
 use self::{
     link::{Common, Link, LinkLimits},
     route::{To, route},
+    tracker::Settled,
 };
 use crate::{
     broker::{Broker, ConsumeError, Consumer, Delivery},
@@ -114,7 +115,6 @@ pub fn start(config: &JobConfig, deps: JobDeps) -> Job {
         common: Common { limits, metrics, tracker, room },
         links: BTreeMap::new(),
         pending: VecDeque::new(),
-        dead: Vec::new(),
         no_comet_told: false,
     };
     Job { task: tokio::spawn(run.run()) }
@@ -156,8 +156,6 @@ struct Run {
     links: BTreeMap<ServerId, Way>,
     /// Read, and not yet handed to a link.
     pending: VecDeque<Delivery>,
-    /// Of what was just routed, to be put aside together.
-    dead: Vec<Delivery>,
     /// "No comet" is logged once, until the comets change.
     no_comet_told: bool,
 }
@@ -183,11 +181,11 @@ impl Run {
         let mut is_watching = true;
         let (tracker, room) = (Arc::clone(&self.common.tracker), Arc::clone(&self.common.room));
         loop {
-            self.route_pending().await;
+            self.route_pending();
             tokio::select! {
                 // What frees memory first, what takes more last.
                 biased;
-                () = tracker.moved() => self.acknowledge(&mut *consumer).await,
+                () = tracker.moved() => self.settle(&mut *consumer).await,
                 changed = self.nodes.changed(), if is_watching => {
                     // The comet in this process leaves when the drain begins, and takes what was accepted all the same.
                     is_watching = changed.is_ok() && !self.drain.is_draining();
@@ -256,15 +254,12 @@ impl Run {
         }
     }
 
-    /// Hands what was read to the links, until all of them are full, and puts aside what can go to none.
-    async fn route_pending(&mut self) {
+    /// Hands what was read to the links, until all of them are full.
+    fn route_pending(&mut self) {
         while self.has_room()
             && let Some(delivery) = self.pending.pop_front()
         {
             self.route(delivery);
-        }
-        if !self.dead.is_empty() {
-            self.broker.dead_letter(std::mem::take(&mut self.dead)).await;
         }
     }
 
@@ -284,8 +279,7 @@ impl Run {
                 OUTSIDERS.log(Level::WARN, || {
                     warn!("an entry of {size} bytes on the broker is no push, it is put aside: {error}");
                 });
-                tracker.start(&delivery.position, 0);
-                self.dead.push(delivery);
+                tracker.start(delivery, 0);
                 return;
             }
         };
@@ -297,7 +291,7 @@ impl Run {
             }
             To::Every => listed().map(|(_, way)| &way.link).collect(),
         };
-        let ticket = tracker.start(&delivery.position, links.len());
+        let ticket = tracker.start(delivery, links.len());
         let Some((last, others)) = links.split_last() else {
             metrics.drops.of(DropReason::NoComet).inc();
             if !std::mem::replace(&mut self.no_comet_told, true) {
@@ -308,7 +302,6 @@ impl Run {
                     To::Every => warn!("there is no comet, pushes are put aside as dead letters"),
                 }
             }
-            self.dead.push(delivery);
             return;
         };
         for link in others {
@@ -317,8 +310,13 @@ impl Run {
         last.offer(dispatch, ticket);
     }
 
-    async fn acknowledge(&self, consumer: &mut dyn Consumer) {
-        for position in self.common.tracker.watermarks() {
+    /// Puts aside what no comet took, and acknowledges what is done with.
+    async fn settle(&self, consumer: &mut dyn Consumer) {
+        let Settled { dead, watermarks } = self.common.tracker.settled();
+        if !dead.is_empty() {
+            self.broker.dead_letter(dead).await;
+        }
+        for position in watermarks {
             // A later acknowledgement covers it; until then the entry may come again.
             if let Err(error) = consumer.ack(&position).await {
                 OUTSIDERS.log(Level::WARN, || warn!("cannot acknowledge to the broker: {error}"));
@@ -330,10 +328,10 @@ impl Run {
     async fn finish(mut self, consumer: &mut dyn Consumer) {
         let (tracker, room) = (Arc::clone(&self.common.tracker), Arc::clone(&self.common.room));
         loop {
-            self.route_pending().await;
+            self.route_pending();
             // Looked at first: what is done while acknowledgements are stored has its own still to come.
             let is_done = self.pending.is_empty() && tracker.is_idle();
-            self.acknowledge(consumer).await;
+            self.settle(consumer).await;
             if is_done {
                 break;
             }

@@ -529,6 +529,41 @@ async fn a_dead_letter_is_acknowledged_in_its_turn() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_no_comet_took_is_put_aside_once_and_what_one_took_is_not() {
+    let (well, hung) = (Arc::new(Recorder::default()), Arc::new(Recorder::stuck()));
+    *well.invalid.lock().unwrap() = Some("refused");
+    let setup = Setup::start(UNARY, &[("a:1", &well), ("b:1", &hung)]).await;
+    let [for_hung, for_both, refused] = [
+        to_keys("b:1", &["k"], "to a comet that hangs"),
+        to_room("live://1", "to a room on both"),
+        to_room("live://2", "refused"),
+    ];
+    setup.publish([for_hung.clone(), for_both, refused.clone()]).await;
+    let started = Instant::now();
+    until("acknowledged", || setup.broker.depth() == 0).await;
+    assert!(started.elapsed() >= GIVE_UP);
+    assert_eq!(well.bodies(), ["to a room on both"]);
+    assert_eq!((setup.drops(DropReason::CometUnreachable), setup.drops(DropReason::Invalid)), (3, 1));
+    assert_eq!(setup.broker.dead_letters(), [for_hung, refused].map(|envelope| envelope.to_bytes()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_full_queue_does_not_take_is_put_aside() {
+    let hung = Arc::new(Recorder::stuck());
+    let mut config = JobConfig::default();
+    config.dispatch.queue_entries = cluster::config::Bounded::of::<16>();
+    let well = Arc::new(Recorder::default());
+    let setup = Setup::start_with(&config, BATCHES, &[("a:1", &well), ("b:1", &hung)]).await;
+    let pushes: Vec<Envelope> = (0..18).map(|n| to_keys("b:1", &["k"], &n.to_string())).collect();
+    setup.publish(pushes.clone()).await;
+    until("put aside", || setup.broker.dead_letters().len() == 2).await;
+    hung.resume();
+    until("acknowledged", || setup.broker.depth() == 0).await;
+    assert_eq!(hung.bodies().len(), 16);
+    assert_eq!(setup.broker.dead_letters(), [&pushes[16], &pushes[17]].map(Envelope::to_bytes));
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_malformed_push_does_not_take_its_batch_with_it() {
     for calls in [BATCHES, UNARY] {
         let comet = Arc::new(Recorder::stuck());
@@ -621,6 +656,7 @@ proptest! {
             let position = crate::broker::Position {
                 source: crate::broker::Source::new("s"), offset: crate::broker::Offset(0),
             };
+            let delivery = Delivery { position, bytes: Bytes::new() };
             let mut queue = VecDeque::new();
             for (n, (room, is_from_client, pause_ms)) in pushes.iter().enumerate() {
                 tokio::time::advance(Duration::from_millis((*pause_ms).into())).await;
@@ -631,7 +667,7 @@ proptest! {
                     _ if *is_from_client => from_client(&room_id, &body),
                     _ => to_room(&room_id, &body),
                 };
-                queue.push_back(super::link::Item::new(route(envelope, 1).1, tracker.start(&position, 1)));
+                queue.push_back(super::link::Item::new(route(envelope, 1).1, tracker.start(delivery.clone(), 1)));
             }
             let calls = Calls::Unary { join_max, join_within: Duration::from_secs(1) };
             let mut seen: HashMap<String, Vec<usize>> = HashMap::new();

@@ -1,21 +1,22 @@
-//! Which entries of the broker are done with: the contiguous low watermark of each source.
+//! Which entries of the broker are done with: the contiguous low watermark of each source, and what no comet took.
 //!
-//! An entry concerns some comets, perhaps none. It is done when each of them has acknowledged it or was given up; the
-//! broker hears of it when all before it in its source are done too.
+//! An entry concerns some comets, perhaps none. It is done when each of them has taken it or was given up; the broker
+//! hears of it when all before it in its source are done too. One that no comet took is a dead letter.
 
 use std::{
     collections::VecDeque,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use bytes::Bytes;
 use tokio::sync::Notify;
 
-use crate::broker::{Offset, Position, Source};
+use crate::broker::{Delivery, Offset, Position, Source};
 
 /// Entries on their way.
 #[derive(Default)]
 pub(super) struct Tracker {
-    sources: Mutex<Vec<Entries>>,
+    entries: Mutex<Entries>,
     moved: Notify,
 }
 
@@ -26,82 +27,128 @@ pub(super) struct Ticket {
     serial: u64,
 }
 
+/// What the broker is to be told.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Settled {
+    /// To be put aside before the acknowledgements, which cover them.
+    pub(super) dead: Vec<Delivery>,
+    /// Watermarks that moved.
+    pub(super) watermarks: Vec<Position>,
+}
+
+#[derive(Default)]
 struct Entries {
+    /// One, or as many as partitions: few.
+    sources: Vec<Waiting>,
+    dead: Vec<Delivery>,
+}
+
+/// The entries of one source from the first that is not done.
+struct Waiting {
     source: Source,
-    /// Serial of the first of `waiting`.
+    /// Serial of the first of `entries`.
     first: u64,
-    /// Offset, and how many comets still owe an answer.
-    waiting: VecDeque<(Offset, usize)>,
-    /// Watermark not yet taken by [`Tracker::watermarks`].
+    entries: VecDeque<Entry>,
+    /// Watermark not yet taken by [`Tracker::settled`].
     done: Option<Offset>,
+}
+
+struct Entry {
+    offset: Offset,
+    /// Comets that still owe an answer.
+    owing: usize,
+    /// None when a comet has taken it. The comets' queues share these bytes.
+    untaken: Option<Bytes>,
 }
 
 impl Tracker {
     /// Starts an entry that `comets` comets owe an answer to; entries of one source come in order.
-    pub(super) fn start(&self, position: &Position, comets: usize) -> Ticket {
-        let mut sources = self.sources();
-        // One, or as many as partitions: few.
-        let source =
-            sources.iter().position(|entries| entries.source == position.source).unwrap_or_else(|| {
-                let source = position.source.clone();
-                sources.push(Entries { source, first: 0, waiting: VecDeque::new(), done: None });
-                sources.len() - 1
-            });
-        let entries = &mut sources[source];
-        let serial = entries.first + entries.waiting.len() as u64;
-        entries.waiting.push_back((position.offset, comets));
-        if comets == 0 && entries.advance() {
+    pub(super) fn start(&self, delivery: Delivery, comets: usize) -> Ticket {
+        let Delivery { position: Position { source, offset }, bytes } = delivery;
+        let mut entries = self.entries();
+        let place = entries.sources.iter().position(|waiting| waiting.source == source);
+        let place = place.unwrap_or_else(|| {
+            entries.sources.push(Waiting { source, first: 0, entries: VecDeque::new(), done: None });
+            entries.sources.len() - 1
+        });
+        let waiting = &mut entries.sources[place];
+        let ticket = Ticket { source: place, serial: waiting.first + waiting.entries.len() as u64 };
+        waiting.entries.push_back(Entry { offset, owing: comets, untaken: Some(bytes) });
+        if comets == 0 && entries.settle(ticket) {
             self.moved.notify_one();
         }
-        Ticket { source, serial }
+        ticket
     }
 
-    /// One comet has answered, or was given up, for each of these entries.
-    pub(super) fn release(&self, tickets: impl IntoIterator<Item = Ticket>) {
-        let mut sources = self.sources();
-        for Ticket { source, serial } in tickets {
-            let entries = &mut sources[source];
-            let place = (serial - entries.first) as usize;
-            entries.waiting[place].1 -= 1;
-            if place == 0 && entries.advance() {
-                self.moved.notify_one();
+    /// One comet has taken each of these entries, or was given up for it.
+    pub(super) fn release(&self, tickets: impl IntoIterator<Item = Ticket>, is_taken: bool) {
+        let mut entries = self.entries();
+        let mut moved = false;
+        for ticket in tickets {
+            let entry = entries.entry(ticket);
+            if is_taken {
+                entry.untaken = None;
             }
+            entry.owing -= 1;
+            moved |= entry.owing == 0 && entries.settle(ticket);
+        }
+        if moved {
+            self.moved.notify_one();
         }
     }
 
-    /// Waits until [`watermarks`](Self::watermarks) has something. Cancel safe.
+    /// Waits until [`settled`](Self::settled) has something. Cancel safe.
     pub(super) async fn moved(&self) {
         self.moved.notified().await;
     }
 
-    /// The watermarks that moved since the last call.
-    pub(super) fn watermarks(&self) -> Vec<Position> {
-        self.sources()
-            .iter_mut()
-            .filter_map(|entries| {
-                let offset = entries.done.take()?;
-                Some(Position { source: entries.source.clone(), offset })
-            })
-            .collect()
+    /// What came to be since the last call.
+    pub(super) fn settled(&self) -> Settled {
+        let mut entries = self.entries();
+        let dead = std::mem::take(&mut entries.dead);
+        let watermark = |waiting: &mut Waiting| {
+            let offset = waiting.done.take()?;
+            Some(Position { source: waiting.source.clone(), offset })
+        };
+        Settled { dead, watermarks: entries.sources.iter_mut().filter_map(watermark).collect() }
     }
 
     /// Whether every entry is done.
     pub(super) fn is_idle(&self) -> bool {
-        self.sources().iter().all(|entries| entries.waiting.is_empty())
+        self.entries().sources.iter().all(|waiting| waiting.entries.is_empty())
     }
 
-    fn sources(&self) -> MutexGuard<'_, Vec<Entries>> {
-        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Entries {
+    fn entry(&mut self, Ticket { source, serial }: Ticket) -> &mut Entry {
+        let waiting = &mut self.sources[source];
+        &mut waiting.entries[(serial - waiting.first) as usize]
+    }
+
+    /// Nobody owes an answer for this one any more; true when there is something to tell.
+    fn settle(&mut self, ticket: Ticket) -> bool {
+        let entry = self.entry(ticket);
+        let (offset, untaken) = (entry.offset, entry.untaken.take());
+        let waiting = &mut self.sources[ticket.source];
+        let is_dead = untaken.is_some();
+        self.dead.extend(untaken.map(|bytes| {
+            let position = Position { source: waiting.source.clone(), offset };
+            Delivery { position, bytes }
+        }));
+        waiting.advance() || is_dead
+    }
+}
+
+impl Waiting {
     /// Moves the watermark over what is done; true when it moved.
     fn advance(&mut self) -> bool {
         let before = self.first;
-        while let Some((offset, 0)) = self.waiting.front() {
-            self.done = Some(*offset);
-            self.waiting.pop_front();
+        while let Some(entry) = self.entries.pop_front_if(|entry| entry.owing == 0) {
+            self.done = Some(entry.offset);
             self.first += 1;
         }
         self.first != before
@@ -112,46 +159,62 @@ impl Entries {
 mod tests {
     use super::*;
 
+    fn delivery(source: &str, offset: u128) -> Delivery {
+        Delivery { position: position(source, offset), bytes: Bytes::from(offset.to_string()) }
+    }
+
     fn position(source: &str, offset: u128) -> Position {
         Position { source: Source::new(source), offset: Offset(offset) }
+    }
+
+    fn watermarks(watermarks: &[Position]) -> Settled {
+        Settled { dead: Vec::new(), watermarks: watermarks.to_vec() }
     }
 
     #[test]
     fn the_watermark_waits_for_the_slowest_comet_of_the_oldest_entry() {
         let tracker = Tracker::default();
         let [a, b, c] =
-            [(10, 2), (11, 1), (15, 1)].map(|(o, comets)| tracker.start(&position("s", o), comets));
-        tracker.release([a, b]);
-        assert_eq!(tracker.watermarks(), []);
-        tracker.release([a]);
-        assert_eq!(tracker.watermarks(), [position("s", 11)]);
-        assert_eq!(tracker.watermarks(), [], "each is told once");
+            [(10, 2), (11, 1), (15, 1)].map(|(o, comets)| tracker.start(delivery("s", o), comets));
+        tracker.release([a, b], true);
+        assert_eq!(tracker.settled(), Settled::default());
+        tracker.release([a], true);
+        assert_eq!(tracker.settled(), watermarks(&[position("s", 11)]));
+        assert_eq!(tracker.settled(), Settled::default(), "each is told once");
         assert!(!tracker.is_idle());
-        tracker.release([c]);
-        assert_eq!(tracker.watermarks(), [position("s", 15)]);
+        tracker.release([c], true);
+        assert_eq!(tracker.settled(), watermarks(&[position("s", 15)]));
         assert!(tracker.is_idle());
     }
 
     #[test]
-    fn an_entry_that_concerns_nobody_is_done_at_once_but_in_its_turn() {
+    fn an_entry_that_no_comet_took_is_dead_at_once_and_done_in_its_turn() {
         let tracker = Tracker::default();
-        let first = tracker.start(&position("s", 1), 1);
-        tracker.start(&position("s", 2), 0);
-        assert_eq!(tracker.watermarks(), []);
-        tracker.release([first]);
-        assert_eq!(tracker.watermarks(), [position("s", 2)]);
-        tracker.start(&position("s", 3), 0);
-        assert_eq!(tracker.watermarks(), [position("s", 3)]);
+        let first = tracker.start(delivery("s", 1), 2);
+        let second = tracker.start(delivery("s", 2), 2);
+        tracker.start(delivery("s", 3), 0);
+        assert_eq!(
+            tracker.settled(),
+            Settled { dead: vec![delivery("s", 3)], watermarks: vec![] },
+            "nobody to take it"
+        );
+        tracker.release([second], false);
+        assert_eq!(tracker.settled(), Settled::default(), "another may take it");
+        tracker.release([second], false);
+        assert_eq!(tracker.settled(), Settled { dead: vec![delivery("s", 2)], watermarks: vec![] });
+        tracker.release([first], true);
+        tracker.release([first], false);
+        assert_eq!(tracker.settled(), watermarks(&[position("s", 3)]), "one comet took the first");
     }
 
     #[test]
     fn sources_do_not_wait_for_each_other() {
         let tracker = Tracker::default();
-        let slow = tracker.start(&position("a", 1), 1);
-        let fast = tracker.start(&position("b", 1), 1);
-        tracker.release([fast]);
-        assert_eq!(tracker.watermarks(), [position("b", 1)]);
-        tracker.release([slow]);
-        assert_eq!(tracker.watermarks(), [position("a", 1)]);
+        let slow = tracker.start(delivery("a", 1), 1);
+        let fast = tracker.start(delivery("b", 1), 1);
+        tracker.release([fast], true);
+        assert_eq!(tracker.settled(), watermarks(&[position("b", 1)]));
+        tracker.release([slow], true);
+        assert_eq!(tracker.settled(), watermarks(&[position("a", 1)]));
     }
 }

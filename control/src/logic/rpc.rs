@@ -118,8 +118,9 @@ impl<L: LogicApi + NodesApi + AllRooms> logic_server::Logic for RpcLogic<L> {
             body: proto.body,
         };
         let reply = match self.0.receive(message).await.map_err(status)? {
-            MessageReply::Room => ReceiveReply { room: true, ..ReceiveReply::default() },
-            MessageReply::Body(body) => ReceiveReply { body, room: false },
+            MessageReply::Room => ReceiveReply { room: Some(true), ..ReceiveReply::default() },
+            MessageReply::Body(body) => ReceiveReply { body, room: Some(false) },
+            MessageReply::Unsaid => ReceiveReply::default(),
         };
         Ok(Response::new(reply))
     }
