@@ -72,7 +72,7 @@ func serve(service, replies string, input *json.Decoder) {
 		Timeout:               20 * time.Second,
 	}
 	server := grpc.NewServer(grpc.KeepaliveParams(keep), grpc.StatsHandler(encodings{}))
-	server.RegisterService(&description, nil)
+	server.RegisterService(&description, struct{}{})
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	check(err)
 	say(struct{ Address string }{listener.Addr().String()})

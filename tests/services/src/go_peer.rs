@@ -28,22 +28,31 @@ pub struct GoPeer {
 
 #[derive(Default)]
 struct Heard {
-    lines: Mutex<Vec<Value>>,
+    said: Mutex<Said>,
     changed: Condvar,
 }
 
+#[derive(Default)]
+struct Said {
+    lines: Vec<Value>,
+    /// It will say no more.
+    is_over: bool,
+}
+
 impl Heard {
-    fn lines(&self) -> MutexGuard<'_, Vec<Value>> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    fn said(&self) -> MutexGuard<'_, Said> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn listen(&self, output: ChildStdout) {
         for line in BufReader::new(output).lines().map_while(Result::ok) {
             // One that is killed may leave half a line.
             let Ok(line) = serde_json::from_str(&line) else { break };
-            self.lines().push(line);
+            self.said().lines.push(line);
             self.changed.notify_all();
         }
+        self.said().is_over = true;
+        self.changed.notify_all();
     }
 }
 
@@ -69,7 +78,7 @@ impl GoPeer {
 
     /// What `look` makes of all it said so far.
     pub fn said<T>(&self, look: impl FnOnce(&[Value]) -> T) -> T {
-        look(&self.heard.lines())
+        look(&self.heard.said().lines)
     }
 
     /// Sends it a line and waits for the next one of its own. For commands that say nothing unasked.
@@ -80,13 +89,13 @@ impl GoPeer {
     }
 
     fn answer(&mut self) -> Value {
-        let is_missing = |lines: &mut Vec<Value>| lines.len() <= self.answered;
-        let waited = self.heard.changed.wait_timeout_while(self.heard.lines(), PATIENCE, is_missing);
-        let (lines, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        let answer = lines.get(self.answered).cloned();
-        drop(lines);
+        let is_waiting = |said: &mut Said| said.lines.len() <= self.answered && !said.is_over;
+        let waited = self.heard.changed.wait_timeout_while(self.heard.said(), PATIENCE, is_waiting);
+        let (said, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let answer = said.lines.get(self.answered).cloned();
+        drop(said);
         self.answered += 1;
-        answer.unwrap_or_else(|| panic!("the Go peer does not answer within {PATIENCE:?}"))
+        answer.unwrap_or_else(|| panic!("the Go peer ended, or does not answer within {PATIENCE:?}"))
     }
 
     /// Lets it end in good order.
