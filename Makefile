@@ -106,7 +106,7 @@ page-test: ## The page: its goim client in node, and all of it in real browsers 
 	node --test page/tests/*.test.js
 
 .PHONY: lint
-lint: ## Formatting and clippy, warnings are errors; deploy/; the sysctl file
+lint: ## Formatting and clippy, warnings are errors; deploy/; the Go program of the tests; the sysctl file
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets $(PROGRAMS) --quiet -- -D warnings
@@ -116,6 +116,8 @@ lint: ## Formatting and clippy, warnings are errors; deploy/; the sysctl file
 	@! command -v shellcheck >/dev/null || shellcheck -x deploy/cluster/*.sh
 	$(CARGO) fmt --manifest-path tests/sim/Cargo.toml --check
 	$(CARGO) clippy $(IN_SIM) --all-targets --quiet -- -D warnings
+	@test -z "$$(gofmt -l tests/goim)" || { gofmt -d tests/goim; exit 1; }
+	cd tests/goim && go vet .
 	tuning/check.sh --quiet
 
 .PHONY: bench

@@ -12,6 +12,7 @@ mod brokers;
 mod bytes;
 mod config;
 mod counts;
+mod go_peers;
 mod goim;
 mod interleavings;
 mod load;

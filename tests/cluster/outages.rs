@@ -117,6 +117,10 @@ fn without_etcd_pushes_go_on_and_a_new_comet_is_found_when_it_is_back() {
     }
     let mut client = late.client(BOTH[0], &Login::key("late").mid(99).accepts(&[1000]));
     expect_comets(&cluster.logics[0], 3);
+    for job in &cluster.jobs {
+        let address = late.comet_rpc.to_string();
+        eventually("job dispatches to it", || job.log().contains(&address).then_some(()));
+    }
     cluster.logics[0].push("keys?operation=1000&keys=late", "found");
     client.expect_push(1000, "found");
     for client in &mut clients {

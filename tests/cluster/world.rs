@@ -87,6 +87,13 @@ impl Cluster {
         }
     }
 
+    /// Etcd, Redis and a Kafka that goim's programs can speak with.
+    pub(crate) fn servers_for_goim() -> Cluster {
+        let mut cluster = Cluster::servers_only(Queue::List);
+        cluster.kafka = Some(Kafka::start_for_goim());
+        cluster
+    }
+
     /// One more comet; it need not be ready yet.
     #[track_caller]
     pub(crate) fn comet(&self, sets: &[&str]) -> Server {

@@ -8,15 +8,29 @@ use super::process::free_ports;
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/kafka.sh");
 
+/// The last release that answers the requests of goim's Kafka client: 4.0 dropped them (KIP-896).
+const OF_GOIM: &str = "3.9.1";
+
 /// A single Kafka broker. It takes some seconds and half a gigabyte, so tests share one where they can.
 pub struct Kafka {
     directory: TempDir,
     port: u16,
+    /// Another release than the one of the script.
+    version: Option<&'static str>,
 }
 
 impl Kafka {
     /// Starts one.
     pub fn start() -> Kafka {
+        Kafka::start_version(None)
+    }
+
+    /// Starts one that goim's programs can speak with.
+    pub fn start_for_goim() -> Kafka {
+        Kafka::start_version(Some(OF_GOIM))
+    }
+
+    fn start_version(version: Option<&'static str>) -> Kafka {
         // A port can be taken by somebody else before Kafka listens on it.
         let mut said = String::new();
         for _ in 0..3 {
@@ -28,7 +42,7 @@ impl Kafka {
                     break port;
                 }
             };
-            let kafka = Kafka { directory, port };
+            let kafka = Kafka { directory, port, version };
             match kafka.run("start", &[&port.to_string()]) {
                 Ok(()) => return kafka,
                 Err(error) => said = error,
@@ -52,9 +66,17 @@ impl Kafka {
         self.run("start", &[]).unwrap_or_else(|error| panic!("{error}"));
     }
 
+    fn script(&self) -> Command {
+        let mut command = Command::new(SCRIPT);
+        if let Some(version) = self.version {
+            command.env("KAFKA_VERSION", version).env_remove("KAFKA_HOME");
+        }
+        command
+    }
+
     fn run(&self, what: &str, more: &[&str]) -> Result<(), String> {
         let directory: &Path = self.directory.path();
-        let output = Command::new(SCRIPT).arg(what).arg(directory).args(more).output().expect("bash");
+        let output = self.script().arg(what).arg(directory).args(more).output().expect("bash");
         if output.status.success() {
             return Ok(());
         }
@@ -66,6 +88,6 @@ impl Kafka {
 impl Drop for Kafka {
     fn drop(&mut self) {
         let directory: &Path = self.directory.path();
-        let _ = Command::new(SCRIPT).arg("stop").arg(directory).output();
+        let _ = self.script().arg("stop").arg(directory).output();
     }
 }

@@ -1,10 +1,11 @@
 //! The real servers of a cluster for tests: [`Redis`], [`Sentinel`], [`Etcd`], [`Kafka`], each on loopback, on ports of its
-//! own, with a directory of its own. Each ends with its value, by its pid.
+//! own, with a directory of its own; and [`GoPeer`], goim's side of a cluster. Each ends with its value, by its pid.
 //!
 //! `make deps` installs them. Where one is not installed the test that wants it fails and says so: nothing is skipped.
 #![forbid(unsafe_code)]
 
 mod etcd;
+mod go_peer;
 mod kafka;
 mod process;
 
@@ -13,6 +14,7 @@ use std::{fmt::Write as _, fs, path::Path};
 use self::process::{Process, listens};
 pub use self::{
     etcd::{Etcd, TlsFiles},
+    go_peer::GoPeer,
     kafka::Kafka,
 };
 

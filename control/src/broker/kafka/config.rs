@@ -35,7 +35,8 @@ pub struct KafkaJobConfig {
     pub group: String,
     /// Some of the brokers, `host:port`; the others are learnt from them.
     pub brokers: StringList,
-    /// How the jobs of the group share the partitions. All of a group have to agree.
+    /// How the jobs of the group share the partitions. All of a group have to agree: others are refused while it has
+    /// members, and stand by.
     pub assignor: Assignor,
 }
 
@@ -47,14 +48,20 @@ impl Default for KafkaJobConfig {
 }
 
 /// How members of a group share the partitions.
+///
+/// A Go job (sarama-cluster) uses ranges, and cannot share a group with librdkafka: as the leader it fails, again and again,
+/// on the longer descriptions that ours give of themselves, and nobody gets a partition; as the leader ours leaves the Go
+/// job's out. With an assignor that Go jobs do not know Kafka admits the one kind or the other, and who is refused
+/// stands by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Assignor {
-    /// By ranges; what Go jobs use, so the one for a group that has any. When a member comes or goes all stop for a moment.
+    /// Only the partitions that move stop. Where Go jobs are in the group ours stand by until the last has left, and the
+    /// other way round.
     #[default]
-    Range,
-    /// Only the partitions that move stop. For groups without Go jobs.
     CooperativeSticky,
+    /// By ranges: when a member comes or goes all stop for a moment. Beside Go jobs the whole group stops for good.
+    Range,
 }
 
 impl Assignor {
@@ -81,12 +88,12 @@ mod tests {
         let logic: KafkaConfig = read(&["topic=t", "brokers=a:9092,b:9092"]);
         assert_eq!((logic.topic.as_str(), logic.brokers.join(" ")), ("t", "a:9092 b:9092".to_owned()));
         let job: KafkaJobConfig = read(&["topic=t", "group=g", "brokers=a:9092"]);
-        assert_eq!((job.group.as_str(), job.assignor), ("g", Assignor::Range));
+        assert_eq!((job.group.as_str(), job.assignor), ("g", Assignor::CooperativeSticky));
     }
 
     #[test]
     fn the_assignor_is_called_as_in_kafka() {
-        for assignor in [Assignor::Range, Assignor::CooperativeSticky] {
+        for assignor in [Assignor::CooperativeSticky, Assignor::Range] {
             let job: KafkaJobConfig = read(&[&format!("assignor={}", assignor.name())]);
             assert_eq!(job.assignor, assignor);
         }

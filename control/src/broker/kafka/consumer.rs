@@ -19,7 +19,7 @@ use rdkafka::{
     ClientConfig, Message,
     config::FromClientConfigAndContext,
     consumer::{BaseConsumer, CommitMode, Consumer as _},
-    error::KafkaError,
+    error::{KafkaError, RDKafkaErrorCode},
 };
 use tokio::{
     sync::{Notify, watch},
@@ -104,6 +104,8 @@ struct State {
     is_dirty: bool,
     /// A commit that Kafka has not answered.
     committing: Option<Vec<Progress>>,
+    /// The group has members of another kind, goim's: it was said that this one stands by.
+    stands_by: bool,
     is_leaving: bool,
 }
 
@@ -114,6 +116,7 @@ impl KafkaConsumer {
             is_full: false,
             is_dirty: false,
             committing: None,
+            stands_by: false,
             is_leaving: false,
         };
         let shared = Arc::new(Shared {
@@ -265,7 +268,7 @@ impl Client {
             // Rebalances and answers, which go to the context. Entries come by the queues of their partitions.
             while let Some(event) = self.consumer.poll(Duration::ZERO) {
                 let event = event.map(|message| take_in(shared, [entry(&message)]));
-                event.or_else(|error| survive(&error))?;
+                event.or_else(|error| survive(shared, &error))?;
             }
             let is_drained = self.fetch(shared)?;
             let mut wait = if is_drained { IDLE } else { Duration::ZERO };
@@ -329,7 +332,7 @@ impl Client {
             if !entries.is_empty() {
                 take_in(shared, entries);
             }
-            failed.map_or(Ok(()), |error| survive(&error))?;
+            failed.map_or(Ok(()), |error| survive(shared, &error))?;
         }
         Ok(is_drained)
     }
@@ -379,9 +382,19 @@ fn take_in(shared: &Shared, entries: impl IntoIterator<Item = (i32, i64, Bytes)>
 }
 
 /// Only a fatal error is one: everything else librdkafka gets over by itself.
-fn survive(error: &KafkaError) -> Result<(), KafkaError> {
+fn survive(shared: &Shared, error: &KafkaError) -> Result<(), KafkaError> {
     if matches!(error, KafkaError::MessageConsumptionFatal(_)) {
         return Err(error.clone());
+    }
+    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::InconsistentGroupProtocol)
+        && !std::mem::replace(&mut shared.state().stands_by, true)
+    {
+        let Membership { group, assignor, .. } = &shared.membership;
+        warn!(
+            "the group {group} has members that do not share by {}, such as Go jobs: standing by until the last of them \
+             has left",
+            assignor.name()
+        );
     }
     debug!("Kafka, while consuming: {error}");
     Ok(())

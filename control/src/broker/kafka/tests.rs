@@ -59,7 +59,7 @@ fn config(kafka: &Kafka) -> KafkaJobConfig {
         topic: format!("topic-{id}"),
         group: format!("group-{id}"),
         brokers: [kafka.addr()].into_iter().collect(),
-        assignor: Assignor::Range,
+        assignor: Assignor::default(),
     }
 }
 

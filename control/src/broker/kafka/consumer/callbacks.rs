@@ -138,6 +138,7 @@ impl Context {
                 let _ = element.set_offset(KafkaOffset::Offset(start));
             }
         }
+        state.stands_by = false;
         // What was done while somebody else might have owned them.
         state.is_dirty |= !state.parts.to_commit().is_empty();
         info!(group = self.shared.membership.group, partitions = ?state.parts.owned(), "consuming from Kafka");

@@ -11,6 +11,8 @@ use rdkafka::{
     producer::{BaseProducer, BaseRecord, Producer as _},
     types::RDKafkaErrorCode,
 };
+use serde_json::json;
+use services::GoPeer;
 
 use super::*;
 
@@ -60,6 +62,37 @@ async fn keys_are_filed_in_the_partition_that_logic_groups_by() {
         used.insert(record.partition());
     }
     assert_eq!(used.len(), 4, "the keys of the test are in all partitions");
+}
+
+/// A Go logic and ours file a push in the same partition, whatever its key is.
+#[tokio::test]
+async fn keys_are_filed_where_goims_kafka_client_files_them() {
+    let kafka = tokio::task::spawn_blocking(Kafka::start_for_goim).await.unwrap();
+    let config = KafkaJobConfig {
+        brokers: [kafka.addr()].into_iter().collect(),
+        topic: "goim-push-topic".into(),
+        ..config(&kafka)
+    };
+    let broker = broker(&config).await;
+    let odd = ["", " ", "0", "live://1000", "\u{0}", "\u{7f}", "ключ", "设备-1", "🚀🚀", "a\"b\\c\n"]
+        .map(str::to_owned);
+    let long = (1..50).map(|n| "长key".repeat(n * n));
+    let keys: Vec<String> = (0..300).map(|n| format!("key-{n}")).chain(odd).chain(long).collect();
+    broker.publish(keys.iter().map(|key| to_keys(&[key])).collect()).await.unwrap();
+    let ours = records(&config, &config.topic, keys.len()).await;
+    let ours: std::collections::HashMap<&[u8], i32> =
+        ours.iter().map(|record| (record.key().unwrap(), record.partition())).collect();
+    let go = tokio::task::spawn_blocking({
+        let (keys, brokers) = (keys.clone(), kafka.addr());
+        move || {
+            let mut go = GoPeer::start(&["push", &brokers]);
+            keys.iter().map(|key| go.ask(&json!({ "Key": key }))["Partition"].clone()).collect::<Vec<_>>()
+        }
+    });
+    for (key, go) in keys.iter().zip(go.await.unwrap()) {
+        assert_eq!(go, ours[key.as_bytes()], "{key:?}");
+        assert_eq!(go, broker.partition(&Key::new(key.as_str())), "{key:?}");
+    }
 }
 
 #[tokio::test]
