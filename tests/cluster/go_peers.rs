@@ -309,6 +309,30 @@ fn our_comet_works_under_a_go_logic() {
     assert_eq!(ended, session);
 }
 
+/// goim's logic only hears of what clients say; its comet hands it to the room. Ours left it to logic: the sender got an
+/// empty reply, and nobody the message.
+#[test]
+fn what_a_client_says_under_a_go_logic_reaches_the_room_on_its_comet() {
+    let mut cluster = Cluster::servers_only(Queue::List);
+    let replies = json!({"Connect": {"RoomID": "live://go", "Heartbeat": 240_000_000_000_i64}});
+    let (go, address) = GoPeer::serve("logic", &replies);
+    etcdctl(&cluster.etcd, &["put", &format!("/goim.logic/prod/sh/sh001/{address}"), &address]);
+    cluster.comets.push(cluster.comet(&[]));
+    let comet = &cluster.comets[0];
+    comet.expect_ready();
+    let [mut speaker, mut member] =
+        [("speaker", BOTH[0]), ("member", BOTH[1])].map(|(key, by)| comet.client(by, &Login::key(key)));
+    speaker.send(4, 77, "to the room");
+    speaker.expect_reply(Frame::new(5, 77, "to the room"));
+    member.expect_push(5, "to the room");
+    assert_eq!(calls(&go, "Receive").len(), 1, "goim's logic is told all the same");
+    member.send(12, 1, "live://elsewhere");
+    member.expect_reply(Frame::new(13, 1, "live://elsewhere"));
+    speaker.send(4, 78, "to those who stay");
+    speaker.expect_reply(Frame::new(5, 78, "to those who stay"));
+    member.expect_silence();
+}
+
 /// Every method of goim's comet service, called by grpc-go as goim's job calls.
 #[test]
 fn a_go_program_calls_every_method_of_our_comet() {

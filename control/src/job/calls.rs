@@ -1,12 +1,15 @@
 //! How the queue of a link becomes calls of its comet.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use cluster::services::{Dispatch, Payload, Receivers};
 use proto::{
     frame::{self, HEADER_LEN, Header},
-    ids::RoomId,
+    ids::{Key, RoomId},
     op::Op,
 };
 use tokio::time::Instant;
@@ -16,8 +19,11 @@ use super::link::Item;
 /// Most entries in one call: what a failed call repeats is bounded.
 pub(super) const BATCH_MAX: usize = 4096;
 
-/// How far down the queue a unary call looks for messages of its room.
-const JOIN_WINDOW: usize = 256;
+/// Unary calls of one comet that are under way at once; goim's job makes up to 32.
+const AT_ONCE: usize = 16;
+
+/// How far down the queue it is looked for a push whose receivers are not busy, and for messages of its room.
+const WINDOW: usize = 256;
 
 /// Most bytes that are joined: half of what waits for one client at most (`comet.limits.sendQueue`), so that joining never
 /// makes a frame that a slow client cannot take.
@@ -28,8 +34,8 @@ const JOIN_BYTES_MAX: usize = 32 << 10;
 pub enum Calls {
     /// Everything that waits, in order, neither joined nor reordered: the comet joins.
     Batches,
-    /// One push: goim's unary calls. What else waits of the same room goes into the same call; messages of different
-    /// rooms, keyed pushes and broadcasts may pass each other, messages of one room never.
+    /// One push: goim's unary calls, several at once. What else waits of the same room goes into the same call. Pushes
+    /// to different receivers may pass each other; those to one key, to one room, or to everybody never.
     Unary {
         /// Messages joined at most (`room.batch`).
         join_max: usize,
@@ -39,12 +45,21 @@ pub enum Calls {
 }
 
 impl Calls {
-    /// Takes what the next call carries from the queue; nothing only when it is empty.
-    pub(super) fn take(self, queue: &mut VecDeque<Item>) -> Vec<Item> {
+    /// How many calls may be under way at once.
+    pub(super) fn at_once(self) -> usize {
+        match self {
+            Calls::Batches => 1,
+            Calls::Unary { .. } => AT_ONCE,
+        }
+    }
+
+    /// Takes what the next call carries from the queue; nothing when all that waits is for `busy` receivers.
+    pub(super) fn take(self, queue: &mut VecDeque<Item>, busy: &Busy) -> Vec<Item> {
         match self {
             Calls::Batches => queue.drain(..queue.len().min(BATCH_MAX)).collect(),
             Calls::Unary { join_max, join_within } => {
-                let Some(first) = queue.pop_front() else { return Vec::new() };
+                let place = busy.first_free(queue);
+                let Some(first) = place.and_then(|place| queue.remove(place)) else { return Vec::new() };
                 let latest = first.queued + join_within;
                 let room = joinable(&first.dispatch).cloned();
                 let mut call = vec![first];
@@ -65,6 +80,57 @@ impl Calls {
     }
 }
 
+/// Receivers of calls under way, and how many pushes for each: what else is for them waits.
+#[derive(Default)]
+pub(super) struct Busy(HashMap<Receiver, usize>);
+
+/// Whoever gets pushes in order.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Receiver {
+    Key(Key),
+    Room(RoomId),
+    All,
+}
+
+impl Busy {
+    pub(super) fn add(&mut self, items: &[Item]) {
+        for receiver in items.iter().flat_map(receivers) {
+            *self.0.entry(receiver).or_default() += 1;
+        }
+    }
+
+    pub(super) fn remove(&mut self, items: &[Item]) {
+        for receiver in items.iter().flat_map(receivers) {
+            if let Some(pushes) = self.0.get_mut(&receiver) {
+                *pushes -= 1;
+                if *pushes == 0 {
+                    self.0.remove(&receiver);
+                }
+            }
+        }
+    }
+
+    /// The place of the first push that waits for none under way and none before it.
+    fn first_free(&self, queue: &VecDeque<Item>) -> Option<usize> {
+        let mut waiting = HashSet::new();
+        queue.iter().take(WINDOW).position(|item| {
+            let is_free = receivers(item).iter().all(|it| !self.0.contains_key(it) && !waiting.contains(it));
+            if !is_free {
+                waiting.extend(receivers(item));
+            }
+            is_free
+        })
+    }
+}
+
+fn receivers(item: &Item) -> Vec<Receiver> {
+    match &item.dispatch.receivers {
+        Receivers::Keys(keys) => keys.iter().cloned().map(Receiver::Key).collect(),
+        Receivers::Room(room) => vec![Receiver::Room(room.clone())],
+        Receivers::All { .. } => vec![Receiver::All],
+    }
+}
+
 /// The room of a message that may be joined with others: not one that a client sent, whose copies differ.
 fn joinable(dispatch: &Dispatch) -> Option<&RoomId> {
     match &dispatch.receivers {
@@ -76,12 +142,12 @@ fn joinable(dispatch: &Dispatch) -> Option<&RoomId> {
 /// Moves messages of `room` from the queue to the call, up to the first that may not be joined.
 fn take_room(queue: &mut VecDeque<Item>, room: &RoomId, latest: Instant, max: usize, call: &mut Vec<Item>) {
     let is_of_room = |item: &Item| matches!(&item.dispatch.receivers, Receivers::Room(r) if r == room);
-    if !queue.iter().take(JOIN_WINDOW).any(is_of_room) {
+    if !queue.iter().take(WINDOW).any(is_of_room) {
         return;
     }
     let mut stay = Vec::new();
     let mut bytes = payload(&call[0].dispatch).len();
-    for _ in 0..queue.len().min(JOIN_WINDOW) {
+    for _ in 0..queue.len().min(WINDOW) {
         let Some(item) = queue.pop_front() else { break };
         let fits = call.len() < max && bytes + payload(&item.dispatch).len() <= JOIN_BYTES_MAX;
         if fits && item.queued <= latest && joinable(&item.dispatch) == Some(room) {

@@ -7,6 +7,7 @@
 //!
 //! While every comet's queue is full job stops reading, and the broker fills: a push is then refused instead of lost.
 
+mod caller;
 mod calls;
 mod link;
 mod route;

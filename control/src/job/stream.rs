@@ -4,20 +4,21 @@
 //! the stream breaks, everything that was not acknowledged goes again, in order, on the next one: comet may get it
 //! twice. Nothing is joined or reordered.
 
-use std::{collections::VecDeque, pin::pin, time::Duration};
+use std::{collections::VecDeque, pin::pin};
 
 use cluster::services::DispatchError;
 use futures_util::stream;
 use proto::rpc::halley::{DispatchBatch, DispatchReply, Refused};
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep},
 };
 use tonic::Streaming;
 
 use super::{
+    caller::{Caller, until},
     calls::BATCH_MAX,
-    link::{Caller, Item},
+    link::Item,
 };
 use crate::{
     comet_client::{self, GrpcComet},
@@ -90,7 +91,7 @@ impl Caller {
                 biased;
                 result = &mut done => return result,
                 () = self.shared.changed.notified() => {}
-                () = until(deadline), if deadline.is_some() => {}
+                () = until(deadline) => {}
             }
         }
     }
@@ -100,28 +101,6 @@ impl Caller {
         let queued = first.map(|item| item.queued);
         let queued = queued.or_else(|| self.shared.queue().items.front().map(|item| item.queued));
         queued.map(|queued| queued + self.give_up())
-    }
-
-    fn give_up_waiting(&self) {
-        let overdue: Vec<Item> = {
-            let (now, give_up) = (Instant::now(), self.give_up());
-            let items = &mut self.shared.queue().items;
-            let overdue = items.partition_point(|item| item.queued + give_up <= now);
-            items.drain(..overdue).collect()
-        };
-        if !overdue.is_empty() {
-            self.shared.drop_items(&overdue, DropReason::CometUnreachable);
-        }
-    }
-
-    fn give_up(&self) -> Duration {
-        self.shared.common.limits.give_up
-    }
-}
-
-async fn until(deadline: Option<Instant>) {
-    if let Some(deadline) = deadline {
-        sleep_until(deadline).await;
     }
 }
 
@@ -158,7 +137,7 @@ impl Session<'_> {
                     Err(_) => return Err("the stream takes nothing more".to_owned()),
                 },
                 () = self.link.shared.changed.notified() => {}
-                () = until(deadline), if deadline.is_some() => {}
+                () = until(deadline) => {}
             }
         }
     }

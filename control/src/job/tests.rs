@@ -15,7 +15,6 @@ use cluster::{
     registry::{Fixed, Node, Registration, Registry as _, Service},
     services::{Dispatch, DispatchError, Payload, Receivers},
 };
-use proptest::prelude::*;
 use proto::{
     close::CloseReason,
     envelope::{Origin, Target},
@@ -34,6 +33,7 @@ use crate::{
 mod grpc;
 mod lifecycle;
 mod stream;
+mod unary;
 
 const BATCHES: Calls = Calls::Batches;
 const UNARY: Calls = Calls::Unary { join_max: 20, join_within: Duration::from_secs(1) };
@@ -294,86 +294,6 @@ async fn a_busy_link_sends_what_waited_in_one_batch() {
     assert_eq!(comet.calls(), [1, 30], "neither joined nor split");
     let is_message = |dispatch: &Dispatch| matches!(dispatch.payload, Payload::Message { op: Op(1000), .. });
     assert!(comet.calls.lock().unwrap().iter().flatten().all(is_message));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_busy_unary_link_joins_what_waited_of_a_room() {
-    let comet = Arc::new(Recorder::stuck());
-    let setup = Setup::start(UNARY, &[("a:1", &comet)]).await;
-    setup.publish([to_room("live://1", "0")]).await;
-    settle().await;
-    setup.publish((1..=30).map(|n| to_room("live://1", &n.to_string()))).await;
-    settle().await;
-    comet.resume();
-    until("all there", || comet.bodies().len() == 31).await;
-    let bodies: Vec<usize> =
-        comet.calls.lock().unwrap().iter().flatten().map(|d| messages(d).len()).collect();
-    assert_eq!(bodies, [1, 20, 10], "20 at most in one call");
-    assert_eq!(comet.bodies(), (0..=30).map(|n: u32| n.to_string()).collect::<Vec<_>>());
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_arrived_too_far_apart_is_not_joined() {
-    let comet = Arc::new(Recorder::stuck());
-    let setup = Setup::start(UNARY, &[("a:1", &comet)]).await;
-    setup.publish([to_room("live://0", "busy")]).await;
-    settle().await;
-    for body in ["a", "b", "c"] {
-        setup.publish([to_room("live://1", body)]).await;
-        tokio::time::sleep(Duration::from_millis(700)).await;
-    }
-    comet.resume();
-    until("all there", || comet.bodies().len() == 4).await;
-    let bodies: Vec<usize> =
-        comet.calls.lock().unwrap().iter().flatten().map(|d| messages(d).len()).collect();
-    assert_eq!(bodies, [1, 2, 1], "b within a second of a, c not");
-}
-
-#[tokio::test(start_paused = true)]
-async fn large_messages_are_joined_only_as_far_as_a_client_can_take_them() {
-    let comet = Arc::new(Recorder::stuck());
-    let setup = Setup::start(UNARY, &[("a:1", &comet)]).await;
-    setup.publish([to_room("live://0", "busy")]).await;
-    settle().await;
-    let large = "x".repeat(15_000);
-    setup.publish((0..5).map(|_| to_room("live://1", &large))).await;
-    settle().await;
-    comet.resume();
-    until("all there", || comet.bodies().len() == 6).await;
-    let bodies: Vec<usize> =
-        comet.calls.lock().unwrap().iter().flatten().map(|d| messages(d).len()).collect();
-    assert_eq!(bodies, [1, 2, 2, 1]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_clients_send_is_never_joined_and_keeps_its_place() {
-    let comet = Arc::new(Recorder::stuck());
-    let setup = Setup::start(UNARY, &[("a:1", &comet)]).await;
-    setup.publish([to_room("live://0", "busy")]).await;
-    settle().await;
-    let room = "live://1";
-    setup
-        .publish([
-            to_room(room, "a"),
-            to_room(room, "b"),
-            from_client(room, "c"),
-            to_room(room, "d"),
-            to_room(room, "e"),
-        ])
-        .await;
-    settle().await;
-    comet.resume();
-    until("all there", || comet.bodies().len() == 6).await;
-    let calls: Vec<_> = comet
-        .calls
-        .lock()
-        .unwrap()
-        .iter()
-        .flatten()
-        .map(|d| (messages(d).len(), d.origin.as_ref().map(|origin| origin.seq)))
-        .collect();
-    assert_eq!(calls, [(1, None), (2, None), (1, Some(7)), (2, None)]);
-    assert_eq!(comet.bodies(), ["busy", "a", "b", "c", "d", "e"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -639,59 +559,4 @@ async fn comets_come_and_go_and_come_back_in_order() {
     comet.resume();
     until("all there", || comet.bodies().len() == 3).await;
     assert_eq!(comet.bodies(), ["0", "1", "2"], "what waited when it left goes first");
-}
-
-/// One waiting push, for the property below.
-fn waiting() -> impl Strategy<Value = (u8, bool, u16)> {
-    (0..4u8, prop::bool::weighted(0.2), 0..400u16)
-}
-
-proptest! {
-    /// However pushes to rooms and keys, with and without origin, wait, unary calls lose, repeat and reorder none of a room.
-    #[test]
-    fn joining_keeps_every_room_in_order(pushes in prop::collection::vec(waiting(), 0..120), join_max in 1..25usize) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        runtime.block_on(async {
-            let tracker = super::tracker::Tracker::default();
-            let position = crate::broker::Position {
-                source: crate::broker::Source::new("s"), offset: crate::broker::Offset(0),
-            };
-            let delivery = Delivery { position, bytes: Bytes::new() };
-            let mut queue = VecDeque::new();
-            for (n, (room, is_from_client, pause_ms)) in pushes.iter().enumerate() {
-                tokio::time::advance(Duration::from_millis((*pause_ms).into())).await;
-                let body = n.to_string();
-                let room_id = format!("live://{room}");
-                let envelope = match room {
-                    0 => to_keys("a:1", &["k"], &body),
-                    _ if *is_from_client => from_client(&room_id, &body),
-                    _ => to_room(&room_id, &body),
-                };
-                queue.push_back(super::link::Item::new(route(envelope, 1).1, tracker.start(delivery.clone(), 1)));
-            }
-            let calls = Calls::Unary { join_max, join_within: Duration::from_secs(1) };
-            let mut seen: HashMap<String, Vec<usize>> = HashMap::new();
-            loop {
-                let items = calls.take(&mut queue);
-                if items.is_empty() {
-                    break;
-                }
-                let dispatches = calls.dispatches(&items);
-                prop_assert_eq!(dispatches.len(), 1);
-                let joined = messages(&dispatches[0]);
-                prop_assert_eq!(joined.len(), items.len());
-                prop_assert!(joined.len() <= join_max);
-                prop_assert!(joined.len() == 1 || dispatches[0].origin.is_none());
-                for (to, body) in joined {
-                    seen.entry(to).or_default().push(body.parse().unwrap());
-                }
-            }
-            prop_assert!(queue.is_empty());
-            prop_assert_eq!(seen.values().map(Vec::len).sum::<usize>(), pushes.len());
-            for (to, numbers) in seen {
-                prop_assert!(numbers.is_sorted(), "{}: {:?}", to, numbers);
-            }
-            Ok(())
-        })?;
-    }
 }

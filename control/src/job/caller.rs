@@ -1,0 +1,267 @@
+//! The task of a link, which brings its comet what waits: over a stream ([`super::stream`]), or by calls.
+//!
+//! One call at a time carries everything that waits. Of goim's calls, which carry one push each, several are under way at
+//! once, but never two for one device, for one room, or for everybody: what is for the same receiver stays in order.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use cluster::{
+    backoff::Backoff,
+    services::{CometApi, DispatchError},
+    telemetry::OUTSIDERS,
+};
+use tokio::{
+    task::{AbortHandle, JoinSet},
+    time::{Instant, sleep_until},
+};
+use tracing::{Level, info, warn};
+use uuid::Uuid;
+
+use super::{
+    Comet,
+    calls::{Busy, Calls},
+    link::{Common, Item, Shared},
+};
+use crate::{clock::wall_us, comet_client::GrpcComet, metrics::DropReason};
+
+/// First pause after a failed call; doubled up to [`PAUSE_MAX`].
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+
+/// Longest pause between two calls of a comet that fails.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// The task of a link.
+pub(super) struct Caller {
+    pub(super) shared: Arc<Shared>,
+    api: Arc<dyn CometApi>,
+    calls: Calls,
+    stream: Option<GrpcComet>,
+    /// Nobody else's: by it comet knows that a stream takes the place of another.
+    pub(super) name: String,
+    pub(super) backoff: Backoff,
+    is_away: bool,
+}
+
+/// The calls that comet has not answered.
+#[derive(Default)]
+struct Round {
+    calls: Vec<Call>,
+    tasks: JoinSet<Result<(), DispatchError>>,
+    busy: Busy,
+    /// After a call that failed none is made before this.
+    resume: Option<Instant>,
+}
+
+struct Call {
+    /// To be sent one after the other; several when comet refused them together.
+    parts: VecDeque<Vec<Item>>,
+    /// The call of the first part; none while it waits to be made again.
+    task: Option<AbortHandle>,
+}
+
+impl Caller {
+    pub(super) fn new(comet: Comet, shared: Arc<Shared>) -> Caller {
+        let Comet { api, calls, stream, .. } = comet;
+        let (name, backoff) = (Uuid::new_v4().to_string(), Backoff::new(PAUSE_MIN, PAUSE_MAX));
+        Caller { shared, api, calls, stream, name, backoff, is_away: false }
+    }
+
+    pub(super) async fn run(mut self) {
+        while self.has_work().await {
+            if let Some(comet) = self.streaming()
+                && self.stream(&comet).await
+            {
+                continue;
+            }
+            self.call().await;
+        }
+    }
+
+    /// Waits until something is in the queue; false at the end.
+    async fn has_work(&self) -> bool {
+        loop {
+            {
+                let queue = self.shared.queue();
+                if !queue.items.is_empty() {
+                    return true;
+                }
+                if queue.closed {
+                    return false;
+                }
+            }
+            self.shared.changed.notified().await;
+        }
+    }
+
+    /// The comet, when it may have a stream.
+    fn streaming(&self) -> Option<GrpcComet> {
+        self.stream.clone().filter(|comet| !comet.is_goims())
+    }
+
+    /// Makes calls until nothing waits, or comet may have a stream again.
+    async fn call(&mut self) {
+        let mut round = Round::default();
+        loop {
+            round.give_up_overdue(self);
+            round.resume = round.resume.filter(|at| *at > Instant::now());
+            if round.resume.is_none() {
+                round.start(self);
+            }
+            if round.calls.is_empty() && (self.shared.queue().items.is_empty() || self.streaming().is_some())
+            {
+                return;
+            }
+            let wake = round.deadline(self).into_iter().chain(round.resume).min();
+            tokio::select! {
+                biased;
+                Some(done) = round.tasks.join_next_with_id() => {
+                    // Only what was given up is cancelled, and is no call any more.
+                    if let Ok((id, result)) = done {
+                        round.answered(self, id, result);
+                    }
+                }
+                () = self.shared.changed.notified() => {}
+                () = until(wake) => {}
+            }
+        }
+    }
+
+    /// comet will never take these items.
+    pub(super) fn refused(&self, items: &[Item], why: &str) {
+        let comet = &self.shared.server;
+        OUTSIDERS.log(Level::WARN, || warn!(%comet, why, "comet refuses a push, it is dropped"));
+        self.shared.drop_items(items, DropReason::Invalid);
+    }
+
+    pub(super) fn taken(&mut self, items: &[Item]) {
+        let Common { metrics, .. } = &self.shared.common;
+        if std::mem::take(&mut self.is_away) {
+            info!(comet = %self.shared.server, "comet is back");
+        }
+        self.backoff.reset();
+        let now_us = wall_us();
+        for item in items {
+            metrics.accept_to_dispatch.observe_since(item.dispatch.accepted_at_us, now_us);
+        }
+        metrics.dispatches.inc_by(items.len() as u64);
+        self.shared.release(items, true);
+    }
+
+    pub(super) fn away(&mut self, why: &str) {
+        if !std::mem::replace(&mut self.is_away, true) {
+            warn!(comet = %self.shared.server, why, "comet is unreachable");
+        }
+    }
+
+    pub(super) fn give_up(&self) -> Duration {
+        self.shared.common.limits.give_up
+    }
+
+    /// Gives up what is overdue in the queue.
+    pub(super) fn give_up_waiting(&self) {
+        let overdue: Vec<Item> = {
+            let items = &mut self.shared.queue().items;
+            let overdue = self.overdue(items.iter());
+            items.drain(..overdue).collect()
+        };
+        self.unreachable(&overdue);
+    }
+
+    /// How many items at the head are overdue. They were queued in this order.
+    fn overdue<'a>(&self, items: impl Iterator<Item = &'a Item>) -> usize {
+        let (now, give_up) = (Instant::now(), self.give_up());
+        items.take_while(|item| item.queued + give_up <= now).count()
+    }
+
+    fn unreachable(&self, items: &[Item]) {
+        if !items.is_empty() {
+            self.shared.drop_items(items, DropReason::CometUnreachable);
+        }
+    }
+}
+
+/// Sleeps until then; for ever when there is no then.
+pub(super) async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Round {
+    /// Makes calls that are to be made again, and new ones as long as more may be under way.
+    fn start(&mut self, link: &Caller) {
+        let Round { calls, tasks, busy, .. } = self;
+        let mut make = |items: &[Item]| {
+            let (api, dispatches) = (Arc::clone(&link.api), link.calls.dispatches(items));
+            tasks.spawn(async move { api.dispatch(dispatches).await })
+        };
+        for call in calls.iter_mut().filter(|call| call.task.is_none()) {
+            call.task = call.parts.front().map(|items| make(items));
+        }
+        while calls.len() < link.calls.at_once() && link.streaming().is_none() {
+            let items = link.calls.take(&mut link.shared.queue().items, busy);
+            if items.is_empty() {
+                return;
+            }
+            busy.add(&items);
+            calls.push(Call { task: Some(make(&items)), parts: VecDeque::from([items]) });
+        }
+    }
+
+    fn answered(&mut self, link: &mut Caller, id: tokio::task::Id, result: Result<(), DispatchError>) {
+        let is_it = |call: &Call| call.task.as_ref().is_some_and(|task| task.id() == id);
+        let Some(place) = self.calls.iter().position(is_it) else { return };
+        let call = &mut self.calls[place];
+        call.task = None;
+        let Some(items) = call.parts.pop_front() else { return };
+        match result {
+            Ok(()) => {
+                self.busy.remove(&items);
+                link.taken(&items);
+            }
+            // Nothing of a refused batch was taken: the malformed one is found by sending each alone.
+            Err(DispatchError::Invalid(_)) if items.len() > 1 => {
+                items.into_iter().rev().for_each(|item| call.parts.push_front(vec![item]));
+            }
+            Err(DispatchError::Invalid(why)) => {
+                self.busy.remove(&items);
+                link.refused(&items, &why);
+            }
+            Err(DispatchError::Unreachable(why)) => {
+                call.parts.push_front(items);
+                link.away(&why);
+                self.resume.get_or_insert_with(|| Instant::now() + link.backoff.step());
+            }
+        }
+        if call.parts.is_empty() {
+            self.calls.swap_remove(place);
+        }
+    }
+
+    /// When the time of the first item is over.
+    fn deadline(&self, link: &Caller) -> Option<Instant> {
+        let called = self.calls.iter().filter_map(|call| Some(call.parts.front()?.first()?.queued));
+        let waiting = link.shared.queue().items.front().map(|item| item.queued);
+        called.chain(waiting).min().map(|queued| queued + link.give_up())
+    }
+
+    /// Gives up what is overdue. A call with nothing left is abandoned.
+    fn give_up_overdue(&mut self, link: &Caller) {
+        let busy = &mut self.busy;
+        self.calls.retain_mut(|call| {
+            while let Some(part) = call.parts.front_mut() {
+                let overdue: Vec<Item> = part.drain(..link.overdue(part.iter())).collect();
+                busy.remove(&overdue);
+                link.unreachable(&overdue);
+                if !part.is_empty() {
+                    return true;
+                }
+                call.parts.pop_front();
+                call.task.take().inspect(AbortHandle::abort);
+            }
+            false
+        });
+        link.give_up_waiting();
+    }
+}
