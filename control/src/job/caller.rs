@@ -10,10 +10,12 @@ use cluster::{
     services::{CometApi, DispatchError},
     telemetry::OUTSIDERS,
 };
-use tokio::{
-    task::{AbortHandle, JoinSet},
-    time::{Instant, sleep_until},
+use futures_util::{
+    FutureExt as _, StreamExt as _,
+    future::{AbortHandle, Abortable, BoxFuture},
+    stream::FuturesUnordered,
 };
+use tokio::time::{Instant, sleep_until};
 use tracing::{Level, info, warn};
 use uuid::Uuid;
 
@@ -46,7 +48,9 @@ pub(super) struct Caller {
 #[derive(Default)]
 struct Round {
     calls: Vec<Call>,
-    tasks: JoinSet<Result<(), DispatchError>>,
+    /// Each with the serial of its call.
+    under_way: FuturesUnordered<Abortable<BoxFuture<'static, (u64, Result<(), DispatchError>)>>>,
+    last_serial: u64,
     busy: Busy,
     /// After a call that failed none is made before this.
     resume: Option<Instant>,
@@ -55,8 +59,8 @@ struct Round {
 struct Call {
     /// To be sent one after the other; several when comet refused them together.
     parts: VecDeque<Vec<Item>>,
-    /// The call of the first part; none while it waits to be made again.
-    task: Option<AbortHandle>,
+    /// Serial of the call of the first part, and what abandons it; none while it waits to be made again.
+    under_way: Option<(u64, AbortHandle)>,
 }
 
 impl Caller {
@@ -114,10 +118,10 @@ impl Caller {
             let wake = round.deadline(self).into_iter().chain(round.resume).min();
             tokio::select! {
                 biased;
-                Some(done) = round.tasks.join_next_with_id() => {
-                    // Only what was given up is cancelled, and is no call any more.
-                    if let Ok((id, result)) = done {
-                        round.answered(self, id, result);
+                Some(done) = round.under_way.next() => {
+                    // What was abandoned is nobody's.
+                    if let Ok((serial, result)) = done {
+                        round.answered(self, serial, result);
                     }
                 }
                 () = self.shared.changed.notified() => {}
@@ -191,13 +195,18 @@ pub(super) async fn until(at: Option<Instant>) {
 impl Round {
     /// Makes calls that are to be made again, and new ones as long as more may be under way.
     fn start(&mut self, link: &Caller) {
-        let Round { calls, tasks, busy, .. } = self;
+        let Round { calls, under_way, last_serial, busy, .. } = self;
         let mut make = |items: &[Item]| {
+            *last_serial += 1;
+            let serial = *last_serial;
             let (api, dispatches) = (Arc::clone(&link.api), link.calls.dispatches(items));
-            tasks.spawn(async move { api.dispatch(dispatches).await })
+            let call = async move { (serial, api.dispatch(dispatches).await) };
+            let (abandon, registration) = AbortHandle::new_pair();
+            under_way.push(Abortable::new(call.boxed(), registration));
+            (serial, abandon)
         };
-        for call in calls.iter_mut().filter(|call| call.task.is_none()) {
-            call.task = call.parts.front().map(|items| make(items));
+        for call in calls.iter_mut().filter(|call| call.under_way.is_none()) {
+            call.under_way = call.parts.front().map(|items| make(items));
         }
         while calls.len() < link.calls.at_once() && link.streaming().is_none() {
             let items = link.calls.take(&mut link.shared.queue().items, busy);
@@ -205,15 +214,15 @@ impl Round {
                 return;
             }
             busy.add(&items);
-            calls.push(Call { task: Some(make(&items)), parts: VecDeque::from([items]) });
+            calls.push(Call { under_way: Some(make(&items)), parts: VecDeque::from([items]) });
         }
     }
 
-    fn answered(&mut self, link: &mut Caller, id: tokio::task::Id, result: Result<(), DispatchError>) {
-        let is_it = |call: &Call| call.task.as_ref().is_some_and(|task| task.id() == id);
+    fn answered(&mut self, link: &mut Caller, serial: u64, result: Result<(), DispatchError>) {
+        let is_it = |call: &Call| call.under_way.as_ref().is_some_and(|(its, _)| *its == serial);
         let Some(place) = self.calls.iter().position(is_it) else { return };
         let call = &mut self.calls[place];
-        call.task = None;
+        call.under_way = None;
         let Some(items) = call.parts.pop_front() else { return };
         match result {
             Ok(()) => {
@@ -258,7 +267,9 @@ impl Round {
                     return true;
                 }
                 call.parts.pop_front();
-                call.task.take().inspect(AbortHandle::abort);
+                if let Some((_, abandon)) = call.under_way.take() {
+                    abandon.abort();
+                }
             }
             false
         });
