@@ -172,7 +172,7 @@ impl Latency {
 pub struct BrokerMetrics {
     entries: Gauge,
     bytes: Gauge,
-    /// Dead letters that could not be put aside either.
+    /// Dead letters that could not be put aside either, or went for newer ones.
     pub dead_letters_lost: Counter,
 }
 
@@ -184,7 +184,7 @@ impl BrokerMetrics {
         registry.register("halley_broker_bytes", "Bytes of the entries not yet acknowledged", bytes);
         registry.register(
             "halley_dead_letters_lost",
-            "Dead letters that could not be put aside",
+            "Dead letters that could not be put aside, or went for newer ones",
             self.dead_letters_lost.clone(),
         );
     }

@@ -17,7 +17,7 @@ use crate::{
 pub(super) const PUBLISH_BYTES_MAX: usize = 256 << 20;
 
 /// Dead letters kept for an operator to look at; older ones go.
-const DEAD_LETTERS_MAX: isize = 10_000;
+const DEAD_LETTERS_MAX: i64 = 10_000;
 
 /// First pause of a reader that failed; it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -87,11 +87,17 @@ pub(super) async fn put_dead_letters(redis: &Redis, topic: &str, dead: &[Deliver
         push.arg(&delivery.bytes[..]);
     });
     both.cmd("LTRIM").arg(&list).arg(0).arg(DEAD_LETTERS_MAX - 1);
-    if let Err(error) = redis.pipeline::<()>(&both).await {
-        metrics.dead_letters_lost.inc_by(dead.len() as u64);
-        OUTSIDERS.log(Level::WARN, || {
-            warn!("{} dead letters are lost, they cannot be put on the list {list}: {error}", dead.len());
-        });
+    match redis.pipeline::<(i64, ())>(&both).await {
+        // Those that newer ones push out.
+        Ok((kept, ())) => {
+            metrics.dead_letters_lost.inc_by((kept - DEAD_LETTERS_MAX).max(0) as u64);
+        }
+        Err(error) => {
+            metrics.dead_letters_lost.inc_by(dead.len() as u64);
+            OUTSIDERS.log(Level::WARN, || {
+                warn!("{} dead letters are lost, they cannot be put on the list {list}: {error}", dead.len());
+            });
+        }
     }
 }
 

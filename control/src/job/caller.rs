@@ -48,13 +48,15 @@ pub(super) struct Caller {
 #[derive(Default)]
 struct Round {
     calls: Vec<Call>,
-    /// Each with the serial of its call.
-    under_way: FuturesUnordered<Abortable<BoxFuture<'static, (u64, Result<(), DispatchError>)>>>,
+    under_way: FuturesUnordered<Abortable<BoxFuture<'static, Answer>>>,
     last_serial: u64,
     busy: Busy,
     /// After a call that failed none is made before this.
     resume: Option<Instant>,
 }
+
+/// Serial of a call, and what became of it.
+type Answer = (u64, Result<(), DispatchError>);
 
 struct Call {
     /// To be sent one after the other; several when comet refused them together.
@@ -120,8 +122,8 @@ impl Caller {
                 biased;
                 Some(done) = round.under_way.next() => {
                     // What was abandoned is nobody's.
-                    if let Ok((serial, result)) = done {
-                        round.answered(self, serial, result);
+                    if let Ok(answer) = done {
+                        round.answered(self, answer);
                     }
                 }
                 () = self.shared.changed.notified() => {}
@@ -218,7 +220,7 @@ impl Round {
         }
     }
 
-    fn answered(&mut self, link: &mut Caller, serial: u64, result: Result<(), DispatchError>) {
+    fn answered(&mut self, link: &mut Caller, (serial, result): Answer) {
         let is_it = |call: &Call| call.under_way.as_ref().is_some_and(|(its, _)| *its == serial);
         let Some(place) = self.calls.iter().position(is_it) else { return };
         let call = &mut self.calls[place];
