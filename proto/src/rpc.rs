@@ -20,6 +20,9 @@ pub mod logic {
     tonic::include_proto!("goim.logic");
 }
 
+/// Rooms in one page of `halley.v1.Logic/Online`: about a megabyte with the longest names.
+pub const ROOMS_PAGE: usize = 10_000;
+
 /// Package `halley.v1`: what Halley's own processes tell each other beyond goim's calls.
 #[allow(clippy::all, unreachable_pub)]
 pub mod halley {

@@ -17,6 +17,7 @@ use proto::{
     ids::{Generation, Key, Mid, RoomId, ServerId},
     op::Op,
     rpc::{
+        ROOMS_PAGE,
         halley::{self, OnlineReport, RenewReq, logic_client::LogicClient as HalleyClient},
         logic::{ConnectReq, DisconnectReq, HeartbeatReq, OnlineReq, ReceiveReq, logic_client::LogicClient},
         protocol::Proto,
@@ -27,9 +28,6 @@ use tonic::{Code, Response, Status, Streaming, codec::CompressionEncoding, trans
 
 /// Silence a client is allowed when logic names none; goim's own default.
 const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(270);
-
-/// Rooms in one page of a report: about a megabyte with the longest names.
-const ROOMS_PAGE: usize = 10_000;
 
 /// Longest time of a report in pages: as the front reports, logic then still hears of this comet often enough.
 const REPORT_MAX: Duration = Duration::from_secs(4);

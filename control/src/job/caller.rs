@@ -74,7 +74,8 @@ impl Caller {
 
     pub(super) async fn run(mut self) {
         while self.has_work().await {
-            if let Some(comet) = self.streaming()
+            if self.may_stream()
+                && let Some(comet) = self.stream.clone()
                 && self.stream(&comet).await
             {
                 continue;
@@ -99,9 +100,9 @@ impl Caller {
         }
     }
 
-    /// The comet, when it may have a stream.
-    fn streaming(&self) -> Option<GrpcComet> {
-        self.stream.clone().filter(|comet| !comet.is_goims())
+    /// Whether comet may have a stream.
+    fn may_stream(&self) -> bool {
+        self.stream.as_ref().is_some_and(|comet| !comet.is_goims())
     }
 
     /// Makes calls until nothing waits, or comet may have a stream again.
@@ -113,11 +114,11 @@ impl Caller {
             if round.resume.is_none() {
                 round.start(self);
             }
-            if round.calls.is_empty() && (self.shared.queue().items.is_empty() || self.streaming().is_some())
-            {
+            if round.calls.is_empty() && (self.shared.queue().items.is_empty() || self.may_stream()) {
                 return;
             }
-            let wake = round.deadline(self).into_iter().chain(round.resume).min();
+            let sent = round.calls.iter().filter_map(|call| call.parts.front()?.first());
+            let wake = self.deadline(sent).into_iter().chain(round.resume).min();
             tokio::select! {
                 biased;
                 Some(done) = round.under_way.next() => {
@@ -159,27 +160,30 @@ impl Caller {
         }
     }
 
-    pub(super) fn give_up(&self) -> Duration {
-        self.shared.common.limits.give_up
+    /// When the time is over of the first in the queue or, if it is earlier, of the first of these.
+    pub(super) fn deadline<'a>(&self, sent: impl Iterator<Item = &'a Item>) -> Option<Instant> {
+        let waiting = self.shared.queue().items.front().map(|item| item.queued);
+        let first = sent.map(|item| item.queued).chain(waiting).min();
+        first.map(|queued| queued + self.shared.common.limits.give_up)
+    }
+
+    /// Whether its time is over. Of several that were queued in order the first are.
+    pub(super) fn is_overdue(&self, item: &Item) -> bool {
+        item.queued + self.shared.common.limits.give_up <= Instant::now()
     }
 
     /// Gives up what is overdue in the queue.
     pub(super) fn give_up_waiting(&self) {
         let overdue: Vec<Item> = {
             let items = &mut self.shared.queue().items;
-            let overdue = self.overdue(items.iter());
+            let overdue = items.iter().take_while(|item| self.is_overdue(item)).count();
             items.drain(..overdue).collect()
         };
         self.unreachable(&overdue);
     }
 
-    /// How many items at the head are overdue. They were queued in this order.
-    fn overdue<'a>(&self, items: impl Iterator<Item = &'a Item>) -> usize {
-        let (now, give_up) = (Instant::now(), self.give_up());
-        items.take_while(|item| item.queued + give_up <= now).count()
-    }
-
-    fn unreachable(&self, items: &[Item]) {
+    /// Gives these up.
+    pub(super) fn unreachable(&self, items: &[Item]) {
         if !items.is_empty() {
             self.shared.drop_items(items, DropReason::CometUnreachable);
         }
@@ -210,12 +214,11 @@ impl Round {
         for call in calls.iter_mut().filter(|call| call.under_way.is_none()) {
             call.under_way = call.parts.front().map(|items| make(items));
         }
-        while calls.len() < link.calls.at_once() && link.streaming().is_none() {
+        while calls.len() < link.calls.at_once() && !link.may_stream() {
             let items = link.calls.take(&mut link.shared.queue().items, busy);
             if items.is_empty() {
                 return;
             }
-            busy.add(&items);
             calls.push(Call { under_way: Some(make(&items)), parts: VecDeque::from([items]) });
         }
     }
@@ -250,19 +253,13 @@ impl Round {
         }
     }
 
-    /// When the time of the first item is over.
-    fn deadline(&self, link: &Caller) -> Option<Instant> {
-        let called = self.calls.iter().filter_map(|call| Some(call.parts.front()?.first()?.queued));
-        let waiting = link.shared.queue().items.front().map(|item| item.queued);
-        called.chain(waiting).min().map(|queued| queued + link.give_up())
-    }
-
     /// Gives up what is overdue. A call with nothing left is abandoned.
     fn give_up_overdue(&mut self, link: &Caller) {
         let busy = &mut self.busy;
         self.calls.retain_mut(|call| {
             while let Some(part) = call.parts.front_mut() {
-                let overdue: Vec<Item> = part.drain(..link.overdue(part.iter())).collect();
+                let overdue = part.iter().take_while(|item| link.is_overdue(item)).count();
+                let overdue: Vec<Item> = part.drain(..overdue).collect();
                 busy.remove(&overdue);
                 link.unreachable(&overdue);
                 if !part.is_empty() {

@@ -53,8 +53,9 @@ impl Calls {
         }
     }
 
-    /// Takes what the next call carries from the queue; nothing when all that waits is for `busy` receivers.
-    pub(super) fn take(self, queue: &mut VecDeque<Item>, busy: &Busy) -> Vec<Item> {
+    /// Takes what the next call carries from the queue, and notes who is busy with it; nothing when all that waits is for
+    /// busy receivers.
+    pub(super) fn take(self, queue: &mut VecDeque<Item>, busy: &mut Busy) -> Vec<Item> {
         match self {
             Calls::Batches => queue.drain(..queue.len().min(BATCH_MAX)).collect(),
             Calls::Unary { join_max, join_within } => {
@@ -66,6 +67,7 @@ impl Calls {
                 if let Some(room) = room {
                     take_room(queue, &room, latest, join_max, &mut call);
                 }
+                busy.add(&call);
                 call
             }
         }
@@ -80,7 +82,8 @@ impl Calls {
     }
 }
 
-/// Receivers of calls under way, and how many pushes for each: what else is for them waits.
+/// Receivers of calls under way, and how many pushes for each: what else is for them waits. Of a comet that gets one call
+/// after the other nobody is noted.
 #[derive(Default)]
 pub(super) struct Busy(HashMap<Receiver, usize>);
 
@@ -93,13 +96,17 @@ enum Receiver {
 }
 
 impl Busy {
-    pub(super) fn add(&mut self, items: &[Item]) {
+    fn add(&mut self, items: &[Item]) {
         for receiver in items.iter().flat_map(receivers) {
             *self.0.entry(receiver).or_default() += 1;
         }
     }
 
+    /// These pushes are no longer under way.
     pub(super) fn remove(&mut self, items: &[Item]) {
+        if self.0.is_empty() {
+            return;
+        }
         for receiver in items.iter().flat_map(receivers) {
             if let Some(pushes) = self.0.get_mut(&receiver) {
                 *pushes -= 1;

@@ -9,10 +9,7 @@ use std::{collections::VecDeque, pin::pin};
 use cluster::services::DispatchError;
 use futures_util::stream;
 use proto::rpc::halley::{DispatchBatch, DispatchReply, Refused};
-use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep},
-};
+use tokio::{sync::mpsc, time::sleep};
 use tonic::Streaming;
 
 use super::{
@@ -20,10 +17,7 @@ use super::{
     calls::BATCH_MAX,
     link::Item,
 };
-use crate::{
-    comet_client::{self, GrpcComet},
-    metrics::DropReason,
-};
+use crate::comet_client::{self, GrpcComet};
 
 /// Bytes of one batch; the last push in it may stand over that.
 const BATCH_BYTES: usize = 512 << 10;
@@ -86,7 +80,7 @@ impl Caller {
         let mut done = pin!(done);
         loop {
             self.give_up_waiting();
-            let deadline = self.first_deadline(None);
+            let deadline = self.deadline(std::iter::empty());
             tokio::select! {
                 biased;
                 result = &mut done => return result,
@@ -94,13 +88,6 @@ impl Caller {
                 () = until(deadline) => {}
             }
         }
-    }
-
-    /// When the time of `first`, or else of the first in the queue, is over.
-    fn first_deadline(&self, first: Option<&Item>) -> Option<Instant> {
-        let queued = first.map(|item| item.queued);
-        let queued = queued.or_else(|| self.shared.queue().items.front().map(|item| item.queued));
-        queued.map(|queued| queued + self.give_up())
     }
 }
 
@@ -121,8 +108,8 @@ impl Session<'_> {
             if is_over {
                 return Ok(());
             }
-            let deadline =
-                self.link.first_deadline(self.sent.iter().flat_map(|it| it.items.iter().flatten()).next());
+            let mut sent = self.sent.iter().flat_map(|batch| batch.items.iter().flatten());
+            let deadline = self.link.deadline(sent.next().into_iter());
             tokio::select! {
                 biased;
                 reply = replies.message() => match reply {
@@ -212,15 +199,13 @@ impl Session<'_> {
 
     /// Sent or not: what is overdue is given up. A late answer finds it gone.
     fn give_up_overdue(&mut self) {
-        let (now, give_up) = (Instant::now(), self.link.give_up());
         let sent = self.sent.iter_mut().flat_map(|batch| &mut batch.items).filter(|item| item.is_some());
-        // They were queued in this order.
         let overdue: Vec<Item> = sent
-            .take_while(|item| item.as_ref().is_some_and(|item| item.queued + give_up <= now))
+            .take_while(|item| item.as_ref().is_some_and(|item| self.link.is_overdue(item)))
             .filter_map(Option::take)
             .collect();
         if !overdue.is_empty() {
-            self.link.shared.drop_items(&overdue, DropReason::CometUnreachable);
+            self.link.unreachable(&overdue);
             // Not to be looked through again while comet hangs.
             let dead = self.sent.iter_mut().filter(|batch| batch.items.iter().all(Option::is_none));
             dead.for_each(|batch| batch.items.clear());

@@ -77,6 +77,11 @@ impl Recorder {
         self.calls.lock().unwrap().iter().map(Vec::len).collect()
     }
 
+    /// Number of messages in each dispatch.
+    fn joined(&self) -> Vec<usize> {
+        self.calls.lock().unwrap().iter().flatten().map(|dispatch| messages(dispatch).len()).collect()
+    }
+
     /// Receivers and body of every message, whether it came alone or joined.
     fn messages(&self) -> Vec<(String, String)> {
         self.calls.lock().unwrap().iter().flatten().flat_map(messages).collect()
@@ -192,6 +197,15 @@ impl Setup {
     }
 }
 
+/// A comet that has not answered the call with this message, and job before it.
+async fn busy_link(calls: Calls, room: &str, body: &str) -> (Arc<Recorder>, Setup) {
+    let comet = Arc::new(Recorder::stuck());
+    let setup = Setup::start(calls, &[("a:1", &comet)]).await;
+    setup.publish([to_room(room, body)]).await;
+    settle().await;
+    (comet, setup)
+}
+
 async fn register(registry: &Fixed, server: &str) -> Box<dyn Registration> {
     registry.register(Node::new(Service::Comet, ServerId::new(server))).await.unwrap()
 }
@@ -283,10 +297,7 @@ async fn order_is_kept_per_room_and_per_key_when_the_link_is_busy() {
 
 #[tokio::test(start_paused = true)]
 async fn a_busy_link_sends_what_waited_in_one_batch() {
-    let comet = Arc::new(Recorder::stuck());
-    let setup = Setup::start(BATCHES, &[("a:1", &comet)]).await;
-    setup.publish([to_room("live://1", "0")]).await;
-    settle().await;
+    let (comet, setup) = busy_link(BATCHES, "live://1", "0").await;
     setup.publish((1..=30).map(|n| to_room("live://1", &n.to_string()))).await;
     settle().await;
     comet.resume();
@@ -486,11 +497,8 @@ async fn what_a_full_queue_does_not_take_is_put_aside() {
 #[tokio::test(start_paused = true)]
 async fn one_malformed_push_does_not_take_its_batch_with_it() {
     for calls in [BATCHES, UNARY] {
-        let comet = Arc::new(Recorder::stuck());
+        let (comet, setup) = busy_link(calls, "live://0", "busy").await;
         *comet.invalid.lock().unwrap() = Some("bad");
-        let setup = Setup::start(calls, &[("a:1", &comet)]).await;
-        setup.publish([to_room("live://0", "busy")]).await;
-        settle().await;
         setup.publish(["a", "bad", "b"].map(|body| to_room("live://1", body))).await;
         settle().await;
         comet.resume();

@@ -7,15 +7,15 @@ use cluster::services::{ClientCount, LogicApi, Renewed, SessionRef};
 use futures_util::{Stream, TryStreamExt as _, stream};
 use proto::{
     ids::{Generation, Key, Mid, RoomId, ServerId},
-    rpc::halley::{OnlineCounts, OnlineReport, RenewReply, RenewReq, Superseded, logic_server},
+    rpc::{
+        ROOMS_PAGE,
+        halley::{OnlineCounts, OnlineReport, RenewReply, RenewReq, Superseded, logic_server},
+    },
 };
 use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::rpc::{REQUEST_LEN_MAX, server_id, status};
-
-/// Rooms in one page of an answer: about a megabyte with the longest names.
-const ROOMS_PAGE: usize = 10_000;
 
 /// Rooms in one report, pages together: more than a comet has connections.
 const ROOMS_MAX: usize = 4 << 20;

@@ -76,6 +76,12 @@ async fn a_redis_that_comes_back_with_its_data_goes_on_where_it_was() {
     assert_eq!(bodies(&take(&mut *broker.consume(GROUP).await.unwrap(), 3).await), ["2", "3", "4"]);
 }
 
+/// Makes a stream what `DUMP` said it was.
+async fn restore(site: &Site, stream: &str, old: &[u8]) {
+    let restore = [b"RESTORE", stream.as_bytes(), b"0", old, b"REPLACE"];
+    command::<()>(&site.redis, &restore.map(<[u8]>::to_vec)).await;
+}
+
 /// A failover to a replica that was behind, or a crash before the last write to disk.
 #[tokio::test]
 async fn a_stream_that_went_back_in_time_is_a_new_source() {
@@ -84,13 +90,12 @@ async fn a_stream_that_went_back_in_time_is_a_new_source() {
     let mut consumer = broker.consume(GROUP).await.unwrap();
     broker.publish(vec![to_room("r", "0")]).await.unwrap();
     let stream = broker.topic.stream(broker.topic.stream_of("r"));
-    let old: Vec<u8> = site.command(&["DUMP", &stream]).await;
+    let old = site.command::<Vec<u8>>(&["DUMP", &stream]).await;
     let first = take(&mut *consumer, 1).await;
     consumer.ack(&first[0].position).await.unwrap();
     broker.publish(vec![to_room("r", "1")]).await.unwrap();
     let lost = take(&mut *consumer, 1).await;
-    let restore = [b"RESTORE", stream.as_bytes(), b"0", &old, b"REPLACE"];
-    command::<()>(&site.redis, &restore.map(<[u8]>::to_vec)).await;
+    restore(&site, &stream, &old).await;
     let incarnation = format!("{stream}:incarnation");
     let known = lost[0].position.source.as_str().split_once('@').unwrap().1.to_owned();
     for _ in 0..200 {
@@ -113,14 +118,13 @@ async fn what_comes_after_a_stream_went_back_behind_its_acknowledgements_is_read
     let mut consumer = broker.consume(GROUP).await.unwrap();
     broker.publish(vec![to_room("r", "0")]).await.unwrap();
     let stream = broker.topic.stream(broker.topic.stream_of("r"));
-    let old: Vec<u8> = site.command(&["DUMP", &stream]).await;
+    let old = site.command::<Vec<u8>>(&["DUMP", &stream]).await;
     broker.publish(vec![to_room("r", "1"), to_room("r", "2")]).await.unwrap();
     let taken = take(&mut *consumer, 3).await;
     consumer.ack(&taken[2].position).await.unwrap();
     // From then on the owner removes what is acknowledged.
     sleep(member::LEASE).await;
-    let restore = [b"RESTORE", stream.as_bytes(), b"0", &old, b"REPLACE"];
-    command::<()>(&site.redis, &restore.map(<[u8]>::to_vec)).await;
+    restore(&site, &stream, &old).await;
     // As a master does whose clock is behind that of the one before it.
     let next = format!("{}", entry::EntryId(taken[0].position.offset.0 + 1));
     let push = to_room("r", "3").to_bytes();
