@@ -70,22 +70,22 @@ uninstall: ## Takes them away, but for the configurations
 deb: build ## The same as a Debian package in target/
 	deploy/deb.sh
 
-.PHONY: test
-test: deps lint ## Everything that must pass: lints, unit, property, conformance and end-to-end tests, simulation, fuzzing
+.PHONY: test cargo-test
+test: deps ## Everything that must pass: lints, unit, property, conformance and end-to-end tests, simulation, fuzzing
+	@tests/steps.sh $(STEPS)
+
+cargo-test: ## Of it only what cargo runs (make test STEPS="lint page": only these steps)
 	$(CARGO) test --workspace $(PROGRAMS) --no-fail-fast
-	deploy/check-configs.sh
-	examples/check.sh
-	$(MAKE) --no-print-directory sim
-	$(CARGO) test $(IN_SIM) --quiet
-	node --test page/tests/*.test.js
-	fuzz/run.sh
 
 # The simulator is a workspace of its own: what it changes must not reach the programs that are shipped.
 IN_SIM := --manifest-path tests/sim/Cargo.toml --target-dir $(or $(CARGO_TARGET_DIR),target)/sim
 SEEDS ?= 500
 SIM ?= --seeds $(SEEDS)
 
-.PHONY: sim
+.PHONY: sim sim-test
+sim-test: ## The simulator's own tests: every planted bug is found
+	$(CARGO) test $(IN_SIM) --quiet
+
 sim: ## Simulate whole gateways in virtual time, a seed each: make sim SEEDS=100000, make sim SIM=--help
 	$(CARGO) run --quiet $(IN_SIM) -- $(SIM)
 
@@ -105,20 +105,28 @@ page-test: ## The page: its goim client in node, and all of it in real browsers 
 	$(CARGO) build --quiet
 	node --test page/tests/*.test.js
 
-.PHONY: lint
-lint: ## Formatting and clippy, warnings are errors; deploy/; the Go program of the tests; the sysctl file
+.PHONY: lint lint-format lint-clippy lint-scripts lint-go
+lint: lint-format lint-clippy lint-scripts lint-go ## Formatting and clippy, warnings are errors; deploy/; the Go program of the tests; the sysctl file
+
+lint-format:
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
+	$(CARGO) fmt --manifest-path tests/sim/Cargo.toml --check
+
+lint-clippy:
 	$(CARGO) clippy --workspace --all-targets $(PROGRAMS) --quiet -- -D warnings
 	$(CARGO) clippy --workspace --lib --bins --quiet -- -D warnings
-	deploy/check.sh
-	for script in deploy/cluster/*.sh; do bash -n "$$script" || exit 1; done
-	@! command -v shellcheck >/dev/null || shellcheck -x deploy/cluster/*.sh
-	$(CARGO) fmt --manifest-path tests/sim/Cargo.toml --check
 	$(CARGO) clippy $(IN_SIM) --all-targets --quiet -- -D warnings
+
+lint-scripts:
+	deploy/check.sh
+	for script in deploy/cluster/*.sh tests/*.sh; do bash -n "$$script" || exit 1; done
+	@! command -v shellcheck >/dev/null || shellcheck -x deploy/cluster/*.sh tests/steps.sh
+	tuning/check.sh --quiet
+
+lint-go:
 	@test -z "$$(gofmt -l tests/goim)" || { gofmt -d tests/goim; exit 1; }
 	cd tests/goim && go vet .
-	tuning/check.sh --quiet
 
 .PHONY: bench
 bench: build ## Measure this machine: latency, CPU per delivery, memory per connection, logins
