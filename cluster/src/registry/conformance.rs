@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use proto::ids::ServerId;
 use tokio::time::timeout;
 
-use super::{Node, NodeSet, Registry, Service};
+use super::{Node, NodeSet, NodeState, Registry, Service};
 use crate::services::ClientCount;
 
 /// How long a change may take to be seen. Generous: a lease may have to run out.
@@ -21,6 +21,7 @@ macro_rules! registry_conformance {
             a_registered_node_is_seen_by_everybody_as_it_was_given,
             who_watches_late_sees_what_is_there,
             updated_counts_are_seen_and_nothing_else_changes,
+            a_node_that_takes_no_new_clients_says_so_at_once,
             a_deregistered_node_is_gone,
             a_dropped_registration_is_gone,
             a_comet_and_a_logic_of_one_server_are_two_nodes,
@@ -84,6 +85,11 @@ fn clients(nodes: &NodeSet, port: u16) -> Option<ClientCount> {
 const FIVE: ClientCount = ClientCount { connections: 5, addresses: 1 };
 const SIX: ClientCount = ClientCount { connections: 6, addresses: 2 };
 
+/// The nodes of this suite are offline from the start.
+fn offline(clients: ClientCount) -> NodeState {
+    NodeState { clients, offline: true }
+}
+
 /// Both views show every field, and a time of their own.
 pub async fn a_registered_node_is_seen_by_everybody_as_it_was_given(
     one: &dyn Registry,
@@ -111,13 +117,27 @@ pub async fn who_watches_late_sees_what_is_there(one: &dyn Registry, other: &dyn
 pub async fn updated_counts_are_seen_and_nothing_else_changes(one: &dyn Registry, other: &dyn Registry) {
     let own = register(one, comet(1)).await;
     let before = until(other, |nodes| there(nodes, 1)).await;
-    own.update(FIVE);
-    own.update(SIX);
+    own.update(offline(FIVE));
+    own.update(offline(SIX));
     let after = until(other, |nodes| clients(nodes, 1) == Some(SIX)).await;
     let [before, after] =
         [before, after].map(|nodes| nodes.get(Service::Comet, &server(1)).expect("there").clone());
     assert!(after.updated >= before.updated);
     assert_eq!(*after, Node { clients: SIX, updated: after.updated, ..comet(1) });
+}
+
+/// Whatever was published just before.
+pub async fn a_node_that_takes_no_new_clients_says_so_at_once(one: &dyn Registry, other: &dyn Registry) {
+    let own = register(one, Node { offline: false, ..comet(1) }).await;
+    let is_offline = |nodes: &NodeSet| nodes.get(Service::Comet, &server(1)).map(|node| node.offline);
+    until(other, |nodes| is_offline(nodes) == Some(false)).await;
+    own.update(NodeState { clients: FIVE, offline: false });
+    until(other, |nodes| clients(nodes, 1) == Some(FIVE)).await;
+    own.update(NodeState { clients: SIX, offline: true });
+    let nodes = until(other, |nodes| is_offline(nodes) == Some(true)).await;
+    assert_eq!(clients(&nodes, 1), Some(SIX));
+    own.update(NodeState { clients: FIVE, offline: false });
+    until(other, |nodes| is_offline(nodes) == Some(false) && clients(nodes, 1) == Some(FIVE)).await;
 }
 
 /// It is gone for the one who took it back when that returns, and soon for everybody.
@@ -156,7 +176,7 @@ pub async fn nodes_come_and_go_without_touching_each_other(one: &dyn Registry, o
     let third = register(one, comet(3)).await;
     until(one, |nodes| nodes.len() == 3).await;
     first.deregister().await;
-    third.update(FIVE);
+    third.update(offline(FIVE));
     let nodes = until(other, |nodes| nodes.len() == 2 && clients(nodes, 3) == Some(FIVE)).await;
     assert_eq!(clients(&nodes, 2), Some(ClientCount::default()));
     second.deregister().await;
@@ -184,9 +204,9 @@ pub async fn the_end_of_a_replaced_registration_changes_nothing(one: &dyn Regist
 pub async fn a_replaced_registration_updates_nothing(one: &dyn Registry, other: &dyn Registry) {
     let old = register(one, comet(1)).await;
     let new = register(other, comet(1)).await;
-    new.update(SIX);
+    new.update(offline(SIX));
     until(one, |nodes| clients(nodes, 1) == Some(SIX)).await;
-    old.update(FIVE);
+    old.update(offline(FIVE));
     let _after = register(one, comet(2)).await;
     for view in [one, other] {
         let nodes = until(view, |nodes| there(nodes, 2)).await;
@@ -197,7 +217,7 @@ pub async fn a_replaced_registration_updates_nothing(one: &dyn Registry, other: 
 /// Its counts begin anew.
 pub async fn a_node_can_come_back(one: &dyn Registry, other: &dyn Registry) {
     let own = register(one, comet(1)).await;
-    own.update(FIVE);
+    own.update(offline(FIVE));
     until(other, |nodes| clients(nodes, 1) == Some(FIVE)).await;
     own.deregister().await;
     until(other, NodeSet::is_empty).await;

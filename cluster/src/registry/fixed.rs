@@ -9,8 +9,7 @@ use async_trait::async_trait;
 use proto::ids::ServerId;
 use tokio::sync::watch;
 
-use super::{Node, NodeSet, Registration, Registry, RegistryError, Service};
-use crate::services::ClientCount;
+use super::{Node, NodeSet, NodeState, Registration, Registry, RegistryError, Service};
 
 /// Nodes in memory. Clones are the same registry.
 #[derive(Clone, Debug)]
@@ -55,7 +54,7 @@ impl Registry for Fixed {
         owners.last += 1;
         let entry = Entry { registry: self.0.clone(), id: owners.last, node };
         owners.current.insert(entry.key(), entry.id);
-        entry.publish(entry.node.clients);
+        entry.publish(entry.node.state());
         Ok(Box::new(entry))
     }
 
@@ -76,19 +75,20 @@ impl Entry {
         (self.node.service, self.node.server.clone())
     }
 
-    fn publish(&self, clients: ClientCount) {
-        let node = Node { clients, updated: crate::clock::wall(), ..self.node.clone() };
+    fn publish(&self, state: NodeState) {
+        let mut node = Node { updated: crate::clock::wall(), ..self.node.clone() };
+        node.set_state(state);
         self.registry.change(|nodes| nodes.insert(node));
     }
 }
 
 #[async_trait]
 impl Registration for Entry {
-    fn update(&self, clients: ClientCount) {
+    fn update(&self, state: NodeState) {
         // Held while publishing, so that what a newer registration puts in is not overwritten.
         let owners = self.registry.owners();
         if owners.current.get(&self.key()) == Some(&self.id) {
-            self.publish(clients);
+            self.publish(state);
         }
     }
 

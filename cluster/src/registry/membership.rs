@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::watch, task::JoinHandle, time::sleep};
 use tracing::{info, warn};
 
-use super::{Node, Registration, Registry};
+use super::{Node, NodeState, Registration, Registry};
 use crate::{admin::Health, backoff::Backoff, services::ClientCount, shutdown::Drain};
 
 /// First and longest pause between attempts to register.
@@ -20,6 +20,7 @@ const CONDITION: &str = "registration";
 /// An entry that is made as soon as the registry takes it, and kept current.
 pub struct Membership {
     leaving: Drain,
+    offline: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
@@ -39,8 +40,9 @@ impl Membership {
         health.unmet(CONDITION, "this process is not in the registry yet");
         let leaving = Drain::new();
         let left = leaving.clone();
+        let (offline, mut is_offline) = watch::channel(node.offline);
         let task = tokio::spawn(async move {
-            let server = node.server.clone();
+            let (server, mut published) = (node.server.clone(), node.state());
             let registration = tokio::select! {
                 registration = register(&*registry, node) => registration,
                 () = left.draining() => return,
@@ -48,18 +50,27 @@ impl Membership {
             info!(%server, "registered");
             health.met(CONDITION);
             registered.send_replace(true);
-            let mut published = ClientCount::default();
-            while tokio::select! { () = sleep(PUBLISH_EVERY) => true, () = left.draining() => false } {
-                let now = clients();
+            loop {
+                let now = NodeState { clients: clients(), offline: *is_offline.borrow_and_update() };
                 if now != published {
                     registration.update(now);
                     published = now;
+                }
+                tokio::select! {
+                    () = sleep(PUBLISH_EVERY) => {}
+                    Ok(()) = is_offline.changed() => {}
+                    () = left.draining() => break,
                 }
             }
             registration.deregister().await;
             info!(%server, "no longer registered");
         });
-        Membership { leaving, task }
+        Membership { leaving, offline, task }
+    }
+
+    /// Publishes, at once and for good, that no new clients should be sent to the node. It stays known, and gets pushes.
+    pub fn mark_offline(&self) {
+        self.offline.send_replace(true);
     }
 
     /// Takes the entry back; returns when it is gone, or when the registry could not be reached.
@@ -148,6 +159,25 @@ mod tests {
         nodes.wait_for(|nodes| of(nodes) == Some(7)).await.unwrap();
         membership.leave().await;
         assert_eq!(of(&nodes.borrow()), None);
+    }
+
+    /// Long before the next time that counts are published, and with the counts of that moment.
+    #[tokio::test(start_paused = true)]
+    async fn a_node_is_offline_as_soon_as_it_is_marked() {
+        let registry = Arc::new(Fixed::new([]));
+        let (nodes, server) = (registry.watch(), ServerId::new("127.0.0.1:3109"));
+        let node = Node::new(Service::Comet, server.clone());
+        let (registered, mut is_registered) = watch::channel(false);
+        let clients = || ClientCount { connections: 3, addresses: 1 };
+        let membership = Membership::join(registry, node, Arc::default(), registered, clients);
+        is_registered.wait_for(|is| *is).await.unwrap();
+        membership.mark_offline();
+        sleep(Duration::from_millis(1)).await;
+        let state = || nodes.borrow().get(Service::Comet, &server).map(|node| node.state());
+        assert_eq!(state(), Some(NodeState { clients: clients(), offline: true }));
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(state(), Some(NodeState { clients: clients(), offline: true }));
+        membership.leave().await;
     }
 
     #[tokio::test(start_paused = true)]

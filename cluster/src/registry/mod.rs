@@ -19,9 +19,7 @@ use tokio::sync::watch;
 
 pub use fixed::Fixed;
 pub use membership::Membership;
-pub use node::{Node, NodeSet, Service};
-
-use crate::services::ClientCount;
+pub use node::{Node, NodeSet, NodeState, Service};
 
 /// The set of processes, kept by the cluster.
 #[async_trait]
@@ -45,8 +43,9 @@ pub trait Registry: Send + Sync + 'static {
 /// One's own entry. Dropped, it is taken back as well, though nobody waits for that to be done.
 #[async_trait]
 pub trait Registration: Send + Sync {
-    /// Publishes how many clients there are. Never waits; of several updates in a row the last one counts.
-    fn update(&self, clients: ClientCount);
+    /// Publishes what became of the node. Never waits; of several updates in a row the last one counts. Changed counts may
+    /// be published about a second later, a changed `offline` at once.
+    fn update(&self, state: NodeState);
 
     /// Takes the entry back. Returns when it is gone, or when the store could not be reached: then the entry ends with
     /// its lease.

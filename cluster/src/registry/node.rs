@@ -44,7 +44,7 @@ pub struct Node {
     pub addrs: Vec<String>,
     /// Share of new clients it should get, relative to the others.
     pub weight: u32,
-    /// True when no new clients should be sent to it.
+    /// True when no new clients should be sent to it, as it last said. It gets pushes all the same.
     pub offline: bool,
     /// Its connections and their distinct addresses, as it last said; 0 for logic.
     pub clients: ClientCount,
@@ -52,6 +52,15 @@ pub struct Node {
     pub version: String,
     /// When it last registered or updated its counts. The registry's to set: what is given to `register` is ignored.
     pub updated: SystemTime,
+}
+
+/// What changes of a node while it is registered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodeState {
+    /// Its connections and their distinct addresses.
+    pub clients: ClientCount,
+    /// True when no new clients should be sent to it. It gets pushes all the same.
+    pub offline: bool,
 }
 
 impl Node {
@@ -71,6 +80,17 @@ impl Node {
             version: String::new(),
             updated: SystemTime::UNIX_EPOCH,
         }
+    }
+
+    /// What may change of it.
+    pub fn state(&self) -> NodeState {
+        NodeState { clients: self.clients, offline: self.offline }
+    }
+
+    /// Takes note of what has changed.
+    pub fn set_state(&mut self, state: NodeState) {
+        let NodeState { clients, offline } = state;
+        (self.clients, self.offline) = (clients, offline);
     }
 }
 

@@ -11,14 +11,14 @@ use tokio::{
 };
 
 use super::{
-    super::{Node, Registration},
+    super::{Node, NodeState, Registration},
     connect::{Members, Trouble, backoff},
     contact::{Contact, Talker},
     layout::{Layout, META, PlaceError},
     meta::Meta,
     metrics::RegistryMetrics,
 };
-use crate::{backoff::Backoff, services::ClientCount};
+use crate::backoff::Backoff;
 
 /// Pause between two updates of the counts.
 const UPDATE_EVERY: Duration = Duration::from_secs(1);
@@ -43,8 +43,8 @@ pub(super) struct Own {
     node: Node,
     /// Set as soon as it is granted, so that it can be revoked whatever became of the keys.
     lease: Option<i64>,
-    /// The counts that are written, and when they were.
-    told: ClientCount,
+    /// What is written of the node, and when it was.
+    told: NodeState,
     told_at: Instant,
     /// Another process has our key.
     replaced: bool,
@@ -54,7 +54,7 @@ impl Own {
     pub(super) fn new(terms: Terms, members: Members, node: Node) -> Result<Self, PlaceError> {
         let key = terms.layout.key(&node)?;
         let talker = terms.contact.talker();
-        let (told, told_at) = (node.clients, Instant::now());
+        let (told, told_at) = (node.state(), Instant::now());
         Ok(Self {
             terms,
             members,
@@ -89,24 +89,24 @@ impl Own {
 
     /// Keeps the key from now on, in a task that ends with what is returned.
     pub(super) fn keep(self) -> Kept {
-        let (clients, counts) = watch::channel(self.node.clients);
-        Kept { clients, task: tokio::spawn(self.run(counts)) }
+        let (state, states) = watch::channel(self.node.state());
+        Kept { state, task: tokio::spawn(self.run(states)) }
     }
 
-    async fn run(mut self, mut counts: watch::Receiver<ClientCount>) {
-        let mut handle = counts.clone();
+    async fn run(mut self, mut states: watch::Receiver<NodeState>) {
+        let mut handle = states.clone();
         tokio::select! {
             () = async { while handle.changed().await.is_ok() {} } => {}
-            never = self.hold(&mut counts) => match never {},
+            never = self.hold(&mut states) => match never {},
         }
         self.terms.contact.ended(self.talker);
         self.revoke().await;
     }
 
-    async fn hold(&mut self, counts: &mut watch::Receiver<ClientCount>) -> Infallible {
+    async fn hold(&mut self, states: &mut watch::Receiver<NodeState>) -> Infallible {
         let mut backoff = backoff(self.terms.lease_ttl);
         loop {
-            let Err(trouble) = self.serve(counts, &mut backoff).await;
+            let Err(trouble) = self.serve(states, &mut backoff).await;
             self.client = None;
             // A lease that ended between two requests: the next attempt takes a new one.
             if !matches!(trouble, Trouble::LeaseGone) {
@@ -119,12 +119,13 @@ impl Own {
     /// Renews the lease three times in its life and writes what changed, until etcd fails.
     async fn serve(
         &mut self,
-        counts: &mut watch::Receiver<ClientCount>,
+        states: &mut watch::Receiver<NodeState>,
         backoff: &mut Backoff,
     ) -> Result<Infallible, Trouble> {
         let mut renew_at = Instant::now();
-        let mut changed = *counts.borrow() != self.told;
+        let mut changed = *states.borrow() != self.told;
         loop {
+            let told_until = self.told_until(*states.borrow());
             tokio::select! {
                 () = sleep_until(renew_at) => {
                     self.renew().await?;
@@ -132,11 +133,11 @@ impl Own {
                     backoff.reset();
                     renew_at = Instant::now() + self.terms.lease_ttl / 3;
                 }
-                Ok(()) = counts.changed(), if !changed => changed = true,
-                () = sleep_until(self.told_at + UPDATE_EVERY), if changed => {
-                    let clients = *counts.borrow_and_update();
-                    if clients != self.told {
-                        self.update(clients).await?;
+                Ok(()) = states.changed() => changed = true,
+                () = sleep_until(told_until), if changed => {
+                    let state = *states.borrow_and_update();
+                    if state != self.told {
+                        self.update(state).await?;
                     }
                     changed = false;
                 }
@@ -158,10 +159,18 @@ impl Own {
         self.write(&mut client, lease, Vec::new()).await
     }
 
-    async fn update(&mut self, clients: ClientCount) -> Result<(), Trouble> {
+    /// When what was told last may be replaced by this.
+    fn told_until(&self, state: NodeState) -> Instant {
+        match state.offline == self.told.offline {
+            true => self.told_at + UPDATE_EVERY,
+            false => self.told_at,
+        }
+    }
+
+    async fn update(&mut self, state: NodeState) -> Result<(), Trouble> {
         let mut client = self.client().await?;
         let lease = self.lease(&mut client).await?;
-        self.node.clients = clients;
+        self.node.set_state(state);
         let meta = self.put_meta(lease);
         self.write(&mut client, lease, vec![meta]).await?;
         self.has_told();
@@ -208,7 +217,7 @@ impl Own {
     }
 
     fn has_told(&mut self) {
-        (self.told, self.told_at) = (self.node.clients, Instant::now());
+        (self.told, self.told_at) = (self.node.state(), Instant::now());
     }
 
     fn has_written(&mut self) {
@@ -273,19 +282,19 @@ impl Own {
 
 /// A registration that stands. Its end is the end of the channel.
 pub(super) struct Kept {
-    clients: watch::Sender<ClientCount>,
+    state: watch::Sender<NodeState>,
     task: JoinHandle<()>,
 }
 
 #[async_trait]
 impl Registration for Kept {
-    fn update(&self, clients: ClientCount) {
-        self.clients.send_replace(clients);
+    fn update(&self, state: NodeState) {
+        self.state.send_replace(state);
     }
 
     async fn deregister(self: Box<Self>) {
-        let Self { clients, task } = *self;
-        drop(clients);
+        let Self { state, task } = *self;
+        drop(state);
         // It cannot be cancelled, and a panic has been reported where it happened.
         let _ = task.await;
     }

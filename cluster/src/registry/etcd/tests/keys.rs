@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use etcd_client::{LeaseTimeToLiveOptions, PutOptions};
 
 use super::*;
-use crate::services::ClientCount;
+use crate::{registry::NodeState, services::ClientCount};
 
 const META_HEAD: &str = concat!(
     r#"{"addrs":["47.89.10.97"],"weight":10,"offline":false,"conn_count":0,"ip_count":0,"version":"0.1.0","#,
@@ -122,8 +122,9 @@ async fn counts_are_written_about_once_a_second_and_the_last_one_counts() {
     let registry = registry(&config);
     let own = registered(&registry, comet(1)).await;
     let clients = |connections| ClientCount { connections, addresses: 1 };
+    let state = |connections| NodeState { clients: clients(connections), offline: false };
     for connections in 1..=100 {
-        own.update(clients(connections));
+        own.update(state(connections));
         sleep(Duration::from_millis(20)).await;
     }
     until(&registry, |nodes| {
@@ -135,7 +136,7 @@ async fn counts_are_written_about_once_a_second_and_the_last_one_counts() {
     let version = async |raw: &mut Client| raw.get(meta.as_str(), None).await.unwrap().kvs()[0].version();
     let written = version(&mut raw).await;
     assert!((2..20).contains(&written), "100 updates in two seconds were written {written} times");
-    own.update(clients(100));
+    own.update(state(100));
     sleep(Duration::from_millis(1500)).await;
     assert_eq!(version(&mut raw).await, written, "nothing has changed");
 }
