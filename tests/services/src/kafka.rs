@@ -1,7 +1,8 @@
 //! Kafka, by the script beside this crate.
 
-use std::{path::Path, process::Command};
+use std::{fs, path::Path, process::Command};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::process::free_ports;
@@ -37,8 +38,8 @@ impl Kafka {
             let directory = tempfile::tempdir().expect("a temporary directory");
             // The controller listens on the next port. Both are looked at again by the script.
             let port = loop {
-                let [port] = free_ports();
-                if port < u16::MAX {
+                let [port, next] = free_ports();
+                if next == port + 1 {
                     break port;
                 }
             };
@@ -66,6 +67,31 @@ impl Kafka {
         self.run("start", &[]).unwrap_or_else(|error| panic!("{error}"));
     }
 
+    /// Kills it, as a crash does; what it holds stays.
+    pub fn kill(&self) {
+        self.signal(Signal::KILL);
+        // Its pid may soon be another's; that there is none is as good.
+        let _ = fs::remove_file(self.directory.path().join("pid"));
+    }
+
+    /// Stops it from answering, its connections stay: SIGSTOP.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// The script keeps its pid. One that ended by itself hears nothing.
+    fn signal(&self, signal: Signal) {
+        let pid = fs::read_to_string(self.directory.path().join("pid")).ok();
+        if let Some(pid) = pid.and_then(|pid| pid.trim().parse().ok()).and_then(Pid::from_raw) {
+            let _ = kill_process(pid, signal);
+        }
+    }
+
     fn script(&self) -> Command {
         let mut command = Command::new(SCRIPT);
         if let Some(version) = self.version {
@@ -88,6 +114,8 @@ impl Kafka {
 impl Drop for Kafka {
     fn drop(&mut self) {
         let directory: &Path = self.directory.path();
+        // A stopped one hears no SIGTERM.
+        self.resume();
         let _ = self.script().arg("stop").arg(directory).output();
     }
 }

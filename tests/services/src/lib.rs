@@ -16,6 +16,7 @@ pub use self::{
     etcd::{Etcd, TlsFiles},
     go_peer::GoPeer,
     kafka::Kafka,
+    process::free_ports,
 };
 
 /// A Redis without persistence.

@@ -2,9 +2,15 @@
 
 use std::{
     fs::{self, OpenOptions},
+    hash::{BuildHasher as _, RandomState},
     net::{TcpListener, TcpStream},
+    ops::Range,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{self, Child, Command, Stdio},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU16, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -57,10 +63,23 @@ fn spawn(program: &str, arguments: &[String], directory: &Path) -> Child {
     command.spawn().unwrap_or_else(|error| panic!("{program}: {error} (`make deps` installs it)"))
 }
 
-/// Ports that nobody listens on now.
-pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    listeners.map(|listener| listener.local_addr().expect("it is bound").port())
+/// Where ports are looked for: below those that the system gives to outgoing connections (from 32,768 on), or one of them
+/// would sooner or later stand on the port of a server that is started again.
+const PORTS: Range<u16> = 12_000..32_000;
+
+/// Ports that nobody listens on now, each different from those of the last calls of this process.
+pub fn free_ports<const N: usize>() -> [u16; N] {
+    /// Processes that look at the same time begin at different places.
+    static NEXT: OnceLock<AtomicU16> = OnceLock::new();
+    let next = NEXT.get_or_init(|| AtomicU16::new(RandomState::new().hash_one(process::id()) as u16));
+    [(); N].map(|()| {
+        loop {
+            let port = PORTS.start + next.fetch_add(1, Ordering::Relaxed) % (PORTS.end - PORTS.start);
+            if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+                return port;
+            }
+        }
+    })
 }
 
 /// Whether somebody accepts on the port.
