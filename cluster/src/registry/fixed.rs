@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use proto::ids::ServerId;
 use tokio::sync::watch;
 
-use super::{Node, NodeSet, NodeState, Registration, Registry, RegistryError, Service};
+use super::{Node, NodeSet, NodeState, Registration, Registry, RegistryError, Service, Standing};
 
 /// Nodes in memory. Clones are the same registry.
 #[derive(Clone, Debug)]
@@ -90,6 +90,10 @@ impl Registration for Entry {
         if owners.current.get(&self.key()) == Some(&self.id) {
             self.publish(state);
         }
+    }
+
+    fn standing(&self) -> watch::Receiver<Standing> {
+        watch::channel(Standing::Registered).1
     }
 
     async fn deregister(self: Box<Self>) {}

@@ -5,11 +5,14 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::watch, task::JoinHandle, time::sleep};
 use tracing::{info, warn};
 
-use super::{Node, NodeState, Registration, Registry};
+use super::{Node, NodeState, Registration, Registry, RegistryError, Standing};
 use crate::{admin::Health, backoff::Backoff, services::ClientCount, shutdown::Drain};
 
-/// First and longest pause between attempts to register.
-const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(2)];
+/// Pause between two attempts to register.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Longest pause when the registry refuses: an operator has to repair something.
+const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// How often changed counts are published.
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
@@ -25,8 +28,8 @@ pub struct Membership {
 }
 
 impl Membership {
-    /// Makes `node` known, in the background, with `clients` published when they changed. Until it is known `health` has
-    /// an unmet condition; then `registered` becomes true.
+    /// Makes `node` known, in the background, with `clients` published when they changed. While it is not known `health`
+    /// has an unmet condition, now as later; `registered` becomes true, for good, when it is known first.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -37,7 +40,7 @@ impl Membership {
         registered: watch::Sender<bool>,
         clients: impl Fn() -> ClientCount + Send + 'static,
     ) -> Membership {
-        health.unmet(CONDITION, "this process is not in the registry yet");
+        say(&health, Standing::Pending);
         let leaving = Drain::new();
         let left = leaving.clone();
         let (offline, mut is_offline) = watch::channel(node.offline);
@@ -48,9 +51,10 @@ impl Membership {
                 () = left.draining() => return,
             };
             info!(%server, "registered");
-            health.met(CONDITION);
             registered.send_replace(true);
+            let mut standing = registration.standing();
             loop {
+                say(&health, *standing.borrow_and_update());
                 let now = NodeState { clients: clients(), offline: *is_offline.borrow_and_update() };
                 if now != published {
                     registration.update(now);
@@ -59,6 +63,7 @@ impl Membership {
                 tokio::select! {
                     () = sleep(PUBLISH_EVERY) => {}
                     Ok(()) = is_offline.changed() => {}
+                    Ok(()) = standing.changed() => {}
                     () = left.draining() => break,
                 }
             }
@@ -81,10 +86,17 @@ impl Membership {
     }
 }
 
+/// Says whether the entry stands.
+fn say(health: &Health, standing: Standing) {
+    match standing {
+        Standing::Registered => health.met(CONDITION),
+        standing => health.unmet(CONDITION, standing.to_string()),
+    }
+}
+
 /// Registers, again and again until it is done. The same trouble is told once.
 async fn register(registry: &dyn Registry, node: Node) -> Box<dyn Registration> {
-    let [first, max] = PAUSES;
-    let (mut backoff, mut told) = (Backoff::new(first, max), String::new());
+    let (mut refused_pause, mut told) = (Backoff::new(PAUSE, REFUSED_PAUSE_MAX), String::new());
     loop {
         match registry.register(node.clone()).await {
             Ok(registration) => return registration,
@@ -94,9 +106,12 @@ async fn register(registry: &dyn Registry, node: Node) -> Box<dyn Registration> 
                     warn!("cannot register yet, trying again: {trouble}");
                     told = trouble;
                 }
+                match error {
+                    RegistryError::Refused(_) => refused_pause.pause().await,
+                    RegistryError::Unavailable(_) => sleep(PAUSE).await,
+                }
             }
         }
-        backoff.pause().await;
     }
 }
 
@@ -159,6 +174,63 @@ mod tests {
         nodes.wait_for(|nodes| of(nodes) == Some(7)).await.unwrap();
         membership.leave().await;
         assert_eq!(of(&nodes.borrow()), None);
+    }
+
+    /// A registry that says what the test says of its entry.
+    struct Told(Fixed, watch::Sender<Standing>);
+
+    #[async_trait]
+    impl Registry for Told {
+        async fn register(&self, node: Node) -> Result<Box<dyn Registration>, RegistryError> {
+            Ok(Box::new(ToldEntry(self.0.register(node).await?, self.1.subscribe())))
+        }
+
+        fn watch(&self) -> watch::Receiver<Arc<NodeSet>> {
+            self.0.watch()
+        }
+    }
+
+    struct ToldEntry(Box<dyn Registration>, watch::Receiver<Standing>);
+
+    #[async_trait]
+    impl Registration for ToldEntry {
+        fn update(&self, state: NodeState) {
+            self.0.update(state);
+        }
+
+        fn standing(&self) -> watch::Receiver<Standing> {
+            self.1.clone()
+        }
+
+        async fn deregister(self: Box<Self>) {
+            self.0.deregister().await;
+        }
+    }
+
+    /// It was met with the first registration, for good.
+    #[tokio::test(start_paused = true)]
+    async fn a_process_whose_entry_is_gone_is_not_ready_until_it_is_back() {
+        let (told, health) = (watch::Sender::new(Standing::Registered), Arc::new(Health::new()));
+        let registry = Arc::new(Told(Fixed::new([]), told.clone()));
+        let node = Node::new(Service::Comet, ServerId::new("127.0.0.1:3109"));
+        let (registered, is_registered) = watch::channel(false);
+        let _membership =
+            Membership::join(registry, node, Arc::clone(&health), registered, ClientCount::default);
+        for (standing, report) in [
+            (Standing::Registered, ""),
+            (
+                Standing::Lost("its key was deleted"),
+                "registration: this process is not in the registry: its key was deleted\n",
+            ),
+            (Standing::Registered, ""),
+            (Standing::Replaced, "registration: another process is registered under the name of this one\n"),
+            (Standing::Registered, ""),
+        ] {
+            told.send_replace(standing);
+            sleep(Duration::from_millis(1)).await;
+            assert_eq!(health.report(), report);
+        }
+        assert!(*is_registered.borrow());
     }
 
     /// Long before the next time that counts are published, and with the counts of that moment.

@@ -12,7 +12,7 @@ mod fixed;
 mod membership;
 mod node;
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -29,7 +29,7 @@ pub trait Registry: Send + Sync + 'static {
     /// registration it had changes nothing any more.
     ///
     /// # Errors
-    /// When the store could not be reached the first time. The caller retries with backoff.
+    /// When the store could not be reached the first time. The caller tries again.
     async fn register(&self, node: Node) -> Result<Box<dyn Registration>, RegistryError>;
 
     /// The nodes as they are now and become. While the store is away the last known set stays.
@@ -47,9 +47,37 @@ pub trait Registration: Send + Sync {
     /// be published about a second later, a changed `offline` at once.
     fn update(&self, state: NodeState);
 
+    /// Whether the node is known now, as it becomes known here.
+    fn standing(&self) -> watch::Receiver<Standing>;
+
     /// Takes the entry back. Returns when it is gone, or when the store could not be reached: then the entry ends with
     /// its lease.
     async fn deregister(self: Box<Self>);
+}
+
+/// What is known of one's own entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It was not made yet.
+    Pending,
+    /// It is there: the store has said so, and would have said if it had gone since, or the time for which it stays
+    /// without a word is not over.
+    Registered,
+    /// It has gone, for this reason, and is made again as soon as the store takes it.
+    Lost(&'static str),
+    /// Another process has its place; it is made again when that one leaves.
+    Replaced,
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Standing::Pending => "this process is not in the registry yet",
+            Standing::Registered => "this process is in the registry",
+            Standing::Lost(why) => return write!(f, "this process is not in the registry: {why}"),
+            Standing::Replaced => "another process is registered under the name of this one",
+        })
+    }
 }
 
 /// Why a node could not be registered.

@@ -1,5 +1,6 @@
 //! The real servers of a cluster for tests: [`Redis`], [`Sentinel`], [`Etcd`], [`Kafka`], each on loopback, on ports of its
-//! own, with a directory of its own; and [`GoPeer`], goim's side of a cluster. Each ends with its value, by its pid.
+//! own, with a directory of its own; [`GoPeer`], goim's side of a cluster; and [`Link`], a way to any of them that can be
+//! cut. Each ends with its value, by its pid.
 //!
 //! `make deps` installs them. Where one is not installed the test that wants it fails and says so: nothing is skipped.
 #![forbid(unsafe_code)]
@@ -7,6 +8,7 @@
 mod etcd;
 mod go_peer;
 mod kafka;
+mod link;
 mod process;
 
 use std::{fmt::Write as _, fs, path::Path};
@@ -16,6 +18,7 @@ pub use self::{
     etcd::{Etcd, TlsFiles},
     go_peer::GoPeer,
     kafka::Kafka,
+    link::Link,
     process::free_ports,
 };
 

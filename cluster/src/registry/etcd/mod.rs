@@ -10,12 +10,14 @@
 //! | `meta` | the JSON beside it |
 //! | `view` | from keys to nodes, without IO |
 //! | `watcher` | list, watch, list again |
-//! | `registration` | one's own key, kept for ever |
+//! | `registration` | one's own registration, kept for ever; one loop |
+//! | `keys` | its two keys and their lease, and how they are put right |
 //! | `connect`, `contact` | one member of etcd at a time; does it answer? |
 
 mod config;
 mod connect;
 mod contact;
+mod keys;
 mod layout;
 mod meta;
 mod metrics;
@@ -35,14 +37,14 @@ pub use layout::{Layout, LayoutError, PlaceError};
 pub use metrics::RegistryMetrics;
 
 use self::{
-    connect::{Members, Trouble},
+    connect::Members,
     contact::Contact,
     layout::META,
     registration::{Own, Terms},
     view::View,
     watcher::Watcher,
 };
-use super::{Node, NodeSet, Registration, Registry, RegistryError, Service};
+use super::{Node, NodeSet, Registration, Registry, RegistryError, Service, Standing};
 use crate::{config::ConfigError, process::Place};
 
 /// Which nodes to watch. [`Scope::logics`] and [`Scope::comets`] are goim's.
@@ -100,8 +102,8 @@ impl EtcdRegistry {
             prefixes.insert(format!("{META}{prefix}"));
             prefixes.insert(prefix);
         }
-        let members = Members::new(config)?;
         let metrics = RegistryMetrics::default();
+        let members = Members::new(config, metrics.clone())?;
         let contact = Arc::new(Contact::new(metrics.clone()));
         let (sender, nodes) = watch::channel(Arc::default());
         let (list, listed) = watch::channel(false);
@@ -137,15 +139,12 @@ impl EtcdRegistry {
 impl Registry for EtcdRegistry {
     async fn register(&self, node: Node) -> Result<Box<dyn Registration>, RegistryError> {
         let refused = |error: PlaceError| RegistryError::Refused(error.to_string());
-        let mut own = Own::new(self.terms.clone(), self.members.clone(), node).map_err(refused)?;
-        let mut tried = 1;
-        loop {
-            match own.claim().await {
-                Ok(()) => return Ok(Box::new(own.keep())),
-                Err(_) if tried < self.members.len() => tried += 1,
-                Err(Trouble::Refused(why)) => return Err(RegistryError::Refused(why)),
-                Err(trouble) => return Err(RegistryError::Unavailable(trouble.to_string())),
-            }
+        let own = Own::new(self.terms.clone(), self.members.clone(), node).map_err(refused)?;
+        let (kept, has_failed) = own.keep();
+        let mut standing = kept.standing();
+        tokio::select! {
+            _ = standing.wait_for(|standing| *standing == Standing::Registered) => Ok(Box::new(kept)),
+            Ok(error) = has_failed => Err(error),
         }
     }
 

@@ -12,7 +12,7 @@ use tokio::{
 
 use super::{
     super::NodeSet,
-    connect::{Members, Trouble, backoff},
+    connect::{Members, Question, Trouble, backoff, pause},
     contact::{Contact, Talker},
     metrics::RegistryMetrics,
     view::{Record, View},
@@ -42,25 +42,35 @@ pub(super) struct Watcher {
 
 impl Watcher {
     pub(super) async fn run(mut self) -> Infallible {
-        let mut backoff = backoff(self.lease_ttl);
+        let mut backoff = backoff();
         loop {
-            match self.begin().await {
-                Ok((mut client, revision)) => {
+            let mut client = self.reach().await;
+            let trouble = match self.list(&mut client).await {
+                Ok(revision) => {
                     self.contact.worked(Talker::WATCH);
                     let Err(broken) = self.follow(&mut client, revision + 1, &mut backoff).await;
                     // Is etcd away? The next list tells.
                     tracing::debug!("the watch of etcd begins anew: {broken}");
+                    broken
                 }
-                Err(trouble) => self.contact.failed(Talker::WATCH, self.members.current(), &trouble),
-            }
-            backoff.pause().await;
+                Err(trouble) => {
+                    self.contact.failed(Talker::WATCH, self.members.current(), &trouble);
+                    trouble
+                }
+            };
+            pause(&mut backoff, &trouble).await;
         }
     }
 
-    async fn begin(&mut self) -> Result<(Client, i64), Trouble> {
-        let mut client = self.members.connect().await?;
-        let revision = self.list(&mut client).await?;
-        Ok((client, revision))
+    /// A client of a member that answers.
+    async fn reach(&mut self) -> Client {
+        let (question, contact) = (self.question(), &self.contact);
+        let failed = |member: &str, trouble: &Trouble| contact.failed(Talker::WATCH, member, trouble);
+        self.members.reach(question, failed).await
+    }
+
+    fn question(&self) -> Question {
+        Question::prefix(self.prefixes.first().expect("a registry watches something"))
     }
 
     /// Reads everything at one revision, which is returned.
@@ -109,9 +119,7 @@ impl Watcher {
                 }
                 // A watch says nothing while nothing changes, and a dead etcd says nothing either.
                 _ = probe.tick() => {
-                    let anything = GetOptions::new().with_prefix().with_keys_only().with_limit(1);
-                    let prefix = self.prefixes.first().expect("a registry watches something").as_str();
-                    self.members.ask(client.get(prefix, Some(anything))).await?;
+                    self.members.question(client, self.question()).await?;
                     backoff.reset();
                 }
                 () = sleep_until(self.grace_until), if missing => {

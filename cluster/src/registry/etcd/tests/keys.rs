@@ -166,6 +166,8 @@ async fn a_goim_comet_in_our_place_is_one_of_goims_and_our_end_changes_nothing()
     let key = config.layout.key(&comet(1)).unwrap();
     let options = PutOptions::new().with_lease(lease);
     raw.put(key.as_str(), "127.0.0.1:1", Some(options)).await.unwrap();
+    let mut standing = own.standing();
+    timeout(SOON, standing.wait_for(|standing| *standing == Standing::Replaced)).await.unwrap().unwrap();
     let goims =
         |nodes: &NodeSet| nodes.get(Service::Comet, &server(1)).is_some_and(|node| node.version.is_empty());
     until(&registry, goims).await;
@@ -175,6 +177,23 @@ async fn a_goim_comet_in_our_place_is_one_of_goims_and_our_end_changes_nothing()
     raw.put(config.layout.key(&comet(2)).unwrap(), "127.0.0.1:2", None).await.unwrap();
     let nodes = until(&registry, |nodes| there(nodes, 2)).await;
     assert!(goims(&nodes));
+}
+
+/// It is ours again when the other has gone, and only then.
+#[tokio::test]
+async fn a_key_that_another_process_holds_is_taken_when_it_leaves() {
+    let etcd = shared();
+    let config = DiscoveryConfig { layout: own_layout(), ..config(&etcd) };
+    let (one, other) = (registry(&config), registry(&config));
+    let own = registered(&one, comet(1)).await;
+    let second = registered(&other, Node { version: "0.2.0".to_owned(), ..comet(1) }).await;
+    let mut standing = own.standing();
+    timeout(SOON, standing.wait_for(|standing| *standing == Standing::Replaced)).await.unwrap().unwrap();
+    assert_eq!((one.metrics().registered.get(), other.metrics().registered.get()), (0, 1));
+    second.deregister().await;
+    timeout(SOON, standing.wait_for(|standing| *standing == Standing::Registered)).await.unwrap().unwrap();
+    let version = |nodes: &NodeSet| nodes.get(Service::Comet, &server(1)).map(|node| node.version.clone());
+    until(&other, |nodes| version(nodes).as_deref() == Some("0.1.0")).await;
 }
 
 /// The lease is a minute: what is gone in half of it was taken back.

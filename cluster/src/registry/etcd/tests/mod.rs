@@ -2,6 +2,7 @@
 
 mod access;
 mod keys;
+mod losses;
 mod outages;
 
 use std::{

@@ -2,7 +2,7 @@
 
 use tokio::task::JoinHandle;
 
-use super::*;
+use super::{connect::Trouble, *};
 
 /// Sees to it that a comet is in the set all the time, from now on.
 struct NeverLost {
@@ -120,21 +120,22 @@ async fn etcd_stands_still_for_longer_than_a_lease() {
 }
 
 /// etcd is back and has the key, and only then finds that the lease is over: the comet is about to register again. The
-/// watcher's lease is long, so that the test deletes the key well within its patience.
+/// watcher's lease is long, so that all of it happens well within its patience.
 #[tokio::test]
 async fn a_key_that_goes_just_after_etcd_came_back_is_waited_for() {
     let mut etcd = Etcd::start();
-    let comet_side = registry(&short_lease(&etcd));
     let lease_ttl = crate::config::BoundedDuration::secs::<60>();
     let watcher = registry(&DiscoveryConfig { lease_ttl, ..short_lease(&etcd) });
-    let _own = registered(&comet_side, comet(1)).await;
+    let key = Layout::default().key(&comet(1)).unwrap();
+    client(&etcd).await.put(key.as_str(), "127.0.0.1:1", None).await.unwrap();
     let never_lost = NeverLost::watch(&watcher, 1).await;
     etcd.kill();
     etcd.restart();
     until_true("it was listed anew", || async { watcher.metrics().lists.get() > 1 }).await;
-    let key = Layout::default().key(&comet(1)).unwrap();
-    client(&etcd).await.delete(key.as_str(), None).await.unwrap();
+    let mut raw = client(&etcd).await;
+    raw.delete(key.as_str(), None).await.unwrap();
     until_true("it is missing", || async { watcher.metrics().missing.get() == 1 }).await;
+    raw.put(key.as_str(), "127.0.0.1:1", None).await.unwrap();
     until_true("it is back", || async { watcher.metrics().missing.get() == 0 }).await;
     never_lost.check();
 }
@@ -205,7 +206,7 @@ async fn a_compacted_history_is_listed_anew() {
     let config = short_lease(&etcd);
     let metrics = RegistryMetrics::default();
     let mut watcher = Watcher {
-        members: Members::new(&config).unwrap(),
+        members: Members::new(&config, metrics.clone()).unwrap(),
         view: View::new(Layout::default(), vec![scope(Service::Comet, None)]),
         prefixes: ["/goim.comet/prod/sh/".to_owned()].into(),
         nodes: watch::channel(Arc::default()).0,
@@ -215,7 +216,7 @@ async fn a_compacted_history_is_listed_anew() {
         listed: watch::Sender::new(false),
         grace_until: Instant::now(),
     };
-    let mut backoff = connect::backoff(watcher.lease_ttl);
+    let mut backoff = connect::backoff();
     let followed = timeout(SOON, watcher.follow(&mut raw.clone(), 1, &mut backoff)).await.expect("in time");
     assert!(matches!(&followed, Err(Trouble::Away(why)) if why.contains("compacted")), "{followed:?}");
 
