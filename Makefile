@@ -77,6 +77,17 @@ test: deps ## Everything that must pass: lints, unit, property, conformance and 
 cargo-test: ## Of it only what cargo runs (make test STEPS="lint page": only these steps)
 	$(CARGO) test --workspace $(PROGRAMS) --no-fail-fast
 
+# One build with that of the tests.
+PAIRS ?= --table target/pairs/table.md
+RUN_PAIRS = $(CARGO) test --workspace $(PROGRAMS) --no-run --quiet && $(or $(CARGO_TARGET_DIR),target)/debug/pairs
+
+.PHONY: pairs pairs-test
+pairs: ## Two things at once in real clusters: PAIRS=--help
+	$(RUN_PAIRS) $(PAIRS)
+
+pairs-test: ## Two minutes of these, the same each time
+	$(RUN_PAIRS) --seed 1 --seconds 120
+
 # The simulator is a workspace of its own: what it changes must not reach the programs that are shipped.
 IN_SIM := --manifest-path tests/sim/Cargo.toml --target-dir $(or $(CARGO_TARGET_DIR),target)/sim
 SEEDS ?= 500

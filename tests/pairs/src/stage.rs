@@ -34,7 +34,7 @@ pub struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Bounds { ready: secs(15), reachable: secs(20), counted: secs(15) }
+        Bounds { ready: secs(15), reachable: secs(20), counted: secs(6) }
     }
 }
 
@@ -115,19 +115,19 @@ impl Stage {
         if let Some(trouble) = found.beyond(&crate::ledger::Allowed::nothing()) {
             return Err(anyhow!("a fresh cluster is not right: {trouble}"));
         }
-        stage.begin().await;
-        stage.end_pushes().await;
         Ok(stage)
     }
 
     /// Begins a story: what was noted before is forgotten, and pushes start.
     pub async fn begin(&mut self) {
+        // What still comes belongs to the story before.
+        self.crowd.quiet(ms(500)).await;
         self.world.scrape().await;
         self.drops = self.world.drops();
         self.kills = self.world.comet_kills().len();
         self.book = Book::default();
         self.probes.clear();
-        self.crowd.take_story();
+        self.crowd.forget();
         self.seed += 1;
         self.backend = Some(Backend::start(&self.world, Targets::of(&self.crowd), self.rate, self.seed));
     }
@@ -153,26 +153,32 @@ impl Stage {
         self.expect_counts(bounds.counted).await;
     }
 
-    /// Ends the story, [`Rules::reach`] after its last push, and judges it.
+    /// Ends the story and judges it: when all has arrived, or [`Rules::tail`] after its last push.
     pub async fn end(&mut self, rules: &Rules) -> Outcome {
         let mut pushes = self.end_pushes().await;
-        sleep(rules.reach + ms(500)).await;
-        self.world.scrape().await;
-        let (before, after) = (self.drops, self.world.drops());
         pushes.append(&mut self.probes);
-        let story = Story {
-            pushes,
-            connections: self.crowd.take_story(),
-            kills: self.world.comet_kills().split_off(self.kills),
-            drops: Drops {
-                frames: after.frames - before.frames,
-                dispatches: after.dispatches - before.dispatches,
-            },
-            until: now(),
-        };
-        let mut book = std::mem::take(&mut self.book);
-        book.add(judge(&story, rules));
-        Outcome::of(&story, book)
+        let ended = now();
+        let mut story = Story { pushes, ..Story::default() };
+        loop {
+            sleep(rules.reach).await;
+            self.world.scrape().await;
+            let (before, after) = (self.drops, self.world.drops());
+            story.drops = Drops {
+                frames: after.frames.saturating_sub(before.frames),
+                dispatches: after.dispatches.saturating_sub(before.dispatches),
+            };
+            story.kills = self.world.comet_kills().split_off(self.kills);
+            story.connections = self.crowd.story();
+            story.until = now();
+            let found = judge(&story, rules);
+            let is_open =
+                [Verdict::Lost, Verdict::InNoCounter].iter().any(|verdict| found.count(*verdict) > 0);
+            if !is_open || now() - ended > rules.tail {
+                let mut book = std::mem::take(&mut self.book);
+                book.add(found);
+                return Outcome::of(&story, book);
+            }
+        }
     }
 
     async fn expect_ready(&mut self, limit: Duration) {
@@ -188,12 +194,9 @@ impl Stage {
         for missing in self.crowd.missing() {
             self.book.note(Verdict::Unreachable, || missing);
         }
-        // The next look shall not find the same people.
-        if let Err(missing) = self.crowd.all_come(secs(20)).await {
-            missing
-                .into_iter()
-                .for_each(|why| self.book.note(Verdict::Unreachable, || format!("still: {why}")));
-        }
+        // Probes and counts shall not find the same people again.
+        self.crowd.call_back().await;
+        sleep(ms(500)).await;
     }
 
     /// Probes in rounds until one reaches everybody; the last one counts.
@@ -244,7 +247,7 @@ impl Stage {
     }
 
     /// Every logic says what is.
-    async fn expect_counts(&mut self, limit: Duration) {
+    pub async fn expect_counts(&mut self, limit: Duration) {
         let begun = now();
         loop {
             let mut found = Book::default();

@@ -158,8 +158,8 @@ impl Hearing {
                             sleep(SILENCE).await;
                             drop(stream);
                         });
-                        self.record.lock().ended(self.number, End::BrokenOff);
-                        return Ended { end: End::BrokenOff, delay: self.delay };
+                        self.record.lock().ended(self.number, End::Silent);
+                        return Ended { end: End::Silent, delay: self.delay };
                     }
                     // Replaced by a newer one of its person: it goes on until the server ends it.
                     None => break self.linger(&mut buffer).await,

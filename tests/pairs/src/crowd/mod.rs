@@ -6,7 +6,7 @@ mod person;
 mod record;
 mod wire;
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Mutex, mpsc},
@@ -19,7 +19,7 @@ use self::{
     record::Record,
 };
 use crate::{
-    clock::{At, ms, now},
+    clock::{ms, now},
     ledger::{Connection, Online},
     world::World,
 };
@@ -137,7 +137,7 @@ impl Crowd {
     pub async fn all_come(&self, limit: Duration) -> Result<(), Vec<String>> {
         for n in 0..self.len() {
             if self.comet_of(n).is_none() {
-                self.come(n, (n / 2 + n) % self.comets()).await;
+                self.come(n, n / 2 % self.comets()).await;
             }
         }
         // Who was told to come begins to want it a moment later.
@@ -149,6 +149,31 @@ impl Crowd {
         match timeout(limit, all_in).await {
             Ok(()) => Ok(()),
             Err(_) => Err(self.missing()),
+        }
+    }
+
+    /// Everybody is connected, evenly over the comets, before `limit` is over.
+    ///
+    /// # Errors
+    /// The people that are not in, and why.
+    pub async fn spread(&self, limit: Duration) -> Result<(), Vec<String>> {
+        let home = |n: usize| n / 2 % self.comets();
+        for n in 0..self.len() {
+            match self.comet_of(n) {
+                Some(comet) if comet == home(n) => {}
+                Some(_) => self.log_in_again(n, home(n)).await,
+                None => self.come(n, home(n)).await,
+            }
+        }
+        let all_in = async {
+            while (0..self.len()).any(|n| self.comet_of(n) != Some(home(n))) {
+                sleep(ms(50)).await;
+            }
+        };
+        match timeout(limit, all_in).await {
+            Ok(()) => Ok(()),
+            // Where they are is of no importance.
+            Err(_) => self.all_come(ms(100)).await,
         }
     }
 
@@ -167,26 +192,53 @@ impl Crowd {
         missing.collect()
     }
 
-    /// The connections that are open and the newest of their person.
+    /// The connections that are open and the newest of their person, with the rooms they are in now.
     pub fn present(&self) -> Vec<Connection> {
-        self.people.iter().filter_map(|(_, record, _)| record.lock().now().cloned()).collect()
+        let mut present: Vec<Connection> =
+            self.people.iter().filter_map(|(_, record, _)| record.lock().now().cloned()).collect();
+        for connection in &mut present {
+            connection.stays.retain(|stay| stay.until.is_none());
+        }
+        present
     }
 
-    /// Everything noted since the last story, which this ends.
-    pub fn take_story(&self) -> Vec<Connection> {
-        self.people.iter().flat_map(|(_, record, _)| record.lock().take()).collect()
-    }
-
-    /// Connections opened, and those that ended in each way, since the last story; for whoever wants to see that something happened.
-    pub fn ends(&self) -> BTreeMap<String, usize> {
-        let mut ends = BTreeMap::new();
-        for (_, record, _) in &self.people {
-            for connection in record.lock().all() {
-                let end = connection.end.as_ref().map_or("open".to_owned(), |(_, end)| format!("{end:?}"));
-                *ends.entry(end).or_default() += 1;
+    /// Whom the server sent away for good comes again.
+    pub async fn call_back(&self) {
+        for n in 0..self.len() {
+            if self.people[n].1.lock().sent_away.is_some() {
+                self.come(n, n / 2 % self.comets()).await;
             }
         }
-        ends
+    }
+
+    /// Waits until nobody has received anything for a while; at most ten times as long.
+    pub async fn quiet(&self, pause: Duration) {
+        let count = || {
+            let of = |record: &Record| {
+                record.lock().all().map(|connection| connection.received.len()).sum::<usize>()
+            };
+            self.people.iter().map(|(_, record, _)| of(record)).sum::<usize>()
+        };
+        let mut before = count();
+        for _ in 0..10 {
+            sleep(pause).await;
+            let after = count();
+            if after == before {
+                return;
+            }
+            before = after;
+        }
+    }
+
+    /// Begins a new story.
+    pub fn forget(&self) {
+        self.people.iter().for_each(|(_, record, _)| record.lock().forget());
+    }
+
+    /// Every connection of this story.
+    pub fn story(&self) -> Vec<Connection> {
+        let all = |record: &Record| record.lock().all().cloned().collect::<Vec<_>>();
+        self.people.iter().flat_map(|(_, record, _)| all(record)).collect()
     }
 
     /// Who is there, as the online API should say it.
@@ -228,12 +280,6 @@ impl Crowd {
         rooms.sort();
         rooms.dedup();
         rooms
-    }
-
-    /// When the first of all connections of this story was begun; for reports.
-    pub fn begun(&self) -> Option<At> {
-        let first = |record: &Record| record.lock().all().map(|connection| connection.dialled).min();
-        self.people.iter().filter_map(|(_, record, _)| first(record)).min()
     }
 }
 

@@ -90,18 +90,16 @@ impl Notes {
         self.connections.iter().find(|(its, _)| *its == present).map(|(_, connection)| connection)
     }
 
-    /// Every connection of this story. What ended is forgotten; what goes on begins anew with nothing received.
-    pub(super) fn take(&mut self) -> Vec<Connection> {
-        let story = self.connections.iter().map(|(_, connection)| connection.clone()).collect();
+    /// Begins a new story: what ended is forgotten, what goes on has received nothing yet.
+    pub(super) fn forget(&mut self) {
         self.connections.retain_mut(|(_, connection)| {
             connection.received.clear();
             connection.stays.retain(|stay| stay.until.is_none());
             connection.end.is_none()
         });
-        story
     }
 
-    /// Every connection that is open or has ended since the last story.
+    /// Every connection that is open or has ended in this story.
     pub(super) fn all(&self) -> impl Iterator<Item = &Connection> {
         self.connections.iter().map(|(_, connection)| connection)
     }

@@ -7,6 +7,7 @@ use super::{Connection, Push, Story, Target};
 /// A story's pushes by number, its connections by what they can be addressed by.
 pub(super) struct Index<'s> {
     pushes: HashMap<u64, &'s Push>,
+    first: Option<u64>,
     by_key: HashMap<&'s str, Vec<usize>>,
     by_mid: HashMap<i64, Vec<usize>>,
     by_room: HashMap<&'s str, Vec<usize>>,
@@ -19,6 +20,7 @@ impl<'s> Index<'s> {
     pub(super) fn new(story: &'s Story) -> Index<'s> {
         let mut index = Index {
             pushes: story.pushes.iter().map(|push| (push.id, push)).collect(),
+            first: story.pushes.iter().map(|push| push.id).min(),
             by_key: HashMap::new(),
             by_mid: HashMap::new(),
             by_room: HashMap::new(),
@@ -42,6 +44,11 @@ impl<'s> Index<'s> {
     /// Whether a connection has received a push.
     pub(super) fn has(&self, connection: usize, id: u64) -> bool {
         self.received[connection].contains(&id)
+    }
+
+    /// Whether a push belongs to an earlier story: all numbers grow.
+    pub(super) fn is_of_before(&self, id: u64) -> bool {
+        self.first.is_some_and(|first| id < first)
     }
 
     /// Connections of a device.

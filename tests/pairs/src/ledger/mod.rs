@@ -33,12 +33,22 @@ pub fn judge(story: &Story, rules: &Rules) -> Book {
     book
 }
 
-/// The same push twice on a connection, or one that was refused.
+/// The same push twice on a connection, one that was refused, or one of long ago.
 fn find_doubles(index: &Index<'_>, connection: &Connection, book: &mut Book) {
     let mut seen = std::collections::HashMap::new();
     for receipt in &connection.received {
-        // Pushes of an earlier story may still arrive.
-        let Some(push) = index.push(receipt.id) else { continue };
+        let Some(push) = index.push(receipt.id) else {
+            if index.is_of_before(receipt.id) {
+                // Its story ended when all had arrived.
+                book.note(Verdict::Doubled, || {
+                    format!(
+                        "push {} to {} at {:.1?}, long after its time",
+                        receipt.id, connection.key, receipt.at
+                    )
+                });
+            }
+            continue;
+        };
         if let Some(first) = seen.insert(receipt.id, receipt.at) {
             book.note(Verdict::Doubled, || {
                 let Connection { key, comet, .. } = connection;

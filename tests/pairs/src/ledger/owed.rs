@@ -62,6 +62,17 @@ impl<'s> Owed<'s> {
         }
         self.cover(missed, &mut drops, Some(Verdict::LostButCounted), Verdict::Lost, book);
         self.cover(vanished, &mut drops, None, Verdict::InNoCounter, book);
+        if self.rules.drops_are_losses {
+            self.find_excess(drops.dispatches, book);
+        }
+    }
+
+    /// Pushes that were counted as dropped for a comet although nobody misses them. Unknown ones may have been dropped.
+    fn find_excess(&self, dispatches: u64, book: &mut Book) {
+        let unknown = self.story.pushes.iter().filter(|push| push.answer == Answer::Unknown).count() as u64;
+        book.note_many(Verdict::CountedWrong, dispatches.saturating_sub(unknown), || {
+            "pushes that nobody misses were counted as dropped".to_owned()
+        });
     }
 
     /// Notes what the counters cover as one verdict, what they do not as the other, and takes from them what was used.
@@ -93,7 +104,9 @@ impl<'s> Owed<'s> {
     fn is_due(&self, push: &Push, accepted: At, n: usize) -> bool {
         let connection = &self.story.connections[n];
         let is_there = |from: At, until: Option<At>| {
-            let until = until.unwrap_or(self.story.until).min(connection.until.unwrap_or(self.story.until));
+            let Some(until) = until.into_iter().chain(connection.until).min() else {
+                return push.sent >= from;
+            };
             if push.sent < from || accepted > until || self.is_killed(connection, push.sent, until) {
                 return false;
             }
@@ -146,8 +159,11 @@ impl<'s> Owed<'s> {
     /// Whether what was on its way to a connection around this time can be known to have been delivered or counted.
     fn is_reckonable(&self, connection: &Connection, sent: At, accepted: At) -> bool {
         let near = |at: At, margin: Duration| at + margin >= sent && at <= accepted + margin;
-        let is_broken =
-            matches!(&connection.end, Some((at, End::BrokenOff | End::Lost)) if near(*at, self.rules.reach));
+        let is_broken = match &connection.end {
+            Some((at, End::BrokenOff | End::Lost)) => near(*at, self.rules.reach),
+            Some((at, End::Silent)) => accepted + self.rules.reach >= *at,
+            _ => false,
+        };
         let around = self.rules.around_kill.max(self.rules.reach);
         let is_killed =
             self.story.kills.iter().any(|(comet, at)| *comet == connection.comet && near(*at, around));

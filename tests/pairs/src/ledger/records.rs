@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::clock::At;
+use crate::clock::{At, ms, secs};
 
 /// Whom a push is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +73,8 @@ pub enum End {
     Left,
     /// The client broke it off: what was on its way to it is nobody's fault.
     BrokenOff,
+    /// The client fell silent. Its socket goes on taking what comes, until the server notices.
+    Silent,
     /// The server closed, with this code (0: it gave none).
     Closed(u16),
     /// The server's end came without a word, or as a reset.
@@ -129,7 +131,7 @@ pub struct Story {
     pub kills: Vec<(usize, At)>,
     /// What the programs counted.
     pub drops: Drops,
-    /// The end: nothing that would have come later is missed.
+    /// The end: what was accepted [`Rules::reach`] before has arrived or is missed.
     pub until: At,
 }
 
@@ -138,13 +140,17 @@ pub struct Story {
 pub struct Rules {
     /// How long a push may take from its acceptance to its receiver. Who leaves sooner need not have it.
     pub reach: Duration,
-    /// Around a kill of its comet a connection's receipts are not reckoned with, so long before and after.
+    /// What a comet holds when it is killed was accepted at most so long before.
     pub around_kill: Duration,
+    /// How long is waited at the end for what is still on its way, and for counters that come late: above `dispatch.giveUp`.
+    pub tail: Duration,
+    /// Whether every push that a job calls dropped must be missed by somebody: not while comets without members die.
+    pub drops_are_losses: bool,
 }
 
 impl Default for Rules {
     /// A machine that is busy, and no trouble that holds pushes up.
     fn default() -> Self {
-        Rules { reach: Duration::from_secs(3), around_kill: Duration::from_secs(10) }
+        Rules { reach: ms(1500), around_kill: secs(3), tail: secs(8), drops_are_losses: true }
     }
 }

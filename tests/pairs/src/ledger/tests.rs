@@ -170,7 +170,7 @@ fn an_answer_that_calls_a_connected_device_offline_is_a_counted_loss() {
 fn who_was_not_there_yet_or_left_before_it_came_is_owed_nothing() {
     let late = Connection { opened: secs(5), ..device("a", 1) };
     expect(&story(vec![push(1, to_room(), 2)], vec![late]), &[]);
-    let gone = Connection { until: Some(secs(4)), ..device("a", 1) };
+    let gone = Connection { until: Some(secs(3)), ..device("a", 1) };
     expect(&story(vec![push(1, to_room(), 2)], vec![gone]), &[]);
 }
 
@@ -221,9 +221,12 @@ fn what_a_moving_device_misses_must_be_in_a_counter() {
 
 #[test]
 fn what_was_on_a_connection_that_its_client_broke_off_cannot_be_reckoned() {
-    let end = Some((secs(3), End::BrokenOff));
-    let old = Connection { until: Some(secs(3)), end, ..device("a", 1) };
-    expect(&story(vec![push(1, to_key("a"), 2)], vec![old]), &[]);
+    let ended = |end| Connection { until: Some(secs(3)), end: Some((secs(3), end)), ..device("a", 1) };
+    let pushed = |end, second| story(vec![push(1, to_key("a"), second)], vec![ended(end)]);
+    expect(&pushed(End::BrokenOff, 2), &[]);
+    // Who fell silent is taken for alive for some time, who broke off is not.
+    expect(&pushed(End::Silent, 12), &[]);
+    expect(&pushed(End::BrokenOff, 12), &[(Verdict::InNoCounter, 1)]);
 }
 
 #[test]
@@ -253,6 +256,23 @@ fn every_figure_of_the_online_api_counts() {
     said.keys = [("b".to_owned(), Some("c:2".to_owned()))].into();
     let book = expect_online("logic 0", &truth, &said);
     assert_eq!(book.count(Verdict::CountedWrong), 4, "{book:#?}");
+}
+
+#[test]
+fn a_push_that_arrived_and_is_counted_as_dropped_is_counted_wrong() {
+    let mut device = device("a", 1);
+    receive(&mut device, 1, 3);
+    let unknown = Push { answer: Answer::Unknown, ..push(2, to_key("a"), 2) };
+    let drops = Drops { frames: 0, dispatches: 3 };
+    let story = Story { drops, ..story(vec![push(1, to_key("a"), 2), unknown], vec![device]) };
+    expect(&story, &[(Verdict::CountedWrong, 2)]);
+}
+
+#[test]
+fn what_comes_again_long_after_its_story_is_a_double() {
+    let mut device = device("a", 1);
+    [3, 7].iter().for_each(|id| receive(&mut device, *id, 5));
+    expect(&story(vec![push(7, to_key("a"), 2)], vec![device]), &[(Verdict::Doubled, 1)]);
 }
 
 #[test]

@@ -87,9 +87,11 @@ const COMET: [&str; 4] = [
     "reactor.shards=2",
     "reactor.ringEntries=256",
     // Long enough to push in the midst of it.
-    "drain.spread=3s",
+    "drain.spread=6s",
     "drain.timeout=15s",
 ];
+/// Who is given up, is so within a story.
+const JOB: [&str; 1] = ["dispatch.giveUp=5s"];
 /// Who says nothing is gone after 15 seconds.
 const LOGIC: [&str; 2] = ["node.heartbeat=5s", "node.heartbeatMax=3"];
 
@@ -165,7 +167,7 @@ impl World {
                 ],
             ),
             Kind::Logic => (&LOGIC, vec![("httpServer.addr", ports.http), ("rpcServer.addr", ports.rpc)]),
-            Kind::Job => (&[], vec![("admin.addr", ports.http)]),
+            Kind::Job => (&JOB, vec![("admin.addr", ports.http)]),
         };
         sets.extend(own.iter().map(|set| (*set).to_owned()));
         sets.extend(addresses.iter().map(|(key, address)| format!("{key}={address}")));

@@ -220,20 +220,29 @@ impl Program {
         self.is_frozen = true;
     }
 
+    /// Stops it for so long and no longer, whatever else takes its time; nobody may kill it meanwhile.
+    pub fn freeze_for(&mut self, time: Duration) {
+        self.freeze();
+        let pid = self.pid();
+        tokio::spawn(async move {
+            sleep(time).await;
+            send(pid, Signal::CONT);
+        });
+    }
+
     /// Lets it go on.
     pub fn resume(&mut self) {
         self.signal(Signal::CONT);
         self.is_frozen = false;
     }
 
+    fn pid(&self) -> Option<Pid> {
+        self.child.as_ref().and_then(|child| i32::try_from(child.id()).ok()).and_then(Pid::from_raw)
+    }
+
+    /// Not yet waited for, the pid is still its own.
     fn signal(&self, signal: Signal) {
-        // Not yet waited for, the pid is still its own.
-        let pid =
-            self.child.as_ref().and_then(|child| i32::try_from(child.id()).ok()).and_then(Pid::from_raw);
-        if let Some(pid) = pid {
-            // One that ended by itself hears nothing; whoever waits for it finds out.
-            let _ = kill_process(pid, signal);
-        }
+        send(self.pid(), signal);
     }
 
     /// When it was killed, each time.
@@ -282,6 +291,13 @@ impl Drop for Program {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+}
+
+/// One that ended by itself hears nothing; whoever waits for it finds out.
+fn send(pid: Option<Pid>, signal: Signal) {
+    if let Some(pid) = pid {
+        let _ = kill_process(pid, signal);
     }
 }
 
