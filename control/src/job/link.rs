@@ -5,7 +5,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -60,7 +63,7 @@ pub(super) struct Common {
     pub(super) limits: LinkLimits,
     pub(super) metrics: JobMetrics,
     pub(super) tracker: Arc<Tracker>,
-    /// Told whenever a link has room again.
+    /// Told whenever a link has room again, or its stream has ended.
     pub(super) room: Arc<Notify>,
 }
 
@@ -69,6 +72,8 @@ pub(super) struct Shared {
     pub(super) common: Common,
     queue: Mutex<Queue>,
     pub(super) changed: Notify,
+    /// comet has spoken on the stream that is open now.
+    stands: AtomicBool,
 }
 
 #[derive(Default)]
@@ -88,6 +93,7 @@ impl Link {
             common,
             queue: Mutex::default(),
             changed: Notify::new(),
+            stands: AtomicBool::new(false),
         });
         let caller = Caller::new(comet, Arc::clone(&shared));
         Link { shared, task: Some(tokio::spawn(caller.run())) }
@@ -123,6 +129,11 @@ impl Link {
         self.shared.queue().entries == 0
     }
 
+    /// Whether comet is at the other end of a stream now.
+    pub(super) fn stands(&self) -> bool {
+        self.shared.stands.load(Relaxed)
+    }
+
     /// Ends the link when its queue is empty.
     pub(super) async fn finish(mut self) {
         self.close();
@@ -147,6 +158,14 @@ impl Drop for Link {
 impl Shared {
     pub(super) fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// comet is at the other end of the stream, or no longer.
+    pub(super) fn set_stands(&self, stands: bool) {
+        if self.stands.swap(stands, Relaxed) && !stands {
+            // A comet that is not listed any more may be gone now.
+            self.common.room.notify_one();
+        }
     }
 
     /// These items are done with: comet has taken them, or was given up.

@@ -166,6 +166,16 @@ struct Run {
 struct Way {
     link: Link,
     is_listed: bool,
+    /// It was marked offline when it was last listed, as a comet is that drains.
+    is_offline: bool,
+}
+
+impl Way {
+    /// Whether pushes go to the comet. One that drains is listed until its last client has gone. One that has lost its
+    /// place without that word has clients as before: pushes go on as long as its stream stands, until it is listed again.
+    fn is_open(&self) -> bool {
+        self.is_listed || (!self.is_offline && self.link.stands())
+    }
 }
 
 impl Run {
@@ -188,14 +198,13 @@ impl Run {
                 biased;
                 () = tracker.moved() => self.settle(&mut *consumer).await,
                 changed = self.nodes.changed(), if is_watching => {
-                    // The comet in this process leaves when the drain begins, and takes what was accepted all the same.
-                    is_watching = changed.is_ok() && !self.drain.is_draining();
+                    is_watching = changed.is_ok();
                     if is_watching {
                         self.update_links();
                     }
                 }
                 () = self.drain.draining(), if ends_at_drain => break,
-                () = room.notified(), if !self.pending.is_empty() => {}
+                () = room.notified(), if !self.pending.is_empty() || self.is_parting() => self.part(),
                 read = consumer.next_batch(READ_MAX), if self.pending.is_empty() => match read {
                     Ok(deliveries) => {
                         self.pending.extend(deliveries);
@@ -237,22 +246,34 @@ impl Run {
     /// Takes note of the comets that came and went.
     fn update_links(&mut self) {
         let nodes = Arc::clone(&self.nodes.borrow_and_update());
-        self.links.retain(|server, way| {
-            let is_listed = nodes.get(Service::Comet, server).is_some();
-            self.no_comet_told &= is_listed == way.is_listed;
-            way.is_listed = is_listed;
-            is_listed || !way.link.is_idle()
-        });
+        for (server, way) in &mut self.links {
+            let node = nodes.get(Service::Comet, server);
+            self.no_comet_told &= node.is_some() == way.is_listed;
+            way.is_listed = node.is_some();
+            way.is_offline = node.map_or(way.is_offline, |node| node.offline);
+        }
+        self.part();
         for node in nodes.of(Service::Comet) {
             if !self.links.contains_key(&node.server)
                 && let Some(comet) = (self.connect)(node)
             {
                 info!(comet = %node.server, "dispatching to it");
                 let link = Link::start(comet, self.common.clone());
-                self.links.insert(node.server.clone(), Way { link, is_listed: true });
+                let way = Way { link, is_listed: true, is_offline: node.offline };
+                self.links.insert(node.server.clone(), way);
                 self.no_comet_told = false;
             }
         }
+    }
+
+    /// Whether a link waits for its end.
+    fn is_parting(&self) -> bool {
+        self.links.values().any(|way| !way.is_listed)
+    }
+
+    /// Ends the links of comets that have left. A comet waits for that: then it has all that was meant for it.
+    fn part(&mut self) {
+        self.links.retain(|_, way| way.is_open() || !way.link.is_idle());
     }
 
     /// Hands what was read to the links, until all of them are full.
@@ -266,8 +287,8 @@ impl Run {
 
     /// Whether a comet can take more. Without a comet everything is put aside, so there is room.
     fn has_room(&self) -> bool {
-        let mut listed = self.links.values().filter(|way| way.is_listed).peekable();
-        listed.peek().is_none() || listed.any(|way| way.link.has_room())
+        let mut open = self.links.values().filter(|way| way.is_open()).peekable();
+        open.peek().is_none() || open.any(|way| way.link.has_room())
     }
 
     fn route(&mut self, delivery: Delivery) {
@@ -284,13 +305,13 @@ impl Run {
                 return;
             }
         };
-        let listed = || self.links.iter().filter(|(_, way)| way.is_listed);
-        let (to, dispatch) = route(envelope, listed().count());
+        let open = || self.links.values().filter(|way| way.is_open());
+        let (to, dispatch) = route(envelope, open().count());
         let links: Vec<&Link> = match &to {
             To::One(server) => {
-                self.links.get(server).filter(|way| way.is_listed).map(|way| &way.link).into_iter().collect()
+                self.links.get(server).filter(|way| way.is_open()).map(|way| &way.link).into_iter().collect()
             }
-            To::Every => listed().map(|(_, way)| &way.link).collect(),
+            To::Every => open().map(|way| &way.link).collect(),
         };
         let ticket = tracker.start(delivery, links.len());
         let Some((last, others)) = links.split_last() else {

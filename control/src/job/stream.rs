@@ -59,7 +59,9 @@ impl Caller {
                     credit: 0,
                     batch_max: usize::MAX,
                 };
-                match session.run(replies, batches).await {
+                let ended = session.run(replies, batches).await;
+                session.link.shared.set_stands(false);
+                match ended {
                     Ok(()) => return true,
                     Err(why) => {
                         session.put_back();
@@ -113,7 +115,10 @@ impl Session<'_> {
             tokio::select! {
                 biased;
                 reply = replies.message() => match reply {
-                    Ok(Some(reply)) => self.answered(reply)?,
+                    Ok(Some(reply)) => {
+                        self.link.shared.set_stands(true);
+                        self.answered(reply)?;
+                    }
                     Ok(None) => return Err("it ended the stream".to_owned()),
                     Err(status) => return Err(format!("{:?}: {}", status.code(), status.message())),
                 },

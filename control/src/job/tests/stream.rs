@@ -15,12 +15,14 @@ use super::{grpc::Goim, *};
 
 /// Halley's service, which keeps the batches of each stream.
 #[derive(Clone)]
-struct Ours(Arc<OursState>);
+pub(super) struct Ours(pub(super) Arc<OursState>);
 
-struct OursState {
+pub(super) struct OursState {
     streams: Mutex<Vec<Vec<DispatchBatch>>>,
+    /// Streams that are over.
+    pub(super) ended: AtomicUsize,
     /// Batches are acknowledged with a permit each.
-    permits: Semaphore,
+    pub(super) permits: Semaphore,
     credit: u64,
     batch_max: u64,
     /// Streams that end after so many batches, the last of them not acknowledged.
@@ -35,9 +37,10 @@ impl Default for Ours {
 }
 
 impl Ours {
-    fn new(permits: usize, credit: u64) -> Self {
+    pub(super) fn new(permits: usize, credit: u64) -> Self {
         Ours(Arc::new(OursState {
             streams: Mutex::default(),
+            ended: AtomicUsize::new(0),
             permits: Semaphore::new(permits),
             credit,
             batch_max: 1 << 20,
@@ -46,7 +49,7 @@ impl Ours {
         }))
     }
 
-    fn routes(&self) -> Routes {
+    pub(super) fn routes(&self) -> Routes {
         Routes::new(CometServer::new(self.clone()))
     }
 
@@ -57,7 +60,7 @@ impl Ours {
     }
 
     /// Bodies of each stream.
-    fn bodies(&self) -> Vec<Vec<String>> {
+    pub(super) fn bodies(&self) -> Vec<Vec<String>> {
         let body = |dispatch: &halley::Dispatch| String::from_utf8(dispatch.body.to_vec()).unwrap();
         let streams = self.0.streams.lock().unwrap();
         let bodies =
@@ -67,6 +70,15 @@ impl Ours {
 
     fn count(&self) -> usize {
         self.bodies().concat().len()
+    }
+}
+
+/// Counts the end of a stream.
+struct End(Arc<OursState>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.ended.fetch_add(1, Relaxed);
     }
 }
 
@@ -88,8 +100,9 @@ impl HalleyService for Ours {
         let breaks_after = state.breaks.lock().unwrap().pop_front().unwrap_or(usize::MAX);
         let (credit, batch_max) = (state.credit, state.batch_max);
         let first = DispatchReply { credit, batch_max, ..DispatchReply::default() };
+        let end = End(state);
         let replies = request.into_inner().then(move |batch| {
-            let state = Arc::clone(&state);
+            let state = Arc::clone(&end.0);
             async move {
                 let batch = batch?;
                 let taken = batch.serial;
@@ -120,14 +133,14 @@ impl HalleyService for Ours {
 }
 
 /// A comet's port, on a thread of its own.
-struct Served {
-    address: SocketAddr,
+pub(super) struct Served {
+    pub(super) address: SocketAddr,
     stop: oneshot::Sender<()>,
     thread: thread::JoinHandle<()>,
 }
 
 impl Served {
-    fn start(routes: Routes) -> Served {
+    pub(super) fn start(routes: Routes) -> Served {
         Served::at(([127, 0, 0, 1], 0).into(), routes)
     }
 
@@ -148,27 +161,27 @@ impl Served {
     }
 
     /// Its connections are gone when this returns.
-    fn stop(self) {
+    pub(super) fn stop(self) {
         self.stop.send(()).unwrap();
         self.thread.join().unwrap();
     }
 }
 
 /// job over these comets.
-struct StreamSetup {
-    broker: MemoryBroker,
+pub(super) struct StreamSetup {
+    pub(super) broker: MemoryBroker,
     metrics: JobMetrics,
     job: Job,
     drain: Drain,
-    _registrations: Vec<Box<dyn Registration>>,
+    pub(super) registrations: Vec<Box<dyn Registration>>,
 }
 
 impl StreamSetup {
-    async fn start(comets: &[SocketAddr]) -> Self {
+    pub(super) async fn start(comets: &[SocketAddr]) -> Self {
         Self::start_with(&[], comets).await
     }
 
-    async fn start_with(sets: &[&str], comets: &[SocketAddr]) -> Self {
+    pub(super) async fn start_with(sets: &[&str], comets: &[SocketAddr]) -> Self {
         let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
         let config: JobConfig = cluster::config::load(None, &sets, &[]).unwrap().config;
         let broker =
@@ -188,10 +201,10 @@ impl StreamSetup {
             drain: drain.clone(),
         };
         let job = super::start(&config, deps);
-        StreamSetup { broker, metrics, job, drain, _registrations: registrations }
+        StreamSetup { broker, metrics, job, drain, registrations }
     }
 
-    async fn publish(&self, envelopes: impl IntoIterator<Item = Envelope>) {
+    pub(super) async fn publish(&self, envelopes: impl IntoIterator<Item = Envelope>) {
         self.broker.publish(envelopes.into_iter().collect()).await.unwrap();
     }
 
@@ -200,7 +213,7 @@ impl StreamSetup {
         self.publish(numbers.map(|n| to_room(&format!("live://{}", n % 3), &n.to_string()))).await;
     }
 
-    fn drops(&self, reason: DropReason) -> u64 {
+    pub(super) fn drops(&self, reason: DropReason) -> u64 {
         self.metrics.drops.of(reason).get()
     }
 }
