@@ -32,12 +32,15 @@ pub(super) async fn drain(front: Arc<Front>, shard: u16, inbox: Inbox) {
     }
 }
 
-fn take(front: &Arc<Front>, shard: u16, mail: ToFront) {
+pub(super) fn take(front: &Arc<Front>, shard: u16, mail: ToFront) {
     match mail {
         ToFront::Login(login) => front.logins.begin(front, *login),
         ToFront::LoginGone(id) => front.logins.gone(id),
         // Bounded by the connections on their way, each of which waits here and nowhere else.
-        ToFront::Moved { to, attach } => front.send_soon(to, ToShard::Attach(attach)),
+        ToFront::Moved { to, attach } => {
+            lock(&front.moves)[usize::from(to)].sent += 1;
+            front.send_soon(to, ToShard::Attach(attach));
+        }
         ToFront::Abandoned(session) => front.abandoned(session),
         ToFront::Opened { mid, key, generation, peer } => {
             front.online().opened(peer);
@@ -73,8 +76,8 @@ fn take(front: &Arc<Front>, shard: u16, mail: ToFront) {
             front.tell_elsewhere(news);
         }
         ToFront::Stats(stats) => front.metrics.shard(shard, *stats),
-        ToFront::Drained => {
-            *lock(&front.drained) += 1;
+        ToFront::Drained { arrivals } => {
+            lock(&front.moves)[usize::from(shard)].arrived = Some(arrivals);
             front.drained_changed.notify_waiters();
         }
     }

@@ -73,8 +73,17 @@ pub struct Front {
     metrics: Arc<Metrics>,
     /// Set for good.
     draining: AtomicBool,
-    drained: Mutex<usize>,
+    moves: Mutex<Vec<Moves>>,
     drained_changed: Notify,
+}
+
+/// Connections on their way to one shard, for the end of a drain.
+#[derive(Clone, Default)]
+struct Moves {
+    /// Handed over so far.
+    sent: u64,
+    /// How many of them had come when the shard said that nobody is left.
+    arrived: Option<u64>,
 }
 
 impl Front {
@@ -103,7 +112,7 @@ impl Front {
             announcer,
             metrics,
             draining: AtomicBool::new(false),
-            drained: Mutex::new(0),
+            moves: Mutex::new(vec![Moves::default(); shards]),
             drained_changed: Notify::new(),
         });
         for (shard, inbox) in inboxes.into_iter().enumerate() {
@@ -143,7 +152,7 @@ impl Front {
         let all_gone = async {
             loop {
                 let changed = self.drained_changed.notified();
-                if *lock(&self.drained) == self.outboxes.shards() {
+                if lock(&self.moves).iter().all(|shard| shard.arrived == Some(shard.sent)) {
                     break;
                 }
                 changed.await;
@@ -252,6 +261,7 @@ mod tests {
         Payload, Receivers, Renewed, Transport,
     };
     use proto::{
+        frame::Header,
         ids::{Generation, Key, Mid, RoomId},
         op::Op,
     };
@@ -260,8 +270,23 @@ mod tests {
     use crate::{
         clock::Time,
         mailbox::{Bell, Receiver, ShardBell, channel},
-        shard::mail::{ConnectionId, Login, Outcome},
+        shard::{
+            Wire,
+            mail::{Attach, Carried, ConnectionId, Descriptor, Handover, Login, Outcome, Ticket, ToFront},
+        },
     };
+
+    fn session() -> Session {
+        Session {
+            mid: Mid(7),
+            key: Key::new("k"),
+            room: None,
+            rooms: Vec::new(),
+            accepts: Vec::new(),
+            heartbeat: Duration::from_secs(90),
+            generation: Some(Generation(1)),
+        }
+    }
 
     /// A logic whose every answer takes so long; the first report fails.
     #[derive(Default)]
@@ -275,15 +300,7 @@ mod tests {
     impl LogicApi for Slow {
         async fn connect(&self, _: ConnectRequest) -> Result<Session, LogicError> {
             tokio::time::sleep(self.takes).await;
-            Ok(Session {
-                mid: Mid(7),
-                key: Key::new("k"),
-                room: None,
-                rooms: Vec::new(),
-                accepts: Vec::new(),
-                heartbeat: Duration::from_secs(90),
-                generation: Some(Generation(1)),
-            })
+            Ok(session())
         }
 
         async fn disconnect(&self, session: SessionRef) -> Result<bool, LogicError> {
@@ -393,10 +410,40 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(1)).await;
             // The shard closes the client in the lobby, and has no other.
             front.logins.gone(login().id);
-            *lock(&front.drained) = 1;
+            inbox::take(&front, 0, ToFront::Drained { arrivals: 0 });
             assert!(front.drain(Duration::ZERO, Duration::from_secs(25)).await);
             assert_eq!(lock(&logic.ended)[..], [Key::new("k")], "{takes:?}");
         }
+    }
+
+    /// A shard was empty, and the last connection on its way there: the drain was over before it had come, and its session
+    /// stayed for half an hour.
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_waits_for_connections_on_their_way_between_shards() {
+        let (front, inbox) = with_a_shard(Arc::default());
+        let draining = tokio::spawn({
+            let front = Arc::clone(&front);
+            async move { front.drain(Duration::ZERO, Duration::from_secs(25)).await }
+        });
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let state = Handover {
+            ticket: Ticket(1),
+            peer: IpAddr::from([127, 0, 0, 1]),
+            transport: Transport::Tcp,
+            header: Header { ver: 1, op: Op::AUTH, seq: 1 },
+            session: session(),
+            reasons: false,
+            wire: Wire::Deaf,
+            carried: Carried::default(),
+        };
+        let attach = Box::new(Attach { descriptor: Descriptor::Simulated(1), state });
+        inbox::take(&front, 0, ToFront::Moved { to: 0, attach });
+        inbox::take(&front, 0, ToFront::Drained { arrivals: 0 });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!draining.is_finished());
+        assert_eq!(inbox.depth(), 2, "the drain and the connection");
+        inbox::take(&front, 0, ToFront::Drained { arrivals: 1 });
+        assert!(draining.await.expect("no panic"));
     }
 
     /// The call was given up with the deadline: what logic had stored stayed there for half an hour, and was pushed to.

@@ -31,7 +31,8 @@ pub(super) struct Draining {
     next_slot: u32,
     per_tick: u32,
     over: Duration,
-    reported: bool,
+    /// Arrivals from other shards when the front was last told that nobody is left.
+    told: Option<u64>,
 }
 
 /// Version of frames that Halley sends by itself.
@@ -188,7 +189,8 @@ impl Shard {
         }
     }
 
-    /// Begins a drain: no more accepts, closes spread over `over`.
+    /// Begins a drain: no more accepts, closes spread over `over`. Who has not logged in is closed at once, for no login is
+    /// answered any more, and a broadcast with a speed goes out at once to whom it has not reached.
     pub(super) fn drain(&mut self, now: Time, over: Duration, out: &mut Outputs) {
         if self.draining.is_some() {
             return;
@@ -196,27 +198,38 @@ impl Shard {
         out.actions.push(Action::StopAccepting);
         let ticks = (over.as_micros() as u64 / TICK_MICROS).max(1) as u32;
         let per_tick = self.slots.end().div_ceil(ticks).max(1);
-        self.draining = Some(Draining { next_slot: 0, per_tick, over, reported: false });
+        self.draining = Some(Draining { next_slot: 0, per_tick, over, told: None });
+        self.finish_paced(out);
+        while let Some((slot, generation)) = self.unauthenticated.pop_front() {
+            let id = ConnectionId { shard: self.index, slot, generation };
+            if self.slots.get(id).is_some_and(|connection| connection.is_unauthenticated()) {
+                self.go_away(now, id, out);
+            }
+        }
         self.drain_some(now, out);
+    }
+
+    /// Closes a connection because of the drain.
+    pub(super) fn go_away(&mut self, now: Time, id: ConnectionId, out: &mut Outputs) {
+        self.close(now, id, CloseReason::GoingAway, CloseReason::GoingAway.text(), out);
     }
 
     /// One tick's share of a drain.
     pub(super) fn drain_some(&mut self, now: Time, out: &mut Outputs) {
         let Some(draining) = &mut self.draining else { return };
-        // Round and round: a connection that was on its way from another shard may come into a slot that was passed.
-        let from = if draining.next_slot < self.slots.end() { draining.next_slot } else { 0 };
+        let from = draining.next_slot;
         let to = from.saturating_add(draining.per_tick).min(self.slots.end());
-        draining.next_slot = to;
-        let first_empty =
-            self.slots.len() == 0 && !std::mem::replace(&mut draining.reported, self.slots.len() == 0);
+        draining.next_slot = draining.next_slot.max(to);
+        let arrivals = self.arrivals;
+        let is_news = self.slots.len() == 0 && draining.told.replace(arrivals) != Some(arrivals);
         for slot in from..to {
             if let Some((id, _)) = self.slots.at_mut(slot) {
-                self.close(now, id, CloseReason::GoingAway, CloseReason::GoingAway.text(), out);
+                self.go_away(now, id, out);
             }
         }
-        if first_empty {
+        if is_news {
             self.report(out);
-            out.mail.push_back(ToFront::Drained);
+            out.mail.push_back(ToFront::Drained { arrivals });
         }
     }
 

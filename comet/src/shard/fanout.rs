@@ -248,11 +248,25 @@ impl Shard {
     fn start_paced(&mut self, now: Time, outgoing: Outgoing, filter: Op, per_second: u32, out: &mut Outputs) {
         if self.fanout.paced.len() == sim::bound(PACED_MAX) {
             let oldest = self.fanout.paced.remove(0);
-            for slot in oldest.next_slot..self.slots.end() {
-                self.push_if_accepted(slot, oldest.filter, &oldest.outgoing, out);
-            }
+            self.finish_one(&oldest, out);
         }
         self.fanout.paced.push(Paced { outgoing, filter, per_second, next_slot: 0, started: now, done: 0 });
+        if self.draining.is_some() {
+            self.finish_paced(out);
+        }
+    }
+
+    /// Brings every broadcast with a speed at once to all whom it has not reached.
+    pub(super) fn finish_paced(&mut self, out: &mut Outputs) {
+        for broadcast in std::mem::take(&mut self.fanout.paced) {
+            self.finish_one(&broadcast, out);
+        }
+    }
+
+    fn finish_one(&mut self, broadcast: &Paced, out: &mut Outputs) {
+        for slot in broadcast.next_slot..self.slots.end() {
+            self.push_if_accepted(slot, broadcast.filter, &broadcast.outgoing, out);
+        }
     }
 
     fn push_room(&mut self, room: &RoomId, push: &Push, outgoing: &Outgoing, out: &mut Outputs) {

@@ -135,6 +135,9 @@ impl Shard {
         *self.stats.connections.of(transport) += 1;
         self.stats.attached += 1;
         self.open(now, id, header, &session, reasons, carried, out);
+        if self.draining.is_some() {
+            self.go_away(now, id, out);
+        }
         self.flush_urgent(now, out);
         id
     }

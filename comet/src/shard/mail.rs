@@ -251,8 +251,11 @@ pub enum ToFront {
     Rooms(Vec<(RoomId, u32)>),
     /// Counters of the shard, all since its start.
     Stats(Box<Stats>),
-    /// The last connection is gone after a drain.
-    Drained,
+    /// The shard drains, and the last connection is gone. Told again when more have arrived since, and are gone.
+    Drained {
+        /// Connections that came from other shards so far: fewer than were sent, and some are still on their way.
+        arrivals: u64,
+    },
 }
 
 /// The session of an open connection.

@@ -199,6 +199,8 @@ pub struct Shard {
     congested: VecDeque<ConnectionId>,
     last_ticket: u64,
     draining: Option<closing::Draining>,
+    /// Connections that came from other shards, those whose client had left on the way included.
+    arrivals: u64,
     reported: Stats,
     /// Whose frames were read since the simulator last asked.
     #[cfg(feature = "sim")]
@@ -223,6 +225,7 @@ impl Shard {
             congested: VecDeque::new(),
             last_ticket: 0,
             draining: None,
+            arrivals: 0,
             reported: Stats::default(),
             #[cfg(feature = "sim")]
             read: Vec::new(),
@@ -260,11 +263,13 @@ impl Shard {
 
     /// A connection that logged in on another shard arrived with its descriptor.
     pub fn attached(&mut self, now: Time, state: Handover, out: &mut Outputs) -> ConnectionId {
+        self.arrivals += 1;
         self.attach(now, state, out)
     }
 
     /// Where [`ToShard::Attach`] found that the client has left on the way: the descriptor was closed instead.
     pub fn left_on_the_way(&mut self, state: Handover, out: &mut Outputs) {
+        self.arrivals += 1;
         self.abandoned(state.session, out);
     }
 

@@ -312,7 +312,7 @@ impl World {
                 self.asked.truncate(ASKED_MAX - 1);
                 self.asked.push_front((id, message.header));
             }
-            ToFront::Drained => self.told.drained += 1,
+            ToFront::Drained { .. } => self.told.drained += 1,
             ToFront::Moved { .. } => panic!("only a driver says so"),
             ToFront::Login(_)
             | ToFront::LoginGone(_)

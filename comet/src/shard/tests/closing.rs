@@ -8,7 +8,7 @@ use proto::{close::CloseReason, op::Op, websocket::Opcode};
 use super::{
     super::{
         SlowConsumer,
-        mail::{ConnectionId, Outcome, ToShard},
+        mail::{ConnectionId, Outcome, PushTo, ToShard},
         stats::DropReason,
     },
     wire::{self, BOTH, Got, bodies, fragment, frame, masked},
@@ -317,7 +317,7 @@ fn a_drain_closes_everybody_spread_over_its_time_and_says_so_once() {
         left.push(world.shard.connections());
         world.advance(Duration::from_millis(100));
     }
-    assert!(left.windows(2).all(|two| two[0] - two[1] <= 2) && left[18] > 0 && left[20] == 0, "{left:?}");
+    assert!(left.windows(2).all(|two| two[0] - two[1] <= 2) && left[17] > 0 && left[19] == 0, "{left:?}");
     world.mail(ToShard::Drain { over: Duration::from_secs(2) });
     world.advance(Duration::from_secs(1));
     let said = world.said();
@@ -363,6 +363,40 @@ fn a_drain_tells_clients_that_asked_when_to_come_back() {
     assert!(delays[29] < 10_000 && delays[29] > 8_000 && delays[0] < 2_000, "{delays:?}");
     delays.dedup();
     assert_eq!(delays.len(), 30, "they come back one after the other");
+}
+
+/// No login is answered any more: who waited for one was told of a login that took too long, after seconds.
+#[test]
+fn who_has_not_logged_in_when_a_drain_begins_is_told_to_go_at_once() {
+    let mut world = World::new();
+    let silent = BOTH.map(|transport| world.connect(transport));
+    let asked = BOTH.map(|transport| world.ask_login(transport));
+    let open: Vec<_> =
+        (0..30).map(|n| world.open(BOTH[n % 2], session_in(&format!("k{n}"), "live://1"))).collect();
+    world.mail(ToShard::Drain { over: Duration::from_secs(60) });
+    assert!(silent.into_iter().chain(asked).all(|id| world.is_over(id)));
+    for id in [silent[1], asked[1]] {
+        assert_eq!(world.got(id), [Got::Close { code: 1001, text: "going away".to_owned() }]);
+    }
+    assert_eq!(world.closes(CloseReason::GoingAway), 4, "the others have time");
+    world.push_room("live://1", "to those who stay");
+    assert_eq!(bodies(&world.got(open[29])), ["to those who stay"]);
+}
+
+/// What was accepted long before the drain began is written before the connection is closed.
+#[test]
+fn a_broadcast_with_a_speed_goes_out_before_a_drain_closes_its_receivers() {
+    let mut world = World::new();
+    let ids: Vec<_> = (0..20)
+        .map(|n| world.open(Transport::Tcp, Session { accepts: vec![Op(1000)], ..session(&format!("k{n}")) }))
+        .collect();
+    world.push(PushTo::All { speed: 1 }, "early");
+    world.mail(ToShard::Drain { over: Duration::from_secs(2) });
+    world.push(PushTo::All { speed: 1 }, "late");
+    world.advance(Duration::from_secs(3));
+    let got: Vec<_> = ids.into_iter().map(|id| bodies(&world.got(id))).collect();
+    assert_eq!(got[0], ["early"], "closed with the first tick");
+    assert!(got[1..].iter().all(|got| *got == ["early", "late"]), "{got:?}");
 }
 
 /// A connection that moved in behind the drain's hand, into a slot that was closed already, was never closed, and the

@@ -64,7 +64,7 @@ pub(super) fn hash(trace: &mut Trace, shard: u16, event: &Event<'_>) {
                 ToFront::Message { id, message } => (id, &message.body).hash(trace),
                 ToFront::Rooms(rooms) => rooms.hash(trace),
                 ToFront::Stats(stats) => (stats.deliveries, stats.bytes_read, stats.open).hash(trace),
-                ToFront::Drained => {}
+                ToFront::Drained { arrivals } => arrivals.hash(trace),
             }
         }
         Event::Act(action, socket) => {

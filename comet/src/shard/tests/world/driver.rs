@@ -212,7 +212,7 @@ impl World {
                 assert!(stats.bytes_written <= self.shard.stats().bytes_written);
                 return None;
             }
-            ToFront::Drained => Said::Drained,
+            ToFront::Drained { .. } => Said::Drained,
         })
     }
 
