@@ -264,9 +264,12 @@ pub struct DrainConfig {
     /// Time over which a stopping gateway closes its connections, so that they do not all come back at once somewhere
     /// else. 0s: at once.
     pub spread: BoundedDuration<0, 600_000>,
-    /// Time after which it stops waiting for what is queued.
+    /// Time after which it stops waiting for its clients to be gone; at least a second more than `spread`.
     pub timeout: BoundedDuration<1000, 600_000>,
 }
+
+/// What a drain needs beyond its spread: a client that does not end its side is waited for so long.
+const DRAIN_BEYOND_SPREAD: Duration = Duration::from_secs(1);
 
 impl Default for DrainConfig {
     fn default() -> DrainConfig {
@@ -313,6 +316,13 @@ impl CometConfig {
                 "TLS is not built yet: set it to false and let a proxy in front of {section}websocket.bind end TLS"
             );
             return Err(ConfigError::value(format!("{section}websocket.tlsOpen"), true, reason));
+        }
+        let DrainConfig { spread, timeout } = self.drain;
+        if timeout.get() < spread.get() + DRAIN_BEYOND_SPREAD {
+            let reason = format!(
+                "must be a second more than {section}drain.spread = {spread}: the last clients would be cut off"
+            );
+            return Err(ConfigError::value(format!("{section}drain.timeout"), timeout, reason));
         }
         Ok(())
     }

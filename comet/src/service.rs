@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use crate::{
     config::CometConfig,
     driver::launch::{DriverReport, LaunchError, Launched, launch, shards},
-    front::{Front, Metrics, halley_rpc, rpc},
+    front::{Front, Metrics, halley_rpc, halley_rpc::Streams, rpc},
 };
 
 /// Bytes in one HTTP/2 frame window of the gRPC port; goim's job sends batches of this order.
@@ -68,6 +68,7 @@ pub struct Comet {
     pub shards: usize,
     /// Cores they are pinned to.
     pub cpus: Vec<usize>,
+    streams: Streams,
     spread: Duration,
     timeout: Duration,
 }
@@ -99,13 +100,14 @@ impl Comet {
         let Launched { tcp, websocket, driver, cpus, outboxes, inboxes } = launch(config, limit)?;
         let push_max = config.limits.push.usize();
         let front = Front::start(name(rpc), outboxes, inboxes, logic, metrics, push_max);
+        let streams = Streams::default();
         let service = tonic::transport::Server::builder()
             .initial_connection_window_size(RPC_WINDOW)
             .initial_stream_window_size(RPC_WINDOW)
             .http2_keepalive_interval(Some(Duration::from_secs(10)))
             .http2_keepalive_timeout(Some(Duration::from_secs(3)))
             .add_service(rpc::service(Arc::clone(&front), push_max))
-            .add_service(halley_rpc::service(Arc::clone(&front), push_max));
+            .add_service(halley_rpc::service(Arc::clone(&front), push_max, streams.clone()));
         tokio::spawn(service.serve_with_incoming(incoming(listener)));
         Ok(Comet {
             front,
@@ -115,6 +117,7 @@ impl Comet {
             driver,
             shards: shards(config),
             cpus,
+            streams,
             spread: config.drain.spread.get(),
             timeout: config.drain.timeout.get(),
         })
@@ -143,6 +146,12 @@ impl Comet {
     /// after `drain.timeout`.
     pub async fn drain(&self) -> bool {
         self.front.drain(self.spread, self.timeout).await
+    }
+
+    /// Waits, at most so long, until no job has a stream to it: they end them when it has left the registry and has all
+    /// that waited for it. False when one stands.
+    pub async fn parted(&self, limit: Duration) -> bool {
+        tokio::time::timeout(limit, self.streams.ended()).await.is_ok()
     }
 }
 

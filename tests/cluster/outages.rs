@@ -1,6 +1,6 @@
 //! What the programs stand on goes away and comes back: connections stay, and everything is as before in time.
 
-use std::{io::ErrorKind, time::Duration};
+use std::time::Duration;
 
 use rustix::process::Signal;
 
@@ -145,36 +145,6 @@ fn a_comet_is_found_within_a_second_and_gone_when_it_drains() {
     expect_comets(&cluster.logics[0], 2);
 }
 
-#[test]
-fn a_comet_leaves_the_registry_before_its_clients_go() {
-    let cluster = Cluster::start();
-    let mut third = cluster.comet(&["drain.spread=4s", "drain.timeout=20s"]);
-    third.expect_ready();
-    expect_comets(&cluster.logics[0], 3);
-    let mut clients: Vec<Client> =
-        (0..40).map(|n| third.client(BOTH[n % 2], &Login::key(&format!("k{n}")).mid(n as i64 + 1))).collect();
-    third.signal(Signal::TERM);
-    expect_comets(&cluster.logics[0], 2);
-    // They go one after the other, over four seconds.
-    let stay = clients
-        .iter_mut()
-        .filter(|client| {
-            client.stream.set_nonblocking(true).expect("a socket option");
-            let peeked = client.stream.peek(&mut [0]);
-            client.stream.set_nonblocking(false).expect("a socket option");
-            peeked.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
-        })
-        .count();
-    assert!(stay > 0, "all were gone before the comet had left the registry");
-    let answer = third.get("/readyz");
-    assert_eq!((answer.status, answer.body.contains("draining")), (503, true), "{}", answer.body);
-    assert_eq!(third.exit_status(Duration::from_secs(30)), Some(0));
-    for mut client in clients {
-        client.end();
-    }
-    expect_all_gone(&cluster.logics[0], 40);
-}
-
 /// Whoever finds it in etcd must find it answering.
 #[test]
 fn a_logic_answers_until_its_entry_has_left_the_registry() {
@@ -187,19 +157,6 @@ fn a_logic_answers_until_its_entry_has_left_the_registry() {
     logic.push("all?operation=1000", "late");
     cluster.etcd.resume();
     assert_eq!(logic.exit_status(Duration::from_secs(30)), Some(0));
-}
-
-/// Nobody of them has a session any more.
-#[track_caller]
-fn expect_all_gone(logic: &Server, count: usize) {
-    eventually("no session is left", || {
-        let answer = logic.get(&format!("/halley/online/keys?{}", keys(count).trim_start_matches('&')));
-        let devices = answer.json()["data"].take();
-        devices
-            .as_object()
-            .is_some_and(|devices| devices.values().all(|device| device.is_null()))
-            .then_some(())
-    });
 }
 
 #[test]

@@ -12,7 +12,7 @@ mod fixed;
 mod membership;
 mod node;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -20,6 +20,9 @@ use tokio::sync::watch;
 pub use fixed::Fixed;
 pub use membership::Membership;
 pub use node::{Node, NodeSet, NodeState, Service};
+
+/// Time in which everybody hears of a change in the registry, for who has nobody to ask whether they have.
+pub const HEARD: Duration = Duration::from_millis(500);
 
 /// The set of processes, kept by the cluster.
 #[async_trait]

@@ -17,6 +17,7 @@ use proto::{
     op::Op,
     rpc::halley::{self, DispatchBatch, DispatchReply, KickReply, KickReq, Refused, comet_server},
 };
+use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
@@ -27,11 +28,42 @@ use super::{
 /// Bytes of batches that one job may have under way: enough to keep the shards busy while an answer travels.
 const CREDIT_BYTES: u64 = 4 << 20;
 
+/// How many streams jobs have here. Clones count the same.
+#[derive(Clone, Debug, Default)]
+pub struct Streams(watch::Sender<usize>);
+
+impl Streams {
+    /// Returns when there is none. A job ends its stream when this comet has left the registry and has all that was
+    /// meant for it.
+    pub async fn ended(&self) {
+        // Its sender is here.
+        let _ = self.0.subscribe().wait_for(|streams| *streams == 0).await;
+    }
+
+    fn open(&self) -> OpenStream {
+        self.0.send_modify(|streams| *streams += 1);
+        OpenStream(self.clone())
+    }
+}
+
+/// One of [`Streams`], as long as it lives.
+struct OpenStream(Streams);
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.0.send_modify(|streams| *streams -= 1);
+    }
+}
+
 /// The tonic service over a comet.
-pub fn service<C: CometApi>(comet: Arc<C>, push_bytes_max: usize) -> comet_server::CometServer<HalleyRpc<C>> {
+pub fn service<C: CometApi>(
+    comet: Arc<C>,
+    push_bytes_max: usize,
+    streams: Streams,
+) -> comet_server::CometServer<HalleyRpc<C>> {
     // Room for a push of the longest kind, and for what came to stand before it in its batch.
     let batch_max = push_bytes_max + 2 * ENVELOPE_BYTES;
-    let rpc = HalleyRpc { comet, batch_max, streams: AtomicU64::new(0), newest: Arc::default() };
+    let rpc = HalleyRpc { comet, batch_max, streams, last_number: AtomicU64::new(0), newest: Arc::default() };
     comet_server::CometServer::new(rpc).max_decoding_message_size(batch_max)
 }
 
@@ -39,8 +71,9 @@ pub fn service<C: CometApi>(comet: Arc<C>, push_bytes_max: usize) -> comet_serve
 pub struct HalleyRpc<C> {
     comet: Arc<C>,
     batch_max: usize,
+    streams: Streams,
     /// Streams so far.
-    streams: AtomicU64,
+    last_number: AtomicU64,
     newest: Newest,
 }
 
@@ -55,6 +88,7 @@ struct Taking<C> {
     newest: Newest,
     /// As the first batch names it.
     link: Option<String>,
+    _open: OpenStream,
 }
 
 impl<C: CometApi> Taking<C> {
@@ -110,9 +144,10 @@ impl<C: CometApi> comet_server::Comet for HalleyRpc<C> {
         let taking = Taking {
             comet: Arc::clone(&self.comet),
             batches: request.into_inner(),
-            number: self.streams.fetch_add(1, Relaxed) + 1,
+            number: self.last_number.fetch_add(1, Relaxed) + 1,
             newest: Arc::clone(&self.newest),
             link: None,
+            _open: self.streams.open(),
         };
         let replies = stream::once(async { Ok(credit) })
             .chain(stream::try_unfold(taking, async |mut taking| {

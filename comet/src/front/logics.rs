@@ -29,8 +29,8 @@ use super::{
 /// How long a logic that did not answer is asked last.
 const AVOIDED: Duration = Duration::from_secs(3);
 
-/// How long a login waits at most for this comet to be in the registry: then clients are served all the same, though no
-/// push may find them.
+/// How long a login waits at most for this comet to be known by its entry in the registry: then clients are served all the
+/// same, though no push may find them.
 const REGISTRATION: Duration = Duration::from_secs(3);
 
 /// The logics that a registry knows, over gRPC.
@@ -42,7 +42,7 @@ pub struct Logics {
     known: Mutex<Known>,
     /// Longest time of one call.
     limit: Duration,
-    registered: watch::Receiver<bool>,
+    is_known: watch::Receiver<bool>,
 }
 
 struct Known {
@@ -70,14 +70,14 @@ enum First {
 
 impl Logics {
     /// The logics in `nodes`, as they come and go; each call of one ends after `limit`. Logins wait, not for ever, until this
-    /// comet is `registered`: job puts aside what it is to bring to one that it does not know. Needs a tokio runtime.
+    /// comet is known to the jobs, which put aside what they are to bring to one that they do not know. Needs a tokio runtime.
     pub fn new(
         nodes: watch::Receiver<Arc<NodeSet>>,
         limit: Duration,
-        registered: watch::Receiver<bool>,
+        is_known: watch::Receiver<bool>,
     ) -> Logics {
         let known = Known { nodes, is_read: false, logics: Vec::new(), next: 0 };
-        Logics { known: Mutex::new(known), limit, registered }
+        Logics { known: Mutex::new(known), limit, is_known }
     }
 
     /// In which order they are asked now.
@@ -161,7 +161,7 @@ impl Known {
 #[async_trait]
 impl LogicApi for Logics {
     async fn connect(&self, request: ConnectRequest) -> Result<Session, LogicError> {
-        let _ = timeout(REGISTRATION, self.registered.clone().wait_for(|is| *is)).await;
+        let _ = timeout(REGISTRATION, self.is_known.clone().wait_for(|is| *is)).await;
         self.call(First::Any, request, async |logic, request| logic.try_connect(request).await).await
     }
 

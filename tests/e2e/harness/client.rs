@@ -65,15 +65,28 @@ pub(crate) struct Client {
 impl Client {
     /// A connection of which the server has seen nothing but the accept.
     pub(crate) fn raw(transport: Transport, address: SocketAddr) -> Client {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("the server accepts");
+        Client::try_raw(transport, address).expect("the server accepts")
+    }
+
+    /// None when nobody is there.
+    pub(crate) fn try_raw(transport: Transport, address: SocketAddr) -> Option<Client> {
+        let stream = TcpStream::connect_timeout(&address, PATIENCE).ok()?;
         stream.set_nodelay(true).expect("a socket option");
         stream.set_write_timeout(Some(PATIENCE)).expect("a socket option");
-        Client { transport, stream, upgraded: false, input: Vec::new(), frames: VecDeque::new() }
+        Some(Client { transport, stream, upgraded: false, input: Vec::new(), frames: VecDeque::new() })
     }
 
     /// Upgrades to a WebSocket, with further header lines (each with its line end).
     #[track_caller]
     pub(crate) fn upgrade(&mut self, target: &str, headers: &str) {
+        let head = self.try_upgrade(target, headers).expect("an HTTP answer in time");
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        // RFC 6455 section 1.3 has this pair.
+        assert!(head.contains("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"), "{head}");
+    }
+
+    /// The head of the answer; none when the connection ends first.
+    pub(crate) fn try_upgrade(&mut self, target: &str, headers: &str) -> Option<String> {
         self.write(
             format!(
                 "GET {target} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -81,25 +94,28 @@ impl Client {
             )
             .as_bytes(),
         );
-        let head = self.head();
-        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-        // RFC 6455 section 1.3 has this pair.
-        assert!(head.contains("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"), "{head}");
+        self.try_head()
     }
 
     /// The head of an HTTP answer.
     #[track_caller]
     pub(crate) fn head(&mut self) -> String {
+        self.try_head().unwrap_or_else(|| panic!("no HTTP answer, only {:?}", self.input))
+    }
+
+    fn try_head(&mut self) -> Option<String> {
         let started = Stopwatch::start();
         loop {
             if let Some(at) = self.input.windows(4).position(|four| four == b"\r\n\r\n") {
                 let head: Vec<u8> = self.input.drain(..at + 4).collect();
                 let head = String::from_utf8(head).expect("an HTTP head is ASCII");
                 self.upgraded = head.starts_with("HTTP/1.1 101 ");
-                return head;
+                return Some(head);
             }
-            let left = started.left(PATIENCE).expect("an HTTP answer in time");
-            assert_eq!(self.fill(left), Filled::More, "no HTTP answer, only {:?}", self.input);
+            let left = started.left(PATIENCE)?;
+            if self.fill(left) != Filled::More {
+                return None;
+            }
         }
     }
 

@@ -73,11 +73,16 @@ pub(crate) struct Http {
 
 impl Http {
     pub(crate) fn connect(address: SocketAddr) -> Http {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("the HTTP port accepts");
+        Http::try_connect(address).expect("the HTTP port accepts")
+    }
+
+    /// None when nobody is there.
+    pub(crate) fn try_connect(address: SocketAddr) -> Option<Http> {
+        let stream = TcpStream::connect_timeout(&address, PATIENCE).ok()?;
         stream.set_nodelay(true).expect("a socket option");
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket option");
         stream.set_write_timeout(Some(PATIENCE)).expect("a socket option");
-        Http { stream: BufReader::new(stream) }
+        Some(Http { stream: BufReader::new(stream) })
     }
 
     /// Writes a request, its body from a thread of its own when it is too long for the buffers between here and there.

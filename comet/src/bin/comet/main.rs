@@ -6,7 +6,7 @@
 mod cli;
 mod config;
 
-use std::{net::SocketAddr, process::ExitCode, sync::Arc};
+use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
 use clap::Parser;
@@ -14,7 +14,7 @@ use cluster::{
     admin::{self, Health},
     process::{self, Entry, Place},
     registry::{
-        Membership, Registry, Service,
+        HEARD, Membership, Registry, Service,
         etcd::{EtcdRegistry, Scope},
     },
     shutdown::{Drain, on_signals},
@@ -22,10 +22,19 @@ use cluster::{
 };
 use halley_comet::{Comet, OpenFiles, front::logics::Logics};
 use proto::ids::ServerId;
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 use tracing::{info, warn};
 
 use self::{cli::Cli, config::CometFile};
+
+/// Longest wait for the entry to leave etcd. Without etcd it stays there until its lease ends.
+const LEAVE_MAX: Duration = Duration::from_secs(3);
+
+/// Longest wait for the jobs to bring what they still have for a comet that has left etcd.
+const PART_MAX: Duration = Duration::from_secs(1);
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -79,8 +88,16 @@ async fn run(file: CometFile, checked: Checked) -> anyhow::Result<()> {
     health.follow("logic", "there is none in etcd", registry.watch(), |nodes| {
         nodes.of(Service::Logic).next().is_some()
     });
-    let (registered, is_registered) = watch::channel(false);
-    let logics = Arc::new(Logics::new(registry.watch(), file.rpc_client.timeout.get(), is_registered));
+    let (registered, is_known) = (watch::Sender::new(false), watch::Sender::new(false));
+    let logics = Arc::new(Logics::new(registry.watch(), file.rpc_client.timeout.get(), is_known.subscribe()));
+    let mut is_registered = registered.subscribe();
+    tokio::spawn(async move {
+        // Ends with the registration, or without one.
+        if is_registered.wait_for(|is| *is).await.is_ok() {
+            sleep(HEARD).await;
+            is_known.send_replace(true);
+        }
+    });
     let name = |rpc: SocketAddr| place.server(rpc);
     let comet = Comet::start(&config, name, open_files.connections, logics, comet_metrics)
         .await
@@ -115,13 +132,24 @@ async fn run(file: CometFile, checked: Checked) -> anyhow::Result<()> {
     drain.draining().await;
     info!("draining: no new clients, the others are told to go");
     health.unmet("draining", "the process is going away");
-    // First, so that nobody is sent here any more while clients leave.
-    membership.leave().await;
+    leave(&comet, membership).await;
+    info!("drained");
+    Ok(())
+}
+
+/// No client is sent here any more, but as long as there is one its pushes are: the entry stays until the last has gone.
+async fn leave(comet: &Comet, membership: Membership) {
+    membership.mark_offline();
+    sleep(HEARD).await;
     if !comet.drain().await {
         warn!("some connections were left after drain.timeout");
     }
-    info!("drained");
-    Ok(())
+    if timeout(LEAVE_MAX, membership.leave()).await.is_err() {
+        warn!("etcd did not take the entry out in time; it ends with its lease");
+    }
+    if !comet.parted(PART_MAX).await {
+        warn!("a job has not ended its stream; what it still has for this comet it gives up in time");
+    }
 }
 
 /// Where clients reach it, when nobody said: the addresses it listens on, or its host in the cluster.

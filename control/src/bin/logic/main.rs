@@ -13,7 +13,7 @@ use cluster::{
     admin::{self, Health},
     process::{self, Entry, Place},
     registry::{
-        Membership, Service,
+        HEARD, Membership, Service,
         etcd::{EtcdRegistry, Scope},
     },
     services::ClientCount,
@@ -39,9 +39,6 @@ use self::{cli::Cli, config::LogicFile};
 
 /// Longest wait for the entry to leave etcd. Without etcd it stays there until its lease ends.
 const LEAVE_MAX: Duration = Duration::from_secs(3);
-
-/// Time for every comet to hear that the entry is gone.
-const HEARD: Duration = Duration::from_millis(500);
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
