@@ -23,6 +23,7 @@ pub mod encoded;
 pub mod envelope;
 pub mod frame;
 pub mod ids;
+mod json;
 pub mod login;
 pub mod op;
 pub mod rpc;

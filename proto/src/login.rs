@@ -6,10 +6,11 @@ use serde::{
     Deserialize, Deserializer,
     de::{IgnoredAny, MapAccess, Visitor},
 };
-use serde_json::Value;
+use serde_json::{Number, Value};
 
 use crate::{
     ids::{KEY_LEN_MAX, Key, Mid, RoomId, RoomIdError},
+    json,
     op::Op,
 };
 
@@ -101,7 +102,8 @@ pub enum LoginError {
 
 impl Login {
     /// Reads a login body with Go's rules: field names in any case, the last of several counts, `null` is the same as
-    /// not given, `{}` and `null` are logins, unknown fields are ignored. `mid` may be a numeric string.
+    /// not given, `{}` and `null` are logins, unknown fields are ignored, and what is no Unicode becomes U+FFFD. `mid` may
+    /// be a numeric string.
     ///
     /// # Errors
     /// A [`LoginError`]; the client is closed with
@@ -120,6 +122,12 @@ impl Login {
     }
 }
 
+/// Who a login says it is, for the log: what cannot be read counts as not given.
+pub fn claimed(body: &[u8]) -> (Option<Mid>, Option<Key>) {
+    let Ok(fields) = Fields::parse(body) else { return (None, None) };
+    (fields.mid.and_then(|value| mid(&value).ok()), fields.key.and_then(|value| key(value).ok().flatten()))
+}
+
 /// Reads only what comet itself needs, and never fails: what is wrong counts as not given.
 pub fn extras(body: &[u8]) -> Extras {
     let Ok(fields) = Fields::parse(body) else { return Extras::default() };
@@ -131,12 +139,18 @@ pub fn extras(body: &[u8]) -> Extras {
 
 fn mid(value: &Value) -> Result<Mid, LoginError> {
     match value {
-        Value::Number(number) => number.as_i64(),
+        Value::Number(number) => integer(number),
         Value::String(text) => text.parse().ok(),
         _ => None,
     }
     .map(Mid)
     .ok_or(LoginError::Type { field: "mid", wanted: "an integer of 64 bits" })
+}
+
+/// An integer of 64 bits. `-0` is one, though it is kept as a float.
+fn integer(number: &Number) -> Option<i64> {
+    let is_minus_zero = || number.as_f64().is_some_and(|float| float == 0.0 && float.is_sign_negative());
+    number.as_i64().or_else(|| is_minus_zero().then_some(0))
 }
 
 fn key(value: Value) -> Result<Option<Key>, LoginError> {
@@ -168,7 +182,12 @@ fn accepts(value: Value) -> Result<Vec<Op>, LoginError> {
     const WANTED: &str = "a list of integers of 32 bits";
     list("accepts", WANTED, value, ACCEPTS_MAX)?
         .into_iter()
-        .map(|element| element.as_i64().and_then(|n| i32::try_from(n).ok()).map(Op))
+        .map(|element| match element {
+            Value::Number(number) => integer(&number).and_then(|n| i32::try_from(n).ok()).map(Op),
+            // Go leaves an element alone on `null`, and it was 0.
+            Value::Null => Some(Op(0)),
+            _ => None,
+        })
         .collect::<Option<_>>()
         .ok_or(LoginError::Type { field: "accepts", wanted: WANTED })
 }
@@ -223,7 +242,7 @@ impl Fields {
         if body.trim_ascii().is_empty() {
             return Err(LoginError::Empty);
         }
-        serde_json::from_slice::<Option<Fields>>(body)
+        serde_json::from_str::<Option<Fields>>(&json::readable(body))
             .map(Option::unwrap_or_default)
             .map_err(|error| LoginError::NotJson { line: error.line(), column: error.column() })
     }
@@ -231,13 +250,13 @@ impl Fields {
     /// The place of a field of this name, in any case.
     fn place(&mut self, name: &str) -> Option<&mut Option<Value>> {
         Some(match name {
-            _ if name.eq_ignore_ascii_case("mid") => &mut self.mid,
-            _ if name.eq_ignore_ascii_case("key") => &mut self.key,
-            _ if name.eq_ignore_ascii_case("room_id") => &mut self.room_id,
-            _ if name.eq_ignore_ascii_case("platform") => &mut self.platform,
-            _ if name.eq_ignore_ascii_case("accepts") => &mut self.accepts,
-            _ if name.eq_ignore_ascii_case("features") => &mut self.features,
-            _ if name.eq_ignore_ascii_case("rooms") => &mut self.rooms,
+            _ if json::is_name(name, "mid") => &mut self.mid,
+            _ if json::is_name(name, "key") => &mut self.key,
+            _ if json::is_name(name, "room_id") => &mut self.room_id,
+            _ if json::is_name(name, "platform") => &mut self.platform,
+            _ if json::is_name(name, "accepts") => &mut self.accepts,
+            _ if json::is_name(name, "features") => &mut self.features,
+            _ if json::is_name(name, "rooms") => &mut self.rooms,
             _ => return None,
         })
     }
@@ -258,8 +277,11 @@ impl<'de> Deserialize<'de> for Fields {
                 let mut fields = Fields::default();
                 while let Some(Name(name)) = map.next_key()? {
                     match fields.place(&name) {
-                        // Go leaves a field alone on `null`.
-                        Some(place) => *place = map.next_value::<Option<Value>>()?.or(place.take()),
+                        // Go leaves a field alone on `null`, but empties a list.
+                        Some(place) => {
+                            let before = place.take().filter(|before| !before.is_array());
+                            *place = map.next_value::<Option<Value>>()?.or(before);
+                        }
                         None => {
                             map.next_value::<IgnoredAny>()?;
                         }
@@ -278,187 +300,4 @@ impl<'de> Deserialize<'de> for Fields {
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(body: &str) -> Result<Login, LoginError> {
-        Login::parse(body.as_bytes())
-    }
-
-    #[test]
-    fn goims_login_is_read() {
-        let login = parse(
-            r#"{"mid":123,"key":"k1","room_id":"live://1000","platform":"web","accepts":[1000,1001,-1]}"#,
-        );
-        assert_eq!(
-            login,
-            Ok(Login {
-                mid: Mid(123),
-                key: Some(Key::new("k1")),
-                room: Some(RoomId::parse("live://1000").unwrap()),
-                platform: "web".into(),
-                accepts: vec![Op(1000), Op(1001), Op(-1)],
-                ..Login::default()
-            })
-        );
-    }
-
-    #[test]
-    fn nothing_given_is_nobody_in_no_room() {
-        for body in [
-            "{}",
-            "null",
-            " null ",
-            "\n{ }\t",
-            r#"{"key":"","room_id":"","platform":"","accepts":[],"rooms":[],"features":[]}"#,
-            r#"{"mid":null,"key":null,"room_id":null,"platform":null,"accepts":null,"rooms":null,"features":null}"#,
-            r#"{"unknown":{"deep":[1,2,{"mid":7}]},"mi":5}"#,
-        ] {
-            assert_eq!(parse(body), Ok(Login::default()), "{body}");
-        }
-    }
-
-    #[test]
-    fn names_are_read_in_any_case_and_the_last_one_counts() {
-        for (body, mid) in [
-            (r#"{"MID":1}"#, 1),
-            (r#"{"Mid":1,"mID":2}"#, 2),
-            (r#"{"mid":1,"MID":null}"#, 1),
-            (r#"{"\u006did":3}"#, 3),
-            (r#"{"mid":"x","mid":4}"#, 4),
-        ] {
-            assert_eq!(parse(body).map(|login| login.mid), Ok(Mid(mid)), "{body}");
-        }
-        assert_eq!(parse(r#"{"Room_ID":"a"}"#).unwrap().room, RoomId::parse("a").ok());
-    }
-
-    #[test]
-    fn mid_is_an_integer_or_the_text_of_one() {
-        for (mid, wanted) in [
-            ("0", Some(0)),
-            ("-5", Some(-5)),
-            ("9223372036854775807", Some(i64::MAX)),
-            (r#""123""#, Some(123)),
-            (r#""-9223372036854775808""#, Some(i64::MIN)),
-            ("9223372036854775808", None),
-            ("1.0", None),
-            ("1e3", None),
-            (r#""""#, None),
-            (r#"" 1""#, None),
-            (r#""1.5""#, None),
-            ("true", None),
-            ("[1]", None),
-            ("{}", None),
-        ] {
-            let wanted =
-                wanted.map(Mid).ok_or(LoginError::Type { field: "mid", wanted: "an integer of 64 bits" });
-            assert_eq!(parse(&format!(r#"{{"mid":{mid}}}"#)).map(|login| login.mid), wanted, "{mid}");
-        }
-    }
-
-    #[test]
-    fn other_types_are_refused_by_name() {
-        for (field, values) in [
-            ("key", &["1", "[]", "true"][..]),
-            ("room_id", &["1", "{}"]),
-            ("platform", &["1"]),
-            ("accepts", &[r#""1000""#, r#"["1000"]"#, "[1.5]", "[2147483648]", "[null]", "1000", "{}"]),
-            ("features", &[r#""reasons""#, "[1]", "true"]),
-            ("rooms", &[r#""live://1""#, "[1]", "{}"]),
-        ] {
-            for value in values {
-                match parse(&format!(r#"{{"{field}":{value}}}"#)) {
-                    Err(LoginError::Type { field: found, .. }) => assert_eq!(found, field),
-                    other => panic!("{field}={value} gave {other:?}"),
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn what_is_no_object_is_refused() {
-        for body in ["", " ", "\r\n\t"] {
-            assert_eq!(parse(body), Err(LoginError::Empty));
-        }
-        for body in ["[]", "1", r#""token""#, "{", "{}{}", "nul", r#"{"mid":}"#, "\u{feff}{}", "true"] {
-            assert!(matches!(parse(body), Err(LoginError::NotJson { .. })), "{body}");
-        }
-        assert!(matches!(Login::parse(b"{\"key\":\"\xff\"}"), Err(LoginError::NotJson { .. })));
-    }
-
-    #[test]
-    fn deep_nesting_is_refused_without_harm() {
-        for value in ["[".repeat(4000), r#"{"a":"#.repeat(800)] {
-            assert!(matches!(parse(&format!(r#"{{"x":{value}"#)), Err(LoginError::NotJson { .. })));
-            assert!(matches!(parse(&format!(r#"{{"rooms":{value}"#)), Err(LoginError::NotJson { .. })));
-        }
-    }
-
-    #[test]
-    fn bounds_are_checked_on_both_sides() {
-        let key = |key: &str| parse(&format!(r#"{{"key":"{key}"}}"#)).map(|_| ());
-        assert_eq!(key(&"k".repeat(128)), Ok(()));
-        assert_eq!(key(&"k".repeat(129)), Err(LoginError::Key));
-        assert_eq!(key(r"a\u0000"), Err(LoginError::Key));
-        assert_eq!(key(r"a\n"), Err(LoginError::Key));
-
-        let list = |field: &str, element: &str, count: usize| {
-            parse(&format!(r#"{{"{field}":[{}]}}"#, vec![element; count].join(","))).map(|_| ())
-        };
-        assert_eq!(list("accepts", "1", 128), Ok(()));
-        assert_eq!(
-            list("accepts", "1", 129),
-            Err(LoginError::TooMany { field: "accepts", found: 129, max: 128 })
-        );
-        assert_eq!(list("rooms", r#""a""#, 32), Ok(()));
-        assert_eq!(
-            list("rooms", r#""a""#, 33),
-            Err(LoginError::TooMany { field: "rooms", found: 33, max: 32 })
-        );
-    }
-
-    #[test]
-    fn room_ids_are_checked() {
-        let long = "r".repeat(129);
-        for (body, field, error) in [
-            (format!(r#"{{"room_id":"{long}"}}"#), "room_id", RoomIdError::TooLong { len: 129 }),
-            (r#"{"room_id":"a\n"}"#.to_owned(), "room_id", RoomIdError::ControlCharacter { at: 1 }),
-            (r#"{"rooms":["a",""]}"#.to_owned(), "rooms", RoomIdError::Empty),
-        ] {
-            assert_eq!(parse(&body), Err(LoginError::Room { field, error }));
-        }
-    }
-
-    #[test]
-    fn features_and_further_rooms_are_read() {
-        let login = parse(r#"{"features":["new","reasons"],"rooms":["live://1","live://2"]}"#).unwrap();
-        assert!(login.features.reasons);
-        assert_eq!(login.rooms, ["live://1", "live://2"].map(|room| RoomId::parse(room).unwrap()));
-        assert!(!parse(r#"{"features":["Reasons"]}"#).unwrap().features.reasons);
-    }
-
-    #[test]
-    fn extras_never_fail() {
-        let both = Extras { features: Features { reasons: true }, rooms: vec![RoomId::parse("a").unwrap()] };
-        for (body, wanted) in [
-            (r#"{"features":["reasons"],"rooms":["a"]}"#, both.clone()),
-            (r#"{"mid":"x","accepts":7,"features":["reasons"],"rooms":["a"]}"#, both),
-            (
-                r#"{"features":["reasons"],"rooms":[1]}"#,
-                Extras { features: Features { reasons: true }, rooms: vec![] },
-            ),
-            ("not JSON: a token", Extras::default()),
-            ("", Extras::default()),
-            ("null", Extras::default()),
-        ] {
-            assert_eq!(extras(body.as_bytes()), wanted, "{body}");
-        }
-    }
-
-    #[test]
-    fn an_error_never_repeats_a_value() {
-        for body in [r#"{"mid":"secret"}"#, r#"{"key":["secret"]}"#, r#"{"room_id":"secret\n"}"#, "secret"] {
-            assert!(!parse(body).unwrap_err().to_string().contains("secret"), "{body}");
-        }
-    }
-}
+mod tests;
