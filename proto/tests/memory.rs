@@ -139,6 +139,23 @@ fn an_endless_head_is_kept_only_up_to_the_limit() {
 }
 
 #[test]
+fn an_incomplete_head_holds_no_more_than_a_head_may_have() {
+    let rules = UpgradeRules::default();
+    let line = [b"X: ".as_slice(), &[b'a'; 4000], b"\r\n"].concat();
+    let stream = [b"GET /sub HTTP/1.1\r\n".as_slice(), &line, &line, &line, &line].concat();
+    for piece in [1, 100, 1400, 9000, stream.len()] {
+        let mut upgrade = Upgrade::new();
+        let info = measure(|| {
+            for mut piece in stream.chunks(piece) {
+                assert_eq!(upgrade.push(&mut piece, &rules), Ok(None));
+            }
+        });
+        assert!(info.bytes_current <= HEAD_LEN_MAX as i64, "pieces of {piece}: {info:?}");
+        assert!(info.bytes_max <= 2 * HEAD_LEN_MAX as u64, "while it grows two blocks live: {info:?}");
+    }
+}
+
+#[test]
 fn the_most_wasteful_login_stays_small() {
     for element in ["1", "[]", "{}", r#"{"":0}"#, "[[[[[[[[]]]]]]]]", r#""""#] {
         for field in ["accepts", "rooms", "features", "key", "unknown"] {

@@ -3,14 +3,15 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use sha1::{Digest as _, Sha1};
 
-/// Longest head, bytes.
-pub const HEAD_LEN_MAX: usize = 8 * 1024;
+/// Longest head, bytes: room for one line of the greatest length and what else browsers and proxies send.
+pub const HEAD_LEN_MAX: usize = 16 * 1024;
 
 /// Header lines of one head.
 pub const HEADERS_MAX: usize = 64;
 
-/// Longest line of a head, bytes, its line end not counted.
-pub const LINE_LEN_MAX: usize = 4 * 1024;
+/// Longest line of a head, bytes, its line end not counted: as the usual proxies in front. Browsers keep cookies of 4,096
+/// bytes, several for one host, and send all in one line.
+pub const LINE_LEN_MAX: usize = 8 * 1024;
 
 /// Subprotocols one client may offer; none is ever chosen.
 const SUBPROTOCOLS_MAX: usize = 32;
@@ -185,15 +186,24 @@ impl Upgrade {
                 return Err(Refusal::HeadTooLarge);
             }
             if ended {
-                self.head.extend_from_slice(&input[..=at]);
+                self.keep(&input[..=at]);
                 *input = &input[at + 1..];
                 return Ok(Some(std::mem::take(self).head));
             }
             previous = Some(byte);
         }
-        self.head.extend_from_slice(input);
+        self.keep(input);
         *input = &[];
         Ok(None)
+    }
+
+    /// Puts bytes aside. The head grows as a `Vec` does, but no further than it may become.
+    fn keep(&mut self, bytes: &[u8]) {
+        let (len, capacity) = (self.head.len() + bytes.len(), self.head.capacity());
+        if len > capacity {
+            self.head.reserve_exact((2 * capacity).clamp(len, HEAD_LEN_MAX) - self.head.len());
+        }
+        self.head.extend_from_slice(bytes);
     }
 
     /// Looks at one byte; true when it ends the head. Refuses what parsers disagree about (RFC 9112 sections 2.2, 5.2).
@@ -202,9 +212,8 @@ impl Upgrade {
             b'\n' if previous != Some(b'\r') => {
                 return Err(Refusal::BadRequest("a line feed without carriage return"));
             }
-            b'\n' if self.line_len == 0 && self.lines == 0 => {
-                return Err(Refusal::BadRequest("an empty request line"));
-            }
+            // RFC 9112 section 2.2: an empty line or two before the request are no request.
+            b'\n' if self.line_len == 0 && self.lines == 0 => {}
             b'\n' if self.line_len == 0 => return Ok(true),
             b'\n' if self.lines > HEADERS_MAX => return Err(Refusal::HeadTooLarge),
             b'\n' => {
@@ -237,10 +246,9 @@ fn request(head: &[u8], rules: &UpgradeRules) -> Result<Request, Refusal> {
     if parsed.version != Some(1) {
         return Err(Refusal::BadRequest("not HTTP/1.1"));
     }
-    let target = parsed.path.unwrap_or_default();
-    if !target.starts_with('/') || target.contains('#') {
-        return Err(Refusal::BadRequest("the target is not a path"));
-    }
+    let headers = Headers(parsed.headers);
+    let host = headers.one("Host", "not exactly one Host")?;
+    let target = origin_form(parsed.path.unwrap_or_default(), host)?;
     let (path, query) = match target.split_once('?') {
         Some((path, query)) => (path, Some(query)),
         None => (target, None),
@@ -252,13 +260,11 @@ fn request(head: &[u8], rules: &UpgradeRules) -> Result<Request, Refusal> {
         return Err(Refusal::MethodNotAllowed);
     }
 
-    let headers = Headers(parsed.headers);
-    for name in ["Content-Length", "Transfer-Encoding"] {
-        if headers.values(name).next().is_some() {
-            return Err(Refusal::BadRequest("an upgrade has no body"));
-        }
+    if headers.values("Transfer-Encoding").next().is_some()
+        || !headers.elements("Content-Length").all(is_zero)
+    {
+        return Err(Refusal::BadRequest("an upgrade has no body"));
     }
-    let host = headers.one("Host", "not exactly one Host")?;
     if !headers.has_token("Upgrade", "websocket") || !headers.has_token("Connection", "upgrade") {
         return Err(Refusal::BadRequest("not a WebSocket upgrade"));
     }
@@ -304,12 +310,43 @@ impl<'a> Headers<'a> {
         }
     }
 
-    /// Whether a list separated by commas has this element, in any case.
-    fn has_token(&self, name: &str, token: &str) -> bool {
-        self.values(name)
-            .flat_map(|value| value.split(|&byte| byte == b','))
-            .any(|element| element.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+    /// Elements of a list separated by commas, which may stand in several lines.
+    fn elements(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        self.values(name).flat_map(|value| value.split(|&byte| byte == b',')).map(<[u8]>::trim_ascii)
     }
+
+    /// Whether a list has this element, in any case.
+    fn has_token(&self, name: &str, token: &str) -> bool {
+        self.elements(name).any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
+    }
+}
+
+/// A length of no body, as proxies put it into a request without one. Said several times it is still the same length
+/// (RFC 9112 section 6.3); any other, and what is none, is refused.
+fn is_zero(length: &[u8]) -> bool {
+    length == b"0"
+}
+
+/// The path and query of a target, which may be a whole URL of the host that `Host` names (RFC 9112 section 3.2.2, RFC 6455
+/// section 4.2.1).
+fn origin_form<'t>(target: &'t str, host: &[u8]) -> Result<&'t str, Refusal> {
+    let scheme = ["http://", "https://"]
+        .into_iter()
+        .find(|scheme| target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)));
+    let path = match scheme.map(|scheme| &target[scheme.len()..]) {
+        None => target,
+        Some(url) => {
+            let (authority, path) = url.split_at(url.find(['/', '?']).unwrap_or(url.len()));
+            if !authority.as_bytes().eq_ignore_ascii_case(host) {
+                return Err(Refusal::BadRequest("the target is of another host"));
+            }
+            path
+        }
+    };
+    if !path.starts_with('/') || path.contains('#') {
+        return Err(Refusal::BadRequest("the target is not a path"));
+    }
+    Ok(path)
 }
 
 /// Whether a key has the form of 16 bytes in base64. What they are does not matter, so nothing is decoded.
@@ -320,11 +357,9 @@ fn is_nonce(key: &[u8]) -> bool {
 
 /// Offered subprotocols must be a reasonable number of tokens; none is chosen.
 fn check_subprotocols(headers: &Headers<'_>) -> Result<(), Refusal> {
-    let offered =
-        headers.values("Sec-WebSocket-Protocol").flat_map(|value| value.split(|&byte| byte == b','));
-    for (at, element) in offered.enumerate() {
-        let token = element.trim_ascii();
-        if at >= SUBPROTOCOLS_MAX || token.is_empty() || !token.iter().all(|&byte| is_token_byte(byte)) {
+    for (at, token) in headers.elements("Sec-WebSocket-Protocol").enumerate() {
+        // Empty elements of a list say nothing (RFC 9110 section 5.6.1.2).
+        if at >= SUBPROTOCOLS_MAX || !token.iter().all(|&byte| is_token_byte(byte)) {
             return Err(Refusal::BadRequest("Sec-WebSocket-Protocol is not a short list of tokens"));
         }
     }
