@@ -20,7 +20,7 @@ const (
 	opHeartbeat, opHeartbeatReply     = 2, 3
 	opDisconnect, opAuth, opAuthReply = 6, 7, 8
 
-	heartbeatEvery = 25 * time.Second // the server waits for 3 x 30 s
+	heartbeatEvery = 25 * time.Second // the server waits for minutes, but proxies and NAT forget sooner
 	silence        = 60 * time.Second // heartbeats are answered, so this long without a byte is a dead connection
 )
 

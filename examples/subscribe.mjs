@@ -8,7 +8,7 @@ import { connect } from 'node:net';
 
 const [HEARTBEAT, HEARTBEAT_REPLY, DISCONNECT, AUTH, AUTH_REPLY] = [2, 3, 6, 7, 8];
 const HEADER_LEN = 16;
-const HEARTBEAT_MS = 25_000; // the server waits for 3 x 30 s
+const HEARTBEAT_MS = 25_000; // the server waits for minutes, but proxies and NAT forget sooner
 const SILENCE_MS = 60_000; // heartbeats are answered, so this long without a byte is a dead connection
 
 const [address = '127.0.0.1:3101', room = 'live://1000', mid = '1'] = process.argv.slice(2);

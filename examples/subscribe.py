@@ -12,7 +12,7 @@ import time
 
 HEARTBEAT, HEARTBEAT_REPLY, DISCONNECT, AUTH, AUTH_REPLY = 2, 3, 6, 7, 8
 HEADER = struct.Struct(">ihhii")  # packLen, headerLen, ver, op, seq: big-endian
-HEARTBEAT_S = 25  # the server waits for 3 x 30 s
+HEARTBEAT_S = 25  # the server waits for minutes, but proxies and NAT forget sooner
 SILENCE_S = 60  # heartbeats are answered, so this long without a byte is a dead connection
 
 

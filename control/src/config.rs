@@ -179,7 +179,7 @@ pub struct NodeConfig {
     pub default_domain: String,
     /// What is put behind the host name of a comet for browsers, such as `.example.com`.
     pub host_domain: String,
-    /// Time between two heartbeats of a client.
+    /// Time between two heartbeats of a client; goim's, by whose clock clients in the field beat.
     pub heartbeat: BoundedDuration<1000, 3_600_000>,
     /// Heartbeats a client may miss before it is closed.
     pub heartbeat_max: Bounded<1, 100>,
@@ -198,8 +198,8 @@ impl Default for NodeConfig {
         NodeConfig {
             default_domain: "localhost".to_owned(),
             host_domain: String::new(),
-            heartbeat: BoundedDuration::millis::<30_000>(),
-            heartbeat_max: Bounded::of::<3>(),
+            heartbeat: BoundedDuration::millis::<240_000>(),
+            heartbeat_max: Bounded::of::<2>(),
             tcp_port: Bounded::of::<3101>(),
             ws_port: Bounded::of::<3102>(),
             wss_port: Bounded::of::<3103>(),

@@ -91,6 +91,7 @@ fn online_and_nodes_answer_as_goim_does() {
     let server = Server::start(&[
         "logic.node.defaultDomain=conn.example.com",
         "logic.node.heartbeat=20s",
+        "logic.node.heartbeatMax=3",
         "logic.node.tcpPort=4101",
         "logic.backoff.maxDelay=200",
     ]);

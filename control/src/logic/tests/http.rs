@@ -224,7 +224,7 @@ async fn nodes_are_told_as_goim_tells_them() {
     let router = setup.router();
     let (status, body) = ask(&router, "GET", "/goim/nodes/weighted?platform=web", "").await;
     assert_eq!(status, 200);
-    let head = r#"{"code":0,"message":"","data":{"domain":"conn.goim.io","tcp_port":3101,"ws_port":3102,"wss_port":3103,"heartbeat":30,"heartbeat_max":3,"nodes":["host-"#;
+    let head = r#"{"code":0,"message":"","data":{"domain":"conn.goim.io","tcp_port":3101,"ws_port":3102,"wss_port":3103,"heartbeat":240,"heartbeat_max":2,"nodes":["host-"#;
     let tail = r#".goim.io"],"backoff":{"max_delay":300,"base_delay":3,"factor":1.8,"jitter":0.3}}}"#;
     assert!(body.starts_with(head) && body.ends_with(tail), "{body}");
     let (_, body) = ask(&router, "GET", "/goim/nodes/weighted/", "").await;
