@@ -108,6 +108,13 @@ pub struct ClientMessage {
     pub body: Bytes,
 }
 
+impl ClientMessage {
+    /// What stays of its header when it goes into a room.
+    pub fn origin(&self) -> Origin {
+        Origin { key: self.key.clone(), seq: self.header.seq, ver: self.header.ver }
+    }
+}
+
 /// What comet does for the sender of a [`ClientMessage`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MessageReply {

@@ -11,12 +11,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cluster::{
     dial::{Peer, is_answer},
-    services::{CometApi, Dispatch, DispatchError, Payload, Receivers},
+    services::{CometApi, Dispatch, DispatchError, Origin, Payload, Receivers},
 };
 use futures_util::Stream;
 use proto::{
     close::CloseReason,
-    frame::{self, Header},
+    frame::{self, Header, VER},
     ids::{Generation, Key, RoomId, ServerId},
     op::Op,
     rpc::{
@@ -87,7 +87,10 @@ impl CometApi for GrpcComet {
                     client.push_msg(request).await.map_err(error)?;
                 }
                 Receivers::Room(room) => {
-                    let proto = Some(if origin.is_some() { message(payload) } else { frames(payload) });
+                    let proto = Some(match &origin {
+                        Some(origin) => message(payload, origin.ver),
+                        None => frames(payload),
+                    });
                     let (origin_key, origin_seq) =
                         origin.map_or_else(Default::default, |origin| (origin.key.to_string(), origin.seq));
                     let room_id = room.to_string();
@@ -151,6 +154,7 @@ pub(crate) fn dispatch(dispatch: &Dispatch) -> halley::Dispatch {
         accepted_at_us: dispatch.accepted_at_us,
         origin_key: dispatch.origin.as_ref().map(|origin| text(&origin.key)).unwrap_or_default(),
         origin_seq: dispatch.origin.as_ref().map_or(0, |origin| origin.seq),
+        origin_ver: dispatch.origin.as_ref().and_then(Origin::ver_to_wire),
     }
 }
 
@@ -160,17 +164,17 @@ fn frames(payload: Payload) -> Proto {
         Payload::Frames(frames) => frames,
         Payload::Message { op, body } => {
             let mut out = Vec::new();
-            frame::encode(Header { ver: 1, op, seq: 0 }, &body, &mut out);
+            frame::encode(Header { ver: VER, op, seq: 0 }, &body, &mut out);
             Bytes::from(out)
         }
     };
-    Proto { ver: 1, op: Op::RAW.0, seq: 0, body }
+    Proto { ver: VER.into(), op: Op::RAW.0, seq: 0, body }
 }
 
-/// One message by itself.
-fn message(payload: Payload) -> Proto {
+/// One message by itself, of a client's version.
+fn message(payload: Payload, ver: i16) -> Proto {
     match payload {
-        Payload::Message { op, body } => Proto { ver: 1, op: op.0, seq: 0, body },
+        Payload::Message { op, body } => Proto { ver: ver.into(), op: op.0, seq: 0, body },
         frames @ Payload::Frames(_) => self::frames(frames),
     }
 }

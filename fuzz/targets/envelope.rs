@@ -74,7 +74,7 @@ fn from_envelope(written: Written<'_>) {
         op: Op(written.op),
         body: Bytes::copy_from_slice(written.body),
         accepted_at_us: written.accepted_at_us,
-        origin: origin.map(|(key, seq)| Origin { key: Key::new(key), seq }),
+        origin: origin.map(|(key, seq)| Origin { key: Key::new(key), seq, ver: (seq >> 16) as i16 }),
     });
 }
 

@@ -7,13 +7,13 @@
 use bytes::Bytes;
 
 use crate::{
-    frame::{HEADER_LEN, Header, Violation, frames_of_message, header_bytes},
+    frame::{HEADER_LEN, Header, VER, Violation, frames_of_message, header_bytes},
     op::Op,
     websocket::{Opcode, server_header},
 };
 
 /// Header of the operation 9 frame around a push on WebSocket.
-const BATCH: Header = Header { ver: 1, op: Op::RAW, seq: 0 };
+const BATCH: Header = Header { ver: VER, op: Op::RAW, seq: 0 };
 
 /// Bytes ready to be sent, shared by all receivers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,8 +27,12 @@ impl Encoded {
     /// A push of one message: version 1, sequence number 0; on WebSocket inside an operation 9 frame. One allocation,
     /// the body is copied once.
     pub fn push(op: Op, body: &[u8]) -> Self {
-        let header = header_bytes(Header { ver: 1, op, seq: 0 }, body.len());
-        Self::batch(&[&header, body], 1)
+        Self::message(Header { ver: VER, op, seq: 0 }, body)
+    }
+
+    /// The same with a header of one's own.
+    pub fn message(header: Header, body: &[u8]) -> Self {
+        Self::batch(&[&header_bytes(header, body.len()), body], 1)
     }
 
     /// A push of complete frames, as the body of goim job's operation 9: kept as they are, on WebSocket with one

@@ -7,6 +7,7 @@ use prost::{
 };
 
 use crate::{
+    frame::VER,
     ids::{Key, RoomId, RoomIdError, ServerId},
     op::Op,
     rpc::logic::{PushMsg, push_msg::Type},
@@ -23,7 +24,7 @@ pub struct Envelope {
     pub body: Bytes,
     /// When logic accepted the push, wall clock, µs since the epoch; 0 = unknown. Halley's field 100.
     pub accepted_at_us: u64,
-    /// The client that sent the message, when one did. Halley's fields 101 and 102.
+    /// The client that sent the message, when one did. Halley's fields 101 to 103.
     pub origin: Option<Origin>,
 }
 
@@ -46,19 +47,28 @@ pub enum Target {
     },
 }
 
-/// The sender of a room message that a client sent itself: its copy carries its own sequence number.
+/// The sender of a room message that a client sent itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// Device key of the sender; not empty.
     pub key: Key,
-    /// Sequence number of its request.
+    /// Sequence number of its request: its own copy carries it.
     pub seq: i32,
+    /// Version of its request: everybody's copy carries it, for there are clients that ignore any other than their own.
+    pub ver: i16,
 }
 
 impl Origin {
-    /// As messages carry it: without a key no client sent them.
-    pub fn from_wire(key: String, seq: i32) -> Option<Origin> {
-        (!key.is_empty()).then(|| Origin { key: Key::new(key), seq })
+    /// As messages carry it: without a key no client sent them. Without a version it is [`VER`]. A version is cut to the
+    /// bits it has on the client wire, as goim does.
+    pub fn from_wire(key: String, seq: i32, ver: Option<i32>) -> Option<Origin> {
+        let ver = ver.map_or(VER, |ver| ver as i16);
+        (!key.is_empty()).then(|| Origin { key: Key::new(key), seq, ver })
+    }
+
+    /// The version as messages carry it.
+    pub fn ver_to_wire(&self) -> Option<i32> {
+        (self.ver != VER).then_some(self.ver.into())
     }
 }
 
@@ -127,7 +137,7 @@ impl Envelope {
             Ok(Type::Broadcast) => Target::All { speed: u32::try_from(message.speed).unwrap_or(0) },
             Err(_) => return Err(EnvelopeError::UnknownType(message.r#type)),
         };
-        let origin = Origin::from_wire(message.origin_key, message.origin_seq);
+        let origin = Origin::from_wire(message.origin_key, message.origin_seq, message.origin_ver);
         Ok(Envelope {
             target,
             op: Op(message.operation),
@@ -161,6 +171,9 @@ impl Envelope {
         if let Some(origin) = &self.origin {
             out.bytes(101, origin.key.as_str().as_bytes());
             out.int32(102, origin.seq);
+            if let Some(ver) = origin.ver_to_wire() {
+                out.present_int32(103, ver);
+            }
         }
     }
 }
@@ -181,6 +194,12 @@ trait Fields {
     /// Negative numbers are sign-extended to 64 bits, as protobuf wants.
     fn int32(&mut self, number: u32, value: i32) {
         self.uint64(number, i64::from(value) as u64);
+    }
+
+    /// The same of an optional field: 0 is written too.
+    fn present_int32(&mut self, number: u32, value: i32) {
+        self.key(number, WireType::Varint);
+        self.varint(i64::from(value) as u64);
     }
 
     fn bytes(&mut self, number: u32, value: &[u8]) {

@@ -16,10 +16,14 @@ pub const CLIENT_BODY_MAX: usize = 4096;
 /// Halley has a limit far below.
 pub const BODY_LEN_MAX: usize = i32::MAX as usize - 2 * HEADER_LEN;
 
+/// Version of the frames that Halley starts.
+pub const VER: i16 = 1;
+
 /// What a header says beside the lengths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Header {
-    /// Version; 1 in every frame Halley starts, a reply copies its request's. Any value is tolerated.
+    /// Version; [`VER`] in every frame Halley starts, a reply copies its request's, and what a client says to its room keeps
+    /// it. Any value is tolerated.
     pub ver: i16,
     /// Operation.
     pub op: Op,

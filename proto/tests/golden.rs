@@ -106,11 +106,15 @@ fn envelopes() -> Vec<(Envelope, &'static str)> {
         (
             Envelope {
                 accepted_at_us: 300,
-                origin: Some(Origin { key: Key::new("k1"), seq: -1 }),
+                origin: Some(Origin { key: Key::new("k1"), seq: -1, ver: 1 }),
                 ..envelope(room())
             },
             "08 01 10 e8 07 2a 0b \"live://1000\" 3a 05 \"hello\"
              a0 06 ac 02 | aa 06 02 \"k1\" | b0 06 ff ff ff ff ff ff ff ff ff 01",
+        ),
+        (
+            Envelope { origin: Some(Origin { key: Key::new("k1"), seq: 3, ver: 0 }), ..envelope(room()) },
+            "08 01 10 e8 07 2a 0b \"live://1000\" 3a 05 \"hello\" aa 06 02 \"k1\" | b0 06 03 | b8 06 00",
         ),
         (Envelope { op: Op(0), body: Bytes::new(), ..envelope(Target::All { speed: 0 }) }, "08 02"),
         (

@@ -100,7 +100,11 @@ fn envelope() -> impl Strategy<Value = Envelope> {
         "[a-zé]{1,8}://[^\\p{Cc}]{0,20}".prop_map(|room| Target::Room(RoomId::parse(&room).unwrap())),
         (0..=i32::MAX as u32).prop_map(|speed| Target::All { speed }),
     ];
-    let origin = ("[a-z]{1,9}", any::<i32>()).prop_map(|(key, seq)| Origin { key: Key::new(key), seq });
+    let origin = ("[a-z]{1,9}", any::<i32>(), any::<i16>()).prop_map(|(key, seq, ver)| Origin {
+        key: Key::new(key),
+        seq,
+        ver,
+    });
     (target, any::<i32>(), body(), any::<u64>(), proptest::option::of(origin)).prop_map(
         |(target, op, body, accepted_at_us, origin)| Envelope {
             target,

@@ -325,7 +325,10 @@ fn what_a_client_says_under_a_go_logic_reaches_the_room_on_its_comet() {
     speaker.send(4, 77, "to the room");
     speaker.expect_reply(Frame::new(5, 77, "to the room"));
     member.expect_push(5, "to the room");
-    assert_eq!(calls(&go, "Receive").len(), 1, "goim's logic is told all the same");
+    speaker.send_bytes(&Frame { ver: 0, ..Frame::new(4, 80, "of version 0") }.bytes());
+    speaker.expect_reply(Frame { ver: 0, ..Frame::new(5, 80, "of version 0") });
+    assert_eq!(member.frame(), Frame { ver: 0, ..Frame::new(5, 0, "of version 0") });
+    assert_eq!(calls(&go, "Receive").len(), 2, "goim's logic is told all the same");
     member.send(12, 1, "live://elsewhere");
     member.expect_reply(Frame::new(13, 1, "live://elsewhere"));
     speaker.send(4, 78, "to those who stay");
@@ -382,7 +385,7 @@ fn a_go_program_calls_every_method_of_our_logic() {
     let session = json!({"Mid": 123, "Key": "k1", "Server": SERVER});
     let answer = |reply: Value| json!({"Code": 0, "Words": "", "Reply": reply});
 
-    let login = json!({"Mid": 123, "Key": "k1", "RoomID": "live://1000", "Accepts": [1000, 1001], "Heartbeat": 90_000_000_000_i64});
+    let login = json!({"Mid": 123, "Key": "k1", "RoomID": "live://1000", "Accepts": [1000, 1001], "Heartbeat": 480_000_000_000_i64});
     assert_eq!(call("Connect", connect), answer(login));
     let refused = call("Connect", json!({"Server": SERVER, "Token": BASE64.encode("no JSON")}));
     assert_eq!(refused["Code"], 16, "UNAUTHENTICATED: {refused}");
@@ -394,7 +397,7 @@ fn a_go_program_calls_every_method_of_our_logic() {
     let nodes = call("Nodes", json!({"Platform": "web", "ClientIP": "127.0.0.1"}));
     assert_eq!(
         (&nodes["Code"], &nodes["Reply"]["TCPPort"], &nodes["Reply"]["HeartbeatMax"]),
-        (&json!(0), &json!(3101), &json!(3))
+        (&json!(0), &json!(3101), &json!(2))
     );
     assert_eq!(nodes["Reply"]["Backoff"]["MaxDelay"], 300);
     assert_eq!(nodes["Reply"]["Backoff"]["Factor"], 1.8, "a float of 32 bits, in the shortest form");

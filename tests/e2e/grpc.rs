@@ -131,9 +131,22 @@ fn a_proto_that_is_not_raw_is_one_message() {
         let proto = Some(Proto { ver: 1, op: 1000, seq: 0, body: "plain".into() });
         let request = BroadcastRoomReq { room_id: "live://1000".into(), proto, ..Default::default() };
         comet.broadcast_room(request).await.expect("accepted");
+        // What it says of itself is kept, as in goim.
+        let proto = Some(Proto { ver: 0, op: 1000, seq: 5, body: "as it is".into() });
+        let request =
+            BroadcastRoomReq { room_id: "live://1000".into(), proto: proto.clone(), ..Default::default() };
+        comet.broadcast_room(request).await.expect("accepted");
+        let keys = vec!["Tcp".to_owned(), "Ws".to_owned()];
+        let request = PushMsgReq { keys, proto: proto.clone(), proto_op: 1000, ..Default::default() };
+        comet.push_msg(request).await.expect("accepted");
+        let request = BroadcastReq { proto_op: 1000, proto, ..Default::default() };
+        comet.broadcast(request).await.expect("accepted");
     });
     for client in &mut clients {
         client.expect_push(1000, "plain");
+        for _ in 0..3 {
+            assert_eq!(client.frame(), Frame { ver: 0, ..Frame::new(1000, 5, "as it is") });
+        }
     }
 }
 
@@ -202,7 +215,7 @@ fn connect_request(token: &str) -> ConnectReq {
 
 #[test]
 fn logic_takes_the_calls_of_goims_comet() {
-    let server = Server::start(&["logic.node.heartbeat=20s"]);
+    let server = Server::start(&["logic.node.heartbeat=20s", "logic.node.heartbeatMax=3"]);
     block_on(async {
         let mut logic = LogicClient::new(channel(server.logic_rpc).await);
         let token =

@@ -267,6 +267,61 @@ fn a_message_reaches_every_member_once_and_the_sender_with_its_own_sequence() {
     assert!(moved < 20.0, "each moves at most once, {moved} did");
 }
 
+/// There are clients that send version 0 and ignore any other. What one of them said reached the room as version 1.
+#[test]
+fn a_message_keeps_the_version_its_sender_gave_it() {
+    let server = Server::start(&[]);
+    for sender in BOTH {
+        let login = |n: usize| Login::key(&format!("k{n}")).room("live://1000");
+        let mut members: Vec<Client> = (0..6).map(|n| server.client(BOTH[n % 2], &login(n))).collect();
+        let mut client = server.client(sender, &login(100));
+        for (ver, seq, body) in [(0, 77, "hello"), (2, 0, ""), (-1, -1, "bye"), (1, 3, "as ever")] {
+            let said = Frame { ver, ..Frame::new(4, seq, body) };
+            client.send_bytes(&said.bytes());
+            for member in &mut members {
+                assert_eq!(member.frame(), Frame { op: 5, seq: 0, ..said.clone() });
+            }
+            assert_eq!(client.frame(), Frame { op: 5, ..said });
+        }
+        // A push is nobody's, and stays what it was.
+        server.push("room?operation=1000&type=live&room=1000", "push");
+        for client in members.iter_mut().chain([&mut client]) {
+            client.expect_push(1000, "push");
+        }
+        for client in members.into_iter().chain([client]) {
+            client.leave();
+        }
+    }
+}
+
+/// Bodies in another encoding were refused as no JSON. Here is one whose `platform` is GBK, one with an unknown field of a
+/// name in GBK, and a key that is no text at all.
+#[test]
+fn a_login_that_is_not_utf8_is_read_as_goim_reads_it() {
+    let server = Server::start(&[]);
+    let logins: [(&[u8], &str); 5] = [
+        (b"{\"mid\":1,\"key\":\"case\",\"accepts\":[1000],\"platform\":\"\xb0\xb2\xd7\xbf\"}", "case"),
+        (b"{\"mid\":1,\"key\":\"case\",\"accepts\":[1000],\"\xea\xc7\xb3\xc6\":1}", "case"),
+        (b"{\"key\":\"\xff\xfe\",\"accepts\":[1000]}", "%EF%BF%BD%EF%BF%BD"),
+        (br#"{"key":"k\ud800","accepts":[1000]}"#, "k%EF%BF%BD"),
+        (br#"{"key":"deep","x":[[{"\ud800":1e999}]],"accepts":[1000]}"#, "deep"),
+    ];
+    for transport in BOTH {
+        for (body, key) in logins {
+            let mut client = server.connect(transport);
+            client.send(7, 5, body);
+            client.expect_reply(Frame::new(8, 5, ""));
+            server.push(&format!("keys?operation=1000&keys={key}"), "hello");
+            client.expect_push(1000, "hello");
+            client.leave();
+        }
+        // A control character in a text is as wrong as it is to goim.
+        let mut client = server.connect(transport);
+        client.send(7, 5, &b"{\"x\":\"a\0b\"}"[..]);
+        assert_eq!(client.end().frames, []);
+    }
+}
+
 #[test]
 fn a_message_outside_any_room_is_answered_with_nothing() {
     let server = Server::start(&[]);

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use cluster::services::{CometApi, Dispatch, DispatchError, Payload, Receivers};
+use cluster::services::{CometApi, Dispatch, DispatchError, Origin, Payload, Receivers};
 use proto::{
     close::CloseReason,
     encoded::Encoded,
-    frame::{Header, encode},
+    frame::{Header, VER},
     ids::{Generation, Key, RoomId},
     op::Op,
 };
@@ -23,7 +23,7 @@ impl CometApi for Front {
     async fn dispatch(&self, batch: Vec<Dispatch>) -> Result<(), DispatchError> {
         // Before any of it is handed out: who is refused a batch makes it again without what was wrong.
         let encoded: Vec<Encoded> =
-            batch.iter().map(|dispatch| self.encode(&dispatch.payload)).collect::<Result<_, _>>()?;
+            batch.iter().map(|dispatch| self.encode(dispatch)).collect::<Result<_, _>>()?;
         // Whoever came first is handed out first, even where a full ring makes it wait.
         let _turn = self.turn.lock().await;
         for (dispatch, encoded) in batch.into_iter().zip(encoded) {
@@ -59,7 +59,7 @@ impl Front {
         let Dispatch { receivers, filter, payload, origin, accepted_at_us } = dispatch;
         let accepted = from_wall(accepted_at_us);
         let origin = origin.map(|origin| {
-            let copy = sender_copy(&payload, origin.seq);
+            let copy = sender_copy(&payload, &origin);
             (origin.key, copy.unwrap_or_else(|| encoded.clone()))
         });
         let push = |to| Push {
@@ -92,7 +92,8 @@ impl Front {
         }
     }
 
-    fn encode(&self, payload: &Payload) -> Result<Encoded, DispatchError> {
+    fn encode(&self, dispatch: &Dispatch) -> Result<Encoded, DispatchError> {
+        let Dispatch { payload, origin, .. } = dispatch;
         let bytes = match payload {
             Payload::Message { body, .. } | Payload::Frames(body) => body.len(),
         };
@@ -103,7 +104,10 @@ impl Front {
             )));
         }
         match payload {
-            Payload::Message { op, body } => Ok(Encoded::push(*op, body)),
+            Payload::Message { op, body } => {
+                let ver = origin.as_ref().map_or(VER, |origin| origin.ver);
+                Ok(Encoded::message(Header { ver, op: *op, seq: 0 }, body))
+            }
             Payload::Frames(frames) => Encoded::push_frames(frames)
                 .map_err(|violation| DispatchError::Invalid(violation.to_string())),
         }
@@ -127,12 +131,10 @@ impl Front {
 }
 
 /// A client's own message as its sender gets it: with the sequence number of its request.
-fn sender_copy(payload: &Payload, seq: i32) -> Option<Encoded> {
+fn sender_copy(payload: &Payload, origin: &Origin) -> Option<Encoded> {
     let Payload::Message { op, body } = payload else { return None };
-    let mut frame = Vec::new();
-    encode(Header { ver: 1, op: *op, seq }, body, &mut frame);
     debug_assert_ne!(*op, Op::RAW);
-    Encoded::push_frames(&frame).ok()
+    Some(Encoded::message(Header { ver: origin.ver, op: *op, seq: origin.seq }, body))
 }
 
 /// A moment of the wall clock on the shards' own, which they can read without one; none when nobody said it.

@@ -198,7 +198,8 @@ async fn take<C: CometApi>(comet: &C, batch: DispatchBatch) -> Result<Vec<Refuse
 }
 
 fn parse(dispatch: halley::Dispatch) -> Result<Dispatch, String> {
-    let halley::Dispatch { receivers, op, body, accepted_at_us, origin_key, origin_seq } = dispatch;
+    let halley::Dispatch { receivers, op, body, accepted_at_us, origin_key, origin_seq, origin_ver } =
+        dispatch;
     let receivers = match receivers.ok_or("receivers: missing")? {
         halley::dispatch::Receivers::Keys(keys) if keys.keys.is_empty() => {
             return Err("keys: at least one is needed".to_owned());
@@ -211,6 +212,6 @@ fn parse(dispatch: halley::Dispatch) -> Result<Dispatch, String> {
         }
         halley::dispatch::Receivers::All(speed) => Receivers::All { speed },
     };
-    let (op, origin) = (Op(op), Origin::from_wire(origin_key, origin_seq));
+    let (op, origin) = (Op(op), Origin::from_wire(origin_key, origin_seq, origin_ver));
     Ok(Dispatch { receivers, filter: op, payload: payload(op, body), origin, accepted_at_us })
 }

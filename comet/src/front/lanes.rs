@@ -14,8 +14,7 @@ use std::{
 use bytes::Bytes;
 use cluster::{
     services::{
-        ClientMessage, CometApi as _, Dispatch, LogicError, MessageReply, Origin, Payload, Receivers,
-        SessionRef,
+        ClientMessage, CometApi as _, Dispatch, LogicError, MessageReply, Payload, Receivers, SessionRef,
     },
     sim::{self, RandomState},
 };
@@ -46,8 +45,8 @@ const GATHER: Duration = Duration::from_secs(1);
 /// Renewals in one call.
 const RENEWALS_MAX: usize = 512;
 
-/// Renewals that may wait in one lane, beside those that are announced. Beyond it they are given up and counted; the next
-/// heartbeat brings another.
+/// Renewals that may wait in one lane, beside those that are announced. Beyond it they are given up and counted; the
+/// connection brings another after its interval.
 const RENEWALS_WAITING_MAX: usize = 4096;
 
 /// Attempts to tell logic of a session's end; after them its time to live ends it.
@@ -436,7 +435,7 @@ async fn say(front: &Front, message: &ClientMessage) -> bool {
         receivers: Receivers::Room(room),
         filter: op,
         payload: Payload::Message { op, body: message.body.clone() },
-        origin: Some(Origin { key: message.key.clone(), seq: message.header.seq }),
+        origin: Some(message.origin()),
         accepted_at_us: 0,
     };
     front.dispatch(vec![said]).await.is_ok()

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cluster::services::{CometApi, Dispatch, DispatchError, Origin, Payload, Receivers};
 use proto::{
+    frame::{HEADER_LEN, Header, VER, encode},
     ids::{Key, RoomId},
     op::Op,
     rpc::{
@@ -82,12 +83,12 @@ impl<C: CometApi> comet_server::Comet for CometService<C> {
             request.into_inner();
         let room =
             RoomId::parse(&room_id).map_err(|error| Status::invalid_argument(format!("roomID: {error}")))?;
-        let payload = proto_payload(proto)?;
-        let filter = match &payload {
-            Payload::Message { op, .. } => *op,
-            Payload::Frames(_) => Op::RAW,
+        let (filter, ver) = proto.as_ref().map_or((Op(0), 0), |proto| (Op(proto.op), proto.ver));
+        let origin = Origin::from_wire(origin_key, origin_seq, Some(ver));
+        let payload = match (proto, &origin) {
+            (Some(proto), Some(_)) => payload(filter, proto.body),
+            (proto, _) => proto_payload(proto)?,
         };
-        let origin = Origin::from_wire(origin_key, origin_seq);
         self.dispatch(Dispatch { receivers: Receivers::Room(room), filter, payload, origin, accepted_at_us })
             .await?;
         Ok(Response::new(BroadcastRoomReply {}))
@@ -100,9 +101,16 @@ impl<C: CometApi> comet_server::Comet for CometService<C> {
     }
 }
 
+/// What the members of a room, or others, get: a message keeps its version and sequence number, as in goim.
 fn proto_payload(proto: Option<Proto>) -> Result<Payload, Status> {
-    let Proto { op, body, .. } = proto.ok_or_else(|| Status::invalid_argument("proto: missing"))?;
-    Ok(payload(Op(op), body))
+    let Proto { ver, op, seq, body } = proto.ok_or_else(|| Status::invalid_argument("proto: missing"))?;
+    let header = Header { ver: ver as i16, op: Op(op), seq };
+    if header.op == Op::RAW || (header.ver, seq) == (VER, 0) {
+        return Ok(payload(header.op, body));
+    }
+    let mut frame = Vec::with_capacity(HEADER_LEN + body.len());
+    encode(header, &body, &mut frame);
+    Ok(Payload::Frames(frame.into()))
 }
 
 /// goim's job sends frames in operation 9; any other operation is one message.

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use cluster::services::{Dispatch, Payload, Receivers};
 use proto::{
-    frame::{self, HEADER_LEN, Header},
+    frame::{self, HEADER_LEN, Header, VER},
     ids::{Key, RoomId},
     op::Op,
 };
@@ -180,7 +180,7 @@ fn join(first: &Item, items: &[Item]) -> Dispatch {
     for item in items {
         match &item.dispatch.payload {
             Payload::Message { op, body } => {
-                frame::encode(Header { ver: 1, op: *op, seq: 0 }, body, &mut frames);
+                frame::encode(Header { ver: VER, op: *op, seq: 0 }, body, &mut frames);
             }
             Payload::Frames(ready) => frames.extend_from_slice(ready),
         }

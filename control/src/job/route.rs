@@ -83,11 +83,11 @@ mod tests {
     #[test]
     fn a_room_message_keeps_its_sender() {
         let room = RoomId::parse("live://1").unwrap();
-        let origin = Some(Origin { key: Key::new("k"), seq: 9 });
+        let origin = Some(Origin { key: Key::new("k"), seq: 9, ver: 0 });
         let (to, dispatch) = route(Envelope { origin, ..envelope(Target::Room(room.clone())) }, 3);
         assert_eq!(to, To::Every);
         assert_eq!(dispatch.receivers, Receivers::Room(room));
-        assert_eq!(dispatch.origin, Some(Origin { key: Key::new("k"), seq: 9 }));
+        assert_eq!(dispatch.origin, Some(Origin { key: Key::new("k"), seq: 9, ver: 0 }));
     }
 
     #[test]

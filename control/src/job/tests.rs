@@ -226,7 +226,7 @@ fn to_keys(server: &str, keys: &[&str], body: &str) -> Envelope {
 }
 
 fn from_client(room: &str, body: &str) -> Envelope {
-    Envelope { origin: Some(Origin { key: Key::new("sender"), seq: 7 }), ..to_room(room, body) }
+    Envelope { origin: Some(Origin { key: Key::new("sender"), seq: 7, ver: 1 }), ..to_room(room, body) }
 }
 
 /// Waits, in paused time only as long as it takes, until `done`.

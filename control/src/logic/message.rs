@@ -2,7 +2,7 @@
 
 use cluster::services::{ClientMessage, LogicError, MessageReply};
 use proto::{
-    envelope::{Envelope, Origin, Target},
+    envelope::{Envelope, Target},
     op::Op,
 };
 use tracing::trace;
@@ -14,6 +14,7 @@ impl Logic {
     /// Operation 4 goes to the sender's room when that is configured; everything else is answered with an empty body,
     /// for nobody here knows what it means.
     pub(super) async fn take_message(&self, message: ClientMessage) -> Result<MessageReply, LogicError> {
+        let origin = Some(message.origin());
         let ClientMessage { mid, key, room, header, body } = message;
         let is_said = header.op == Op::SEND_MESSAGE;
         let Some(room) = room.filter(|_| is_said && self.client_messages == ClientMessages::Room) else {
@@ -22,7 +23,6 @@ impl Logic {
             return Ok(MessageReply::Body(bytes::Bytes::new()));
         };
         let accepted_at_us = wall_us();
-        let origin = Some(Origin { key, seq: header.seq });
         let target = Target::Room(room);
         let envelope = Envelope { target, op: Op::SEND_MESSAGE_REPLY, body, accepted_at_us, origin };
         let published = self.publish(vec![envelope], accepted_at_us).await;

@@ -103,14 +103,14 @@ async fn a_report_that_does_not_end_is_an_error() {
 #[tokio::test]
 async fn messages_go_to_the_room_a_halley_comet_names() {
     let (mut setup, mut client) = serve(&[]).await;
-    let proto = Some(Proto { ver: 1, op: 4, seq: 7, body: Bytes::from_static(b"hi") });
+    let proto = Some(Proto { ver: 0, op: 4, seq: 7, body: Bytes::from_static(b"hi") });
     let from_go = ReceiveReq { mid: 1, proto: proto.clone(), ..ReceiveReq::default() };
     let reply = client.receive(from_go).await.unwrap().into_inner();
     assert_eq!((reply.room, reply.body.len()), (Some(false), 0));
     let from_halley = ReceiveReq { mid: 1, proto, key: "k1".into(), room: ROOM.into() };
     assert_eq!(client.receive(from_halley).await.unwrap().into_inner().room, Some(true));
     let published = setup.published().await;
-    assert_eq!(published[0].origin, Some(Origin { key: Key::new("k1"), seq: 7 }));
+    assert_eq!(published[0].origin, Some(Origin { key: Key::new("k1"), seq: 7, ver: 0 }));
 }
 
 #[tokio::test]
@@ -122,7 +122,7 @@ async fn nodes_are_those_of_the_http_api() {
     nodes.sort();
     assert_eq!(nodes, ["host-a.goim.io", "host-b.goim.io"]);
     assert_eq!((reply.tcp_port, reply.ws_port, reply.wss_port), (3101, 3102, 3103));
-    assert_eq!((reply.heartbeat, reply.heartbeat_max), (30, 3));
+    assert_eq!((reply.heartbeat, reply.heartbeat_max), (240, 2));
     let backoff = reply.backoff.unwrap();
     assert_eq!((backoff.max_delay, backoff.base_delay, backoff.factor, backoff.jitter), (300, 3, 1.8, 0.3));
 }

@@ -39,6 +39,26 @@ async fn a_login_that_makes_no_sense_is_refused_without_repeating_it() {
     assert_eq!(setup.deps.metrics.logins.of(LoginResult::Refused).get(), 4);
 }
 
+/// goim's clients beat every four minutes, its benchmark too, and its wire does not tell them otherwise. By a default of 90 s
+/// they were closed between two beats.
+#[tokio::test]
+async fn the_defaults_keep_clients_that_beat_as_goims_do() {
+    let setup = Setup::new(&[]).await;
+    let session = setup.logic.connect(login("a:1", "{}")).await.unwrap();
+    assert!(session.heartbeat > Duration::from_secs(240 + 30), "{:?}", session.heartbeat);
+    for file in ["goim", "goim-example"] {
+        let path = format!("{}/../tests/cluster/files/{file}/logic.toml", env!("CARGO_MANIFEST_DIR"));
+        let theirs: toml::Table = std::fs::read_to_string(&path).expect(&path).parse().expect(&path);
+        let node = &crate::config::LogicConfig::default().node;
+        assert_eq!(theirs["node"]["heartbeat"].as_str(), Some(&*node.heartbeat.to_string()), "{file}");
+        assert_eq!(
+            theirs["node"]["heartbeatMax"].as_integer(),
+            Some(node.heartbeat_max.u32().into()),
+            "{file}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn generations_only_grow_whatever_the_clock_does() {
     let setup = Setup::new(&[]).await;
@@ -113,7 +133,7 @@ fn said(op: i32, in_room: Option<&str>) -> ClientMessage {
         mid: Mid(1),
         key: Key::new("k1"),
         room: in_room.map(room),
-        header: Header { ver: 1, op: Op(op), seq: 7 },
+        header: Header { ver: 0, op: Op(op), seq: 7 },
         body: Bytes::from_static(b"hi"),
     }
 }
@@ -126,7 +146,7 @@ async fn what_a_client_says_goes_to_its_room_with_its_origin() {
     assert_eq!(published.len(), 1);
     let Envelope { target, op, body, origin, accepted_at_us } = &published[0];
     assert_eq!((target, *op, &body[..]), (&Target::Room(room(ROOM)), Op(5), &b"hi"[..]));
-    assert_eq!(*origin, Some(Origin { key: Key::new("k1"), seq: 7 }));
+    assert_eq!(*origin, Some(Origin { key: Key::new("k1"), seq: 7, ver: 0 }));
     assert!(*accepted_at_us > 0);
 }
 
