@@ -79,9 +79,14 @@ fn check_across(config: &HalleyConfig) -> Result<(), ConfigError> {
         return Err(ConfigError::value("logic.push.maxBody", max_body, reason));
     }
     let (renew, expire) = (config.comet.protocol.renew_interval, config.logic.redis.expire);
-    if renew.get() > expire.get() / 2 {
+    let node = &config.logic.node;
+    // A client may be silent for so long just before it is due.
+    let gap = renew.get() + node.heartbeat_deadline();
+    if renew.get() > expire.get() / 2 || gap >= expire.get() {
         let reason = format!(
-            "above half of logic.redis.expire = {expire}: sessions would expire under living clients"
+            "above half of logic.redis.expire = {expire}, or not below it together with logic.node.heartbeat × \
+             heartbeatMax = {} × {}: sessions would expire under living clients",
+            node.heartbeat, node.heartbeat_max
         );
         return Err(ConfigError::value("comet.protocol.renewInterval", renew, reason));
     }

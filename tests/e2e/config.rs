@@ -68,6 +68,9 @@ fn a_wrong_value_is_named_with_key_and_bound() {
         ("logic.push.tokens=two words", &["logic.push.tokens", "(hidden)", "without spaces"]),
         ("logic.limits.brokerBytes=1MiB", &["logic.limits.brokerBytes", "1MiB", "logic.push.maxBody"]),
         ("logic.node.heartbeat=20m", &["logic.redis.expire", "30m", "20m"]),
+        // Each fits by itself, both together outlive a session: 5 min and 2 × 4 min.
+        ("logic.redis.expire=12m", &["comet.protocol.renewInterval", "5m", "12m", "4m"]),
+        ("logic.redis.expire=9m", &["comet.protocol.renewInterval", "5m", "9m"]),
         ("logic.backoff.jitter=1.5", &["logic.backoff.jitter", "1.5", "0 to 1"]),
         ("logic.clientMessages=shout", &["logic.clientMessages", "shout", "\"room\""]),
         ("job.room.batch=0", &["job.room.batch", "= 0", "1 to 1000"]),

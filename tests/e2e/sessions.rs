@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{BOTH, Client, Frame, Http, Login, Server, Stopwatch, Transport, within};
+use crate::harness::{BOTH, Client, Frame, Http, Login, Server, Stopwatch, Transport, masked, within};
 
 /// The bound for what the API tells.
 const TRUTH: Duration = Duration::from_secs(2);
@@ -180,6 +180,50 @@ fn who_left_is_offline_and_who_never_was_too() {
             let answer = server.post(&format!("/goim/push/{target}"), "x").json();
             (answer["data"]["offline"] == offline).then_some(())
         });
+    }
+}
+
+/// Connections were kept by any frame, sessions by operation 2 alone: who only chatted was connected, answered, counted, and
+/// after `redis.expire` offline to every push. Who only sent WebSocket pings was closed while they were answered.
+#[test]
+fn who_counts_as_alive_is_reachable() {
+    let server = Server::start(&[
+        "logic.redis.expire=10s",
+        "comet.protocol.renewInterval=1s",
+        "logic.node.heartbeat=2s",
+        "logic.node.heartbeatMax=3",
+    ]);
+    let on_both = [("beats", 2, ""), ("chats", 4, "hello"), ("asks", 5000, "x"), ("subscribes", 14, "1000")];
+    let mut clients = Vec::new();
+    for (mid, (name, op, body)) in (1..).zip(on_both) {
+        for transport in BOTH {
+            let key = format!("{name}-{transport:?}");
+            let says = Frame::new(op, 1, body).bytes();
+            let says = if transport == Transport::Ws { masked(0x82, &says) } else { says };
+            clients.push((transport, key, mid, says));
+        }
+    }
+    for (mid, name, says) in [(11, "pings", masked(0x89, b"p")), (12, "pongs", masked(0x8a, b""))] {
+        clients.push((Transport::Ws, name.to_owned(), mid, says));
+    }
+    let mut clients: Vec<_> = clients
+        .into_iter()
+        .map(|(transport, key, mid, says)| {
+            let login = Login::key(&key).mid(mid).room(&format!("live://{key}")).accepts(&[1000]);
+            (server.client(transport, &login), key, mid, says)
+        })
+        .collect();
+    let started = Stopwatch::start();
+    while started.elapsed() < Duration::from_secs(13) {
+        clients.iter_mut().for_each(|(client, .., says)| client.write(says));
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    for (client, key, mid, _) in &mut clients {
+        let to_all_of_them = format!("mids?operation=1000&mids={mid}");
+        for target in [format!("keys?operation=1000&keys={key}"), to_all_of_them] {
+            server.push(&target, target.clone());
+            while client.frame() != Frame::new(1000, 0, target.clone()) {}
+        }
     }
 }
 

@@ -397,7 +397,7 @@ mod tests {
         let id = ConnectionId { shard: 0, slot: 3, generation: 4 };
         let deadline = Time::now().after(Duration::from_secs(5));
         let (transport, peer) = (Transport::Tcp, IpAddr::from([127, 0, 0, 1]));
-        Login { id, transport, peer, cookie: String::new(), token: "{}".into(), deadline }
+        Login { id, transport, peer, cookie: Box::default(), token: "{}".into(), deadline }
     }
 
     /// What logic answered behind the last client's end was a session for half an hour that nobody had.

@@ -66,8 +66,8 @@ pub enum Wire {
 pub(super) enum State {
     /// The upgrade's head is not complete.
     Handshaking { deadline: Tick },
-    /// The login has not come. `ignored`: other operations that came instead.
-    AwaitAuth { deadline: Tick, ignored: u8, cookie: Option<Box<str>> },
+    /// The login has not come. `ignored`: other operations that came instead. `cookie`: of the upgrade, for logic.
+    AwaitAuth { deadline: Tick, ignored: u8, cookie: Option<Box<[u8]>> },
     /// Logic decides; nothing is read.
     Lobby(Box<Lobby>),
     /// Logged in.
@@ -104,11 +104,11 @@ pub(super) struct Open {
     pub(super) refusals: u8,
     /// Ticks of silence after which it is closed.
     pub(super) heartbeat_ticks: u32,
-    /// When the last frame came, rounded up: silence is never found too long too early.
+    /// When the last sign of life came, rounded up: silence is never found too long too early.
     pub(super) heard: Tick,
     /// When an incomplete frame must be complete.
     pub(super) frame_deadline: Tick,
-    /// When the session is renewed with the next heartbeat.
+    /// From when on the next sign of life renews the session.
     pub(super) renew_at: Tick,
     pub(super) bucket: TokenBucket,
     /// Input that could not be handed on because the way to the front was full.
@@ -164,18 +164,18 @@ impl Connection {
     }
 
     /// The upgrade is done: frames may come.
-    pub(super) fn upgraded(&mut self, cookie: Option<Box<str>>) {
+    pub(super) fn upgraded(&mut self, cookie: Option<Box<[u8]>>) {
         if let State::Handshaking { deadline } = self.state {
             self.state = State::AwaitAuth { deadline, ignored: 0, cookie };
         }
     }
 
     /// The login came: into the lobby. Returns the cookie of the upgrade.
-    pub(super) fn enter_lobby(&mut self, deadline: Tick, header: Header, reasons: bool) -> String {
+    pub(super) fn enter_lobby(&mut self, deadline: Tick, header: Header, reasons: bool) -> Box<[u8]> {
         let lobby = Lobby { deadline, header, carried: Carried::default(), reasons, outcome: None };
         match std::mem::replace(&mut self.state, State::Lobby(Box::new(lobby))) {
-            State::AwaitAuth { cookie, .. } => cookie.map(String::from).unwrap_or_default(),
-            _ => String::new(),
+            State::AwaitAuth { cookie, .. } => cookie.unwrap_or_default(),
+            _ => Box::default(),
         }
     }
 

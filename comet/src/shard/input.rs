@@ -11,7 +11,7 @@ use proto::{
 use super::{
     Outputs, Shard,
     connection::{State, Wire},
-    mail::{Carried, ConnectionId},
+    mail::{Carried, ConnectionId, ToFront},
     wheel::Tick,
 };
 use crate::clock::Time;
@@ -168,6 +168,7 @@ impl Shard {
                     if !self.take_token(now, id, out) {
                         return Flow::Read;
                     }
+                    self.sign_of_life(now, id, out);
                 }
                 Ok(Some(Item::Message(message))) => {
                     if self.frames_of(now, id, message, out) == Flow::Hold {
@@ -179,6 +180,7 @@ impl Shard {
                     if !self.take_token(now, id, out) {
                         return Flow::Read;
                     }
+                    self.sign_of_life(now, id, out);
                     self.reply(id.slot, &Encoded::ws_control(Opcode::Pong, payload));
                 }
                 Ok(Some(Item::Close(code))) => {
@@ -218,7 +220,7 @@ impl Shard {
         match result {
             Ok(None) => None,
             Ok(Some(request)) => {
-                self.upgraded(id, &request);
+                self.upgraded(id, request);
                 Some(Wire::WebSocket(Reader::new()))
             }
             Err(refusal) => {
@@ -231,11 +233,11 @@ impl Shard {
         }
     }
 
-    fn upgraded(&mut self, id: ConnectionId, request: &Request) {
-        let cookie = request.cookie.as_ref().map(|cookie| String::from_utf8_lossy(cookie).into());
+    fn upgraded(&mut self, id: ConnectionId, request: Request) {
+        let response = request.response();
         if let Some(connection) = self.slots.get_mut(id) {
-            connection.upgraded(cookie);
-            self.reply_bytes(id.slot, request.response());
+            connection.upgraded(request.cookie.map(Vec::into_boxed_slice));
+            self.reply_bytes(id.slot, response);
         }
     }
 
@@ -259,14 +261,33 @@ impl Shard {
                 Next::Closed
             }
             State::Open(open) => {
-                open.heard = Tick::not_before(now);
                 open.frame_deadline = Tick::NEVER;
                 if !self.take_token(now, id, out) {
                     return Next::Closed;
                 }
+                self.sign_of_life(now, id, out);
                 self.operation(now, id, frame, out)
             }
             _ => Next::Closed,
+        }
+    }
+
+    /// A frame, or on WebSocket a ping, a pong or an empty message: a logged-in client lives, and with it its session. Both
+    /// follow the same signs, so that who counts as alive can be reached.
+    fn sign_of_life(&mut self, now: Time, id: ConnectionId, out: &mut Outputs) {
+        let renew_at = Tick::not_before(now.after(self.config.renew));
+        let Some(open) = self.slots.get_mut(id).and_then(|connection| connection.as_open_mut()) else {
+            return;
+        };
+        open.heard = Tick::not_before(now);
+        // While the way to the front is full the next sign does it.
+        if open.renew_at <= Tick::of(now) && !out.is_congested() {
+            open.renew_at = renew_at;
+            out.mail.push_back(ToFront::Renew {
+                mid: open.mid,
+                key: open.key.clone(),
+                generation: open.session_generation,
+            });
         }
     }
 

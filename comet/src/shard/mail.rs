@@ -278,8 +278,8 @@ pub struct Login {
     pub transport: Transport,
     /// Address of the client.
     pub peer: IpAddr,
-    /// `Cookie` of the upgrade.
-    pub cookie: String,
+    /// `Cookie` of the upgrade, as it came; empty on TCP.
+    pub cookie: Box<[u8]>,
     /// Body of the login operation.
     pub token: Bytes,
     /// When the lobby gives up.

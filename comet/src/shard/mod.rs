@@ -172,7 +172,7 @@ pub struct ShardConfig {
     pub ignored_max: u8,
     /// Refused requests of one connection before it is closed.
     pub refusals_max: u8,
-    /// Sessions are renewed with the first heartbeat after this.
+    /// Sessions are renewed with the first sign of life after this.
     pub renew: Duration,
     /// An unknown operation is answered with its own number, as the original goim does, instead of the next.
     pub unknown_reply_same: bool,

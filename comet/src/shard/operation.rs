@@ -33,7 +33,7 @@ impl Shard {
         out: &mut Outputs,
     ) -> Next {
         match frame.header.op {
-            Op::HEARTBEAT => self.heartbeat(now, id, frame.header, out),
+            Op::HEARTBEAT => self.heartbeat(id, frame.header),
             Op::SUBSCRIBE => self.subscribe(id, frame),
             Op::UNSUBSCRIBE => self.unsubscribe(id, frame),
             Op::CHANGE_ROOM => self.change_room(id, frame),
@@ -135,19 +135,9 @@ impl Shard {
         });
     }
 
-    fn heartbeat(&mut self, now: Time, id: ConnectionId, header: Header, out: &mut Outputs) {
-        let renew_at = Tick::not_before(now.after(self.config.renew));
-        let Some(open) = self.slots.get_mut(id).and_then(|connection| connection.as_open_mut()) else {
-            return;
-        };
-        if open.renew_at <= Tick::of(now) && !out.is_congested() {
-            open.renew_at = renew_at;
-            out.mail.push_back(ToFront::Renew {
-                mid: open.mid,
-                key: open.key.clone(),
-                generation: open.session_generation,
-            });
-        }
+    /// Operation 2: how many people are in the first room. That the client lives was noted with the frame.
+    fn heartbeat(&mut self, id: ConnectionId, header: Header) {
+        let Some(open) = self.slots.get(id).and_then(|connection| connection.as_open()) else { return };
         let people = open.first_room().map_or(0, |membership| self.rooms.people(membership.room));
         let body = i32::try_from(people).unwrap_or(i32::MAX).to_be_bytes();
         self.answer(id, header, &body);

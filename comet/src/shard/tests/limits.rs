@@ -373,16 +373,31 @@ fn a_heartbeat_of_centuries_is_no_short_one() {
     assert!(!world.is_over(id));
 }
 
-#[test]
-fn any_frame_is_a_sign_of_life() {
-    let mut world = World::new();
-    let heartbeat = Duration::from_secs(1);
-    let id = world.open(Transport::Tcp, Session { heartbeat, ..session("k") });
-    for op in [2, 12, 14, 16, 4, 1000] {
-        world.advance(Duration::from_millis(900));
-        world.say(id, op, 1, b"");
+/// What a client can say to show that it lives, on this transport, as bytes.
+fn signs_of_life(transport: Transport) -> Vec<Vec<u8>> {
+    let mut signs: Vec<_> =
+        [2, 12, 14, 16, 4, 1000].into_iter().map(|op| sent(transport, &frame(op, 1, b""))).collect();
+    if transport == Transport::WebSocket {
+        signs.extend([masked(Opcode::Ping, b"p"), masked(Opcode::Pong, b""), masked(Opcode::Binary, b"")]);
     }
-    assert!(!world.is_over(id));
+    signs
+}
+
+/// A client that only sent WebSocket pings was closed for its silence while they were answered.
+#[test]
+fn any_frame_and_any_ping_or_pong_is_a_sign_of_life() {
+    for transport in BOTH {
+        let mut world = World::new();
+        let heartbeat = Duration::from_secs(1);
+        let id = world.open(transport, Session { heartbeat, ..session("k") });
+        for sign in signs_of_life(transport) {
+            world.advance(Duration::from_millis(900));
+            world.send(id, &sign);
+            assert!(!world.is_over(id), "{transport:?} {sign:02x?}");
+        }
+        world.advance(Duration::from_millis(1300));
+        assert!(world.is_over(id));
+    }
 }
 
 #[test]
@@ -441,20 +456,27 @@ fn each_frame_has_its_own_deadline() {
     }
 }
 
+/// Only operation 2 renewed: who talked and never sent it stayed connected, and its session expired.
 #[test]
-fn a_session_is_renewed_with_the_first_heartbeat_after_the_interval() {
-    let mut world = World::with(|config| config.renew = Duration::from_secs(60));
-    let id = world.open(Transport::Tcp, session("k"));
-    for minute in 0..4 {
-        world.advance(Duration::from_secs(59));
-        world.say(id, 2, 1, b"");
-        assert_eq!(world.said(), [], "{minute}");
-        world.advance(Duration::from_millis(1200));
-        world.say(id, 14, 1, b"1000");
-        assert_eq!(world.said(), [], "{minute}");
-        world.say(id, 2, 1, b"");
-        world.say(id, 2, 1, b"");
-        assert_eq!(world.said(), [Said::Renew(Key::new("k"))], "{minute}");
+fn a_session_is_renewed_with_the_first_sign_of_life_after_the_interval() {
+    for transport in BOTH {
+        for sign in signs_of_life(transport) {
+            let mut world = World::with(|config| config.renew = Duration::from_secs(60));
+            let id = world.open(transport, session("k"));
+            let renewals = |world: &mut World| {
+                world.said().into_iter().filter(|said| matches!(said, Said::Renew(_))).collect::<Vec<_>>()
+            };
+            for minute in 0..4 {
+                world.advance(Duration::from_secs(59));
+                world.send(id, &sign);
+                assert_eq!(renewals(&mut world), [], "{minute} {sign:02x?}");
+                world.advance(Duration::from_millis(1200));
+                world.send(id, &[&sign[..], &sign].concat());
+                assert_eq!(renewals(&mut world), [Said::Renew(Key::new("k"))], "{minute} {sign:02x?}");
+            }
+            world.advance(Duration::from_secs(60));
+            assert_eq!(renewals(&mut world), [], "who says nothing costs nothing");
+        }
     }
 }
 

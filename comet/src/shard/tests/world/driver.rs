@@ -187,7 +187,8 @@ impl World {
     fn note(&mut self, mail: ToFront) -> Option<Said> {
         Some(match mail {
             ToFront::Login(login) => {
-                Said::Login { id: login.id, cookie: login.cookie, token: login.token.to_vec() }
+                let cookie = String::from_utf8_lossy(&login.cookie).into_owned();
+                Said::Login { id: login.id, cookie, token: login.token.to_vec() }
             }
             ToFront::LoginGone(id) => Said::LoginGone(id),
             ToFront::Abandoned(session) => Said::Abandoned(session.key),
