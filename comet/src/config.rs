@@ -19,6 +19,8 @@ pub struct CometConfig {
     pub websocket: WebSocketConfig,
     /// The client wire.
     pub protocol: ProtocolConfig,
+    /// Users that the log names.
+    pub whitelist: WhitelistConfig,
     /// gRPC goim.comet.Comet, called by job. It has no login of its own: leave it on a private address.
     pub rpc_server: RpcServerConfig,
     /// What one client, and all of them, may cost.
@@ -105,8 +107,8 @@ pub struct ProtocolConfig {
     /// Operation of the reply to an operation that is not the wire's own: "next" (n + 1, goim-example) or "same"
     /// (n, the original goim).
     pub unknown_op_reply: UnknownOpReply,
-    /// A live session is renewed in logic with the first heartbeat after this. Keep it well inside logic's
-    /// redis.expire.
+    /// A live session is renewed in logic with the first sign of life after this: a frame of any operation, or a
+    /// WebSocket ping or pong. This and node.heartbeat × heartbeatMax together stay below redis.expire, both logic's.
     pub renew_interval: BoundedDuration<1000, 600_000>,
 }
 
@@ -119,6 +121,16 @@ impl Default for ProtocolConfig {
             renew_interval: BoundedDuration::secs::<300>(),
         }
     }
+}
+
+/// Users that the log names. goim's keys; its `WhiteLog`, a file of their own, has no meaning.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct WhitelistConfig {
+    /// Users (`mid`) whose logins, refusals and ends the log tells at level info, with key and address, ten lines a second
+    /// at most. Those of others are told at debug.
+    #[serde(rename = "Whitelist")]
+    pub whitelist: cluster::config::List<i64>,
 }
 
 /// How unknown operations are answered.
@@ -295,7 +307,7 @@ impl CometConfig {
         "protocol.timerSize",
         "protocol.svrProto",
         "protocol.cliProto",
-        "whitelist.*",
+        "whitelist.WhiteLog",
         "bucket.*",
     ];
 

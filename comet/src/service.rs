@@ -3,13 +3,13 @@
 use std::{fmt::Display, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use cluster::{accept::incoming, services::LogicApi};
-use proto::ids::ServerId;
+use proto::ids::{Mid, ServerId};
 use tokio::net::TcpListener;
 
 use crate::{
     config::CometConfig,
     driver::launch::{DriverReport, LaunchError, Launched, launch, shards},
-    front::{Front, Metrics, halley_rpc, halley_rpc::Streams, rpc},
+    front::{ClientLog, Front, Metrics, halley_rpc, halley_rpc::Streams, rpc},
 };
 
 /// Bytes in one HTTP/2 frame window of the gRPC port; goim's job sends batches of this order.
@@ -99,7 +99,8 @@ impl Comet {
         };
         let Launched { tcp, websocket, driver, cpus, outboxes, inboxes } = launch(config, limit)?;
         let push_max = config.limits.push.usize();
-        let front = Front::start(name(rpc), outboxes, inboxes, logic, metrics, push_max);
+        let client_log = ClientLog::new(config.whitelist.whitelist.iter().copied().map(Mid));
+        let front = Front::start(name(rpc), outboxes, inboxes, logic, metrics, client_log, push_max);
         let streams = Streams::default();
         let service = tonic::transport::Server::builder()
             .initial_connection_window_size(RPC_WINDOW)

@@ -2,6 +2,7 @@
 //! of its own on ports the system chooses, and ends it by SIGTERM.
 
 mod bad_input;
+mod client_log;
 mod close_reasons;
 mod config;
 mod delivery;

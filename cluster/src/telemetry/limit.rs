@@ -11,7 +11,7 @@ use std::{
 use tracing::{Level, level_filters::LevelFilter};
 
 /// For every line that a client or another outsider can cause: ten a second in the whole process. Numbers come from the
-/// counters; a line is an example.
+/// counters; a line is an example. Lines about single clients have limits of their own in comet.
 pub static OUTSIDERS: LogLimit = LogLimit::new(10, Duration::from_secs(1));
 
 /// At most so many lines per interval, then one line that tells how many more there were. Lock-free, for any thread.

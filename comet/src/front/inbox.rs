@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use cluster::services::SessionRef;
+use proto::close::CloseReason;
 use ring::WakeSender;
 
 use super::{Front, lanes::Work, lock};
@@ -44,16 +45,18 @@ pub(super) fn take(front: &Arc<Front>, shard: u16, mail: ToFront) {
         ToFront::Abandoned(session) => front.abandoned(session),
         ToFront::Opened { mid, key, generation, peer } => {
             front.online().opened(peer);
+            front.client_log.opened(mid, &key, peer);
             front.lanes.opened(front, SessionRef { mid, key, server: front.server.clone(), generation });
         }
-        ToFront::Ended { mid, key, generation, peer, replaced } => {
+        ToFront::Ended { mid, key, generation, peer, reason } => {
             if let Some(peer) = peer {
                 front.online().ended(peer);
+                front.client_log.ended(mid, &key, peer, reason);
             }
             let session = SessionRef { mid, key, server: front.server.clone(), generation };
-            match replaced {
-                true => front.lanes.replaced(front, session),
-                false => front.lanes.ended(front, session),
+            match reason {
+                CloseReason::Replaced => front.lanes.replaced(front, session),
+                _ => front.lanes.ended(front, session),
             }
         }
         ToFront::Renew { mid, key, generation } => {

@@ -14,7 +14,7 @@ use cluster::{
 use proto::close::CloseReason;
 use tokio::sync::{Semaphore, watch};
 
-use super::{Front, lock};
+use super::{Front, client_log::Asked, lock};
 use crate::{
     clock::Time,
     shard::mail::{ConnectionId, Login, Outcome, ToShard, Verdict},
@@ -85,8 +85,12 @@ impl Logins {
 
 async fn decide(front: &Arc<Front>, login: Login) {
     let id = login.id;
+    let asked = Asked::of(&login);
     let (result, late) = ask(front, login).await;
     let still_there = front.logins.finish(id) && !front.is_draining();
+    if result.is_err() || !still_there {
+        front.client_log.not_opened(&asked, &result);
+    }
     front.metrics.login(match &result {
         Ok(_) if still_there => "accepted",
         Ok(_) | Err(None) => "client_left",

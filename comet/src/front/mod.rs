@@ -4,6 +4,7 @@
 //! - [`dispatch`]: pushes, encoded once, one command per shard.
 //! - [`inbox`]: takes the shards' mail; never waits for anything else.
 //! - [`logins`]: logins in the lobby, logic's verdict.
+//! - [`client_log`]: what the log says of single clients.
 //! - [`lanes`]: client messages, renewals and ends of sessions for logic, in order per device.
 //! - [`announce`]: all sessions again, when the store may have lost them.
 //! - [`online`]: people per room over all shards and comets.
@@ -13,6 +14,7 @@
 //! - [`outbox`]: the rings to the shards.
 
 mod announce;
+mod client_log;
 mod dispatch;
 pub mod halley_rpc;
 mod inbox;
@@ -40,6 +42,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use self::{announce::Announcer, lanes::Lanes, logins::Logins, online::Online};
 pub use self::{
+    client_log::ClientLog,
     inbox::Inbox,
     metrics::{Metrics, Snapshot},
     outbox::{Outboxes, RING_CAPACITY},
@@ -71,6 +74,7 @@ pub struct Front {
     lanes: Lanes,
     announcer: Announcer,
     metrics: Arc<Metrics>,
+    client_log: ClientLog,
     /// Set for good.
     draining: AtomicBool,
     moves: Mutex<Vec<Moves>>,
@@ -94,6 +98,7 @@ impl Front {
         inboxes: Vec<Inbox>,
         logic: Arc<dyn LogicApi>,
         metrics: Arc<Metrics>,
+        client_log: ClientLog,
         push_bytes_max: usize,
     ) -> Arc<Front> {
         let shards = outboxes.shards();
@@ -111,6 +116,7 @@ impl Front {
             lanes,
             announcer,
             metrics,
+            client_log,
             draining: AtomicBool::new(false),
             moves: Mutex::new(vec![Moves::default(); shards]),
             drained_changed: Notify::new(),
@@ -340,6 +346,7 @@ mod tests {
             Vec::new(),
             Arc::clone(&logic) as _,
             Metrics::new(0),
+            ClientLog::default(),
             1,
         );
         front.online().opened(IpAddr::from([127, 0, 0, 1]));
@@ -371,7 +378,8 @@ mod tests {
         let (wake, _) = ring::wake_pair().expect("two descriptors");
         let (sender, inbox) = channel(8, Arc::new(ShardBell::new(wake)), Arc::<Bell<()>>::default());
         let outboxes = Outboxes::new(vec![sender]);
-        let front = Front::start(ServerId::new("a:1"), outboxes, Vec::new(), logic, Metrics::new(1), 5);
+        let (name, metrics) = (ServerId::new("a:1"), Metrics::new(1));
+        let front = Front::start(name, outboxes, Vec::new(), logic, metrics, ClientLog::default(), 5);
         (front, inbox)
     }
 

@@ -95,6 +95,7 @@ impl Setup {
             vec![Inbox { receiver, bell: task }],
             Arc::clone(&logic) as _,
             Metrics::new(1),
+            ClientLog::default(),
             1,
         );
         Setup { logic, front, shard, to_front }

@@ -10,7 +10,7 @@ use cluster::{
 use proto::{
     close::{CloseReason, close_payload, disconnect_body},
     encoded::Encoded,
-    frame::Header,
+    frame::{Header, VER},
     ids::{Generation, Key},
     op::Op,
     websocket::{Opcode, Refusal},
@@ -34,9 +34,6 @@ pub(super) struct Draining {
     /// Arrivals from other shards when the front was last told that nobody is left.
     told: Option<u64>,
 }
-
-/// Version of frames that Halley sends by itself.
-const VER: i16 = 1;
 
 impl Shard {
     /// Ends a connection for `reason`; `text` is what the client reads.
@@ -78,7 +75,7 @@ impl Shard {
         let still_reading = connection.reading;
         let left = connection.begin_close(Tick::not_before(now.after(LINGER)));
         if let Some(left) = left {
-            self.leave(id, left.open, left.peer, reason == CloseReason::Replaced, out);
+            self.leave(id, left.open, left.peer, reason, out);
         }
         if matches!(reason, CloseReason::SlowConsumer) {
             self.drop_waiting(id, DropReason::SlowConsumer);
@@ -239,7 +236,7 @@ impl Shard {
         id: ConnectionId,
         mut open: Open,
         peer: std::net::IpAddr,
-        replaced: bool,
+        reason: CloseReason,
         out: &mut Outputs,
     ) {
         self.stats.open -= 1;
@@ -252,7 +249,7 @@ impl Shard {
             key: open.key,
             generation: open.session_generation,
             peer: Some(peer),
-            replaced,
+            reason,
         });
     }
 

@@ -78,7 +78,7 @@ impl Shard {
             key: session.key,
             generation: session.generation,
             peer: None,
-            replaced: false,
+            reason: CloseReason::ClientClosed,
         });
         out.mail.extend(renew);
     }

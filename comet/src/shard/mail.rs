@@ -221,8 +221,8 @@ pub enum ToFront {
         generation: Option<Generation>,
         /// Address of the client; `None` when the login was accepted but the client had left by then.
         peer: Option<IpAddr>,
-        /// A newer login has the key: a logic without fences must not be told.
-        replaced: bool,
+        /// Why. When it is replaced, a newer login has the key: a logic without fences must not be told.
+        reason: CloseReason,
     },
     /// A session is alive and due for renewal.
     Renew {

@@ -17,7 +17,7 @@ use cluster::{
     shutdown::Drain,
     sim::Random,
 };
-use comet::front::{Front, Inbox, Metrics, Outboxes};
+use comet::front::{ClientLog, Front, Inbox, Metrics, Outboxes};
 use control::{
     broker::{Broker, MemoryBroker},
     job::{self, Calls, Job, JobDeps},
@@ -301,6 +301,7 @@ impl Control {
             inboxes,
             Arc::new(far_logic),
             Arc::clone(&comet_metrics),
+            ClientLog::default(),
             plan.push_max,
         );
         let registration =

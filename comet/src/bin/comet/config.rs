@@ -7,7 +7,7 @@ use cluster::{
 };
 use halley_comet::config::{
     BatchConfig, CometConfig, DrainConfig, LimitsConfig, ProtocolConfig, ReactorConfig, RpcServerConfig,
-    TcpConfig, WebSocketConfig,
+    TcpConfig, WebSocketConfig, WhitelistConfig,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,8 @@ pub(crate) struct CometFile {
     pub(crate) websocket: WebSocketConfig,
     /// The client wire.
     pub(crate) protocol: ProtocolConfig,
+    /// Users that the log names.
+    pub(crate) whitelist: WhitelistConfig,
     /// gRPC goim.comet.Comet, called by job. It has no login of its own: leave it on a private address.
     pub(crate) rpc_server: RpcServerConfig,
     /// Calls of logics.
@@ -64,7 +66,7 @@ pub(crate) struct AuthConfig {
 
 impl Default for CometFile {
     fn default() -> Self {
-        let CometConfig { tcp, websocket, protocol, rpc_server, limits, batch, reactor, drain } =
+        let CometConfig { tcp, websocket, protocol, whitelist, rpc_server, limits, batch, reactor, drain } =
             CometConfig::default();
         CometFile {
             log: LogConfig::default(),
@@ -74,6 +76,7 @@ impl Default for CometFile {
             tcp,
             websocket,
             protocol,
+            whitelist,
             rpc_server,
             rpc_client: RpcClientConfig::default(),
             limits,
@@ -107,6 +110,7 @@ impl CometFile {
             tcp: self.tcp.clone(),
             websocket: self.websocket.clone(),
             protocol: self.protocol.clone(),
+            whitelist: self.whitelist.clone(),
             rpc_server: self.rpc_server.clone(),
             limits: self.limits.clone(),
             batch: self.batch.clone(),

@@ -28,6 +28,7 @@ use comet::{
     },
 };
 use proto::{
+    close::CloseReason,
     ids::{Generation, Key, RoomId},
     op::Op,
 };
@@ -414,8 +415,8 @@ impl Oracle {
                 self.keys.insert(key.clone());
                 self.touched = Some(key.clone());
             }
-            ToFront::Ended { key, generation, peer: Some(_), replaced, .. } => {
-                self.ended(now, key, *generation, *replaced);
+            ToFront::Ended { key, generation, peer: Some(_), reason, .. } => {
+                self.ended(now, key, *generation, *reason == CloseReason::Replaced);
             }
             _ => {}
         }

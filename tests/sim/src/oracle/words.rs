@@ -58,7 +58,7 @@ pub(super) fn hash(trace: &mut Trace, shard: u16, event: &Event<'_>) {
                 ToFront::Abandoned(session) => (&session.key, session.generation).hash(trace),
                 ToFront::Moved { to, .. } => to.hash(trace),
                 ToFront::Opened { key, generation, .. } => (key, generation).hash(trace),
-                ToFront::Ended { key, generation, replaced, .. } => (key, generation, replaced).hash(trace),
+                ToFront::Ended { key, generation, reason, .. } => (key, generation, reason).hash(trace),
                 ToFront::Renew { key, generation, .. } => (key, generation).hash(trace),
                 ToFront::Sessions { sessions, next } => (sessions.len(), next).hash(trace),
                 ToFront::Message { id, message } => (id, &message.body).hash(trace),

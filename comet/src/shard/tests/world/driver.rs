@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use hashbrown::HashMap;
+use proto::close::CloseReason;
 
 use super::{
     super::super::{
@@ -194,7 +195,8 @@ impl World {
             ToFront::Abandoned(session) => Said::Abandoned(session.key),
             ToFront::Moved { .. } => unreachable!("only a driver says so"),
             ToFront::Opened { key, .. } => Said::Opened(key),
-            ToFront::Ended { key, generation, replaced, peer, .. } => {
+            ToFront::Ended { key, generation, reason, peer, .. } => {
+                let replaced = reason == CloseReason::Replaced;
                 Said::Ended { key, fenced: generation.is_some(), replaced, known: peer.is_some() }
             }
             ToFront::Renew { key, .. } => Said::Renew(key),

@@ -1,0 +1,98 @@
+//! What the log says of single clients: logins, why one was refused, ends. At debug of everybody, at info of the users that
+//! are listed (`whitelist.Whitelist`). Each of the two has lines of its own, so many a second, so that a crowd does not
+//! hide the few one looks for. Names and addresses only: what a client logs in with may be a secret.
+
+use std::{collections::HashSet, net::IpAddr, time::Duration};
+
+use bytes::Bytes;
+use cluster::{
+    services::{LogicError, Session, Transport},
+    telemetry::LogLimit,
+};
+use proto::{
+    close::CloseReason,
+    ids::{Key, Mid},
+    login::claimed,
+};
+use tracing::{Level, debug, field::display, info, level_filters::LevelFilter};
+
+use crate::shard::mail::Login;
+
+/// Lines about clients of nobody special, and about those of listed users.
+static ANYBODY: LogLimit = LogLimit::new(10, Duration::from_secs(1));
+static LISTED: LogLimit = LogLimit::new(10, Duration::from_secs(1));
+
+/// Logs a line about a client of this user.
+macro_rules! line {
+    ($log:expr, $mid:expr, $($line:tt)+) => {
+        match $log.is_listed($mid) {
+            true => LISTED.log(Level::INFO, || info!($($line)+)),
+            false => ANYBODY.log(Level::DEBUG, || debug!($($line)+)),
+        }
+    };
+}
+
+/// Whom the log names at info.
+#[derive(Debug, Default)]
+pub struct ClientLog {
+    listed: HashSet<Mid>,
+}
+
+/// What there is to tell of a login while it is decided.
+pub(super) struct Asked {
+    token: Bytes,
+    peer: IpAddr,
+    transport: Transport,
+}
+
+impl Asked {
+    pub(super) fn of(login: &Login) -> Asked {
+        Asked { token: login.token.clone(), peer: login.peer, transport: login.transport }
+    }
+}
+
+impl ClientLog {
+    /// A log that names these users at info.
+    pub fn new(listed: impl IntoIterator<Item = Mid>) -> ClientLog {
+        ClientLog { listed: listed.into_iter().collect() }
+    }
+
+    /// A client has logged in.
+    pub(super) fn opened(&self, mid: Mid, key: &Key, peer: IpAddr) {
+        line!(self, mid, user = mid.0, key = %shown(key), address = %peer, "logged in");
+    }
+
+    /// The connection of a client that had logged in ended.
+    pub(super) fn ended(&self, mid: Mid, key: &Key, peer: IpAddr, reason: CloseReason) {
+        let (code, reason) = (reason.code(), reason.label());
+        line!(self, mid, user = mid.0, key = %shown(key), address = %peer, %reason, code, "closed");
+    }
+
+    /// A login was not let in, or too late.
+    pub(super) fn not_opened(&self, asked: &Asked, result: &Result<Session, Option<LogicError>>) {
+        if self.listed.is_empty() && LevelFilter::current() < Level::DEBUG {
+            return;
+        }
+        let why = match result {
+            Err(Some(error)) => error.to_string(),
+            Ok(_) | Err(None) => "the client left, or its time was up".to_owned(),
+        };
+        // Who it says it is, or what logic made of that.
+        let (mid, key) = match result {
+            Ok(session) => (Some(session.mid), Some(session.key.clone())),
+            Err(_) => claimed(&asked.token),
+        };
+        let (user, key) = (mid.map(|mid| mid.0), key.as_ref().map(shown).map(display));
+        let (address, transport, why) = (asked.peer, asked.transport.label(), why.escape_debug());
+        line!(self, mid.unwrap_or_default(), user, key, %address, %transport, "login refused: {why}");
+    }
+
+    fn is_listed(&self, mid: Mid) -> bool {
+        self.listed.contains(&mid)
+    }
+}
+
+/// A key in one line, whatever a Go logic made of it.
+fn shown(key: &Key) -> String {
+    key.as_str().escape_debug().to_string()
+}
