@@ -63,7 +63,7 @@ fn our_logic_keeps_the_sessions_and_counts_of_a_go_comet() {
     assert_eq!(status, "0");
     let reply = ConnectReply::decode(&body[..]).expect("a reply");
     assert_eq!((reply.mid, reply.key.as_str(), reply.room_id.as_str()), (123, "k1", "live://1000"));
-    assert_eq!((reply.accepts, reply.heartbeat), (vec![1000], 90_000_000_000));
+    assert_eq!((reply.accepts, reply.heartbeat), (vec![1000], 480_000_000_000));
     let first = generation();
     assert_eq!(sessions(&cluster.redis), rows(&first, GO));
     assert!(live(1790..=1800));

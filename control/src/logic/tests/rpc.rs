@@ -48,7 +48,7 @@ async fn a_go_comet_connects_renews_and_disconnects() {
     let reply = client.connect(connect_req(token)).await.unwrap().into_inner();
     assert_eq!((reply.mid, reply.key.as_str(), reply.room_id.as_str()), (123, "k1", ROOM));
     assert_eq!((reply.accepts, reply.rooms), (vec![1000], vec!["live://2".to_owned()]));
-    assert_eq!(reply.heartbeat, 90_000_000_000, "nanoseconds");
+    assert_eq!(reply.heartbeat, 480_000_000_000, "nanoseconds");
     assert!(reply.generation > 0);
 
     let (key, on) = ("k1".to_owned(), "a:1".to_owned());

@@ -12,7 +12,7 @@ async fn a_trusted_login_gets_what_it_asks_for() {
     assert_eq!(session.room, Some(room(ROOM)));
     assert_eq!(session.rooms, [room("live://1"), room("live://2")]);
     assert_eq!(session.accepts, [Op(1000), Op(1001)]);
-    assert_eq!(session.heartbeat, Duration::from_secs(90));
+    assert_eq!(session.heartbeat, Duration::from_secs(480));
     assert_eq!(setup.deps.metrics.logins.of(LoginResult::Ok).get(), 1);
     let stored = setup.deps.sessions.servers_of_keys(&[Key::new("k1")]).await.unwrap();
     assert_eq!(stored, [Some(server("a:1"))]);
