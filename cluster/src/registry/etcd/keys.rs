@@ -91,9 +91,11 @@ impl Keys {
         self.lease.map_or_else(Instant::now, |lease| lease.renewed + self.terms.lease_ttl / 3)
     }
 
-    /// When this is to be written; none when it is. Counts wait for a second, a node that is offline does not.
+    /// When this is to be written; none when it is, or another process has the key. Counts wait for a second, a node that
+    /// is offline does not.
     pub(super) fn update_at(&self, state: NodeState) -> Option<Instant> {
         match state {
+            _ if *self.standing.borrow() == Standing::Replaced => None,
             state if state == self.told => None,
             state if state.offline == self.told.offline => Some(self.told_at + UPDATE_EVERY),
             _ => Some(self.told_at),
@@ -268,5 +270,42 @@ impl Keys {
     fn stand(&self, standing: Standing) -> bool {
         self.terms.metrics.registered.set(i64::from(standing == Standing::Registered));
         self.standing.send_if_modified(|known| replace(known, standing) != standing)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use proto::ids::ServerId;
+
+    use super::{
+        super::{super::Service, contact::Contact, layout::Layout, metrics::RegistryMetrics},
+        *,
+    };
+    use crate::services::ClientCount;
+
+    /// etcd is not asked again and again for what cannot be written.
+    #[test]
+    fn what_is_to_be_written_waits_for_its_time_and_for_the_key() {
+        let metrics = RegistryMetrics::default();
+        let terms = Terms {
+            layout: Layout::default(),
+            lease_ttl: Duration::from_secs(15),
+            contact: Arc::new(Contact::new(metrics.clone())),
+            metrics: metrics.clone(),
+        };
+        let [region, zone, env] = ["sh", "sh001", "prod"].map(str::to_owned);
+        let node = Node { region, zone, env, ..Node::new(Service::Comet, ServerId::new("127.0.0.1:3109")) };
+        let mut keys = Keys::new(&terms, node).unwrap();
+        let five = NodeState { clients: ClientCount { connections: 5, addresses: 1 }, offline: false };
+        keys.has_written(NodeState::default(), 1);
+        assert_eq!(keys.update_at(NodeState::default()), None);
+        assert_eq!(keys.update_at(five), Some(keys.told_at + UPDATE_EVERY));
+        assert_eq!(keys.update_at(NodeState { offline: true, ..five }), Some(keys.told_at));
+        keys.is_replaced();
+        assert_eq!(keys.update_at(five), None);
+        keys.has_written(five, 2);
+        assert_eq!((keys.update_at(five), metrics.lost.get(), metrics.puts.get()), (None, 1, 2));
     }
 }

@@ -190,10 +190,15 @@ async fn a_key_that_another_process_holds_is_taken_when_it_leaves() {
     let mut standing = own.standing();
     timeout(SOON, standing.wait_for(|standing| *standing == Standing::Replaced)).await.unwrap().unwrap();
     assert_eq!((one.metrics().registered.get(), other.metrics().registered.get()), (0, 1));
+    let five = NodeState { clients: ClientCount { connections: 5, addresses: 1 }, offline: false };
+    own.update(five);
+    sleep(Duration::from_millis(1500)).await;
+    until(&other, |nodes| nodes.get(Service::Comet, &server(1)).is_some_and(|node| node.version == "0.2.0"))
+        .await;
     second.deregister().await;
     timeout(SOON, standing.wait_for(|standing| *standing == Standing::Registered)).await.unwrap().unwrap();
-    let version = |nodes: &NodeSet| nodes.get(Service::Comet, &server(1)).map(|node| node.version.clone());
-    until(&other, |nodes| version(nodes).as_deref() == Some("0.1.0")).await;
+    let is_ours = |node: &Arc<Node>| node.version == "0.1.0" && node.state() == five;
+    until(&other, |nodes| nodes.get(Service::Comet, &server(1)).is_some_and(is_ours)).await;
 }
 
 /// The lease is a minute: what is gone in half of it was taken back.
