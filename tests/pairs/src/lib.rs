@@ -10,6 +10,7 @@
 //! | [`stage`] | all of these together, and the look around when a trouble is over |
 //! | [`event`], [`trouble`] | what can happen; what can be in trouble |
 //! | [`matrix`], [`run`] | which of them meet, and what each pair may cost; many pairs in a row |
+//! | [`machine`] | whether the machine itself stood still |
 //! | [`scenarios`] | long forms, each a story of its own |
 #![forbid(unsafe_code)]
 
@@ -19,6 +20,7 @@ pub mod crowd;
 pub mod event;
 pub mod http;
 pub mod ledger;
+pub mod machine;
 pub mod matrix;
 pub mod rng;
 pub mod run;

@@ -15,6 +15,7 @@ use crate::{
     clock::{At, now},
     crowd::Habits,
     ledger::Verdict,
+    machine,
     matrix::Pair,
     rng::Rng,
     stage::{Outcome, Stage},
@@ -52,6 +53,8 @@ pub struct Done {
 struct Shared {
     waiting: Mutex<VecDeque<Pair>>,
     done: Mutex<Vec<Done>>,
+    /// Pairs that were run again.
+    again: Mutex<Vec<Pair>>,
     until: Option<At>,
     all: usize,
     plan: Plan,
@@ -73,15 +76,30 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// Puts a pair back, twice at most.
+    fn try_again(&self, pair: Pair) -> bool {
+        let mut again = lock(&self.again);
+        again.push(pair);
+        let is_left = again.iter().filter(|other| **other == pair).count() <= 2;
+        if is_left {
+            lock(&self.waiting).push_back(pair);
+        }
+        is_left
+    }
+}
+
 /// Runs them all; what came of each.
 ///
 /// # Errors
 /// A cluster does not start.
 pub async fn run(plan: Plan) -> Result<Vec<Done>> {
+    machine::watch();
     let until = plan.limit.map(|limit| now() + limit);
     let (all, workers) = (plan.pairs.len(), plan.workers);
     let waiting = Mutex::new(plan.pairs.iter().copied().collect());
-    let shared = Arc::new(Shared { waiting, done: Mutex::default(), until, all, plan });
+    let shared =
+        Arc::new(Shared { waiting, done: Mutex::default(), again: Mutex::default(), until, all, plan });
     let mut tasks = Vec::new();
     for _ in 0..workers {
         tasks.push(tokio::spawn(work(Arc::clone(&shared))));
@@ -101,8 +119,8 @@ async fn work(shared: Arc<Shared>) -> Result<()> {
         let mut present = match stage.take().filter(|stage| stage.world.queue == pair.queue) {
             Some(stage) => stage,
             None => {
-                let mut shape = Shape::of(pair.queue);
-                shape.comets = 3;
+                let logs = Some(shared.plan.logs.join("start"));
+                let shape = Shape { comets: 3, logs, ..Shape::of(pair.queue) };
                 Stage::open(&shape, Habits::default(), Rate::default(), seed).await?
             }
         };
@@ -115,6 +133,12 @@ async fn work(shared: Arc<Shared>) -> Result<()> {
             Err(error) => (Outcome::default(), Some(format!("not to be judged: {error:#}"))),
         };
         let done = Done { pair, outcome, beyond, took: now() - begun };
+        if let (Some(_), Some(stall)) = (&done.beyond, machine::stalled_since(begun))
+            && shared.try_again(pair)
+        {
+            println!("         {pair} is run again: the machine stood still for {stall:.1?}");
+            continue;
+        }
         report(&shared, &done, &present);
         // A cluster in which something went wrong is nothing to judge the next pair by.
         stage = done.beyond.is_none().then_some(present);
@@ -145,10 +169,11 @@ pub fn shuffled(mut pairs: Vec<Pair>, seed: u64) -> Vec<Pair> {
     pairs
 }
 
-/// A table of all that was run, in Markdown.
+/// A table of all that was run, in Markdown: seconds it took; pushes accepted, refused and unknown; seconds until all was
+/// ready, reachable and counted right again.
 pub fn table(done: &[Done]) -> String {
     let mut text = String::from(
-        "| queue | in trouble | what happens | s | pushes | received | found | |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n",
+        "| queue | in trouble | what happens | s | pushes | received | back | found | |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );
     for Done { pair, outcome, beyond, took } in done {
         let found: Vec<String> = Verdict::ALL
@@ -158,10 +183,12 @@ pub fn table(done: &[Done]) -> String {
             .collect();
         let pushes = format!("{} + {} + {}", outcome.accepted, outcome.refused, outcome.unknown);
         let verdict = if beyond.is_none() { "right" } else { "**wrong**" };
+        let [ready, reachable, counted] =
+            [outcome.back.ready, outcome.back.reachable, outcome.back.counted].map(|time| time.as_secs_f64());
         let Pair { queue, trouble, event } = pair;
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {:.0} | {pushes} | {} | {} | {verdict} |",
+            "| {} | {} | {} | {:.0} | {pushes} | {} | {ready:.1} / {reachable:.1} / {counted:.1} | {} | {verdict} |",
             queue.word(),
             trouble.word(),
             event.word(),

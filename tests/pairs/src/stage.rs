@@ -53,10 +53,23 @@ pub struct Outcome {
     pub received: usize,
     /// What the programs counted as not delivered.
     pub drops: Drops,
+    /// How long all took to be right after the trouble.
+    pub back: Back,
+}
+
+/// How long it took after a trouble until everything was right, or until it was no longer waited for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Back {
+    /// Every program is ready.
+    pub ready: Duration,
+    /// Everybody is connected, and a probe has reached everybody.
+    pub reachable: Duration,
+    /// The online API says what is.
+    pub counted: Duration,
 }
 
 impl Outcome {
-    fn of(story: &Story, book: Book) -> Outcome {
+    fn of(story: &Story, book: Book, back: Back) -> Outcome {
         let count = |is: fn(&Answer) -> bool| story.pushes.iter().filter(|push| is(&push.answer)).count();
         Outcome {
             book,
@@ -65,17 +78,19 @@ impl Outcome {
             unknown: count(|answer| *answer == Answer::Unknown),
             received: story.connections.iter().map(|connection| connection.received.len()).sum(),
             drops: story.drops,
+            back,
         }
     }
 }
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Outcome { book, accepted, refused, unknown, received, drops } = self;
+        let Outcome { book, accepted, refused, unknown, received, drops, back } = self;
+        let Back { ready, reachable, counted } = back;
         write!(
             f,
-            "pushes {accepted} accepted, {refused} refused, {unknown} unknown; {received} received; \
-             {} frames, {} dispatches counted as dropped; found: {book}",
+            "{accepted} accepted, {refused} refused, {unknown} unknown, {received} received, {} and {} dropped; \
+             ready {ready:.1?}, reachable {reachable:.1?}, counted {counted:.1?}; found: {book}",
             drops.frames, drops.dispatches
         )
     }
@@ -95,6 +110,7 @@ pub struct Stage {
     kills: usize,
     /// Findings of the present story that were made on the way.
     book: Book,
+    back: Back,
     probes: Vec<Push>,
 }
 
@@ -106,14 +122,17 @@ impl Stage {
     pub async fn open(shape: &Shape, habits: Habits, rate: Rate, seed: u64) -> Result<Stage> {
         let world = World::start(shape).await?;
         let crowd = Crowd::new(&world, habits);
-        crowd.all_come(secs(60)).await.map_err(|missing| anyhow!("not in: {}", missing.join("; ")))?;
-        let (drops, book) = (Drops::default(), Book::default());
+        if let Err(missing) = crowd.all_come(secs(60)).await {
+            return Err(world.give_up(shape, anyhow!("not in: {}", missing.join("; "))));
+        }
+        let (drops, book, back) = (Drops::default(), Book::default(), Back::default());
+        let probes = Vec::new();
         let mut stage =
-            Stage { world, crowd, backend: None, rate, seed, drops, kills: 0, book, probes: Vec::new() };
+            Stage { world, crowd, backend: None, rate, seed, drops, kills: 0, book, back, probes };
         stage.look_around(&Bounds { reachable: secs(60), counted: secs(60), ready: secs(60) }).await;
         let found = std::mem::take(&mut stage.book);
         if let Some(trouble) = found.beyond(&crate::ledger::Allowed::nothing()) {
-            return Err(anyhow!("a fresh cluster is not right: {trouble}"));
+            return Err(stage.world.give_up(shape, anyhow!("a fresh cluster is not right: {trouble}")));
         }
         Ok(stage)
     }
@@ -125,7 +144,7 @@ impl Stage {
         self.world.scrape().await;
         self.drops = self.world.drops();
         self.kills = self.world.comet_kills().len();
-        self.book = Book::default();
+        (self.book, self.back) = (Book::default(), Back::default());
         self.probes.clear();
         self.crowd.forget();
         self.seed += 1;
@@ -148,9 +167,12 @@ impl Stage {
     pub async fn look_around(&mut self, bounds: &Bounds) {
         let over = now();
         self.expect_ready(bounds.ready).await;
+        self.back.ready = now() - over;
         self.expect_everybody(over, bounds.reachable).await;
         self.expect_probe(over, bounds.reachable).await;
+        self.back.reachable = now() - over;
         self.expect_counts(bounds.counted).await;
+        self.back.counted = now() - over;
     }
 
     /// Ends the story and judges it: when all has arrived, or [`Rules::tail`] after its last push.
@@ -160,7 +182,7 @@ impl Stage {
         let ended = now();
         let mut story = Story { pushes, ..Story::default() };
         loop {
-            sleep(rules.reach).await;
+            sleep(ms(1500)).await;
             self.world.scrape().await;
             let (before, after) = (self.drops, self.world.drops());
             story.drops = Drops {
@@ -176,7 +198,7 @@ impl Stage {
             if !is_open || now() - ended > rules.tail {
                 let mut book = std::mem::take(&mut self.book);
                 book.add(found);
-                return Outcome::of(&story, book);
+                return Outcome::of(&story, book, self.back);
             }
         }
     }

@@ -4,7 +4,11 @@ mod link;
 mod program;
 mod samples;
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Result, bail};
 use services::{Etcd, Kafka, Redis};
@@ -62,12 +66,14 @@ pub struct Shape {
     pub jobs: usize,
     /// More settings of a program, `key=value`; they go over those of the harness.
     pub sets: Vec<(Kind, String)>,
+    /// Where the logs go of one that does not become right at its start.
+    pub logs: Option<PathBuf>,
 }
 
 impl Shape {
     /// Two of each.
     pub fn of(queue: Queue) -> Shape {
-        Shape { queue, comets: 2, logics: 2, jobs: 2, sets: Vec::new() }
+        Shape { queue, comets: 2, logics: 2, jobs: 2, sets: Vec::new(), logs: None }
     }
 
     /// With one more setting.
@@ -142,9 +148,22 @@ impl World {
                 world.of(kind).push(program);
             }
         }
-        world.expect_ready(READY).await?;
-        world.expect_links().await?;
-        Ok(world)
+        let is_right = async {
+            world.expect_ready(READY).await?;
+            world.expect_links().await
+        };
+        match is_right.await {
+            Ok(()) => Ok(world),
+            Err(why) => Err(world.give_up(shape, why)),
+        }
+    }
+
+    /// Keeps the logs of one that does not become right.
+    pub fn give_up(&self, shape: &Shape, why: anyhow::Error) -> anyhow::Error {
+        match &shape.logs {
+            Some(logs) if self.keep_logs(logs).is_ok() => why.context(format!("logs: {}", logs.display())),
+            _ => why,
+        }
     }
 
     async fn program(&self, kind: Kind, number: usize, shape: &Shape) -> Result<Program> {
