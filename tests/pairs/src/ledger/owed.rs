@@ -1,7 +1,7 @@
 //! What accepted pushes owe to connections, what became of it, and what the counters say about the rest.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     time::Duration,
 };
 
@@ -19,6 +19,9 @@ pub(super) struct Owed<'s> {
     story: &'s Story,
     rules: &'s Rules,
     index: &'s Index<'s>,
+    /// How long a push may take: [`Rules::reach`], or twice what one took that arrived. A machine that is slow is slow for
+    /// what is missing, too.
+    reach: Duration,
     /// For each connection and lane the latest `sent` among what it received.
     latest: Vec<HashMap<&'s str, At>>,
 }
@@ -36,7 +39,8 @@ impl<'s> Owed<'s> {
             }
             latest
         };
-        Owed { story, rules, index, latest: story.connections.iter().map(latest_of).collect() }
+        let reach = rules.reach.max(slowest(story, index) * 2);
+        Owed { story, rules, index, reach, latest: story.connections.iter().map(latest_of).collect() }
     }
 
     /// Notes what was owed and did not arrive.
@@ -114,7 +118,7 @@ impl<'s> Owed<'s> {
                 let later = lane(&push.target).and_then(|lane| self.latest[n].get(lane));
                 later.is_some_and(|sent| *sent > accepted && *sent <= until)
             };
-            accepted + self.rules.reach <= until || received_later()
+            accepted + self.reach <= until || received_later()
         };
         match &push.target {
             Target::Room(room) => connection
@@ -128,11 +132,11 @@ impl<'s> Owed<'s> {
 
     /// Whether its comet was killed in this time or within reach of it.
     fn is_killed(&self, connection: &Connection, from: At, until: At) -> bool {
-        let within = |at: At| at + self.rules.reach >= from && at <= until + self.rules.reach;
+        let within = |at: At| at + self.reach >= from && at <= until + self.reach;
         let ended = connection.until.is_some();
         ended
             && self.story.kills.iter().any(|(comet, at)| *comet == connection.comet && within(*at))
-            && until < from + self.rules.reach + self.rules.around_kill
+            && until < from + self.reach + self.rules.around_kill
     }
 
     /// Devices and users that a push named, that were not called offline, got nothing, and to whom nothing was due.
@@ -160,16 +164,30 @@ impl<'s> Owed<'s> {
     fn is_reckonable(&self, connection: &Connection, sent: At, accepted: At) -> bool {
         let near = |at: At, margin: Duration| at + margin >= sent && at <= accepted + margin;
         let is_broken = match &connection.end {
-            Some((at, End::BrokenOff | End::Lost)) => near(*at, self.rules.reach),
-            Some((at, End::Silent)) => accepted + self.rules.reach >= *at,
+            Some((at, End::BrokenOff | End::Lost)) => near(*at, self.reach),
+            Some((at, End::Silent)) => accepted + self.reach >= *at,
             _ => false,
         };
-        let around = self.rules.around_kill.max(self.rules.reach);
+        let around = self.rules.around_kill.max(self.reach);
         let is_killed =
             self.story.kills.iter().any(|(comet, at)| *comet == connection.comet && near(*at, around));
         // What was accepted at the very end may still be on its way.
-        !is_broken && !is_killed && accepted + self.rules.reach <= self.story.until
+        !is_broken && !is_killed && accepted + self.reach <= self.story.until
     }
+}
+
+/// The longest time from a push's acceptance to its first arrival on a connection.
+fn slowest(story: &Story, index: &Index<'_>) -> Duration {
+    let of_connection = |connection: &Connection| {
+        let mut seen = HashSet::new();
+        let first = connection.received.iter().filter(|receipt| seen.insert(receipt.id));
+        let took = first.filter_map(|receipt| match &index.push(receipt.id)?.answer {
+            Answer::Accepted { at, .. } => Some(receipt.at.saturating_sub(*at)),
+            Answer::Refused | Answer::Unknown => None,
+        });
+        took.max().unwrap_or_default()
+    };
+    story.connections.iter().map(of_connection).max().unwrap_or_default()
 }
 
 fn miss(push: &Push, connection: &Connection) -> String {

@@ -183,6 +183,16 @@ fn who_leaves_is_owed_what_was_accepted_before_something_that_came() {
 }
 
 #[test]
+fn where_pushes_take_long_who_leaves_is_owed_less() {
+    for (second, lost) in [(3, 1), (6, 0)] {
+        let gone = Connection { until: Some(secs(8)), ..device("a", 1) };
+        let mut stays = device("b", 2);
+        receive(&mut stays, 1, second);
+        expect(&story(vec![push(1, to_room(), 2)], vec![gone, stays]), &[(Verdict::Lost, lost)]);
+    }
+}
+
+#[test]
 fn a_room_is_owed_to_who_is_in_it_from_answer_to_request() {
     let stay = |from, until| Stay { room: Arc::from("live://1"), from: secs(from), until };
     let moved = |stays| Connection { stays, ..device("a", 1) };
