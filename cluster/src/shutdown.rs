@@ -1,4 +1,4 @@
-//! The end of a process: the first signal begins a drain, the second ends it at once.
+//! Signals: the first of those that end a process begins a drain, the second ends it at once; the others end nothing.
 
 use std::{io, thread};
 
@@ -7,6 +7,8 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
 };
+
+use crate::telemetry::flush;
 
 /// Tells every part of the process that it is draining. Clones are the same drain; once begun it never ends.
 #[derive(Clone, Debug)]
@@ -41,11 +43,27 @@ impl Drain {
     }
 }
 
-/// The two signals that end a process.
+/// Signals that end nothing. The platform's default for each is the end of the process, without a word to the clients: when
+/// a terminal closes, when a script means "reload" or "rotate the log".
+const HARMLESS: [(SignalKind, &str); 6] = [
+    (SignalKind::hangup(), "SIGHUP"),
+    (SignalKind::user_defined1(), "SIGUSR1"),
+    (SignalKind::user_defined2(), "SIGUSR2"),
+    (SignalKind::alarm(), "SIGALRM"),
+    (SignalKind::io(), "SIGIO"),
+    (SignalKind::from_raw(30), "SIGPWR"),
+];
+
+/// A log file at its limit (`ulimit -f`). The write fails then, which is counted; a line about it would be the next one.
+const SIGXFSZ: SignalKind = SignalKind::from_raw(25);
+
+/// The signals that end a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
     /// SIGINT, Ctrl-C.
     Interrupt,
+    /// SIGQUIT, Ctrl-\.
+    Quit,
     /// SIGTERM.
     Terminate,
 }
@@ -60,11 +78,12 @@ pub enum Response {
 }
 
 impl Ending {
-    /// The first signal of either kind drains, every later one leaves with the status a shell would give, 128 + number.
+    /// The first signal of any kind drains, every later one leaves with the status a shell would give, 128 + number.
     pub const fn response(self, draining: bool) -> Response {
         match (draining, self) {
             (false, _) => Response::Drain,
             (true, Ending::Interrupt) => Response::Exit(130),
+            (true, Ending::Quit) => Response::Exit(131),
             (true, Ending::Terminate) => Response::Exit(143),
         }
     }
@@ -72,12 +91,14 @@ impl Ending {
     const fn name(self) -> &'static str {
         match self {
             Ending::Interrupt => "SIGINT",
+            Ending::Quit => "SIGQUIT",
             Ending::Terminate => "SIGTERM",
         }
     }
 }
 
-/// Takes SIGTERM and SIGINT from now on: the first begins `drain`, the second exits the process with status 143 or 130.
+/// Takes the signals from now on: the first SIGTERM, SIGINT or SIGQUIT begins `drain`, the second exits the process with
+/// status 143, 130 or 131. SIGHUP and the like are told to the log and end nothing.
 ///
 /// They are waited for on a thread of their own, so that the second one ends even a process whose runtime is stuck.
 ///
@@ -85,19 +106,33 @@ impl Ending {
 /// When the handlers or the thread cannot be made.
 pub fn on_signals(drain: Drain) -> io::Result<()> {
     let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
-    let (interrupt, terminate) = {
-        let _inside = runtime.enter();
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+    let inside = runtime.enter();
+    let (interrupt, quit, terminate) =
+        (signal(SignalKind::interrupt())?, signal(SignalKind::quit())?, signal(SignalKind::terminate())?);
+    for (kind, name) in HARMLESS {
+        let mut harmless = signal(kind)?;
+        runtime.spawn(async move {
+            while harmless.recv().await.is_some() {
+                tracing::info!("{name}: ends nothing, and nothing is read anew");
+            }
+        });
+    }
+    // Taken and forgotten: what counts is that the default is not carried out.
+    let file_limit = signal(SIGXFSZ)?;
+    drop(inside);
+    let wait = move || {
+        let _file_limit = file_limit;
+        runtime.block_on(listen(drain, interrupt, quit, terminate));
     };
-    let wait = move || runtime.block_on(listen(drain, interrupt, terminate));
     thread::Builder::new().name("signals".to_owned()).spawn(wait)?;
     Ok(())
 }
 
-async fn listen(drain: Drain, mut interrupt: Signal, mut terminate: Signal) {
+async fn listen(drain: Drain, mut interrupt: Signal, mut quit: Signal, mut terminate: Signal) {
     loop {
         let ending = tokio::select! {
             _ = interrupt.recv() => Ending::Interrupt,
+            _ = quit.recv() => Ending::Quit,
             _ = terminate.recv() => Ending::Terminate,
         };
         match ending.response(drain.is_draining()) {
@@ -107,6 +142,7 @@ async fn listen(drain: Drain, mut interrupt: Signal, mut terminate: Signal) {
             }
             Response::Exit(status) => {
                 tracing::warn!("{}: leaving without draining to the end", ending.name());
+                flush();
                 std::process::exit(status);
             }
         }
@@ -146,10 +182,11 @@ mod tests {
 
     #[test]
     fn the_first_signal_drains_and_the_second_exits_whichever_they_are() {
-        for ending in [Ending::Interrupt, Ending::Terminate] {
+        for ending in [Ending::Interrupt, Ending::Quit, Ending::Terminate] {
             assert_eq!(ending.response(false), Response::Drain);
         }
         assert_eq!(Ending::Interrupt.response(true), Response::Exit(130));
+        assert_eq!(Ending::Quit.response(true), Response::Exit(131));
         assert_eq!(Ending::Terminate.response(true), Response::Exit(143));
     }
 }

@@ -72,9 +72,11 @@ impl Drop for Started {
 
 #[test]
 fn the_first_signal_drains_and_the_second_ends_a_stuck_process() {
-    for (first, second, status) in
-        [(Signal::TERM, Signal::TERM, 143), (Signal::INT, Signal::INT, 130), (Signal::TERM, Signal::INT, 130)]
-    {
+    for (first, second, status) in [
+        (Signal::TERM, Signal::TERM, 143),
+        (Signal::INT, Signal::INT, 130),
+        (Signal::QUIT, Signal::QUIT, 131),
+    ] {
         let mut started = Started::new();
         started.wait_for_line("ready");
         started.signal(first);
@@ -82,4 +84,20 @@ fn the_first_signal_drains_and_the_second_ends_a_stuck_process() {
         started.signal(second);
         assert_eq!(started.child.wait().unwrap().code(), Some(status), "{first:?} then {second:?}");
     }
+}
+
+/// A terminal that closed, or a log rotation, ended the process as if it had been killed.
+#[test]
+fn other_signals_end_nothing() {
+    let mut started = Started::new();
+    started.wait_for_line("ready");
+    let harmless =
+        [Signal::HUP, Signal::USR1, Signal::USR2, Signal::ALARM, Signal::IO, Signal::POWER, Signal::XFSZ];
+    for signal in harmless {
+        started.signal(signal);
+    }
+    thread::sleep(Duration::from_millis(100));
+    assert!(started.child.try_wait().unwrap().is_none());
+    started.signal(Signal::QUIT);
+    started.wait_for_line("draining");
 }

@@ -11,7 +11,7 @@ use nix::sys::{
     resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit},
     time::TimeVal,
 };
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 /// Files that are open whatever the number of clients: standard streams, libraries, a little reserve.
 const FILES_BESIDE: u64 = 64;
@@ -43,10 +43,11 @@ pub(crate) fn cpu_time() -> Duration {
         .map_or(Duration::ZERO, |usage| of(usage.user_time()) + of(usage.system_time()))
 }
 
-/// True after Ctrl-C or SIGTERM; the second one ends the process at once.
+/// True after Ctrl-C, SIGTERM, SIGQUIT, or when the terminal closes: the report is made all the same. The second signal
+/// ends the process at once.
 pub(crate) fn stop_on_signal() -> io::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
+    for signal in [SIGINT, SIGTERM, SIGQUIT, SIGHUP] {
         // In this order the first signal finds the flag down, and sets it.
         signal_hook::flag::register_conditional_shutdown(signal, 130, stop.clone())?;
         signal_hook::flag::register(signal, stop.clone())?;

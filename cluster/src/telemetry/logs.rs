@@ -1,16 +1,20 @@
 //! `tracing` to stderr.
 
 use std::{
+    backtrace::{Backtrace, BacktraceStatus},
     fmt,
-    io::{self, IsTerminal, Write},
+    io::{self, IsTerminal},
+    panic::{self, PanicHookInfo},
     str::FromStr,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    thread,
 };
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracing::{Dispatch, level_filters::LevelFilter};
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+
+use super::stderr::{Lines, flush, say};
 
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -39,15 +43,7 @@ pub enum LogError {
     Twice,
 }
 
-/// Log lines that stderr did not take, since the start of the process.
-static LOST: AtomicU64 = AtomicU64::new(0);
-
-/// Log lines that could not be written (a full disk, a closed pipe). They are dropped: the process goes on serving.
-pub fn lost_lines() -> u64 {
-    LOST.load(Relaxed)
-}
-
-/// Sends the logs of the whole process to stderr. `filter` is a level (`info`), or levels by module
+/// Sends the logs of the whole process to stderr, panics among them. `filter` is a level (`info`), or levels by module
 /// (`info,comet=debug`).
 ///
 /// # Errors
@@ -55,8 +51,29 @@ pub fn lost_lines() -> u64 {
 pub fn init_logs(format: Format, filter: &str) -> Result<(), LogError> {
     let colour =
         io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let dispatch = dispatch(format, filter, colour, || Counted(io::stderr()))?;
-    tracing::dispatcher::set_global_default(dispatch).map_err(|_| LogError::Twice)
+    let dispatch = dispatch(format, filter, colour, || Lines)?;
+    tracing::dispatcher::set_global_default(dispatch).map_err(|_| LogError::Twice)?;
+    panic::set_hook(Box::new(move |panic| tell(format, panic)));
+    Ok(())
+}
+
+/// Tells of a panic, after which the process ends. Not through `tracing`, which may be where it happened.
+fn tell(format: Format, panic: &PanicHookInfo<'_>) {
+    let thread = thread::current();
+    let message = format!("thread {} {panic}", thread.name().unwrap_or("without a name"));
+    let backtrace = Backtrace::capture();
+    let backtrace = match backtrace.status() {
+        BacktraceStatus::Captured => backtrace.to_string(),
+        _ => String::new(),
+    };
+    say(&match format {
+        Format::Text => format!("{message}\n{backtrace}"),
+        Format::Json => {
+            let line = serde_json::json!({ "level": "ERROR", "message": message, "backtrace": backtrace });
+            format!("{line}\n")
+        }
+    });
+    flush();
 }
 
 fn dispatch<W>(format: Format, filter: &str, colour: bool, writer: W) -> Result<Dispatch, LogError>
@@ -91,22 +108,6 @@ fn is_directive(part: &str) -> bool {
     part.contains('[') || (is_module && !level.is_empty() && LevelFilter::from_str(level).is_ok())
 }
 
-/// A writer that never fails and counts what it could not write.
-struct Counted<W>(W);
-
-impl<W: Write> Write for Counted<W> {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.0.write_all(line).is_err() {
-            LOST.fetch_add(1, Relaxed);
-        }
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 impl fmt::Display for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -118,7 +119,10 @@ impl fmt::Display for Format {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::{
+        io::Write,
+        sync::{Arc, Mutex},
+    };
 
     use tracing::{debug, info, warn};
 
@@ -184,21 +188,5 @@ mod tests {
         for filter in ["info", "WARN", "off", "info, comet=debug", "comet::shard[login]=trace,info"] {
             assert!(parse(filter).is_ok(), "{filter}");
         }
-    }
-
-    #[test]
-    fn a_line_that_cannot_be_written_is_counted_and_nothing_else() {
-        struct Full;
-        impl Write for Full {
-            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-                Err(io::ErrorKind::StorageFull.into())
-            }
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
-        }
-        let before = lost_lines();
-        Counted(Full).write_all(b"line\n").unwrap();
-        assert_eq!(lost_lines(), before + 1);
     }
 }

@@ -1,13 +1,16 @@
 //! Logs, and what the process says about itself.
 //!
 //! - [`init_logs`]: `tracing` to stderr, as text or JSON
+//! - [`say`], [`flush`], [`lost_lines`]: stderr itself, for which nobody waits
 //! - [`LogLimit`], [`OUTSIDERS`]: at most so many lines about what clients do
 //! - [`register`]: build, memory, descriptors, CPU time
 
 mod limit;
 mod logs;
 mod process;
+mod stderr;
 
 pub use limit::{LogLimit, OUTSIDERS};
-pub use logs::{Format, LogError, init_logs, lost_lines};
+pub use logs::{Format, LogError, init_logs};
 pub use process::{register, register_insecure};
+pub use stderr::{flush, lost_lines, say};
