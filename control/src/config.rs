@@ -59,10 +59,10 @@ pub enum ClientMessages {
 pub struct HttpServerConfig {
     /// Addresses of the HTTP API. On one that is not loopback a push API without a token is refused, see `auth.allowInsecure`.
     pub addr: Addrs,
-    /// Longest time for the head of a request to arrive, and again for its body. It is also how long an idle connection
-    /// stays, as in goim (whose example has 1 s: too short for a body of 1 MiB over a slow line).
+    /// Longest time for the head of a request that has begun to arrive, and again for its body (goim's example has 1 s: too
+    /// short for 1 MiB over a slow line). An idle connection stays for 650 s, longer than proxies and clients keep theirs.
     pub read_timeout: Timeout,
-    /// Longest time the other side may leave no room for the answer.
+    /// Longest time the other side may take nothing of an answer.
     pub write_timeout: Timeout,
 }
 
@@ -136,7 +136,8 @@ impl Default for PushConfig {
 pub struct LimitsConfig {
     /// Pushes a second over the HTTP API; more are answered with 429. One second's worth may come at once. 0 = no limit.
     pub push_rate: Bounded<0, 1_000_000>,
-    /// Connections to the HTTP API; more wait until one ends.
+    /// Connections to the HTTP API. Beyond them the oldest idle ones are closed; when all are busy, a request waits up to a
+    /// second and is answered with 503, probes at once.
     pub http_connections: Bounded<1, 65_535>,
     /// Pushes that wait in the memory broker until comet has them, bytes; beyond that a push is answered with 503.
     /// At least four times `push.maxBody`.

@@ -15,7 +15,7 @@ use crate::build;
 /// Ticks a second in `/proc/<pid>/stat`: USER_HZ, fixed by the kernel's interface on every architecture we build for.
 const USER_HZ: f64 = 100.0;
 
-/// Adds `halley_build_info`, `halley_log_lines_lost_total` and, under the names that dashboards know,
+/// Adds `halley_build_info`, `halley_log_lines_lost_total`, what the HTTP server counts and, under the names that dashboards know,
 /// `process_start_time_seconds`, `process_cpu_seconds_total`, `process_open_fds`, `process_max_fds`,
 /// `process_resident_memory_bytes` and `process_anonymous_memory_bytes` (the part of it that is no file: what connections
 /// cost). Call it once, early: the time of the call is taken for the start.
@@ -24,6 +24,7 @@ pub fn register(metrics: &mut Registry) {
     metrics.register("halley_build", "What is running", Info::new(labels));
     let started = crate::clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     metrics.register_collector(Box::new(Process { started }));
+    crate::http::register(metrics);
 }
 
 /// Adds `halley_insecure`: 1 when strangers can log in as anybody, or push to everybody.

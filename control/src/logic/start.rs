@@ -6,7 +6,8 @@ use axum::Router;
 use cluster::{
     accept::incoming,
     config::Addrs,
-    http::{self as http_server, HttpLimits},
+    http::{self as http_server, Guard, HttpLimits, IDLE_TIMEOUT},
+    process::hostname,
     shutdown::Drain,
 };
 use futures_util::TryStreamExt as _;
@@ -70,9 +71,14 @@ pub async fn start(
     let limits = HttpLimits {
         read_timeout: config.http_server.read_timeout.get(),
         write_timeout: config.http_server.write_timeout.get(),
+        idle_timeout: IDLE_TIMEOUT,
         connections: config.limits.http_connections.usize(),
     };
-    let http = tokio::spawn(http_server::serve(http_listeners, router, limits, drain.clone()));
+    let guard = match config.push.tokens.is_empty() {
+        true => Guard::pages([hostname(), config.node.default_domain.to_string()]),
+        false => Guard::Token,
+    };
+    let http = tokio::spawn(http_server::serve(http_listeners, router, guard, limits, drain.clone()));
     let mut rpc = Vec::new();
     for listener in rpc_listeners {
         let server = Server::builder()

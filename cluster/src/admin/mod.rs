@@ -1,25 +1,26 @@
 //! Metrics and health over HTTP: `/metrics`, `/healthz`, `/readyz`.
 
+mod exposition;
+
 use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
     extract::State,
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
-use prometheus_client::{encoding::text, registry::Registry};
+use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, sync::watch};
 
+use self::exposition::Exposition;
 use crate::{
     config::Addrs,
-    http::{HttpLimits, serve},
+    http::{Guard, HttpLimits, IDLE_TIMEOUT, PROBES, serve},
+    process::hostname,
     shutdown::Drain,
 };
-
-/// What `/metrics` answers in: OpenMetrics, which Prometheus and everything that reads its format understands.
-const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Longest time for a request to come, and for an answer to be taken.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,8 +41,13 @@ pub async fn start(addrs: &Addrs, router: Router) -> Result<Vec<SocketAddr>, Adm
         bound.push(listener.local_addr().map_err(failed)?);
         listeners.push(listener);
     }
-    let limits = HttpLimits { read_timeout: TIMEOUT, write_timeout: TIMEOUT, connections: CONNECTIONS_MAX };
-    tokio::spawn(serve(listeners, router, limits, Drain::new()));
+    let limits = HttpLimits {
+        read_timeout: TIMEOUT,
+        write_timeout: TIMEOUT,
+        idle_timeout: IDLE_TIMEOUT,
+        connections: CONNECTIONS_MAX,
+    };
+    tokio::spawn(serve(listeners, router, Guard::pages([hostname()]), limits, Drain::new()));
     Ok(bound)
 }
 
@@ -116,20 +122,24 @@ impl Health {
 
 /// The three routes. Merge them into a larger router, or serve them on `[admin] addr`.
 ///
-/// - `GET /metrics`: everything registered, OpenMetrics text
+/// - `GET /metrics`: everything registered, as OpenMetrics for who accepts it, else in Prometheus' text format 0.0.4
 /// - `GET /healthz`: 200 `ok` for as long as the process answers
 /// - `GET /readyz`: 200 `ok`, or 503 with the unmet conditions, one a line
 pub fn router(health: Arc<Health>, metrics: Arc<Registry>) -> Router {
+    let [healthz, readyz, metrics_path] = PROBES;
     Router::new()
-        .route("/metrics", get(render).with_state(metrics))
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(readiness).with_state(health))
+        .route(healthz, get(|| async { "ok\n" }))
+        .route(readyz, get(readiness).with_state(health))
+        .route(metrics_path, get(render).with_state(metrics))
 }
 
-async fn render(State(metrics): State<Arc<Registry>>) -> Response {
-    let mut body = String::new();
-    match text::encode(&mut body, &metrics) {
-        Ok(()) => ([(header::CONTENT_TYPE, METRICS_TYPE)], body).into_response(),
+async fn render(State(metrics): State<Arc<Registry>>, headers: HeaderMap) -> Response {
+    let exposition = Exposition::accepted(&headers);
+    match exposition.encode(&metrics) {
+        Ok(body) => {
+            let headers = [(header::CONTENT_TYPE, exposition.content_type()), (header::VARY, "Accept")];
+            (headers, body).into_response()
+        }
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write the metrics: {error}\n"))
             .into_response(),
     }
@@ -206,15 +216,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn metrics_are_open_metrics_text() {
+    async fn metrics_come_in_the_format_that_is_asked_for() {
         let counter = Counter::<u64>::default();
         counter.inc_by(3);
         let mut metrics = Registry::default();
         metrics.register("halley_pushes", "Pushes accepted", counter);
         let router = router(Arc::default(), Arc::new(metrics));
         let (status, content_type, body) = request(&router, "GET", "/metrics").await;
-        assert_eq!((status, content_type.as_deref()), (200, Some(METRICS_TYPE)));
-        assert!(body.contains("\nhalley_pushes_total 3\n") && body.ends_with("# EOF\n"), "{body}");
+        assert_eq!(
+            (status, content_type.as_deref()),
+            (200, Some("text/plain; version=0.0.4; charset=utf-8"))
+        );
+        assert!(body.ends_with("\nhalley_pushes_total 3\n"), "{body}");
+
+        let asked = Request::get("/metrics").header("Accept", "application/openmetrics-text");
+        let response = router.oneshot(asked.body(Body::empty()).unwrap()).await.unwrap();
+        let content_type = response.headers()[header::CONTENT_TYPE].clone();
+        assert_eq!(content_type, "application/openmetrics-text; version=1.0.0; charset=utf-8");
+        let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        assert!(body.ends_with(b"\nhalley_pushes_total 3\n# EOF\n"), "{body:?}");
     }
 
     #[tokio::test]

@@ -1,0 +1,232 @@
+//! A bounded HTTP server: connections, their deadlines, and their end.
+//!
+//! - [`places`]: who may be connected, and who goes when places are short
+//! - [`stream`]: writes with a deadline
+//! - [`guard`]: requests of other hosts' web pages
+
+mod guard;
+mod metrics;
+mod places;
+mod stream;
+
+use std::{
+    convert::Infallible,
+    future::{Future as _, poll_fn},
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::Request,
+    http::{self, HeaderValue, StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tower::Service as _;
+use tracing::debug;
+
+pub use self::guard::Guard;
+pub(crate) use self::metrics::register;
+use self::{
+    places::{Places, Visit},
+    stream::Watched,
+};
+use crate::{accept::accept, shutdown::Drain};
+
+/// Longest head of a request, bytes: room for the longest URL that HTTP libraries take (64 KiB) and its headers.
+const HEAD_LEN_MAX: usize = 128 << 10;
+
+/// After an answer that cut a body off: how long, and how many bytes of the rest, are thrown away as they come. Without
+/// that a client that only reads when it has written all it wants meets a reset instead of the answer.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES_MAX: usize = 32 << 20;
+
+/// Paths that are answered however many requests are under way.
+pub const PROBES: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+
+/// How long a connection may be idle: longer than proxies and clients keep theirs (the longest usual time is ten
+/// minutes), so that it is they who close it, and none writes a request to a connection that is being closed.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(650);
+
+/// Bounds of the server.
+#[derive(Clone, Copy, Debug)]
+pub struct HttpLimits {
+    /// Time for the head of a request to come, from its first byte on.
+    pub read_timeout: Duration,
+    /// Time in which the other side must take something of an answer.
+    pub write_timeout: Duration,
+    /// Time without a request.
+    pub idle_timeout: Duration,
+    /// Connections at once. Beyond them the oldest idle ones are closed, and requests wait up to a second.
+    pub connections: usize,
+}
+
+/// The other end of a connection, as a request's extension.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub SocketAddr);
+
+/// What the connections of a server share.
+#[derive(Clone)]
+struct Server {
+    router: Router,
+    guard: Guard,
+    limits: HttpLimits,
+    places: Arc<Places>,
+    drain: Drain,
+}
+
+/// Serves until the drain begins; returns when every request under way was answered.
+pub async fn serve(
+    listeners: Vec<TcpListener>,
+    router: Router,
+    guard: Guard,
+    limits: HttpLimits,
+    drain: Drain,
+) {
+    let server = Server { router, guard, limits, places: Places::new(limits.connections), drain };
+    let mut listening = JoinSet::new();
+    for listener in listeners {
+        listening.spawn(server.clone().listen(listener));
+    }
+    while listening.join_next().await.is_some() {}
+}
+
+impl Server {
+    async fn listen(self, listener: TcpListener) {
+        let mut serving = JoinSet::new();
+        loop {
+            let next = async {
+                let spare = self.places.spare().await;
+                (spare, accept(&listener).await)
+            };
+            tokio::select! {
+                () = self.drain.draining() => break,
+                Some(_) = serving.join_next() => {}
+                (spare, (stream, peer)) = next => {
+                    serving.spawn(self.clone().connection(stream, Peer(peer), self.places.enter(spare)));
+                }
+            }
+        }
+        drop(listener);
+        while serving.join_next().await.is_some() {}
+    }
+
+    async fn connection(self, stream: TcpStream, peer: Peer, visit: Arc<Visit>) {
+        let HttpLimits { read_timeout, write_timeout, idle_timeout, .. } = self.limits;
+        let local = stream.local_addr().map_or(IpAddr::from([0, 0, 0, 0]), |local| local.ip());
+        let service = {
+            let (server, visit) = (self.clone(), Arc::clone(&visit));
+            service_fn(move |request| {
+                Box::pin(server.clone().request(request, peer, local, Arc::clone(&visit)))
+            })
+        };
+        let io = TokioIo::new(Watched::new(stream, Arc::clone(&visit), write_timeout));
+        let mut connection = http1::Builder::new().max_buf_size(HEAD_LEN_MAX).serve_connection(io, service);
+        let mut patience = pin!(sleep(read_timeout));
+        let mut told_to_go = pin!(visit.told_to_go());
+        let mut draining = pin!(self.drain.draining());
+        let (mut is_draining, mut is_told) = (false, false);
+        let end = poll_fn(|context| {
+            if !is_draining && draining.as_mut().poll(context).is_ready() {
+                is_draining = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+            // First, so that a request that has come is seen before it is asked whether one has.
+            if let Poll::Ready(result) = connection.poll_without_shutdown(context) {
+                return Poll::Ready(End::Finished(result));
+            }
+            visit.rest();
+            is_told = is_told || told_to_go.as_mut().poll(context).is_ready();
+            if (is_told && visit.can_go()) || (is_draining && visit.is_idle()) {
+                return Poll::Ready(End::SentAway);
+            }
+            let Some(deadline) = visit.deadline(idle_timeout, read_timeout) else { return Poll::Pending };
+            if patience.deadline() != deadline {
+                patience.as_mut().reset(deadline);
+            }
+            patience.as_mut().poll(context).map(|()| End::SentAway)
+        });
+        match end.await {
+            // Nothing was answered, so nothing can be cut off.
+            End::SentAway => return,
+            End::Finished(Ok(())) => {}
+            End::Finished(Err(error)) => debug!(peer = %peer.0, "an HTTP connection failed: {error}"),
+        }
+        visit.leave();
+        linger(connection.into_parts().io.into_inner().stream).await;
+    }
+
+    async fn request(
+        self,
+        request: http::Request<Incoming>,
+        peer: Peer,
+        local: IpAddr,
+        visit: Arc<Visit>,
+    ) -> Result<Response, Infallible> {
+        let _answering = visit.begin();
+        let is_probe = PROBES.contains(&request.uri().path());
+        let refused = if is_probe && request.uri().path() != "/metrics" {
+            None
+        } else {
+            self.guard.refuse(local, &request)
+        };
+        let mut response = if let Some(refused) = refused {
+            refused
+        } else if is_probe || visit.get_place().await {
+            let mut request: Request = request.map(Body::new);
+            request.extensions_mut().insert(peer);
+            self.router.clone().call(request).await?
+        } else {
+            too_many()
+        };
+        if visit.is_told_to_go() || !visit.has_place() {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response)
+    }
+}
+
+/// How a connection ends.
+enum End {
+    /// By itself.
+    Finished(hyper::Result<()>),
+    /// Because its time is over, or its place is needed.
+    SentAway,
+}
+
+/// There was no place for a request within its time.
+fn too_many() -> Response {
+    let headers = [(header::CONTENT_TYPE, "application/json; charset=utf-8"), (header::RETRY_AFTER, "1")];
+    let body = Body::from(r#"{"code":-500,"message":"too many requests at once"}"#);
+    (StatusCode::SERVICE_UNAVAILABLE, headers, body).into_response()
+}
+
+/// Ends the way out, then reads what the client still sends, for a while.
+async fn linger(mut stream: TcpStream) {
+    let rest = async {
+        stream.shutdown().await?;
+        let (mut buffer, mut left) = (vec![0; 16 << 10], LINGER_BYTES_MAX);
+        loop {
+            match stream.read(&mut buffer).await? {
+                0 => return Ok::<(), io::Error>(()),
+                read if read < left => left -= read,
+                _ => return Ok(()),
+            }
+        }
+    };
+    // Whatever goes wrong here, the connection is at its end.
+    let _ = timeout(LINGER, rest).await;
+}
