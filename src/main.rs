@@ -6,6 +6,7 @@
 //! Modules: [`cli`] the command line, [`config`] what can be set, [`banner`] what a start prints, [`page`] the page for
 //! people.
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)] // they panic when nobody takes it, or wait for ever
 
 mod banner;
 mod cli;
@@ -19,7 +20,6 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use clap::Parser;
 use cluster::{
     admin::{self, Health},
     config::{Addrs, ConfigError},
@@ -51,7 +51,11 @@ use self::{
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    process::run("halley", &Cli::parse().config, checked, |config, exposure| serve(&config, &exposure))
+    let cli: Cli = match process::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(status) => return status,
+    };
+    process::run("halley", &cli.config, checked, |config, exposure| serve(&config, &exposure))
 }
 
 /// Checks everything that can be checked before a port is bound, beyond single keys.

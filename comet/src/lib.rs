@@ -11,6 +11,7 @@
 //! It never decides who a client is (logic does), never stores a message, never blocks a shard and never takes a lock on
 //! one.
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)] // they panic when nobody takes it, or wait for ever
 
 pub mod clock;
 pub mod config;

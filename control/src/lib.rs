@@ -17,6 +17,7 @@
 //! | [`metrics`] | what is counted |
 
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)] // they panic when nobody takes it, or wait for ever
 
 pub mod broker;
 mod clock;

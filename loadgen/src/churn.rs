@@ -231,7 +231,7 @@ impl Churn {
     }
 
     fn say(&self, text: &str) -> Result<()> {
-        Ok(writeln!(io::stdout(), "{text}")?)
+        writeln!(io::stdout(), "{text}").context("standard output")
     }
 }
 

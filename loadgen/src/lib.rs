@@ -21,6 +21,7 @@
 //! | [`clock`], [`process`], [`rng`] | time, limits of the process, random numbers |
 
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)] // they panic when nobody takes it
 
 mod api;
 mod beats;
@@ -57,7 +58,10 @@ use cli::{Cli, Command, PushArgs};
 
 /// The program: reads its command line, does what it says, and tells the exit status.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(answer) => return told(&answer),
+    };
     let done = match (&cli.command, &cli.who) {
         (Some(Command::Churn(args)), _) => churn::run(args),
         (Some(Command::Sub(args)), _) => subscribe::run(args),
@@ -65,10 +69,21 @@ pub fn main() -> ExitCode {
         (None, Some(who)) => load::run(who, &cli.load),
         (None, None) => Err(anyhow::anyhow!("see loadgen --help")),
     };
-    done.unwrap_or_else(|error| {
-        eprintln!("loadgen: {error:#}");
-        ExitCode::from(2)
-    })
+    done.unwrap_or_else(|error| failed(&error))
+}
+
+/// Help, the version, or what is wrong with the command line; the exit status says whether it could be printed.
+fn told(answer: &clap::Error) -> ExitCode {
+    match answer.print().and_then(|()| std::io::stdout().flush()) {
+        Err(error) if !answer.use_stderr() => failed(&anyhow::Error::new(error).context("standard output")),
+        _ => ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(2)),
+    }
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    // The status tells as much.
+    let _ = writeln!(std::io::stderr(), "loadgen: {error:#}");
+    ExitCode::from(2)
 }
 
 /// Pushes one message and prints the answer; the exit status says whether it was accepted.

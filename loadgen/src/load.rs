@@ -50,11 +50,12 @@ const QUIET: Duration = Duration::from_secs(1);
 pub(crate) fn run(who: &Who, args: &LoadArgs) -> Result<ExitCode> {
     let load = Load::start(who, args)?;
     let report = load.conduct()?;
-    io::stdout().write_all(report.table().as_bytes())?;
     if let Some(path) = &args.json {
         let file = File::create(path).with_context(|| path.display().to_string())?;
         serde_json::to_writer_pretty(file, &report).with_context(|| path.display().to_string())?;
     }
+    // Last: the terminal may have gone.
+    io::stdout().write_all(report.table().as_bytes()).context("standard output")?;
     Ok(ExitCode::from(u8::from(!report.ok)))
 }
 

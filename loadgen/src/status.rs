@@ -1,6 +1,11 @@
 //! The live line while a load runs: one line rewritten on a terminal, else one every few seconds.
 
-use std::io::{self, IsTerminal, Write};
+use std::{
+    io::{self, IsTerminal, Write},
+    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    thread,
+    time::Duration,
+};
 
 use crate::{
     clock::ns,
@@ -8,10 +13,15 @@ use crate::{
     report::{grouped, per_second},
     tally::Measured,
 };
-use std::time::Duration;
+/// Longest wait at the end for the line to be removed.
+const CLEAR_MAX: Duration = Duration::from_millis(500);
 
-/// Shows how it goes, on the error stream.
+/// Shows how it goes, on the error stream. A thread of its own writes there: who does not read must not stop the load.
 pub(crate) struct Status {
+    /// One line waits at most; nobody needs an old one.
+    lines: Option<SyncSender<String>>,
+    /// Ends when everything is written.
+    written: Receiver<()>,
     terminal: bool,
     every_ns: u64,
     shown_ns: u64,
@@ -25,7 +35,25 @@ impl Status {
     pub(crate) fn new(clients: u32, now_ns: u64) -> Self {
         let terminal = io::stderr().is_terminal();
         let every = Duration::from_secs(if terminal { 1 } else { 5 });
-        Self { terminal, every_ns: ns(every), shown_ns: now_ns, clients: clients.into(), before: [0; 3] }
+        let (lines, to_write) = sync_channel::<String>(1);
+        let (writing, written) = sync_channel(0);
+        thread::spawn(move || {
+            let _writing: SyncSender<()> = writing;
+            for line in to_write {
+                let mut out = io::stderr();
+                // Nobody to show it to is no reason to stop.
+                let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
+            }
+        });
+        Self {
+            lines: Some(lines),
+            written,
+            terminal,
+            every_ns: ns(every),
+            shown_ns: now_ns,
+            clients: clients.into(),
+            before: [0; 3],
+        }
     }
 
     /// Shows the line if it is time to; `measured` is only asked for then.
@@ -36,19 +64,18 @@ impl Status {
         }
         let line = self.line(&measured(), pushes, passed_ns as f64 / 1e9);
         self.shown_ns = now_ns;
-        let mut out = io::stderr().lock();
-        // Nobody to show it to is no reason to stop.
-        let _ = match self.terminal {
-            true => write!(out, "\r\x1b[K{line}").and_then(|()| out.flush()),
-            false => writeln!(out, "{line}"),
-        };
+        let line = if self.terminal { format!("\r\x1b[K{line}") } else { format!("{line}\n") };
+        if let Some(lines) = &self.lines {
+            let _ = lines.try_send(line);
+        }
     }
 
-    /// Removes the line.
-    pub(crate) fn clear(&self) {
-        if self.terminal {
-            let _ = write!(io::stderr(), "\r\x1b[K");
+    /// Removes the line; nothing is shown after it.
+    pub(crate) fn clear(&mut self) {
+        if let Some(lines) = self.lines.take().filter(|_| self.terminal) {
+            let _ = lines.try_send("\r\x1b[K".to_owned());
         }
+        let _ = self.written.recv_timeout(CLEAR_MAX);
     }
 
     fn line(&mut self, measured: &Measured, pushes: u64, seconds: f64) -> String {

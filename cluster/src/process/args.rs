@@ -13,6 +13,7 @@ use super::{LogConfig, hostname};
 use crate::{
     build,
     registry::{Node, Service},
+    telemetry::say,
 };
 
 /// Where a configuration comes from, and the two questions about it.
@@ -140,7 +141,7 @@ impl PlaceArgs {
             log.level = DEBUG_LEVEL.to_owned();
         }
         if self.log_dir.is_some() {
-            eprintln!("{program}: -log_dir is not used: logs go to standard error, redirect that");
+            say(&format!("{program}: -log_dir is not used: logs go to standard error, redirect that\n"));
         }
         Ok(())
     }

@@ -2,9 +2,11 @@
 //!
 //! - [`ConfigArgs`]: where the configuration comes from, and the two questions about it
 //! - [`PlaceArgs`], [`EntryArgs`], [`go_args`]: goim's own flags and environment, for the programs of a cluster
-//! - [`run`]: from the command line to the exit status
+//! - [`parse`], [`run`]: from the command line to the exit status
+//! - [`print`], [`print_banner`]: what is printed beside the logs
 
 mod args;
+mod output;
 
 use std::{fmt::Display, process::ExitCode};
 
@@ -12,10 +14,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub use self::args::{BadFlag, ConfigArgs, Entry, EntryArgs, Place, PlaceArgs, go_args};
+use self::output::failed;
+pub use self::output::{EXIT_OUTPUT, parse, print};
 use crate::{
     build,
     config::{BoundedDuration, ConfigError, Loaded, commented_default, load},
-    telemetry::{Format, init_logs},
+    telemetry::{Format, flush, init_logs, say},
 };
 
 /// Status of a refused configuration (EX_USAGE of sysexits.h): nothing was bound.
@@ -73,13 +77,9 @@ pub fn run<C: ProgramConfig, T, R: Display, F: Display>(
     serve: impl FnOnce(C, T) -> Result<(), F>,
 ) -> ExitCode {
     if args.print_default_config {
-        print!("{}", commented_default::<C>());
-        return ExitCode::SUCCESS;
+        return print(program, &commented_default::<C>());
     }
-    let refused = |error: &dyn Display| {
-        eprintln!("{program}: {error}");
-        ExitCode::from(EXIT_CONFIG)
-    };
+    let refused = |error: &dyn Display| failed(program, error, EXIT_CONFIG);
     let mut config: C = match read(program, args) {
         Ok(config) => config,
         Err(error) => return refused(&error),
@@ -94,15 +94,15 @@ pub fn run<C: ProgramConfig, T, R: Display, F: Display>(
         return refused(&format_args!("log.level = {:?}: {error}", log.level));
     }
     if args.check_config {
-        println!("{program}: the configuration is right");
-        return ExitCode::SUCCESS;
+        flush();
+        return print(program, &format!("{program}: the configuration is right\n"));
     }
     match serve(config, checked) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{program}: {error:#}");
-            ExitCode::from(EXIT_START)
+        Ok(()) => {
+            flush();
+            ExitCode::SUCCESS
         }
+        Err(error) => failed(program, format_args!("{error:#}"), EXIT_START),
     }
 }
 
@@ -112,17 +112,17 @@ fn read<C: ProgramConfig>(program: &str, args: &ConfigArgs) -> Result<C, ConfigE
     let unused: Vec<&str> = unused.iter().map(String::as_str).collect();
     let Loaded { config, unused } = load(args.config.as_deref(), &args.set, &unused)?;
     if !unused.is_empty() {
-        eprintln!("{program}: keys without a meaning here: {}", unused.join(", "));
+        say(&format!("{program}: keys without a meaning here: {}\n", unused.join(", ")));
     }
     Ok(config)
 }
 
-/// Prints what a start has to say, aligned, in one write: the program with its version, then a line for each name and
+/// Prints what a start has to say, aligned, in one piece: the program with its version, then a line for each name and
 /// value.
 pub fn print_banner(program: &str, rows: &[(&'static str, String)]) {
     let rows: String = rows.iter().map(|(name, value)| format!("  {name:<20}{value}\n")).collect();
     let lines = format!("{program} {}\n{rows}", build::LONG_VERSION);
-    eprint!("{lines}");
+    say(&lines);
 }
 
 /// Name of this machine, empty where there is no `/proc`.

@@ -2,6 +2,7 @@
 //!
 //! One thread runs the front, one pinned thread per core holds the clients, as in the all-in-one `halley`.
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)] // they panic when nobody takes it, or wait for ever
 
 mod cli;
 mod config;
@@ -9,7 +10,6 @@ mod config;
 use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
-use clap::Parser;
 use cluster::{
     admin::{self, Health},
     process::{self, Entry, Place},
@@ -40,7 +40,10 @@ const PART_MAX: Duration = Duration::from_secs(1);
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse_from(process::go_args(std::env::args_os()));
+    let cli: Cli = match process::parse(process::go_args(std::env::args_os())) {
+        Ok(cli) => cli,
+        Err(status) => return status,
+    };
     process::run("comet", &cli.config, |file| check(&cli, file), serve)
 }
 

@@ -1,5 +1,6 @@
 //! `job`: carries pushes from Redis or Kafka to the comets of a cluster, which it finds in etcd.
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)] // they panic when nobody takes it, or wait for ever
 
 mod cli;
 mod config;
@@ -7,7 +8,6 @@ mod config;
 use std::{process::ExitCode, sync::Arc};
 
 use anyhow::Context;
-use clap::Parser;
 use cluster::{
     admin::{self, Health},
     process::{self, Place},
@@ -30,7 +30,10 @@ use self::{cli::Cli, config::JobFile};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse_from(process::go_args(std::env::args_os()));
+    let cli: Cli = match process::parse(process::go_args(std::env::args_os())) {
+        Ok(cli) => cli,
+        Err(status) => return status,
+    };
     process::run("job", &cli.config, |file| check(&cli, file), serve)
 }
 

@@ -1,6 +1,7 @@
 //! `logic`: the control plane of a cluster. Sessions and counts are in Redis, pushes go to Redis or Kafka, comets find it
 //! in etcd.
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)] // they panic when nobody takes it, or wait for ever
 
 mod cli;
 mod config;
@@ -8,7 +9,6 @@ mod config;
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use clap::Parser;
 use cluster::{
     admin::{self, Health},
     process::{self, Entry, Place},
@@ -44,7 +44,10 @@ const LEAVE_MAX: Duration = Duration::from_secs(3);
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse_from(process::go_args(std::env::args_os()));
+    let cli: Cli = match process::parse(process::go_args(std::env::args_os())) {
+        Ok(cli) => cli,
+        Err(status) => return status,
+    };
     process::run("logic", &cli.config, |file| check(&cli, file), serve)
 }
 
