@@ -14,6 +14,9 @@ use prometheus_client::{
 const LATENCY_BUCKETS: [f64; 15] =
     [1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 5e-2, 0.1, 0.5, 2.0, 10.0];
 
+/// Statuses that the HTTP API answers with when it refuses or fails: each stands at 0 until it happens.
+pub(crate) const HTTP_ERRORS: [u16; 9] = [400, 401, 403, 404, 405, 408, 413, 429, 503];
+
 /// Declares the values of one label.
 macro_rules! label {
     ($(#[$doc:meta])* $name:ident, $key:literal { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)* }) => {
@@ -220,7 +223,7 @@ impl SessionMetrics {
 }
 
 /// What logic measures.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct LogicMetrics {
     /// Pushes accepted.
     pub pushes: CounterBy<PushKind>,
@@ -238,6 +241,23 @@ pub struct LogicMetrics {
     pub client_messages: CounterBy<MessageResult>,
     /// Kicks of connections whose key logged in on another comet.
     pub replaced: CounterBy<ReplacedKick>,
+}
+
+impl Default for LogicMetrics {
+    fn default() -> Self {
+        let http_errors = Family::<_, Counter>::default();
+        HTTP_ERRORS.iter().for_each(|status| drop(http_errors.get_or_create(&[("code", *status)])));
+        LogicMetrics {
+            pushes: CounterBy::default(),
+            push_offline: Counter::default(),
+            http_errors,
+            publish: Latency::default(),
+            accept_to_broker: Latency::default(),
+            logins: CounterBy::default(),
+            client_messages: CounterBy::default(),
+            replaced: CounterBy::default(),
+        }
+    }
 }
 
 impl LogicMetrics {
@@ -275,6 +295,7 @@ impl LogicMetrics {
 
     /// Counts an answer of the HTTP API that is not a success.
     pub fn http_error(&self, status: u16) {
+        debug_assert!(HTTP_ERRORS.contains(&status), "{status} is not in HTTP_ERRORS");
         self.http_errors.get_or_create(&[("code", status)]).inc();
     }
 }
@@ -342,6 +363,7 @@ mod tests {
             "halley_pushes_total{kind=\"room\"} 1",
             "halley_pushes_total{kind=\"all\"} 0",
             "halley_http_errors_total{code=\"429\"} 1",
+            "halley_http_errors_total{code=\"503\"} 0",
             "halley_dispatch_drops_total{reason=\"no_comet\"} 3",
             "halley_dispatch_drops_total{reason=\"poison\"} 0",
         ] {

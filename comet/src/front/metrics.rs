@@ -16,12 +16,13 @@ use prometheus_client::{
     metrics::MetricType,
     registry::Registry,
 };
+use proto::close::CloseReason;
 use tracing::{Level, debug};
 
 use super::lock;
 use crate::{
     clock::wall_micros,
-    shard::stats::{BUCKETS, Histogram, PerTransport, Stats},
+    shard::stats::{BAD_INPUT, BUCKETS, DropReason, Histogram, PerTransport, Stats},
 };
 
 /// Part of the counters at one moment, all shards together: what a page shows.
@@ -54,7 +55,15 @@ pub struct Metrics {
     front: Mutex<FrontCounters>,
 }
 
-#[derive(Debug, Default)]
+/// Values of the front's labels: each stands at 0 until it happens, or a `rate()` would miss the first time.
+const DISPATCHES: [&str; 3] = ["keys", "room", "all"];
+const LOGINS: [&str; 4] = ["accepted", "refused", "unavailable", "client_left"];
+const LOGIC_FAILURES: [&str; 6] =
+    ["connect", "heartbeat", "renew_online", "incarnation", "receive", "disconnect"];
+const GIVEN_UP: [&str; 7] =
+    ["heartbeat", "disconnect", "receive", "replaced", "announce", "connect", "reply"];
+
+#[derive(Debug)]
 struct FrontCounters {
     dispatches: BTreeMap<&'static str, u64>,
     dispatched_bytes: u64,
@@ -62,6 +71,28 @@ struct FrontCounters {
     logic_failures: BTreeMap<&'static str, u64>,
     given_up: BTreeMap<&'static str, u64>,
     accepted_to_dispatch: Histogram,
+}
+
+impl Default for FrontCounters {
+    fn default() -> Self {
+        FrontCounters {
+            dispatches: zeros(DISPATCHES),
+            dispatched_bytes: 0,
+            logins: zeros(LOGINS),
+            logic_failures: zeros(LOGIC_FAILURES),
+            given_up: zeros(GIVEN_UP),
+            accepted_to_dispatch: Histogram::default(),
+        }
+    }
+}
+
+fn zeros<L: Ord>(labels: impl IntoIterator<Item = L>) -> BTreeMap<L, u64> {
+    labels.into_iter().map(|label| (label, 0)).collect()
+}
+
+fn count(counts: &mut BTreeMap<&'static str, u64>, label: &'static str) {
+    debug_assert!(counts.contains_key(label), "{label} is missing in the list of its label's values");
+    *counts.entry(label).or_default() += 1;
 }
 
 impl Metrics {
@@ -120,7 +151,7 @@ impl Metrics {
         };
         let (Payload::Message { body, .. } | Payload::Frames(body)) = &dispatch.payload;
         let mut front = lock(&self.front);
-        *front.dispatches.entry(kind).or_default() += 1;
+        count(&mut front.dispatches, kind);
         front.dispatched_bytes += body.len() as u64;
         if dispatch.accepted_at_us > 0 {
             front.accepted_to_dispatch.record(wall_micros().saturating_sub(dispatch.accepted_at_us));
@@ -128,15 +159,15 @@ impl Metrics {
     }
 
     pub(super) fn login(&self, result: &'static str) {
-        *lock(&self.front).logins.entry(result).or_default() += 1;
+        count(&mut lock(&self.front).logins, result);
     }
 
     pub(super) fn logic_failed(&self, call: &'static str) {
-        *lock(&self.front).logic_failures.entry(call).or_default() += 1;
+        count(&mut lock(&self.front).logic_failures, call);
     }
 
     pub(super) fn given_up(&self, what: &'static str) {
-        *lock(&self.front).given_up.entry(what).or_default() += 1;
+        count(&mut lock(&self.front).given_up, what);
     }
 }
 
@@ -217,9 +248,9 @@ impl Text<'_, '_> {
     }
 
     fn drops(&mut self, shards: &[Stats]) -> fmt::Result {
-        let mut drops: BTreeMap<_, u64> = BTreeMap::new();
-        let mut closes: BTreeMap<_, u64> = BTreeMap::new();
-        let mut bad: BTreeMap<_, u64> = BTreeMap::new();
+        let mut drops = zeros(DropReason::ALL.map(DropReason::label));
+        let mut closes = zeros(CloseReason::ALL.iter().map(|reason| reason.label()));
+        let mut bad = zeros(BAD_INPUT);
         for stats in shards {
             stats.drops.iter().for_each(|(reason, count)| *drops.entry(reason.label()).or_default() += count);
             stats

@@ -44,6 +44,9 @@ pub enum DropReason {
 }
 
 impl DropReason {
+    /// Every reason.
+    pub const ALL: [DropReason; 3] = [DropReason::SlowConsumer, DropReason::Closed, DropReason::Absent];
+
     /// The metric label.
     pub const fn label(self) -> &'static str {
         match self {
@@ -53,6 +56,40 @@ impl DropReason {
         }
     }
 }
+
+/// Every protocol and reason of bad input: each stands at 0 in the metrics until it happens.
+pub const BAD_INPUT: [(&str, &str); 30] = [
+    ("connection", "unauthenticated_limit"),
+    ("frame", "before_login"),
+    ("frame", "beyond_message"),
+    ("frame", "empty"),
+    ("frame", "len"),
+    ("frame", "operation"),
+    ("frame", "rate"),
+    ("frame", "refused_request"),
+    ("frame", "tail"),
+    ("http", "bad_request"),
+    ("http", "head_len"),
+    ("http", "head_timeout"),
+    ("http", "method"),
+    ("http", "origin"),
+    ("http", "path"),
+    ("http", "version"),
+    ("websocket", "close_code"),
+    ("websocket", "close_len"),
+    ("websocket", "fragmented_control"),
+    ("websocket", "fragments"),
+    ("websocket", "interleaved_message"),
+    ("websocket", "length_not_minimal"),
+    ("websocket", "length_sign"),
+    ("websocket", "long_control"),
+    ("websocket", "mask"),
+    ("websocket", "message_len"),
+    ("websocket", "opcode"),
+    ("websocket", "rsv"),
+    ("websocket", "stray_continuation"),
+    ("websocket", "utf8"),
+];
 
 /// Two numbers, one a transport.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -132,6 +169,7 @@ impl Stats {
 
     /// Counts one bad input.
     pub fn bad(&mut self, proto: &'static str, reason: &'static str) {
+        debug_assert!(BAD_INPUT.contains(&(proto, reason)), "{proto} {reason} is not in BAD_INPUT");
         *self.bad_input.entry((proto, reason)).or_default() += 1;
     }
 }
