@@ -29,14 +29,15 @@ function send(op, seq, body = '') {
 
 socket.on('connect', () => {
   const login = {
-    mid: Number(mid), // the user
+    mid, // the user
     key: `node-${mid}`, // the device: one connection each
     room_id: room,
     platform: 'node',
     accepts: [1000], // operations of pushes to devices, users and everybody; rooms do not ask
     features: ['reasons'], // Halley says why before it closes; goim ignores this
   };
-  send(AUTH, 1, JSON.stringify(login));
+  // The user as a number with all its digits: above 2^53 JavaScript's numbers have not that many.
+  send(AUTH, 1, JSON.stringify(login).replace(/"mid":"(\d+)"/, '"mid":$1'));
 });
 
 // A read holds any part of any number of frames.

@@ -32,7 +32,7 @@ $('login').addEventListener('submit', async (event) => {
   // Whoever is quicker than the first answer of the gateway waits for it.
   if (!$('url').value) await readConfig().catch(() => {});
   if (!$('url').value) return showState({ name: 'closed', why: 'the gateway does not say where its WebSocket is', code: 1006 });
-  const mid = Number($('mid').value);
+  const mid = $('mid').value;
   name = `user ${mid}`;
   const key = $('key').value;
   proposeRoom(words('rooms')[0]);

@@ -169,7 +169,7 @@ export function backoff(attempt, { baseMs, factor, capMs }, random = Math.random
 }
 
 const DEFAULTS = {
-  /** User. */
+  /** User: a number, or text, which a number above 2^53 has to be. */
   mid: 0,
   /** Device; one connection per key. Empty: the server makes one up, anew for each connection. */
   key: '',
@@ -369,7 +369,9 @@ export class Client {
     const { mid, key, platform, accepts } = this.#options;
     const login = { mid, key, room_id: this.#first ?? undefined, platform, accepts, features: ['reasons'] };
     if (this.#others.size > 0) login.rooms = [...this.#others];
-    this.#socket.send(encode(OP.AUTH, ++this.#seq, JSON.stringify({ ...login, ...more })));
+    // As a number on the wire, which goim asks for, all digits of it.
+    const body = JSON.stringify({ ...login, ...more }).replace(/^\{"mid":"(0|[1-9]\d*)"/, '{"mid":$1');
+    this.#socket.send(encode(OP.AUTH, ++this.#seq, body));
   }
 
   #message(data) {

@@ -235,6 +235,14 @@ test('the login names device, rooms and features', async () => {
   assert.deepEqual(client.rooms, ['live://1', 'live://2']);
 });
 
+test('a user above 2^53 keeps every digit, as the number that goim asks for', async () => {
+  for (const mid of ['725653563933458435', '9223372036854775807', '7']) {
+    const world = new World();
+    await world.open({ mid, key: 'k' });
+    assert.match(text(world.socket.sent[0].body), new RegExp(`^\\{"mid":${mid},"key":"k"`));
+  }
+});
+
 test('pushes arrive one by one, joined or not', async () => {
   const world = new World();
   await world.open();

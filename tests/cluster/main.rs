@@ -19,6 +19,7 @@ mod interleavings;
 mod ledger;
 mod load;
 mod outages;
+mod output;
 mod poison;
 mod replaced;
 mod rooms;

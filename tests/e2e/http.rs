@@ -41,7 +41,7 @@ fn pushes_answer_as_goim_does() {
         ),
         ("mids?operation=1000&mids=1&mids=2", SUCCESS),
         ("mids?mids=1", SUCCESS),
-        ("mids?operation=1000&mids=1&mids=7", r#"{"code":0,"message":"","data":{"offline":[7]}}"#),
+        ("mids?operation=1000&mids=1&mids=7", r#"{"code":0,"message":"","data":{"offline":["7"]}}"#),
         ("room?operation=1000&type=live&room=1000", SUCCESS),
         ("room?operation=1000&type=live&room=nobody-is-here", SUCCESS),
         ("room?operation=1000&type=live&room=1000&room=2000", SUCCESS),
@@ -65,7 +65,7 @@ fn the_others_get_a_push_of_which_some_are_offline() {
         client.expect_push(1000, "hello");
     }
     let answer = server.post("/goim/push/mids?operation=1000&mids=9&mids=1", "again");
-    assert_eq!(answer.json(), json!({"code": 0, "message": "", "data": {"offline": [9]}}));
+    assert_eq!(answer.json(), json!({"code": 0, "message": "", "data": {"offline": ["9"]}}));
     clients[0].expect_push(1000, "again");
     clients[1].expect_push(1000, "again");
     clients[2].expect_silence();

@@ -213,6 +213,32 @@ fn sigint_drains_too() {
     assert_eq!(server.exit_status(PATIENCE), Some(0));
 }
 
+/// The terminal closes, a script means "reload" or "rotate": the platform's default was the end of all connections.
+#[test]
+fn sighup_and_its_like_end_nothing_and_sigquit_drains() {
+    let mut server = Server::start(&[]);
+    let mut clients = BOTH.map(|transport| {
+        server.client(transport, &Login::key(&format!("{transport:?}")).room("live://1").reasons())
+    });
+    for signal in
+        [Signal::HUP, Signal::USR1, Signal::USR2, Signal::ALARM, Signal::PIPE, Signal::XFSZ, Signal::HUP]
+    {
+        server.signal(signal);
+    }
+    eventually("it says so", || server.log().contains("SIGHUP").then_some(()));
+    server.push("room?operation=1000&type=live&room=1", "still here");
+    for client in &mut clients {
+        client.expect_push(1000, "still here");
+    }
+    server.signal(Signal::QUIT);
+    for client in &mut clients {
+        let end = client.end();
+        assert_eq!(end.reason().expect("asked for")["code"], 1001);
+        assert!(!end.reset);
+    }
+    assert_eq!(server.exit_status(PATIENCE), Some(0));
+}
+
 #[test]
 fn a_client_that_does_not_go_does_not_hold_up_the_end() {
     let mut server = Server::start(&["comet.drain.timeout=1s"]);

@@ -9,11 +9,6 @@ use crate::harness::{BOTH, Client, Frame, Http, Login, PATIENCE, Server, Transpo
 #[test]
 fn the_metrics_are_there_before_anything_happened() {
     let server = Server::start(&[]);
-    let answer = server.get("/metrics");
-    assert_eq!(answer.status, 200);
-    assert!(
-        answer.header("content-type").is_some_and(|kind| kind.starts_with("application/openmetrics-text"))
-    );
     let metrics = server.metrics();
     // What the issue names: connections by protocol, logins, pushes, deliveries, drops by reason, bytes, bad input by
     // reason, queue bytes, mailbox depth, the stages of a push.
@@ -65,6 +60,63 @@ fn every_histogram_ends_with_infinity_and_counts_everything_there() {
         let count = value(format!("{name}_count "));
         assert!(count.is_some(), "{name}");
         assert_eq!(value(format!("{name}_bucket{{le=\"+Inf\"}} ")), count, "{name}");
+    }
+}
+
+/// A collector that reads the older text format, and asks for just that, failed at the second line and had no metric.
+#[test]
+fn who_does_not_accept_openmetrics_gets_the_older_text_format() {
+    let server = Server::start(&[]);
+    let ask = |accept: &[&str]| http::request(server.http, "GET", "/metrics", accept, b"");
+    for accept in [&["Accept: text/plain;version=0.0.4"][..], &["Accept: */*"], &[]] {
+        let answer = ask(accept);
+        assert_eq!(
+            answer.header("content-type"),
+            Some("text/plain; version=0.0.4; charset=utf-8"),
+            "{accept:?}"
+        );
+        let mut family = ("", "");
+        for line in answer.body.lines() {
+            if let Some(named) = line.strip_prefix("# TYPE ") {
+                family = named.split_once(' ').expect("a name and a type");
+                assert!(["counter", "gauge", "histogram"].contains(&family.1), "{line}");
+            } else if !line.starts_with("# HELP ") {
+                let name = line.split(['{', ' ']).next().expect("a word");
+                let suffixes: &[&str] =
+                    if family.1 == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
+                let is_of_family = suffixes.iter().any(|suffix| name == format!("{}{suffix}", family.0));
+                assert!(is_of_family, "{line:?} stands under {family:?}");
+                assert_eq!(family.1 == "counter", name.ends_with("_total"), "{line}");
+            }
+        }
+    }
+    let prometheus =
+        "Accept: application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+    let answer = ask(&[prometheus]);
+    let kind = Some("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    assert_eq!(answer.header("content-type"), kind);
+    assert!(answer.body.ends_with("# EOF\n"));
+}
+
+/// `rate()` misses what comes together with the series: the first burst of each kind was not seen.
+#[test]
+fn every_family_has_its_series_from_the_start() {
+    let server = Server::start(&[]);
+    let metrics = server.metrics();
+    let empty = metrics.families_without_samples();
+    assert!(empty.is_empty(), "{empty:?}");
+    for sample in [
+        "halley_drops_total{reason=\"slow_consumer\"}",
+        "halley_closes_total{reason=\"heartbeat_timeout\"}",
+        "halley_bad_input_total{proto=\"websocket\",reason=\"utf8\"}",
+        "halley_logins_total{result=\"unavailable\"}",
+        "halley_logic_given_up_total{what=\"receive\"}",
+        "halley_dispatches_total{kind=\"room\"}",
+        "halley_dispatch_drops_total{reason=\"no_comet\"}",
+        "halley_http_errors_total{code=\"503\"}",
+        "halley_http_closed_total{reason=\"idle\"}",
+    ] {
+        assert_eq!(metrics.get(sample), Some(0.0), "{sample}");
     }
 }
 

@@ -174,7 +174,7 @@ fn who_left_is_offline_and_who_never_was_too() {
     server.push("keys?operation=1000&keys=k", "x");
     client.leave();
     for (target, offline) in
-        [("keys?operation=1000&keys=k", json!(["k"])), ("mids?operation=1000&mids=3", json!([3]))]
+        [("keys?operation=1000&keys=k", json!(["k"])), ("mids?operation=1000&mids=3", json!(["3"]))]
     {
         within(TRUTH, "the session ends", || {
             let answer = server.post(&format!("/goim/push/{target}"), "x").json();

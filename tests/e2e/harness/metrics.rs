@@ -52,6 +52,12 @@ impl Metrics {
         self.samples.iter().filter(|(sample, _)| of_name(sample)).map(|(_, value)| value).sum()
     }
 
+    /// Families that are announced and have no sample.
+    pub(crate) fn families_without_samples(&self) -> Vec<&str> {
+        let has_one = |family: &str| self.samples.keys().any(|sample| sample.starts_with(family));
+        self.families.keys().map(String::as_str).filter(|family| !has_one(family)).collect()
+    }
+
     /// Type of a family.
     pub(crate) fn family(&self, name: &str) -> Option<&str> {
         self.families.get(name).map(String::as_str)

@@ -22,7 +22,7 @@ use super::{
     wire::Login,
 };
 
-const HALLEY: &str = env!("CARGO_BIN_EXE_halley");
+pub(crate) const HALLEY: &str = env!("CARGO_BIN_EXE_halley");
 
 /// Environment that the programs of a cluster read. What stands in that of a test is not meant for them.
 pub(crate) const GOIMS_VARIABLES: [&str; 7] =
@@ -211,7 +211,8 @@ impl Server {
 
     #[track_caller]
     pub(crate) fn metrics(&self) -> Metrics {
-        Metrics::parse(&self.get("/metrics").body)
+        let accept = "Accept: application/openmetrics-text; version=1.0.0";
+        Metrics::parse(&http::request(self.http, "GET", "/metrics", &[accept], b"").body)
     }
 
     /// Waits until a sample has this value. Shards report ten times a second.

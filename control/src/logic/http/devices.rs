@@ -29,7 +29,8 @@ use crate::{
 /// The device of a key that was asked for.
 #[derive(Serialize)]
 struct OfKey {
-    mid: Option<Mid>,
+    /// As text: JavaScript reads a number above 2^53 as another one.
+    mid: Option<String>,
     server: ServerId,
     since: Option<i64>,
 }
@@ -45,7 +46,7 @@ struct OfMid {
 impl OfKey {
     fn new(session: StoredSession) -> Self {
         let since = since(&session);
-        OfKey { mid: session.mid, server: session.server, since }
+        OfKey { mid: session.mid.map(|mid| mid.to_string()), server: session.server, since }
     }
 }
 

@@ -271,7 +271,10 @@ fn accepted(offline: Offline) -> Response {
 
     match offline {
         Offline { keys, .. } if !keys.is_empty() => data(Absent { offline: keys }),
-        Offline { mids, .. } if !mids.is_empty() => data(Absent { offline: mids }),
+        // As text: JavaScript reads a number above 2^53 as another one.
+        Offline { mids, .. } if !mids.is_empty() => {
+            data(Absent { offline: mids.iter().map(Mid::to_string).collect() })
+        }
         Offline { .. } => success(),
     }
 }

@@ -43,10 +43,13 @@ async fn devices_are_told_with_user_comet_and_time() {
     let a = r#""server":"a:1","since":1700000000}"#;
     let b = r#""server":"b:1","since":1700000001}"#;
     for (url, data) in [
-        ("keys?keys=a", format!(r#"{{"a":{{"mid":1,{a}}}"#)),
-        ("keys/?keys=x&keys=b&keys=a&keys=b", format!(r#"{{"a":{{"mid":1,{a},"b":{{"mid":1,{b},"x":null}}"#)),
+        ("keys?keys=a", format!(r#"{{"a":{{"mid":"1",{a}}}"#)),
+        (
+            "keys/?keys=x&keys=b&keys=a&keys=b",
+            format!(r#"{{"a":{{"mid":"1",{a},"b":{{"mid":"1",{b},"x":null}}"#),
+        ),
         ("keys?keys=a,b", r#"{"a,b":null}"#.to_owned()),
-        ("keys?keys=d", r#"{"d":{"mid":0,"server":"go:1","since":null}}"#.to_owned()),
+        ("keys?keys=d", r#"{"d":{"mid":"0","server":"go:1","since":null}}"#.to_owned()),
         // By number, a user's devices by key.
         (
             "mids?mids=10&mids=2&mids=1&mids=1",
@@ -94,7 +97,7 @@ async fn kicks_reach_the_comet_fenced_and_with_their_words() {
         ("keys?keys=a&keys=c&keys=a", OK, vec![kick("a", a, None), kick("c", c, None)]),
         ("mids?mids=1&mids=1", OK, vec![kick("a", a, None), kick("b", b, None)]),
         ("mids/?mids=2&reason=out", OK, vec![kick("c", c, Some("out"))]),
-        ("mids?mids=7&mids=0", r#"{"code":0,"message":"","data":{"offline":[7]}}"#, vec![unfenced.clone()]),
+        ("mids?mids=7&mids=0", r#"{"code":0,"message":"","data":{"offline":["7"]}}"#, vec![unfenced.clone()]),
     ] {
         let (status, body) = ask(&router, "POST", &format!("/halley/kick/{url}"), "not read").await;
         assert_eq!((status, body.as_str()), (200, answer), "{url}");

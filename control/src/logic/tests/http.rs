@@ -86,7 +86,7 @@ async fn pushes_become_envelopes() {
         ),
         (
             "/goim/push/mids/?operation=1000&mids=2&mids=9223372036854775807&mids=0",
-            r#"{"code":0,"message":"","data":{"offline":[9223372036854775807,0]}}"#,
+            r#"{"code":0,"message":"","data":{"offline":["9223372036854775807","0"]}}"#,
             vec![to_keys("a:1", &["k3"])],
             1000,
         ),
