@@ -238,8 +238,11 @@ fn a_full_disk_costs_lines_and_nothing_else() {
     eventually("it is ready", || {
         (http::request(address, "GET", "/readyz", &[], b"").status == 200).then_some(())
     });
-    let text = http::request(address, "GET", "/metrics", &["Accept: application/openmetrics-text"], b"").body;
-    assert!(Metrics::parse(&text).count("halley_log_lines_lost_total") >= 5.0, "{text}");
+    eventually("the start lines are counted", || {
+        let accept = ["Accept: application/openmetrics-text"];
+        let text = http::request(address, "GET", "/metrics", &accept, b"").body;
+        (Metrics::parse(&text).count("halley_log_lines_lost_total") >= 5.0).then_some(())
+    });
     kill_process(Pid::from_child(&child), Signal::TERM).expect("the process is there");
     let status = eventually("the process ends", || child.try_wait().expect("a child"));
     assert_eq!(status.code(), Some(0));

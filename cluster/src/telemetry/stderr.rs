@@ -169,7 +169,7 @@ impl<W: Write> Whole<W> {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::mpsc, time::Instant};
+    use std::sync::mpsc;
 
     use super::*;
 
@@ -232,7 +232,7 @@ mod tests {
         let lost = written.queue.lost.load(Relaxed) as usize;
         // The thread may have taken one queue full before it found that nobody reads.
         assert!((1..=WAITING_BYTES_MAX / line.len()).contains(&lost), "{lost}");
-        let begin = Instant::now();
+        let begin = crate::clock::now();
         written.queue.flush(Duration::from_millis(50));
         assert!(begin.elapsed() >= Duration::from_millis(50));
         // It reads again: nothing of what had a place is lost.
