@@ -81,11 +81,26 @@ need() {
 grep -q 'live://1000' "$work/usage" || die "push.sh does not say how a room is written"
 ! TOKEN=wrong examples/push.sh all hello >"$work/usage" 2>&1 || die "push.sh ended with 0 though its token is wrong"
 
-if need node subscribe.mjs; then check subscribe.mjs live://1 1 node examples/subscribe.mjs "$tcp" live://1 1; fi
-if need python3 subscribe.py; then check subscribe.py live://2 2 python3 examples/subscribe.py "$tcp" live://2 2; fi
+# A gateway that is not there is told in a line or two, by whatever language.
+refused() {
+  local name=$1
+  shift
+  ! "$@" 127.0.0.1:1 >"$work/refused" 2>&1 || die "$name ended with 0 without a gateway"
+  [ "$(wc -l <"$work/refused")" -le 2 ] && grep -qi 'refused' "$work/refused" || die "$name, refused: $(cat "$work/refused")"
+}
+
+if need node subscribe.mjs; then
+  refused subscribe.mjs node examples/subscribe.mjs
+  check subscribe.mjs live://1 1 node examples/subscribe.mjs "$tcp" live://1 1
+fi
+if need python3 subscribe.py; then
+  refused subscribe.py python3 examples/subscribe.py
+  check subscribe.py live://2 2 python3 examples/subscribe.py "$tcp" live://2 2
+fi
 if need go subscribe.go; then
   # Built first: ending `go run` would not end the program.
   go build -o "$work/subscribe" examples/subscribe.go
+  refused subscribe.go "$work/subscribe"
   check subscribe.go live://3 3 "$work/subscribe" "$tcp" live://3 3
 fi
 chromium=${CHROMIUM:-/usr/bin/chromium}

@@ -13,6 +13,10 @@ const SILENCE_MS = 60_000; // heartbeats are answered, so this long without a by
 
 const [address = '127.0.0.1:3101', room = 'live://1000', mid = '1'] = process.argv.slice(2);
 const colon = address.lastIndexOf(':');
+if (!(Number(address.slice(colon + 1)) > 0 && colon > 0)) {
+  console.error('usage: node examples/subscribe.mjs [HOST:PORT] [ROOM] [MID]');
+  process.exit(2);
+}
 const socket = connect(Number(address.slice(colon + 1)), address.slice(0, colon));
 socket.setTimeout(SILENCE_MS, () => socket.destroy(new Error('the server is silent')));
 

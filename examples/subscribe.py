@@ -45,9 +45,12 @@ def main(address="127.0.0.1:3101", room="live://1000", mid="1"):
     connection.sendall(encode(AUTH, 1, json.dumps(login).encode()))
 
     def heartbeats():
-        for seq in range(2, 2**31):
-            connection.sendall(encode(HEARTBEAT, seq))
-            time.sleep(HEARTBEAT_S)
+        try:
+            for seq in range(2, 2**31):
+                connection.sendall(encode(HEARTBEAT, seq))
+                time.sleep(HEARTBEAT_S)
+        except OSError:
+            pass  # the reader meets the same end
 
     for op, _seq, body in frames(connection.makefile("rb")):
         if op == AUTH_REPLY:
@@ -63,4 +66,11 @@ def main(address="127.0.0.1:3101", room="live://1000", mid="1"):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (TypeError, ValueError):  # no port, no number
+        sys.exit(f"usage: {__doc__.splitlines()[2].strip()}")
+    except OSError as error:  # refused, reset, silent
+        sys.exit(f"the connection failed: {error}")
