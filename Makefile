@@ -7,7 +7,12 @@ export CARGO_TERM_PROGRESS_WHEN ?= never
 
 .PHONY: help
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { \
+	  line = sprintf("  make %-14s", $$1); n = split($$2, word, " "); \
+	  for (i = 1; i <= n; i++) { \
+	    if (length(line) + 1 + length(word[i]) > 79 || word[i] ~ /^\(?make$$/) { print line; line = sprintf("%21s", "") } \
+	    line = line " " word[i] } \
+	  print line }' $(MAKEFILE_LIST)
 
 .PHONY: deps
 deps: ## Install what is missing to build and test (Debian: gcc, make; Rust by rustup)
@@ -61,7 +66,7 @@ cluster-down: ## Ends it
 	@deploy/cluster/cluster.sh down
 
 .PHONY: install uninstall deb
-install: build ## Programs, systemd units, example configurations: PREFIX, DESTDIR, ETC
+install: ## What was built, units, configurations, documents: PREFIX, DESTDIR, ETC
 	deploy/install.sh
 
 uninstall: ## Takes them away, but for the configurations

@@ -34,6 +34,26 @@ for option in host=10.0.0.7 addrs=10.0.0.7 set={tcp.bind=10.0.0.7:3101,websocket
   grep -q -- "- --$option\$" "$work/compose" || complain "compose.yaml: no --$option with HALLEY_HOST and kafka.env"
 done
 
+# People have terminals of 80 columns, and paste commands that stand in one line.
+wide=$(make -s -C .. help | grep -E '^.{81}|^ {21} *[A-Z_]+=' || true)
+[ -z "$wide" ] || complain "make help is wider than 80 columns, or breaks a command: $wide"
+wide=$(CARGO_TARGET_DIR=$work/no-cluster cluster/cluster.sh status | grep -E '^.{81}' || true)
+[ -z "$wide" ] || complain "cluster.sh status is wider than 80 columns: $wide"
+
+# A process that is dead and not yet waited for is dead, and its pid file says so.
+(sleep 0 & echo $! >"$work/zombie.id"; exec sleep 3) &
+holder=$!
+sleep 0.5
+said=$(. cluster/processes.sh
+  pid=$(cat "$work/zombie.id")
+  echo "$pid $(sed 's/.*) //' "/proc/$pid/stat" | cut -d' ' -f20)" >"$work/zombie.pid"
+  [ "$(sed 's/.*) //' "/proc/$pid/stat" | cut -c1)" = Z ] || echo 'there is no zombie to look at'
+  ! pid_of "$work" zombie || echo 'a zombie counts as alive'
+  [ "$(started_at $$)" -gt 0 ] || echo 'a living process counts as dead')
+kill "$holder"
+wait "$holder" 2>/dev/null || true
+[ -z "$said" ] || complain "processes.sh: $said"
+
 python3 -m json.tool seccomp-io-uring.json >/dev/null || complain 'seccomp-io-uring.json is no JSON'
 
 rust=$(sed -n 's/^channel = "\(.*\)"/\1/p' ../rust-toolchain.toml)
@@ -45,9 +65,34 @@ done < <(sed -n 's/^COPY \([^-. ][^ ]*\) .*/\1/p' Dockerfile)
 
 # The units name the programs by their whole path, and systemd looks whether they are there: stand-ins will do.
 mkdir -p "$work/target/release"
-for program in halley comet logic job; do cp /bin/true "$work/target/release/$program"; done
+for program in halley comet logic job loadgen; do cp /bin/true "$work/target/release/$program"; done
 install() { CARGO_TARGET_DIR=$work/target PREFIX=$work/usr DESTDIR='' ETC="$work/etc" ./install.sh "$@" >"$work/said"; }
+# Nothing was built: then it says what to run, and installs nothing.
+! CARGO_TARGET_DIR=$work/none PREFIX=$work/nothing DESTDIR='' ETC="$work/nothing" ./install.sh >"$work/said" 2>&1 || complain 'install.sh installs what is not there'
+grep -q 'run make build' "$work/said" && [ ! -e "$work/nothing" ] || complain "install.sh, nothing built: $(cat "$work/said")"
+# As root, whose PATH has no cargo.
+make -n -C .. install | grep -q cargo && complain 'make install wants cargo'
 install || complain "install.sh: $(cat "$work/said")"
+# dead FOLDER: links of its documents to files that are not there, and names of examples that are not.
+dead() {
+  python3 - "$1" <<'END'
+import os, re, sys
+for folder, _, names in os.walk(sys.argv[1]):
+    for name in names:
+        if not name.endswith('.md'):
+            continue
+        path = os.path.join(folder, name)
+        text = open(path, encoding='utf-8').read()
+        links = re.findall(r'\]\(([^)\s]+)\)|src(?:set)?="([^"]+)"', text)
+        targets = [os.path.join(folder, (a or b).split('#')[0]) for a, b in links if not re.match(r'#|[a-z]+:', a or b)]
+        targets += [os.path.join(sys.argv[1], name) for name in re.findall(r'(?:python3 |node |run |`)(examples/(?!check)[a-z.]+)', text)]
+        for target in targets:
+            if not os.path.exists(target):
+                print(f'{os.path.relpath(path, sys.argv[1])}: {os.path.relpath(target, sys.argv[1])}')
+END
+}
+said=$(dead "$work/usr/share/doc/halley")
+[ -z "$said" ] || complain "links that lead nowhere in the installed documents: $said"
 hardening() { sed -n '/^# --- Hardening/,/^$/p' "$1"; }
 for unit in systemd/*.service; do
   said=$(systemd-analyze verify "$work/usr/lib/systemd/system/$(basename "$unit")" 2>&1) || wrong=1

@@ -19,8 +19,8 @@ PROGRAMS=(
   "logic-2 3121 gRPC_3129"
   "job-1 3112 -"
   "job-2 3122 -"
-  "comet-1 3110 TCP_3101,WebSocket_3102,gRPC_3109"
-  "comet-2 3210 TCP_3201,WebSocket_3202,gRPC_3209"
+  "comet-1 3110 TCP_3101,WS_3102,gRPC_3109"
+  "comet-2 3210 TCP_3201,WS_3202,gRPC_3209"
 )
 
 uses_kafka() { [ -d "$DIR/kafka" ]; }
@@ -112,10 +112,10 @@ up() {
   [ "$failed" = 0 ] || exit 1
   cat <<'TRY'
 
-Try it:
+Try it, in three terminals:
   loadgen sub --mid 1 --room live://1000 127.0.0.1:3101
   loadgen sub --mid 2 --room live://1000 127.0.0.1:3201
-  curl -d hello 'http://127.0.0.1:3111/goim/push/room?operation=1000&type=live&room=1000'
+  loadgen push --room live://1000 hello
 TRY
 }
 
@@ -129,30 +129,35 @@ running() {
   return 0
 }
 
+# row NAME PID STATE PORTS: one line of the table, in 80 columns; why something is not ready stands below it.
+row() {
+  local state=$3 why=
+  case $state in state | ready | runs | down | 'no answer') ;; *) state='not ready' why=$3 ;; esac
+  printf '%-8s  %-8s  %-9s  %s\n' "$1" "$2" "$state" "$4"
+  [ -z "$why" ] || printf '          %.69s\n' "$why"
+}
+
 status() {
-  local row name port more pid ready bad=0 format='%-8s  %-8s  %-54s  %-8s  %s\n'
-  # shellcheck disable=SC2059
-  printf "$format" name pid ports state log
-  for row in "redis $REDIS" "etcd $ETCD"; do
-    read -r name port <<<"$row"
+  local program name port more pid ready bad=0
+  row name pid state ports
+  for program in "redis $REDIS" "etcd $ETCD"; do
+    read -r name port <<<"$program"
     if pid=$(pid_of "$DIR" "$name"); then ready=runs; else pid=- ready=down bad=1; fi
-    # shellcheck disable=SC2059
-    printf "$format" "$name" "$pid" "$port" "$ready" "$DIR/$name.log"
+    row "$name" "$pid" "$ready" "$port"
   done
   if uses_kafka; then
     if [ -f "$DIR/kafka/pid" ]; then pid=$(cat "$DIR/kafka/pid") ready=runs; else pid=- ready=down bad=1; fi
-    # shellcheck disable=SC2059
-    printf "$format" kafka "$pid" "$KAFKA_PORT" "$ready" "$DIR/kafka/log"
+    row kafka "$pid" "$ready" "$KAFKA_PORT"
   fi
-  for row in "${PROGRAMS[@]}"; do
-    read -r name port more <<<"$row"
+  for program in "${PROGRAMS[@]}"; do
+    read -r name port more <<<"$program"
     if pid=$(pid_of "$DIR" "$name"); then ready=$(readiness "http://127.0.0.1:$port"); else pid=- ready=down; fi
     [ "$ready" = ready ] || bad=1
     more=${more//_/ }
     [ "$more" = - ] && more="HTTP $port" || more="HTTP $port, ${more//,/, }"
-    # shellcheck disable=SC2059
-    printf "$format" "$name" "$pid" "$more" "$ready" "$DIR/$name.log"
+    row "$name" "$pid" "$ready" "$more"
   done
+  echo "logs: $DIR/NAME.log"
   return "$bad"
 }
 

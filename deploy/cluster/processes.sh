@@ -1,8 +1,14 @@
 #!/usr/bin/env bash
 # Functions for processes in the background: each has DIR/NAME.log and, while it runs, DIR/NAME.pid. To be sourced.
 
-# A pid file holds the pid and the time the process started: pids are used again.
-started_at() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
+# When a process started, nothing when it is dead. A pid file holds the pid and this: pids are used again. One that is dead
+# and not yet waited for is dead (state Z, or X on its way out).
+started_at() {
+  local stat fields
+  read -r stat 2>/dev/null <"/proc/$1/stat" || return 0
+  read -ra fields <<<"${stat##*) }"
+  case ${fields[0]} in Z | X) ;; *) echo "${fields[19]}" ;; esac
+}
 
 # The pid of DIR/NAME, when that process lives.
 pid_of() {
