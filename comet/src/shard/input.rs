@@ -280,6 +280,8 @@ impl Shard {
             return;
         };
         open.heard = Tick::not_before(now);
+        #[cfg(feature = "sim")]
+        self.heard.push(id);
         // While the way to the front is full the next sign does it.
         if open.renew_at <= Tick::of(now) && !out.is_congested() {
             open.renew_at = renew_at;

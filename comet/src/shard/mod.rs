@@ -205,6 +205,9 @@ pub struct Shard {
     /// Whose frames were read since the simulator last asked.
     #[cfg(feature = "sim")]
     read: Vec<ConnectionId>,
+    /// The same for who has shown that it lives.
+    #[cfg(feature = "sim")]
+    heard: Vec<ConnectionId>,
 }
 
 impl Shard {
@@ -229,6 +232,8 @@ impl Shard {
             reported: Stats::default(),
             #[cfg(feature = "sim")]
             read: Vec::new(),
+            #[cfg(feature = "sim")]
+            heard: Vec::new(),
             config,
         }
     }
@@ -426,6 +431,12 @@ impl Shard {
     #[cfg(feature = "sim")]
     pub fn take_read(&mut self) -> Vec<ConnectionId> {
         std::mem::take(&mut self.read)
+    }
+
+    /// Which logged-in clients have shown that they live since this was last called.
+    #[cfg(feature = "sim")]
+    pub fn take_heard(&mut self) -> Vec<ConnectionId> {
+        std::mem::take(&mut self.heard)
     }
 
     /// What there is; all 0 when everybody has left.

@@ -53,6 +53,8 @@ pub enum Event<'a> {
     Received(ConnectionId, SocketId, &'a [u8]),
     /// One frame of the connection was read, in this event or later.
     Read(SocketId),
+    /// The client of a logged-in connection has shown that it lives: by a frame, or on WebSocket by a ping.
+    Heard(SocketId),
     /// Whether the shard wants more than it was handed.
     Flow(SocketId, Flow),
     /// Reading ended; true when the connection broke.
@@ -271,6 +273,10 @@ impl Reactor {
             // One that is just being attached has no place yet.
             let socket = self.place(id).map_or(self.attaching, |place| place.socket);
             self.say(turn, Event::Read(socket));
+        }
+        for id in self.shard.take_heard() {
+            let socket = self.place(id).map_or(self.attaching, |place| place.socket);
+            self.say(turn, Event::Heard(socket));
         }
         result
     }

@@ -192,9 +192,6 @@ impl Conn {
 
     /// Its shard has read one of its frames.
     pub(crate) fn take(&mut self, rules: &Rules, now: Time) -> Result<(), String> {
-        if self.is_open() {
-            self.since = now;
-        }
         match self.requests.pop_front().filter(|request| request.end <= self.handed) {
             Some(request) => {
                 self.apply(request, rules);

@@ -530,7 +530,7 @@ impl Oracle {
 impl Watch for Oracle {
     fn event(&mut self, now: Time, shard: u16, event: Event<'_>) {
         self.trace.event(now, |trace| words::hash(trace, shard, &event), || words::line(shard, &event));
-        if !matches!(event, Event::Said(_) | Event::Act(..) | Event::Read(_)) {
+        if !matches!(event, Event::Said(_) | Event::Act(..) | Event::Read(_) | Event::Heard(_)) {
             self.last_event_is_over();
         }
         match event {
@@ -551,6 +551,12 @@ impl Watch for Oracle {
                 let rules = self.rules;
                 let result = self.conn_mut(socket).take(&rules, now);
                 self.check(socket, result);
+            }
+            Event::Heard(socket) => {
+                let conn = self.conn_mut(socket);
+                if conn.is_open() {
+                    conn.since = now;
+                }
             }
             Event::Flow(socket, flow) => {
                 if flow == Flow::Hold && self.conn(socket).is_open() {
