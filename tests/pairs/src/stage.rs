@@ -81,6 +81,21 @@ impl Outcome {
             back,
         }
     }
+
+    /// Takes in what came of another, after which things took the longer time to be right.
+    pub fn add(&mut self, other: Outcome) {
+        let Outcome { book, accepted, refused, unknown, received, drops, back } = other;
+        self.book.add(book);
+        self.accepted += accepted;
+        self.refused += refused;
+        self.unknown += unknown;
+        self.received += received;
+        self.drops.frames += drops.frames;
+        self.drops.dispatches += drops.dispatches;
+        self.back.ready = self.back.ready.max(back.ready);
+        self.back.reachable = self.back.reachable.max(back.reachable);
+        self.back.counted = self.back.counted.max(back.counted);
+    }
 }
 
 impl fmt::Display for Outcome {

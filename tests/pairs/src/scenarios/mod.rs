@@ -4,6 +4,7 @@
 //! `pairs --scenario NAME --seconds N --seed N`; a test gives it few seconds.
 
 mod calm;
+mod drain;
 
 use std::{future::Future, pin::Pin, time::Duration};
 
@@ -38,8 +39,20 @@ pub struct Scenario {
 }
 
 /// All of them.
-pub const SCENARIOS: &[Scenario] = &[Scenario {
-    name: "calm",
-    about: "nothing happens but pushes: what every other run is compared with",
-    run: |long| Box::pin(calm::run(long)),
-}];
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "calm",
+        about: "nothing happens but pushes: what every other run is compared with",
+        run: |long| Box::pin(calm::run(long)),
+    },
+    Scenario {
+        name: "drain",
+        about: "a comet drains under 2,000 pushes a second, over 1 s and 20 s, on each queue",
+        run: |long| Box::pin(drain::comets(long)),
+    },
+    Scenario {
+        name: "rolling-restart",
+        about: "every process is restarted, one after the other, under 2,000 pushes a second, on each queue",
+        run: |long| Box::pin(drain::everything(long)),
+    },
+];
