@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::{
@@ -92,4 +93,34 @@ fn many_rooms_are_counted() {
         .collect::<serde_json::Map<_, _>>()
         .into();
     expect_online(&cluster, &format!("room?type=many{all}"), &data);
+}
+
+/// Well below the 10 s after which a comet that says nothing is missed.
+const AT_ONCE: Duration = Duration::from_secs(7);
+
+/// They were counted until the comet was missed.
+#[test]
+fn people_of_a_drained_comet_are_gone_at_once() {
+    let mut cluster = Cluster::start();
+    let _stay = crowd(&cluster.comets[0], "a", "live://big", 3);
+    let go = crowd(&cluster.comets[1], "b", "live://big", 6);
+    expect_online(&cluster, "room?type=live&rooms=big", &json!({"big": 9}));
+    expect_online(&cluster, "total", &json!({"conn_count": 9, "ip_count": 2}));
+    // Every logic has heard of them from the comet itself.
+    std::thread::sleep(Duration::from_secs(10));
+    cluster.comets[1].signal(Signal::TERM);
+    assert_eq!(cluster.comets[1].exit_status(Duration::from_secs(30)), Some(0));
+    for logic in &cluster.logics {
+        for (target, data) in [
+            ("room?type=live&rooms=big", json!({"big": 3})),
+            ("top?type=live&limit=5", json!([{"room_id": "big", "count": 3}])),
+            ("total", json!({"conn_count": 3, "ip_count": 1})),
+        ] {
+            within(AT_ONCE, &format!("{target} says {data}"), || {
+                let answer = logic.get(&format!("/goim/online/{target}")).json()["data"].take();
+                (answer == data).then_some(())
+            });
+        }
+    }
+    drop(go);
 }

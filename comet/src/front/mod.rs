@@ -59,6 +59,12 @@ const REPORT_EVERY_MAX: Duration = Duration::from_secs(2);
 /// the longest pause and a call that takes long fit into that, together.
 const REPORT_UNCHANGED: Duration = Duration::from_secs(4);
 
+/// Longest time for the last report, of nobody, when the comet has drained.
+const LAST_REPORT_MAX: Duration = Duration::from_secs(2);
+
+/// Pause before the last report is made again.
+const LAST_REPORT_PAUSE: Duration = Duration::from_millis(100);
+
 /// The tokio side of a comet.
 pub struct Front {
     server: ServerId,
@@ -68,6 +74,8 @@ pub struct Front {
     turn: tokio::sync::Mutex<()>,
     push_bytes_max: usize,
     online: Mutex<Online>,
+    /// Held while a report is under way. False once there may be none any more.
+    reports: tokio::sync::Mutex<bool>,
     /// A notice to a shard found no place: everything is said again with the next report.
     notice_lost: AtomicBool,
     logins: Logins,
@@ -111,6 +119,7 @@ impl Front {
             turn: tokio::sync::Mutex::new(()),
             push_bytes_max,
             online: Mutex::new(Online::new(shards)),
+            reports: tokio::sync::Mutex::new(true),
             notice_lost: AtomicBool::new(false),
             logins: Logins::default(),
             lanes,
@@ -149,7 +158,7 @@ impl Front {
     }
 
     /// Closes every connection over `spread` and waits until all are gone and logic knows it, at most for `timeout`.
-    /// False when some were left.
+    /// Whatever became of them, they are not counted any more when this returns. False when some were left.
     pub async fn drain(&self, spread: Duration, timeout: Duration) -> bool {
         self.draining.store(true, Ordering::Relaxed);
         for shard in 0..self.outboxes.shards() as u16 {
@@ -166,7 +175,26 @@ impl Front {
             self.logins.idle().await;
             self.lanes.finish().await;
         };
-        tokio::time::timeout(timeout, all_gone).await.is_ok()
+        let are_gone = tokio::time::timeout(timeout, all_gone).await.is_ok();
+        if tokio::time::timeout(LAST_REPORT_MAX, self.report_nobody()).await.is_err() {
+            tracing::warn!(
+                "logic did not take the last report: this comet's people are counted until it is missed"
+            );
+        }
+        are_gone
+    }
+
+    /// Tells logic, as the last it hears of this comet, that nobody is here.
+    async fn report_nobody(&self) {
+        let mut may_report = self.reports.lock().await;
+        *may_report = false;
+        let server = || self.server.clone();
+        while let Err(error) = self.logic.renew_online(server(), HashMap::new(), ClientCount::default()).await
+        {
+            self.metrics.logic_failed("renew_online");
+            tracing::debug!(%error, "logic did not take the last report");
+            tokio::time::sleep(LAST_REPORT_PAUSE).await;
+        }
     }
 
     fn is_draining(&self) -> bool {
@@ -227,6 +255,10 @@ impl Front {
                 (changed, is_due.then(|| online.counts()))
             };
             let Some((rooms, clients)) = counts else { continue };
+            let may_report = self.reports.lock().await;
+            if !*may_report {
+                return;
+            }
             if changed {
                 known.clone_from(&rooms);
             }
@@ -242,6 +274,7 @@ impl Front {
                     tracing::debug!(%error, "logic did not take the room counts");
                 }
             }
+            drop(may_report);
             // With very many rooms a report costs time of its own: it gets a twentieth of a core, as long as logic hears
             // again in time.
             pause = (reported.elapsed() * 20).clamp(REPORT_EVERY, REPORT_EVERY_MAX);
@@ -299,6 +332,8 @@ mod tests {
     struct Slow {
         takes: Duration,
         at: Mutex<Vec<Instant>>,
+        /// What the reports said that were taken.
+        clients: Mutex<Vec<ClientCount>>,
         ended: Mutex<Vec<Key>>,
     }
 
@@ -322,12 +357,16 @@ mod tests {
             &self,
             _: ServerId,
             rooms: HashMap<RoomId, u32>,
-            _: ClientCount,
+            clients: ClientCount,
         ) -> Result<HashMap<RoomId, u32>, LogicError> {
             tokio::time::sleep(self.takes).await;
             let mut at = lock(&self.at);
             at.push(Instant::now());
-            if at.len() == 1 { Err(LogicError::Overloaded) } else { Ok(rooms) }
+            if at.len() == 1 {
+                return Err(LogicError::Overloaded);
+            }
+            lock(&self.clients).push(clients);
+            Ok(rooms)
         }
 
         async fn receive(&self, _: ClientMessage) -> Result<MessageReply, LogicError> {
@@ -363,6 +402,27 @@ mod tests {
             let longest = at.windows(2).map(|pair| pair[1] - pair[0]).max();
             assert!(longest.is_some_and(|longest| longest < Duration::from_secs(10)), "{takes:?}: {at:?}");
             assert!(at.len() <= 32, "unchanged counts are not worth more: {at:?}");
+        }
+    }
+
+    /// Its people were counted until the comet was missed, 10 s and more.
+    #[tokio::test(start_paused = true)]
+    async fn the_last_report_of_a_drained_comet_is_of_nobody() {
+        for takes in [0, 900].map(Duration::from_millis) {
+            let logic = Arc::new(Slow { takes, ..Slow::default() });
+            let (front, _inbox) = with_a_shard(Arc::clone(&logic));
+            front.online().opened(IpAddr::from([127, 0, 0, 1]));
+            // A report is under way, or the last one has failed.
+            tokio::time::sleep(REPORT_EVERY + takes / 2).await;
+            // The shard has closed everybody, or hangs.
+            if takes.is_zero() {
+                inbox::take(&front, 0, ToFront::Drained { arrivals: 0 });
+            }
+            front.drain(Duration::ZERO, Duration::from_secs(25)).await;
+            let reports = lock(&logic.clients).len();
+            assert_eq!(lock(&logic.clients).last(), Some(&ClientCount::default()), "{takes:?}");
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            assert_eq!(lock(&logic.clients).len(), reports, "nothing after the last one");
         }
     }
 

@@ -32,6 +32,19 @@ impl Logic {
     /// Starts to read what comets report to other logics, where there are such; it ends with the value.
     pub(super) fn follow_counts(self: &Arc<Self>) {
         let Some(counts) = self.counts.clone() else { return };
+        let (logic, mut nodes) = (Arc::downgrade(self), self.nodes.clone());
+        tokio::spawn(async move {
+            loop {
+                let known = Arc::clone(&nodes.borrow_and_update());
+                let Some(logic) = logic.upgrade() else { return };
+                let comets = known.of(Service::Comet).map(|node| (&node.server, node.updated));
+                logic.online().registered(comets, Instant::now());
+                drop(logic);
+                if nodes.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
         let logic = Arc::downgrade(self);
         tokio::spawn(async move {
             loop {
@@ -50,7 +63,7 @@ impl Logic {
         }
     }
 
-    /// Clients of all comets: as they said here, or else as the registry knows.
+    /// Clients of all comets: as they said here or to the registry, whichever is newer.
     pub(super) fn total(&self) -> ClientCount {
         match self.counts {
             None => self.online().total(),
@@ -60,10 +73,20 @@ impl Logic {
 
     async fn read_counts(&self, counts: &dyn Counts) {
         let (nodes, asked) = (Arc::clone(&self.nodes.borrow()), Instant::now());
-        let servers: Vec<ServerId> = nodes.of(Service::Comet).map(|node| node.server.clone()).collect();
+        let mut servers: Vec<ServerId> = nodes.of(Service::Comet).map(|node| node.server.clone()).collect();
+        let listed = servers.len();
+        // One that has left the registry, or is another zone's.
+        let unlisted = self.online().reported_here().into_iter();
+        servers.extend(unlisted.filter(|server| nodes.get(Service::Comet, server).is_none()));
         // While the store is away the last known counts stay.
-        let Ok(found) = counts.read(&servers).await else { return };
+        let Ok(mut found) = counts.read(&servers).await else { return };
         let now_s = self.store_s();
+        for (server, counted) in servers[listed..].iter().zip(found.drain(listed..)) {
+            // Its last report, an empty one, went to another logic.
+            if counted.is_some_and(|counted| counted.is_empty()) && now_s > 0 {
+                self.online().gone(server, asked);
+            }
+        }
         for (node, counted) in nodes.of(Service::Comet).zip(found) {
             let Some(counted) = counted else { continue };
             let (rooms, life) = living(node, counted, now_s);

@@ -184,7 +184,7 @@ impl Logic {
         online
     }
 
-    /// Every comet with its clients: what it reported itself, or else what the registry knows.
+    /// Every comet with its clients: what it reported here, or what the registry knows when that is newer.
     fn comets<T>(&self, use_them: impl FnOnce(&[(&Node, ClientCount)]) -> T) -> T {
         let nodes = Arc::clone(&self.nodes.borrow());
         let online = self.online();

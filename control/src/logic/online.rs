@@ -1,6 +1,9 @@
 //! How many people are where: what each comet reported last, here or to another logic, and the sums.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
 
 use cluster::services::ClientCount;
 use proto::ids::{RoomId, ServerId};
@@ -15,6 +18,8 @@ pub(super) struct Online {
     comets: HashMap<ServerId, Report>,
     /// Sums of the reports; no room with nobody in it.
     rooms: HashMap<RoomId, u64>,
+    /// When the registry was last seen to say something new of a comet, and when it said that by the comet's clock.
+    registered: HashMap<ServerId, (Instant, SystemTime)>,
 }
 
 /// What is known of one comet.
@@ -74,6 +79,32 @@ impl Online {
             let said = old.and_then(|old| old.said);
             self.replace(server, Report { rooms, updated: asked, said, source: Source::Store(life) });
         }
+    }
+
+    /// Takes note of when the registry's word on each comet is from; of others it says nothing any more.
+    pub(super) fn registered<'a>(
+        &mut self,
+        comets: impl Iterator<Item = (&'a ServerId, SystemTime)>,
+        now: Instant,
+    ) {
+        let mut known = std::mem::take(&mut self.registered);
+        self.registered = comets
+            .map(|(server, said)| {
+                let old = known.remove(server).filter(|(_, old)| *old == said);
+                (server.clone(), old.unwrap_or((now, said)))
+            })
+            .collect();
+    }
+
+    /// The comets that reported here last, for which the store does not stand.
+    pub(super) fn reported_here(&self) -> Vec<ServerId> {
+        let here = self.comets.iter().filter(|(_, report)| report.source == Source::Here);
+        here.map(|(server, _)| server.clone()).collect()
+    }
+
+    /// Forgets a comet of which nothing was in the store at `asked`, unless it has reported here since.
+    pub(super) fn gone(&mut self, gone: &ServerId, asked: Instant) {
+        self.forget(|server, report| server == gone && report.updated < asked);
     }
 
     /// Forgets the comets of the store that are not `known` any more.
@@ -155,11 +186,17 @@ impl Online {
         rooms.into_iter().map(|(room, sum)| (room.clone(), sum)).collect()
     }
 
-    /// Clients of one comet: as it said here, or none when it is silent. Nothing when another logic knows.
+    /// Clients of one comet: as it said here, or none when it is silent. Nothing when the registry knows better: it may
+    /// have reported to another logic since.
     pub(super) fn clients(&self, server: &ServerId) -> Option<ClientCount> {
         let report = self.comets.get(server)?;
         let silent = report.source == Source::Store(Life::Silent);
-        report.said.map(|(clients, _)| clients).or(silent.then(ClientCount::default))
+        let registered = self.registered.get(server);
+        let is_newer = |said: Instant| registered.is_none_or(|(seen, _)| *seen <= said);
+        match report.said {
+            Some((clients, said)) if is_newer(said) => Some(clients),
+            _ => silent.then(ClientCount::default),
+        }
     }
 
     /// Clients of all comets that reported here.
@@ -263,6 +300,40 @@ mod tests {
         assert_eq!((online.room(&room("live://1")), online.clients(&b)), (0, Some(clients(0, 0))));
         online.keep_stored(|server| *server == b);
         assert_eq!((online.room_count(), online.clients(&a)), (0, None));
+    }
+
+    /// What a comet had said here stood for 15 s, while it reported to other logics and the registry knew.
+    #[test]
+    fn of_what_a_comet_said_here_and_to_the_registry_the_newer_counts() {
+        let (mut online, start) = (Online::default(), Instant::now());
+        let (after, a) = (|seconds| start + Duration::from_secs(seconds), ServerId::new("a:1"));
+        let said = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        online.registered([(&a, said(1))].into_iter(), after(1));
+        assert_eq!(online.clients(&a), None, "only the registry knows");
+        online.report(a.clone(), HashMap::new(), clients(3, 1), after(2));
+        assert_eq!(online.clients(&a), Some(clients(3, 1)));
+        // Seen again, and no newer for it; the comet's clock may show what it will.
+        online.registered([(&a, said(1))].into_iter(), after(3));
+        assert_eq!(online.clients(&a), Some(clients(3, 1)));
+        online.registered([(&a, said(0))].into_iter(), after(4));
+        assert_eq!(online.clients(&a), None);
+        online.stored(a.clone(), HashMap::new(), Life::Silent, after(5));
+        assert_eq!(online.clients(&a), Some(clients(0, 0)), "it is dead");
+        online.report(a.clone(), HashMap::new(), clients(4, 1), after(6));
+        online.registered([].into_iter(), after(7));
+        assert_eq!(online.clients(&a), Some(clients(4, 1)), "the registry says nothing");
+    }
+
+    #[test]
+    fn a_comet_of_which_nothing_is_stored_is_gone_unless_it_has_reported_since() {
+        let (mut online, start) = (Online::default(), Instant::now());
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let (a, b) = (ServerId::new("a:1"), ServerId::new("b:1"));
+        online.report(a.clone(), rooms(&[("live://1", 2)]), clients(2, 1), after(1));
+        online.report(b.clone(), rooms(&[("live://1", 3)]), clients(3, 1), after(3));
+        online.gone(&a, after(2));
+        online.gone(&b, after(2));
+        assert_eq!((online.room(&room("live://1")), online.reported_here()), (3, vec![b]));
     }
 
     #[test]

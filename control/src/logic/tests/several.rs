@@ -1,5 +1,6 @@
 //! Logics of one cluster, with sessions and counts in a real Redis.
 
+use cluster::registry::{NodeState, Registry as _};
 use services::Redis as Server;
 use tokio::time::{sleep, timeout};
 
@@ -10,11 +11,15 @@ use crate::{
     session::RedisSessions,
 };
 
+/// Far above the two seconds that are promised, and well below the 15 s after which a report is too old in any case.
+const SOON: Duration = Duration::from_secs(8);
+
 /// Longest wait for anything that takes a moment.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 struct Cluster {
     server: Server,
+    registry: Fixed,
     one: Arc<Logic>,
     two: Arc<Logic>,
 }
@@ -32,8 +37,9 @@ fn nodes() -> [Node; 3] {
 impl Cluster {
     async fn start() -> Self {
         let server = Server::start();
-        let (one, two) = (logic(&server).await, logic(&server).await);
-        Cluster { server, one, two }
+        let registry = Fixed::new(nodes());
+        let (one, two) = (logic(&server, &registry).await, logic(&server, &registry).await);
+        Cluster { server, registry, one, two }
     }
 
     async fn run(&self, command: &[&str]) {
@@ -60,7 +66,7 @@ async fn redis(at: &Server) -> (Redis, RedisConfig) {
     (redis, config)
 }
 
-async fn logic(at: &Server) -> Arc<Logic> {
+async fn logic(at: &Server, registry: &Fixed) -> Arc<Logic> {
     let (redis, config) = redis(at).await;
     let setup = Setup::new(&[]).await;
     let sessions = Arc::new(RedisSessions::new(redis.clone(), &config));
@@ -73,7 +79,7 @@ async fn logic(at: &Server) -> Arc<Logic> {
     let deps = LogicDeps {
         sessions,
         counts: Some(Arc::new(RedisCounts::new(redis, &config))),
-        registry: Arc::new(Fixed::new(nodes())),
+        registry: Arc::new(registry.clone()),
         ..setup.deps.clone()
     };
     let logic = Arc::new(Logic::new(&setup.config, deps));
@@ -88,6 +94,15 @@ async fn report(logic: &Logic, comet: &str, people: u32) -> u32 {
     everybody.get(&room(ROOM)).copied().unwrap_or(0)
 }
 
+async fn within(limit: Duration, what: &str, is_so: impl Fn() -> bool) {
+    let waits = async {
+        while !is_so() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(limit, waits).await.unwrap_or_else(|_| panic!("not within {limit:?}: {what}"));
+}
+
 async fn until(logic: &Logic, people: u64) {
     let counted = async {
         while logic.online().room(&room(ROOM)) != people {
@@ -100,7 +115,8 @@ async fn until(logic: &Logic, people: u64) {
 
 #[tokio::test]
 async fn a_key_that_logs_in_through_two_logics_is_the_newest_logins() {
-    let Cluster { server: _server, one, two } = &Cluster::start().await;
+    let cluster = Cluster::start().await;
+    let Cluster { one, two, .. } = &cluster;
     let mut logins = Vec::new();
     for (logic, comet) in [(one, "a:1"), (two, "b:1"), (one, "a:1"), (two, "b:1")] {
         let session = logic.connect(login(comet, r#"{"mid":1,"key":"k"}"#)).await.unwrap();
@@ -145,6 +161,52 @@ async fn every_logic_knows_the_people_of_every_comet() {
     until(one, 10).await;
     report(two, "a:1", 0).await;
     until(one, 3).await;
+}
+
+/// What it had said to one logic stood there for 15 s, whatever the registry knew since.
+#[tokio::test]
+async fn every_logic_counts_the_clients_of_a_comet_that_reports_to_another_now() {
+    let cluster = Cluster::start().await;
+    let Cluster { one, two, .. } = &cluster;
+    let [a, ..] = nodes();
+    let own = cluster.registry.register(a).await.unwrap();
+    report(one, "a:1", 2).await;
+    report(two, "a:1", 2).await;
+    // The registry knows of four clients of b. They come, and go.
+    for people in [7, 0, 3] {
+        report(two, "a:1", people).await;
+        let clients = ClientCount { connections: people.into(), addresses: 1 };
+        own.update(NodeState { clients, offline: false });
+        for logic in [one, two] {
+            let total = || logic.total().connections == u64::from(people) + 4;
+            within(SOON, "the total is the true one", total).await;
+        }
+    }
+    // etcd is away, and knows less than who heard of it.
+    report(one, "a:1", 9).await;
+    assert_eq!(one.total().connections, 9 + 4);
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!(one.total().connections, 9 + 4);
+}
+
+/// They were counted until the comet was missed by each logic that it had reported to.
+#[tokio::test]
+async fn people_of_a_comet_that_has_ended_are_gone_at_once_for_every_logic() {
+    let cluster = Cluster::start().await;
+    let Cluster { one, two, .. } = &cluster;
+    // One has left the registry, one is in it, one lives in another zone.
+    for (comet, people) in [("ended:1", 5), ("a:1", 2), ("far:1", 1)] {
+        report(one, comet, people).await;
+    }
+    assert_eq!(one.online().room(&room(ROOM)), 8);
+    report(two, "ended:1", 0).await;
+    report(two, "a:1", 0).await;
+    within(SOON, "two comets have ended", || one.online().room(&room(ROOM)) == 1).await;
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!(one.online().room(&room(ROOM)), 1, "the other one lives");
+    let stored = ["golang_im:ol_ended:1", "golang_im:ol_a:1"];
+    let (redis, _) = redis(&cluster.server).await;
+    assert_eq!(redis.command::<u32>(::redis::cmd("EXISTS").arg(&stored)).await, Ok(0));
 }
 
 #[tokio::test]
