@@ -70,34 +70,34 @@ impl Membership {
         }
     }
 
-    /// The answer: how many streams are this member's share.
+    /// The answer: how many streams are this member's share. What cannot be stored or given back costs no lease.
     async fn renew(&self) -> Result<usize, RedisError> {
-        self.store().await?;
+        let stored = self.store().await;
         let done = self.share.take_done();
-        if !done.is_empty() {
-            self.member.release(done).await?;
-        }
+        let released = if done.is_empty() { Ok(()) } else { self.member.release(done).await };
         // Counted from before Redis did it.
         let until = Instant::now() + LEASE - LEASE_MARGIN;
         let held = self.member.hold(LEASE, &self.share.todo(LEASE)).await?;
         let share = held.share;
         self.share.update(held, until);
+        stored.and(released)?;
         Ok(share)
     }
 
-    /// Stores what was acknowledged. What fails is tried again with the next renewal.
+    /// Stores what was acknowledged. What fails is tried again with the next renewal; a stream that fails leaves the
+    /// others alone.
     pub(super) async fn store(&self) -> Result<(), RedisError> {
         let _storing = self.storing.lock().await;
+        let mut result = Ok(());
         for to_store in self.share.to_store() {
-            let is_ours =
-                self.member.acknowledge(to_store.stream, &to_store.incarnation, to_store.id).await?;
-            if is_ours {
-                self.share.has_stored(&to_store);
-            } else {
-                self.share.hurry.notify_one();
+            match self.member.acknowledge(to_store.stream, &to_store.incarnation, to_store.id).await {
+                Ok(true) => self.share.has_stored(&to_store),
+                Ok(false) => self.share.hurry.notify_one(),
+                Err(error @ RedisError::Away(_)) => return Err(error),
+                Err(error) => result = Err(error),
             }
         }
-        Ok(())
+        result
     }
 
     /// Gives everything back.

@@ -224,6 +224,31 @@ async fn a_queue_that_filled_the_memory_is_emptied() {
     panic!("what was acknowledged is still there");
 }
 
+/// The leases were renewed behind the acknowledgements, and ended with the first that could not be stored.
+#[tokio::test]
+async fn acknowledgements_that_cannot_be_stored_cost_no_stream() {
+    let site = Site::start().await;
+    let broker = broker(&site.redis, "t");
+    let mut consumer = broker.consume(GROUP).await.unwrap();
+    broker.publish(vec![to_room("r", "0")]).await.unwrap();
+    let taken = take(&mut *consumer, 1).await;
+    site.command::<()>(&["ACL", "SETUSER", "default", "-hset"]).await;
+    consumer.ack(&taken[0].position).await.unwrap_err();
+    sleep(2 * super::super::member::LEASE).await;
+    broker.publish(vec![to_room("r", "1"), to_room("another", "1")]).await.unwrap();
+    let taken = take(&mut *consumer, 2).await;
+    assert_eq!(bodies(&taken), ["1", "1"]);
+    // Stored when it may be again.
+    site.command::<()>(&["ACL", "SETUSER", "default", "+hset"]).await;
+    for delivery in &taken {
+        consumer.ack(&delivery.position).await.unwrap();
+    }
+    consumer.leave().await;
+    let mut next = broker.consume(GROUP).await.unwrap();
+    broker.publish(vec![to_room("r", "2")]).await.unwrap();
+    assert_eq!(bodies(&take(&mut *next, 1).await), ["2"], "nothing again");
+}
+
 /// A reader that asked for the same again after an answer that took too long never got any further.
 #[tokio::test]
 async fn large_entries_come_over_a_slow_connection() {
