@@ -21,5 +21,6 @@ mod load;
 mod outages;
 mod output;
 mod poison;
+mod registry;
 mod replaced;
 mod rooms;

@@ -57,21 +57,27 @@ impl Cluster {
     #[track_caller]
     pub(crate) fn start_with(queue: Queue, comet: &[&str]) -> Cluster {
         let mut cluster = Cluster::servers_only(queue);
-        cluster.logics = (0..2).map(|_| cluster.logic(&[])).collect();
-        cluster.jobs = (0..2).map(|_| cluster.job(&[])).collect();
-        cluster.comets = (0..2).map(|_| cluster.comet(comet)).collect();
-        for server in cluster.logics.iter().chain(&cluster.jobs).chain(&cluster.comets) {
+        cluster.fill(comet);
+        cluster
+    }
+
+    /// Starts two of each beside its servers.
+    #[track_caller]
+    pub(crate) fn fill(&mut self, comet: &[&str]) {
+        self.logics = (0..2).map(|_| self.logic(&[])).collect();
+        self.jobs = (0..2).map(|_| self.job(&[])).collect();
+        self.comets = (0..2).map(|_| self.comet(comet)).collect();
+        for server in self.logics.iter().chain(&self.jobs).chain(&self.comets) {
             server.expect_ready();
         }
-        for logic in &cluster.logics {
+        for logic in &self.logics {
             expect_comets(logic, 2);
         }
-        for job in &cluster.jobs {
+        for job in &self.jobs {
             eventually("job dispatches to both comets", || {
                 (job.log().matches("dispatching to it").count() >= 2).then_some(())
             });
         }
-        cluster
     }
 
     /// Redis, etcd and, where it is the queue, Kafka.

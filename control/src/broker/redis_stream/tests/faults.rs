@@ -230,12 +230,13 @@ async fn acknowledgements_that_cannot_be_stored_cost_no_stream() {
     let site = Site::start().await;
     let broker = broker(&site.redis, "t");
     let mut consumer = broker.consume(GROUP).await.unwrap();
-    broker.publish(vec![to_room("r", "0")]).await.unwrap();
-    let taken = take(&mut *consumer, 1).await;
+    let both = |body: &str| vec![to_room("r", body), to_room("another", body)];
+    broker.publish(both("0")).await.unwrap();
+    let taken = take(&mut *consumer, 2).await;
     site.command::<()>(&["ACL", "SETUSER", "default", "-hset"]).await;
     consumer.ack(&taken[0].position).await.unwrap_err();
     sleep(2 * super::super::member::LEASE).await;
-    broker.publish(vec![to_room("r", "1"), to_room("another", "1")]).await.unwrap();
+    broker.publish(both("1")).await.unwrap();
     let taken = take(&mut *consumer, 2).await;
     assert_eq!(bodies(&taken), ["1", "1"]);
     // Stored when it may be again.
