@@ -5,17 +5,21 @@ use std::{fs, path::Path, process::Command};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::process::free_ports;
+use super::ports::Ports;
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/kafka.sh");
 
 /// The last release that answers the requests of goim's Kafka client: 4.0 dropped them (KIP-896).
 const OF_GOIM: &str = "3.9.1";
 
+/// How long a start may take, seconds: a JVM on a busy machine.
+const START_MAX_S: &str = "180";
+
 /// A single Kafka broker. It takes some seconds and half a gigabyte, so tests share one where they can.
 pub struct Kafka {
     directory: TempDir,
-    port: u16,
+    /// The broker's, and the controller's behind it.
+    ports: Ports<2>,
     /// Another release than the one of the script.
     version: Option<&'static str>,
 }
@@ -32,19 +36,12 @@ impl Kafka {
     }
 
     fn start_version(version: Option<&'static str>) -> Kafka {
-        // A port can be taken by somebody else before Kafka listens on it.
+        // Somebody who asks nobody can take a port before Kafka listens on it.
         let mut said = String::new();
         for _ in 0..3 {
             let directory = tempfile::tempdir().expect("a temporary directory");
-            // The controller listens on the next port. Both are looked at again by the script.
-            let port = loop {
-                let [port, next] = free_ports();
-                if next == port + 1 {
-                    break port;
-                }
-            };
-            let kafka = Kafka { directory, port, version };
-            match kafka.run("start", &[&port.to_string()]) {
+            let kafka = Kafka { directory, ports: Ports::take(), version };
+            match kafka.run("start", &[&kafka.port().to_string()]) {
                 Ok(()) => return kafka,
                 Err(error) => said = error,
             }
@@ -54,7 +51,12 @@ impl Kafka {
 
     /// `127.0.0.1:port`.
     pub fn addr(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        format!("127.0.0.1:{}", self.port())
+    }
+
+    fn port(&self) -> u16 {
+        let [port, _] = self.ports.numbers;
+        port
     }
 
     /// Stops it in good order; what it holds stays.
@@ -94,6 +96,7 @@ impl Kafka {
 
     fn script(&self) -> Command {
         let mut command = Command::new(SCRIPT);
+        command.env("KAFKA_START_TIMEOUT", START_MAX_S);
         if let Some(version) = self.version {
             command.env("KAFKA_VERSION", version).env_remove("KAFKA_HOME");
         }

@@ -9,6 +9,7 @@ mod etcd;
 mod go_peer;
 mod kafka;
 mod link;
+mod ports;
 mod process;
 
 use std::{fmt::Write as _, fs, path::Path};
@@ -19,7 +20,7 @@ pub use self::{
     go_peer::GoPeer,
     kafka::Kafka,
     link::Link,
-    process::free_ports,
+    ports::free_ports,
 };
 
 /// A Redis without persistence.

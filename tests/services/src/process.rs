@@ -1,16 +1,11 @@
 //! One server process.
 
 use std::{
+    any::Any,
     fs::{self, OpenOptions},
-    hash::{BuildHasher as _, RandomState},
-    net::{TcpListener, TcpStream},
-    ops::Range,
+    net::TcpStream,
     path::Path,
-    process::{self, Child, Command, Stdio},
-    sync::{
-        OnceLock,
-        atomic::{AtomicU16, Ordering},
-    },
+    process::{Child, Command, Stdio},
     thread,
     time::Duration,
 };
@@ -18,8 +13,10 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// Looks at a server that starts, 50 ms apart: a minute.
-const LOOKS: usize = 1200;
+use super::ports::Ports;
+
+/// Looks at a server that starts, 50 ms apart: three minutes.
+const LOOKS: usize = 3600;
 
 /// Sets of ports that a server is tried on.
 const TRIES: usize = 3;
@@ -30,10 +27,12 @@ pub(crate) struct Process {
     arguments: Vec<String>,
     directory: TempDir,
     child: Child,
+    /// Held while it may be started again.
+    _ports: Box<dyn Any + Send + Sync>,
 }
 
 /// Starts `program` on `N` free ports with the arguments that `arguments` makes of them and of its directory, and waits
-/// until `answers`. A port can be taken by somebody else before the server listens on it; then it tries others.
+/// until `answers`. Somebody who asks nobody can take a port before the server listens on it; then it tries others.
 pub(crate) fn start<const N: usize>(
     program: &'static str,
     arguments: impl Fn([u16; N], &Path) -> Vec<String>,
@@ -42,11 +41,12 @@ pub(crate) fn start<const N: usize>(
     let mut said = String::new();
     for _ in 0..TRIES {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let ports = free_ports();
+        let held = Ports::<N>::take();
+        let ports = held.numbers;
         let arguments = arguments(ports, directory.path());
         let child = spawn(program, &arguments, directory.path());
-        let mut process = Process { program, arguments, directory, child };
-        match process.wait(|| answers(ports)) {
+        let mut process = Process { program, arguments, directory, child, _ports: Box::new(held) };
+        match process.wait(|pid| listens_itself(pid, ports[0]) && answers(ports)) {
             Ok(()) => return (ports, process),
             Err(why) if why.to_ascii_lowercase().contains("address already in use") => said = why,
             Err(why) => panic!("{why}"),
@@ -63,38 +63,37 @@ fn spawn(program: &str, arguments: &[String], directory: &Path) -> Child {
     command.spawn().unwrap_or_else(|error| panic!("{program}: {error} (`make deps` installs it)"))
 }
 
-/// Where ports are looked for: below those that the system gives to outgoing connections (from 32,768 on), or one of them
-/// would sooner or later stand on the port of a server that is started again.
-const PORTS: Range<u16> = 12_000..32_000;
-
-/// Ports that nobody listens on now, each different from those of the last calls of this process.
-pub fn free_ports<const N: usize>() -> [u16; N] {
-    /// Processes that look at the same time begin at different places.
-    static NEXT: OnceLock<AtomicU16> = OnceLock::new();
-    let next = NEXT.get_or_init(|| AtomicU16::new(RandomState::new().hash_one(process::id()) as u16));
-    [(); N].map(|()| {
-        loop {
-            let port = PORTS.start + next.fetch_add(1, Ordering::Relaxed) % (PORTS.end - PORTS.start);
-            if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-                return port;
-            }
-        }
-    })
-}
-
 /// Whether somebody accepts on the port.
 pub(crate) fn listens(port: u16) -> bool {
     TcpStream::connect(("127.0.0.1", port)).is_ok()
 }
 
+/// Whether it is this process that listens on the port: whoever took the port would answer too.
+fn listens_itself(pid: u32, port: u16) -> bool {
+    let sockets =
+        ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
+    let listening: Vec<String> = sockets
+        .iter()
+        .flat_map(|table| table.lines())
+        .filter_map(|line| {
+            let columns: Vec<&str> = line.split_whitespace().collect();
+            let [_, local, _, "0A", .., inode] = columns.get(..10)? else { return None };
+            let (_, at) = local.rsplit_once(':')?;
+            (u16::from_str_radix(at, 16) == Ok(port)).then(|| format!("socket:[{inode}]"))
+        })
+        .collect();
+    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    let links = descriptors.flatten().filter_map(|descriptor| fs::read_link(descriptor.path()).ok());
+    links.into_iter().any(|link| listening.iter().any(|socket| link.as_os_str() == socket.as_str()))
+}
+
 impl Process {
     /// Waits until it answers; with what it logged when it ends before that, or does not in time.
-    fn wait(&mut self, answers: impl Fn() -> bool) -> Result<(), String> {
+    fn wait(&mut self, answers: impl Fn(u32) -> bool) -> Result<(), String> {
         let mut why = "does not answer".to_owned();
         for _ in 0..LOOKS {
-            // Whoever took its port may answer too: by now it has found that out.
             thread::sleep(Duration::from_millis(50));
-            let answers = answers();
+            let answers = answers(self.child.id());
             if let Some(status) = self.child.try_wait().expect("it is our child") {
                 why = format!("ended, {status}");
                 break;
@@ -122,7 +121,7 @@ impl Process {
     pub(crate) fn restart(&mut self, answers: impl Fn() -> bool) {
         self.kill();
         self.child = spawn(self.program, &self.arguments, self.directory.path());
-        self.wait(answers).unwrap_or_else(|why| panic!("{why}"));
+        self.wait(|_| answers()).unwrap_or_else(|why| panic!("{why}"));
     }
 
     pub(crate) fn pause(&self) {
@@ -148,7 +147,7 @@ impl Drop for Process {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
+    use std::{cell::RefCell, net::TcpListener};
 
     use super::*;
 
