@@ -45,8 +45,20 @@ impl Peer {
     /// # Errors
     /// It is no address.
     pub fn new(address: &str, limit: Duration) -> Result<Peer, Error> {
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))?
-            .timeout(limit)
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))?.timeout(limit);
+        Ok(Peer::connecting_by(endpoint, limit))
+    }
+
+    /// The same for a caller that has a deadline of its own for each answer. Connecting takes no longer than `limit`.
+    ///
+    /// # Errors
+    /// It is no address.
+    pub fn without_deadline(address: &str, limit: Duration) -> Result<Peer, Error> {
+        Ok(Peer::connecting_by(Endpoint::from_shared(format!("http://{address}"))?, limit))
+    }
+
+    fn connecting_by(endpoint: Endpoint, limit: Duration) -> Peer {
+        let endpoint = endpoint
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true);
@@ -60,7 +72,7 @@ impl Peer {
                 Ok::<_, io::Error>(TokioIo::new(stream))
             }
         }));
-        Ok(Peer { channel, made, goims: Arc::default() })
+        Peer { channel, made, goims: Arc::default() }
     }
 
     /// The channel, for a client of a service.

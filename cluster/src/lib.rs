@@ -8,6 +8,7 @@
 //! | [`services`] | the boundaries comet → logic and job → comet, as traits |
 //! | [`registry`] | which comets and logics there are: trait, in memory, conformance suite |
 //! | [`dial`] | gRPC connections to the other processes, ours and goim's |
+//! | [`awake`] | deadlines of a process that may stand still |
 //! | [`backoff`] | pauses between attempts |
 //! | [`telemetry`] | logs, a limit on lines that outsiders cause, metrics of the process |
 //! | [`admin`] | `/metrics`, `/healthz`, `/readyz` |
@@ -22,6 +23,7 @@
 
 pub mod accept;
 pub mod admin;
+pub mod awake;
 pub mod backoff;
 pub mod build;
 mod clock;

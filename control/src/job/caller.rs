@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use super::{
     Comet,
+    awake::Moment,
     calls::{Busy, Calls},
     link::{Common, Item, Shared},
 };
@@ -160,24 +161,33 @@ impl Caller {
         }
     }
 
-    /// When the time is over of the first in the queue or, if it is earlier, of the first of these.
+    /// When to look again whether the time is over of the first in the queue or of the first of these; never when there
+    /// is none.
     pub(super) fn deadline<'a>(&self, sent: impl Iterator<Item = &'a Item>) -> Option<Instant> {
-        let waiting = self.shared.queue().items.front().map(|item| item.queued);
-        let first = sent.map(|item| item.queued).chain(waiting).min();
-        first.map(|queued| queued + self.shared.common.limits.give_up)
+        let mut queue = self.shared.queue();
+        let waiting = queue.items.front().map(|item| item.queued);
+        let first = sent.map(|item| item.queued).chain(waiting).min()?;
+        let left = (first + self.shared.common.limits.give_up).since(queue.clock.now());
+        Some(Instant::now() + left.min(queue.clock.look_every()))
+    }
+
+    /// The time of this link.
+    pub(super) fn now(&self) -> Moment {
+        self.shared.queue().clock.now()
     }
 
     /// Whether its time is over. Of several that were queued in order the first are.
-    pub(super) fn is_overdue(&self, item: &Item) -> bool {
-        item.queued + self.shared.common.limits.give_up <= Instant::now()
+    pub(super) fn is_overdue(&self, item: &Item, now: Moment) -> bool {
+        item.queued + self.shared.common.limits.give_up <= now
     }
 
     /// Gives up what is overdue in the queue.
     pub(super) fn give_up_waiting(&self) {
         let overdue: Vec<Item> = {
-            let items = &mut self.shared.queue().items;
-            let overdue = items.iter().take_while(|item| self.is_overdue(item)).count();
-            items.drain(..overdue).collect()
+            let mut queue = self.shared.queue();
+            let now = queue.clock.now();
+            let overdue = queue.items.iter().take_while(|item| self.is_overdue(item, now)).count();
+            queue.items.drain(..overdue).collect()
         };
         self.unreachable(&overdue);
     }
@@ -255,10 +265,10 @@ impl Round {
 
     /// Gives up what is overdue. A call with nothing left is abandoned.
     fn give_up_overdue(&mut self, link: &Caller) {
-        let busy = &mut self.busy;
+        let (busy, now) = (&mut self.busy, link.now());
         self.calls.retain_mut(|call| {
             while let Some(part) = call.parts.front_mut() {
-                let overdue = part.iter().take_while(|item| link.is_overdue(item)).count();
+                let overdue = part.iter().take_while(|item| link.is_overdue(item, now)).count();
                 let overdue: Vec<Item> = part.drain(..overdue).collect();
                 busy.remove(&overdue);
                 link.unreachable(&overdue);

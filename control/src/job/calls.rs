@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use super::{awake::Moment, link::Item};
 use bytes::Bytes;
 use cluster::services::{Dispatch, Payload, Receivers};
 use proto::{
@@ -12,9 +13,6 @@ use proto::{
     ids::{Key, RoomId},
     op::Op,
 };
-use tokio::time::Instant;
-
-use super::link::Item;
 
 /// Most entries in one call: what a failed call repeats is bounded.
 pub(super) const BATCH_MAX: usize = 4096;
@@ -147,7 +145,7 @@ fn joinable(dispatch: &Dispatch) -> Option<&RoomId> {
 }
 
 /// Moves messages of `room` from the queue to the call, up to the first that may not be joined.
-fn take_room(queue: &mut VecDeque<Item>, room: &RoomId, latest: Instant, max: usize, call: &mut Vec<Item>) {
+fn take_room(queue: &mut VecDeque<Item>, room: &RoomId, latest: Moment, max: usize, call: &mut Vec<Item>) {
     let is_of_room = |item: &Item| matches!(&item.dispatch.receivers, Receivers::Room(r) if r == room);
     if !queue.iter().take(WINDOW).any(is_of_room) {
         return;

@@ -1,7 +1,8 @@
 //! The way to one comet: a bounded queue and a task that empties it ([`Caller`]).
 //!
 //! What comet does not take within `dispatch.giveUp` is given up for it, whatever became of the call; what comes while its
-//! queue is full is given up at once. Nobody else waits for it.
+//! queue is full is given up at once. Nobody else waits for it. Time in which job stood still does not count
+//! ([`AwakeClock`]).
 
 use std::{
     collections::VecDeque,
@@ -14,10 +15,11 @@ use std::{
 
 use cluster::services::Dispatch;
 use proto::ids::ServerId;
-use tokio::{sync::Notify, task::JoinHandle, time::Instant};
+use tokio::{sync::Notify, task::JoinHandle};
 
 use super::{
     Comet,
+    awake::{AwakeClock, Moment},
     caller::Caller,
     route,
     tracker::{Ticket, Tracker},
@@ -38,16 +40,16 @@ pub(super) struct LinkLimits {
 /// One push on its way to one comet.
 pub(super) struct Item {
     pub(super) dispatch: Dispatch,
-    pub(super) queued: Instant,
+    pub(super) queued: Moment,
     ticket: Ticket,
     /// Bytes that it holds; it takes no more of a message between processes.
     pub(super) size: usize,
 }
 
 impl Item {
-    /// A push that starts to wait now.
-    pub(super) fn new(dispatch: Dispatch, ticket: Ticket) -> Self {
-        Item { size: route::size(&dispatch), dispatch, queued: Instant::now(), ticket }
+    /// A push that starts to wait.
+    pub(super) fn new(dispatch: Dispatch, ticket: Ticket, queued: Moment) -> Self {
+        Item { size: route::size(&dispatch), dispatch, queued, ticket }
     }
 }
 
@@ -76,9 +78,9 @@ pub(super) struct Shared {
     stands: AtomicBool,
 }
 
-#[derive(Default)]
 pub(super) struct Queue {
     pub(super) items: VecDeque<Item>,
+    pub(super) clock: AwakeClock,
     /// Bytes and number of the items, those under way included.
     bytes: usize,
     pub(super) entries: usize,
@@ -90,8 +92,8 @@ impl Link {
     pub(super) fn start(comet: Comet, common: Common) -> Self {
         let shared = Arc::new(Shared {
             server: comet.server.clone(),
+            queue: Mutex::new(Queue::new(&common.limits)),
             common,
-            queue: Mutex::default(),
             changed: Notify::new(),
             stands: AtomicBool::new(false),
         });
@@ -107,9 +109,9 @@ impl Link {
     /// Queues a push, or gives it up when the queue is full. The ticket is released either way, sooner or later.
     pub(super) fn offer(&self, dispatch: Dispatch, ticket: Ticket) {
         let Common { limits, metrics, tracker, .. } = &self.shared.common;
-        let item = Item::new(dispatch, ticket);
-        let size = item.size;
         let mut queue = self.shared.queue();
+        let item = Item::new(dispatch, ticket, queue.clock.now());
+        let size = item.size;
         if !queue.has_room(limits) {
             drop(queue);
             metrics.drops.of(DropReason::CometUnreachable).inc();
@@ -188,6 +190,11 @@ impl Shared {
 }
 
 impl Queue {
+    fn new(limits: &LinkLimits) -> Self {
+        let clock = AwakeClock::new(limits.give_up);
+        Queue { items: VecDeque::new(), clock, bytes: 0, entries: 0, closed: false }
+    }
+
     /// The last one queued may stand over the bound of bytes, so that an empty queue takes a push of any size.
     fn has_room(&self, limits: &LinkLimits) -> bool {
         self.entries < limits.entries && self.bytes < limits.bytes

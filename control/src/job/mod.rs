@@ -7,6 +7,7 @@
 //!
 //! While every comet's queue is full job stops reading, and the broker fills: a push is then refused instead of lost.
 
+mod awake;
 mod caller;
 mod calls;
 mod link;
@@ -33,7 +34,7 @@ use proto::{envelope::Envelope, ids::ServerId};
 use tokio::{
     sync::watch,
     task::{JoinHandle, yield_now},
-    time::{sleep, timeout},
+    time::sleep,
 };
 use tracing::{Level, info, warn};
 
@@ -224,7 +225,7 @@ impl Run {
     async fn first_comet(&mut self) {
         self.registry.known().await;
         let first = self.nodes.wait_for(|nodes| nodes.of(Service::Comet).next().is_some());
-        let _ = timeout(self.common.limits.give_up, first).await;
+        let _ = cluster::awake::timeout(self.common.limits.give_up, first).await;
     }
 
     /// None when the drain begins first.

@@ -204,9 +204,10 @@ impl Session<'_> {
 
     /// Sent or not: what is overdue is given up. A late answer finds it gone.
     fn give_up_overdue(&mut self) {
+        let now = self.link.now();
         let sent = self.sent.iter_mut().flat_map(|batch| &mut batch.items).filter(|item| item.is_some());
         let overdue: Vec<Item> = sent
-            .take_while(|item| item.as_ref().is_some_and(|item| self.link.is_overdue(item)))
+            .take_while(|item| item.as_ref().is_some_and(|item| self.link.is_overdue(item, now)))
             .filter_map(Option::take)
             .collect();
         if !overdue.is_empty() {

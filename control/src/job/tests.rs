@@ -332,6 +332,40 @@ async fn a_stuck_comet_delays_no_other_and_is_given_up_for() {
     }
 }
 
+/// A job that was stopped for longer than a push waits gave up what comet had taken, its answers unread, and what waited
+/// for a comet that was well: dead letters, and doubles when somebody replays them.
+#[tokio::test(start_paused = true)]
+async fn time_in_which_job_stood_still_is_not_comets() {
+    for calls in [BATCHES, UNARY] {
+        for stood_still in [GIVE_UP + Duration::from_secs(2), 100 * GIVE_UP] {
+            let comet = Arc::new(Recorder::stuck());
+            let setup = Setup::start(calls, &[("a:1", &comet)]).await;
+            let pushes: Vec<String> = (0..40).map(|n| n.to_string()).collect();
+            for body in &pushes {
+                setup.publish([to_room("live://1", body)]).await;
+            }
+            tokio::time::sleep(GIVE_UP / 2).await;
+            tokio::time::advance(stood_still).await;
+            tokio::time::sleep(GIVE_UP / 4).await;
+            assert_eq!(setup.drops(DropReason::CometUnreachable), 0, "{calls:?}, {stood_still:?}");
+            comet.resume();
+            until("all are taken", || setup.broker.depth() == 0).await;
+            assert_eq!(comet.bodies(), pushes);
+            assert_eq!(setup.drops(DropReason::CometUnreachable), 0);
+        }
+        // And a comet that does not answer is given up for all the same.
+        let comet = Arc::new(Recorder::stuck());
+        let setup = Setup::start(calls, &[("a:1", &comet)]).await;
+        setup.publish([to_room("live://1", "never taken")]).await;
+        tokio::time::sleep(GIVE_UP / 2).await;
+        tokio::time::advance(GIVE_UP).await;
+        let went_on = Instant::now();
+        until("given up", || setup.broker.depth() == 0).await;
+        assert!(went_on.elapsed() < GIVE_UP, "{:?}", went_on.elapsed());
+        assert_eq!(setup.drops(DropReason::CometUnreachable), 1);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_call_that_hangs_is_not_repeated_while_it_may_still_be_answered() {
     let comet = Arc::new(Recorder::stuck());

@@ -120,6 +120,7 @@ proptest! {
             };
             let delivery = Delivery { position, bytes: Bytes::new() };
             let mut queue = VecDeque::new();
+            let mut clock = super::awake::AwakeClock::new(GIVE_UP);
             for (n, (room, is_from_client, pause_ms)) in pushes.iter().enumerate() {
                 tokio::time::advance(Duration::from_millis((*pause_ms).into())).await;
                 let body = n.to_string();
@@ -129,7 +130,8 @@ proptest! {
                     _ if *is_from_client => from_client(&room_id, &body),
                     _ => to_room(&room_id, &body),
                 };
-                queue.push_back(super::link::Item::new(route(envelope, 1).1, tracker.start(delivery.clone(), 1)));
+                let ticket = tracker.start(delivery.clone(), 1);
+                queue.push_back(super::link::Item::new(route(envelope, 1).1, ticket, clock.now()));
             }
             let calls = Calls::Unary { join_max, join_within: Duration::from_secs(1) };
             let mut seen: HashMap<String, Vec<usize>> = HashMap::new();
