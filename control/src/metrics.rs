@@ -3,7 +3,10 @@
 //! Each struct is made once, registered once, and cheap to clone: clones count into the same metrics. A label's counter
 //! is looked up when the struct is made, never per push.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -114,6 +117,26 @@ label! {
     }
 }
 
+label! {
+    /// How a command to Redis failed.
+    RedisFailure, "reason" {
+        /// It did not answer in time, or the connection broke: it may have been carried out.
+        Unknown = "unknown",
+        /// It did not do it, and said why.
+        Refused = "refused",
+    }
+}
+
+label! {
+    /// Why what is done with may come again: it is not known to be committed.
+    CommitFailure, "reason" {
+        /// The broker has not got what it was told to commit. It is told again.
+        Refused = "refused",
+        /// The broker did not say in time what it has got.
+        Timeout = "timeout",
+    }
+}
+
 /// One pair of name and value.
 type Labels = [(&'static str, &'static str); 1];
 
@@ -177,6 +200,9 @@ pub struct BrokerMetrics {
     bytes: Gauge,
     /// Dead letters that could not be put aside either, or went for newer ones.
     pub dead_letters_lost: Counter,
+    /// Acknowledgements that the broker did not confirm.
+    pub commit_failures: CounterBy<CommitFailure>,
+    commit_age: Gauge<f64, AtomicU64>,
 }
 
 impl BrokerMetrics {
@@ -190,6 +216,21 @@ impl BrokerMetrics {
             "Dead letters that could not be put aside, or went for newer ones",
             self.dead_letters_lost.clone(),
         );
+        registry.register(
+            "halley_broker_commit_failures",
+            "Acknowledgements that the broker did not confirm",
+            self.commit_failures.family.clone(),
+        );
+        registry.register(
+            "halley_broker_commit_age_seconds",
+            "How long the oldest acknowledgement has waited for the broker to confirm it",
+            self.commit_age.clone(),
+        );
+    }
+
+    /// Says how long the oldest acknowledgement that the broker has not confirmed has waited.
+    pub fn set_commit_age(&self, age: Duration) {
+        self.commit_age.set(age.as_secs_f64());
     }
 
     /// Says how much is in the broker now.
@@ -201,6 +242,35 @@ impl BrokerMetrics {
     /// Says how many entries are in the broker now, where nobody counts their bytes.
     pub fn set_entries(&self, entries: usize) {
         self.entries.set(entries as i64);
+    }
+}
+
+/// What the connection to Redis measures.
+#[derive(Clone, Debug, Default)]
+pub struct RedisMetrics {
+    /// Commands that were sent and not carried out, as far as is known.
+    pub failures: CounterBy<RedisFailure>,
+}
+
+impl RedisMetrics {
+    /// Counts an error. What was never sent is told by the readiness, and counted by who had something to send.
+    #[cfg(feature = "redis")]
+    pub(crate) fn failed(&self, error: &crate::redis::RedisError) {
+        let reason = match error {
+            crate::redis::RedisError::Away(_) => return,
+            crate::redis::RedisError::Unknown(_) => RedisFailure::Unknown,
+            _ => RedisFailure::Refused,
+        };
+        self.failures.of(reason).inc();
+    }
+
+    /// Adds the metrics to a registry.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "halley_redis_failures",
+            "Commands to Redis that failed, or were not answered",
+            self.failures.family.clone(),
+        );
     }
 }
 
@@ -359,6 +429,8 @@ mod tests {
         for line in [
             "halley_broker_entries 0",
             "halley_dead_letters_lost_total 0",
+            "halley_broker_commit_failures_total{reason=\"timeout\"} 0",
+            "halley_broker_commit_age_seconds 0.0",
             "halley_sessions 0",
             "halley_pushes_total{kind=\"room\"} 1",
             "halley_pushes_total{kind=\"all\"} 0",

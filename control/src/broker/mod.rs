@@ -90,7 +90,7 @@ pub struct Delivery {
     pub bytes: Bytes,
 }
 
-/// Why nothing of a publish is on the broker.
+/// Why a publish is not on the broker, as far as is known.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
     /// The bound is reached because job or comet is behind. Retried by the caller, later.
@@ -99,6 +99,10 @@ pub enum PublishError {
     /// The broker is away or closed. Retried by the caller, later.
     #[error("the broker is unavailable: {0}")]
     Unavailable(String),
+    /// The broker was silent, or broke off, under the publish: it may have all of it, a part, or nothing. Who retries may
+    /// publish it twice.
+    #[error("the broker did not say whether it took it: {0}")]
+    Unknown(String),
     /// One publish larger than this broker can ever hold. Never retried.
     #[error("{size} bytes in {entries} entries are more than the broker ever holds")]
     TooLarge {
@@ -126,7 +130,7 @@ pub trait Broker: Send + Sync + 'static {
     /// Appends all envelopes in order, or none of them. When it returns `Ok` the broker has them as durably as it can.
     ///
     /// # Errors
-    /// [`PublishError`]; nothing was appended.
+    /// [`PublishError`]; nothing was appended, but for [`PublishError::Unknown`].
     async fn publish(&self, envelopes: Vec<Envelope>) -> Result<(), PublishError>;
 
     /// The source, as a number, that a record whose first key is `key` goes to. Keys of one push are grouped by it, so

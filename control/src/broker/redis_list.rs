@@ -19,6 +19,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use cluster::awake;
 use proto::envelope::Envelope;
 use redis::{Script, aio::MultiplexedConnection};
 use tokio::{
@@ -260,6 +261,7 @@ impl Reader {
                     Ok(popped) => break Ok(popped),
                     Err(error) => error,
                 };
+                self.redis.metrics().failed(&error);
                 self.connection = None;
                 if let Some(error) = self.trouble.pause(error).await {
                     break Err(error);
@@ -285,16 +287,23 @@ impl Reader {
         let mut next = redis::cmd("BRPOP");
         next.arg(&*self.topic).arg(WAIT.as_secs_f64());
         let deadline = self.redis.deadline();
-        let silent = |_| RedisError::Away(format!("no answer within {deadline:?}"));
+        // An answer that came while this process stood still is read: what was popped is on no list any more.
+        let silent = |_| RedisError::Unknown(format!("no answer within {deadline:?}"));
+        let broke = |error| RedisError::from(error).under_way();
         while !answer.is_closed() {
-            let popped: Option<Vec<Vec<u8>>> =
-                timeout(deadline, waiting.query_async(&mut connection)).await.map_err(silent)??;
+            let popped: Option<Vec<Vec<u8>>> = awake::timeout(deadline, waiting.query_async(&mut connection))
+                .await
+                .map_err(silent)?
+                .map_err(broke)?;
             self.trouble.is_over();
             if let Some(popped) = popped {
                 return Ok(popped.into_iter().map(Bytes::from).collect());
             }
             let popped: Option<(Vec<u8>, Vec<u8>)> =
-                timeout(WAIT + deadline, next.query_async(&mut connection)).await.map_err(silent)??;
+                awake::timeout(WAIT + deadline, next.query_async(&mut connection))
+                    .await
+                    .map_err(silent)?
+                    .map_err(broke)?;
             if let Some((_, popped)) = popped {
                 return Ok(VecDeque::from([Bytes::from(popped)]));
             }

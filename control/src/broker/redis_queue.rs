@@ -67,10 +67,11 @@ pub(super) fn check_size(envelopes: &[Envelope], entries_max: usize) -> Result<(
     Ok(())
 }
 
-/// What logic hears of an error of Redis. After a connection that broke nobody knows whether the entries are there.
+/// What logic hears of an error of Redis.
 pub(super) fn refused(error: RedisError) -> PublishError {
     match error {
         RedisError::Full(_) => PublishError::Full(error.to_string()),
+        RedisError::Unknown(_) => PublishError::Unknown(error.to_string()),
         _ => PublishError::Unavailable(error.to_string()),
     }
 }

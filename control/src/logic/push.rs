@@ -64,12 +64,15 @@ pub struct Offline {
     pub mids: Vec<Mid>,
 }
 
-/// Why nothing of a push was accepted.
+/// Why a push was not accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PushFailure {
     /// Broker or sessions are away or full. Retried by the caller, later.
     #[error("{0}")]
     Unavailable(String),
+    /// The broker did not say whether it took the push: it may be delivered. Who retries may deliver it twice.
+    #[error("{0}")]
+    Unknown(String),
     /// More than the broker can ever hold. Never retried.
     #[error("{0}")]
     TooLarge(String),
@@ -81,6 +84,7 @@ impl From<PublishError> for PushFailure {
             PublishError::Full(_) | PublishError::Unavailable(_) => {
                 PushFailure::Unavailable(error.to_string())
             }
+            PublishError::Unknown(_) => PushFailure::Unknown(error.to_string()),
             PublishError::TooLarge { .. } => PushFailure::TooLarge(error.to_string()),
         }
     }
@@ -90,7 +94,7 @@ impl Logic {
     /// Accepts a push: when it returns `Ok` the broker has it, all of it.
     ///
     /// # Errors
-    /// [`PushFailure`]; nobody gets it.
+    /// [`PushFailure`]; nobody gets it, but for [`PushFailure::Unknown`].
     pub async fn push(&self, push: Push) -> Result<Offline, PushFailure> {
         let accepted_at_us = wall_us();
         let Push { target, op, body } = push;

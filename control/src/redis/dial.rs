@@ -1,13 +1,14 @@
 //! Making one connection: where the master is, and whether it is one.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
+use cluster::awake;
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, Value,
     aio::MultiplexedConnection,
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
-use tokio::time::timeout;
+use tracing::debug;
 
 use super::{HostPort, RedisConfig, RedisError};
 
@@ -16,6 +17,14 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// How long a server may leave our bytes unacknowledged.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
+
+/// A connection as the server knows it.
+#[derive(Clone, Debug)]
+pub(super) struct Connected {
+    id: u64,
+    /// Our end of it. A number alone may be another client's at a server that started again.
+    addr: String,
+}
 
 /// How a connection is made.
 #[derive(Clone, Debug)]
@@ -48,6 +57,43 @@ impl Dial {
             self.addr.to_string()
         } else {
             format!("{} (by Sentinel)", self.master_name)
+        }
+    }
+
+    /// A new connection in the place of the one `before`, which becomes that one.
+    ///
+    /// A server that stood still may have commands of the one before in its buffers, whose senders have given them up. It is
+    /// told to forget them before it gets anything new, or they would be carried out behind what is newer. A server whose
+    /// user may not do that keeps them.
+    pub(super) async fn takes_over(
+        &self,
+        before: &mut Option<Connected>,
+    ) -> Result<MultiplexedConnection, RedisError> {
+        let mut connection = self.open().await?;
+        if let Some(Connected { id, addr }) = before {
+            let mut kill = redis::cmd("CLIENT");
+            kill.arg("KILL").arg("ID").arg(*id).arg("ADDR").arg(&*addr);
+            self.may(kill.query_async::<Value>(&mut connection)).await?;
+        }
+        let mut own = redis::cmd("CLIENT");
+        own.arg("INFO");
+        *before =
+            self.may(own.query_async::<String>(&mut connection)).await?.and_then(|info| connected(&info));
+        Ok(connection)
+    }
+
+    /// Does what a server or its user may lack.
+    async fn may<T>(
+        &self,
+        step: impl Future<Output = Result<T, redis::RedisError>>,
+    ) -> Result<Option<T>, RedisError> {
+        match self.in_time(&self.target(), step).await {
+            Ok(done) => Ok(Some(done)),
+            Err(error @ RedisError::Away(_)) => Err(error),
+            Err(error) => {
+                debug!("what a lost connection had sent may be carried out late: {error}");
+                Ok(None)
+            }
         }
     }
 
@@ -120,10 +166,10 @@ impl Dial {
 
     async fn in_time<T>(
         &self,
-        addr: &HostPort,
+        addr: &impl fmt::Display,
         step: impl Future<Output = Result<T, redis::RedisError>>,
     ) -> Result<T, RedisError> {
-        match timeout(self.timeout, step).await {
+        match awake::timeout(self.timeout, step).await {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(error)) => Err(match RedisError::from(error) {
                 RedisError::Away(text) => RedisError::Away(format!("{addr}: {text}")),
@@ -132,4 +178,11 @@ impl Dial {
             Err(_) => Err(RedisError::Away(format!("{addr} did not answer within {:?}", self.timeout))),
         }
     }
+}
+
+/// Reads the answer of `CLIENT INFO`.
+fn connected(info: &str) -> Option<Connected> {
+    let field =
+        |name: &str| info.split_whitespace().find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
+    Some(Connected { id: field("id")?.parse().ok()?, addr: field("addr")?.to_owned() })
 }

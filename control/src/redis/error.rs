@@ -2,12 +2,16 @@
 
 use redis::ErrorKind;
 
-/// Why Redis did not do what it was asked. A command that failed as [`Away`](Self::Away) may have been carried out.
+/// Why Redis did not do what it was asked, or did not say that it did.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RedisError {
-    /// It was not reached, hung up, or did not answer in time. Retried by the caller, later.
+    /// It was not reached: nothing was sent to it. Retried by the caller, later.
     #[error("Redis is away: {0}")]
     Away(String),
+    /// It hung up or was silent under a command, which it may have carried out. Retried by the caller, where that is
+    /// harmless.
+    #[error("Redis did not say whether it did it: {0}")]
+    Unknown(String),
     /// It is starting up, or has lost its master. Retried by the caller, later.
     #[error("Redis is not ready yet: {0}")]
     NotReady(String),
@@ -41,6 +45,14 @@ impl RedisError {
             // A command that is not allowed leaves the others.
             RedisError::Refused(text) => !text.contains("NOPERM"),
             _ => false,
+        }
+    }
+
+    /// The same, of a command that was on its way.
+    pub(crate) fn under_way(self) -> Self {
+        match self {
+            RedisError::Away(text) => RedisError::Unknown(text),
+            error => error,
         }
     }
 

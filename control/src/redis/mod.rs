@@ -1,7 +1,8 @@
 //! The connection to Redis: one per process, shared by everything that has something there.
 //!
 //! It is made in the background, again and again until it stands, and again whenever it broke. Meanwhile commands fail at
-//! once. Every command has a deadline. After a failover the master is looked up anew, with Sentinels or without: a
+//! once. Every command has a deadline. What a connection that was hung up on had still under way is not carried out behind
+//! what goes over the next one ([`Dial::takes_over`]). After a failover the master is looked up anew, with Sentinels or without: a
 //! server that calls itself a replica, or answers READONLY, is hung up on.
 
 mod config;
@@ -17,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use cluster::{backoff::Backoff, telemetry::LogLimit};
+use cluster::{awake, backoff::Backoff, telemetry::LogLimit};
 use redis::{Cmd, FromRedisValue, Pipeline, RedisResult, ScriptInvocation, aio::MultiplexedConnection};
 use tokio::{
     sync::{Notify, watch},
@@ -25,11 +26,12 @@ use tokio::{
 };
 use tracing::{Level, info, warn};
 
-use self::dial::Dial;
+use self::dial::{Connected, Dial};
 pub use self::{
     config::{HostPort, HostPortError, RedisConfig, RedisMode},
     error::RedisError,
 };
+use crate::metrics::RedisMetrics;
 
 /// First pause between attempts to connect; it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -59,6 +61,7 @@ struct Shared {
     link: Mutex<Link>,
     ready: watch::Sender<bool>,
     lost: Notify,
+    metrics: RedisMetrics,
 }
 
 enum Link {
@@ -83,6 +86,7 @@ impl Redis {
             link: Mutex::new(Link::Down(RedisError::Away("not connected yet".to_owned()))),
             ready: watch::Sender::new(false),
             lost: Notify::new(),
+            metrics: RedisMetrics::default(),
         });
         tokio::spawn(keep_connected(Arc::downgrade(&shared)));
         Redis(shared)
@@ -130,6 +134,11 @@ impl Redis {
         self.0.dial.open().await
     }
 
+    /// What it measures.
+    pub fn metrics(&self) -> &RedisMetrics {
+        &self.0.metrics
+    }
+
     /// Longest time for the answer of a command that does not block.
     pub fn deadline(&self) -> Duration {
         self.0.deadline
@@ -153,17 +162,18 @@ impl Shared {
         number: u64,
         answer: impl Future<Output = RedisResult<T>>,
     ) -> Result<T, RedisError> {
-        let (error, broken) = match timeout(self.deadline, answer).await {
+        let (error, broken) = match awake::timeout(self.deadline, answer).await {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) => {
                 let broken = error.is_unrecoverable_error();
-                let error = RedisError::from(error);
+                let error = RedisError::from(error).under_way();
                 let broken = broken || error.ends_connection();
                 (error, broken)
             }
             // The next ping tells whether it is the connection or the command.
-            Err(_) => (RedisError::Away(format!("no answer within {:?}", self.deadline)), false),
+            Err(_) => (RedisError::Unknown(format!("no answer within {:?}", self.deadline)), false),
         };
+        self.metrics.failed(&error);
         if broken {
             self.lose(number, &error);
         } else {
@@ -188,10 +198,11 @@ impl Shared {
 async fn keep_connected(shared: Weak<Shared>) {
     let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX);
     let mut told: Option<(RedisError, Instant)> = None;
+    let mut before: Option<Connected> = None;
     for number in 1.. {
         let Some(strong) = shared.upgrade() else { return };
         let target = strong.dial.target();
-        let why = match strong.dial.open().await {
+        let why = match strong.dial.takes_over(&mut before).await {
             Ok(connection) => {
                 *strong.link() = Link::Up { number, connection };
                 strong.ready.send_replace(true);
@@ -229,7 +240,7 @@ async fn until_lost(shared: &Weak<Shared>, number: u64) -> Option<RedisError> {
         };
         debug_assert_eq!(current, number, "only this task connects");
         let ping = redis::cmd("PING");
-        let failed = match timeout(strong.deadline, ping.query_async::<()>(&mut connection)).await {
+        let failed = match awake::timeout(strong.deadline, ping.query_async::<()>(&mut connection)).await {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(RedisError::from(error)),
             Err(_) => Some(RedisError::Away(format!("no answer within {:?}", strong.deadline))),

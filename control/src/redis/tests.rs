@@ -3,6 +3,7 @@ use services::{Redis as Server, Sentinel};
 use tokio::time::sleep;
 
 use super::*;
+use crate::metrics::RedisFailure;
 
 /// Longest wait for anything that takes a moment.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -61,12 +62,48 @@ async fn a_silent_server_costs_a_command_its_deadline() {
     until(&redis, true).await;
     server.pause();
     let started = Instant::now();
-    assert!(matches!(get(&redis).await, Err(RedisError::Away(_))));
+    let silent = get(&redis).await;
+    assert!(matches!(silent, Err(RedisError::Unknown(_))), "it may have been carried out: {silent:?}");
     assert!(started.elapsed() < Duration::from_secs(10), "it took {:?}", started.elapsed());
     until(&redis, false).await;
+    let away = get(&redis).await;
+    assert!(matches!(away, Err(RedisError::Away(_))), "nothing was sent: {away:?}");
+    let failures = &redis.metrics().failures;
+    assert!(failures.of(RedisFailure::Unknown).get() >= 1 && failures.of(RedisFailure::Refused).get() == 0);
     server.resume();
     until(&redis, true).await;
     assert_eq!(get(&redis).await, Ok(None));
+}
+
+/// Commands that were given up lie in the buffers of a server that stood still. It carried out some of them behind what came
+/// over the next connection: of two pushes the older one, refused as its sender was told, was delivered last.
+#[tokio::test]
+async fn what_was_given_up_is_never_carried_out_behind_what_is_newer() {
+    /// More than a server reads at once, and less than a socket takes.
+    const ENTRIES: usize = 60;
+    let server = Server::start();
+    let redis = Redis::connect(&config(&server));
+    let push = async |entry: String| redis.command::<()>(redis::cmd("RPUSH").arg("list").arg(entry)).await;
+    // The second and third time it is the connection after the first.
+    for round in 0..3 {
+        until(&redis, true).await;
+        server.pause();
+        let old = futures_util::future::join_all((0..ENTRIES).map(|n| {
+            // Long, so that the server has much to read.
+            push(format!("old {round} {n} {}", "x".repeat(16 << 10)))
+        }));
+        assert!(old.await.iter().all(Result::is_err), "nobody answers");
+        until(&redis, false).await;
+        server.resume();
+        until(&redis, true).await;
+        push(format!("new {round}")).await.expect("it answers again");
+        // Time for whatever might still be read.
+        sleep(Duration::from_millis(300)).await;
+        let entries: Vec<String> =
+            redis.command(redis::cmd("LRANGE").arg("list").arg(0).arg(-1)).await.expect("a list");
+        let last = entries.last().expect("the new one");
+        assert_eq!(*last, format!("new {round}"), "an older one came behind it");
+    }
 }
 
 #[tokio::test]
@@ -96,7 +133,7 @@ async fn a_replica_is_refused_until_it_is_a_master() {
     let redis = Redis::connect(&config(&replica));
     until(&redis, true).await;
     at(&replica, &["REPLICAOF", &host, &port]).await;
-    assert!(matches!(set(&redis, "v").await, Err(RedisError::ReadOnly(_) | RedisError::Away(_))));
+    assert!(matches!(set(&redis, "v").await, Err(RedisError::ReadOnly(_) | RedisError::Unknown(_))));
     until(&redis, false).await;
     let read_only = async {
         while !matches!(get(&redis).await, Err(RedisError::ReadOnly(_))) {

@@ -144,8 +144,8 @@ pub async fn push(http: &mut Http, target: Target) -> Push {
     let answer = http.ask("POST", &path, &format!("push {id} {words}"), PATIENCE).await;
     let answer = match answer {
         Ok(answer) if answer.status == 200 => accepted(&answer.body),
-        // 503 leaves it open: what logic gave up waiting for may have been done.
-        Ok(answer) if answer.status >= 500 => Answer::Unknown,
+        // 504 leaves it open: what logic gave up waiting for may have been done.
+        Ok(answer) if answer.status > 503 => Answer::Unknown,
         Ok(_) | Err(NoAnswer::NotSent(_)) => Answer::Refused,
         Err(NoAnswer::Unknown(_)) => Answer::Unknown,
     };

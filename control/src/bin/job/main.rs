@@ -79,6 +79,7 @@ async fn run(file: JobFile, checked: Checked) -> anyhow::Result<()> {
     let queue = match choice {
         BrokerChoice::Redis => {
             let redis = Redis::connect(&file.redis);
+            redis.metrics().register(&mut metrics);
             // Nothing is published here.
             Queue::redis(redis, &file.redis, &file.kafka.topic, usize::MAX, broker_metrics)
         }

@@ -102,6 +102,7 @@ async fn run(file: LogicFile, checked: Checked) -> anyhow::Result<()> {
     let health = Arc::new(Health::new());
     health.follow("etcd", "it does not answer", registry.up(), |up| *up);
     let redis = Redis::connect(&file.redis);
+    redis.metrics().register(&mut metrics);
     health.follow("redis", "it does not answer", redis.ready(), |ready| *ready);
     let queue = match choice {
         BrokerChoice::Redis => {

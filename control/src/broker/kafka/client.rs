@@ -23,6 +23,8 @@ pub(super) fn settings(brokers: &[String]) -> ClientConfig {
         // Beyond the bound by more than what the format adds, so that the bound is ours.
         .set("message.max.bytes", (RECORD_BYTES_MAX + (64 << 10)).to_string())
         .set("socket.nagle.disable", "true")
+        // A broker that is silent for so long is hung up on, and what it was asked is over; the default is a minute.
+        .set("socket.timeout.ms", "10000")
         // Found again within a second of their return; the default waits up to ten.
         .set("reconnect.backoff.max.ms", "1000")
         // New partitions are used, and a topic that came into being is found, this soon.

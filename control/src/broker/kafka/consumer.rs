@@ -3,8 +3,12 @@
 //! librdkafka blocks, while it gives partitions back and when it leaves, so it has a thread of its own. Each partition
 //! has a queue of its own in librdkafka. So while job takes nothing, entries are left there, within librdkafka's bounds,
 //! and the thread still serves the group.
+//!
+//! What is acknowledged is sent to be committed at once, and not waited for; a second thread looks whether Kafka has it
+//! ([`progress`]).
 
 mod callbacks;
+mod progress;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -27,17 +31,23 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use self::callbacks::Context;
+use self::{callbacks::Context, progress::Looker};
 use super::{
     bell::Bell,
     client::{Voice, settings},
     config::Assignor,
-    part::{Parts, Progress},
+    part::Parts,
 };
-use crate::broker::{ConsumeError, Consumer, Delivery, Position};
+use crate::{
+    broker::{ConsumeError, Consumer, Delivery, Position},
+    metrics::BrokerMetrics,
+};
 
 /// Acknowledgements are committed together, this often. What a killed job had not committed comes again.
 const COMMIT_EVERY: Duration = Duration::from_millis(100);
+
+/// While Kafka does not say what it has, so that few commits wait in librdkafka.
+const COMMIT_UNANSWERED_EVERY: Duration = Duration::from_secs(1);
 
 /// How long the thread sleeps when nothing happens.
 const IDLE: Duration = Duration::from_secs(1);
@@ -57,6 +67,7 @@ pub(super) struct Membership {
     pub(super) voice: Voice,
     /// Members that were dropped and have not yet left.
     pub(super) leaving: watch::Sender<usize>,
+    pub(super) metrics: BrokerMetrics,
 }
 
 impl Membership {
@@ -100,10 +111,12 @@ struct State {
     parts: Parts,
     /// The thread found no room.
     is_full: bool,
-    /// An acknowledgement waits to be committed.
+    /// An acknowledgement waits to be sent.
     is_dirty: bool,
-    /// A commit that Kafka has not answered.
-    committing: Option<Vec<Progress>>,
+    /// Kafka said where the group stands when it was last asked.
+    is_answered: bool,
+    /// Since when the oldest acknowledgement waits that Kafka is not known to have.
+    behind_since: Option<Instant>,
     /// The group has members of another kind, goim's: it was said that this one stands by.
     stands_by: bool,
     is_leaving: bool,
@@ -115,7 +128,8 @@ impl KafkaConsumer {
             parts: Parts::new(&membership.topic),
             is_full: false,
             is_dirty: false,
-            committing: None,
+            is_answered: true,
+            behind_since: None,
             stands_by: false,
             is_leaving: false,
         };
@@ -153,9 +167,12 @@ impl Consumer for KafkaConsumer {
 
     async fn ack(&mut self, position: &Position) -> Result<(), ConsumeError> {
         let mut state = self.shared.state();
-        if state.parts.acknowledge(position) && !std::mem::replace(&mut state.is_dirty, true) {
-            drop(state);
-            self.shared.bell.ring();
+        if state.parts.acknowledge(position) {
+            state.behind_since.get_or_insert_with(Instant::now);
+            if !std::mem::replace(&mut state.is_dirty, true) {
+                drop(state);
+                self.shared.bell.ring();
+            }
         }
         Ok(())
     }
@@ -202,10 +219,22 @@ impl Shared {
         let context = Context::new(Arc::clone(self));
         let mut client = BaseConsumer::from_config_and_context(&self.membership.settings(), context)?;
         client.set_nonempty_callback(ringing(&self.bell));
-        let client = Client { consumer: Arc::new(client), turn: 0 };
-        client.consumer.context().speaks_through(&client.consumer);
-        client.consumer.subscribe(&[&self.membership.topic])?;
-        Ok(client)
+        let consumer = Arc::new(client);
+        consumer.context().speaks_through(&consumer);
+        consumer.subscribe(&[&self.membership.topic])?;
+        let looker = Looker::start(Arc::clone(self), Arc::clone(&consumer))
+            .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
+        Ok(Client { consumer, looker: Some(looker), turn: 0 })
+    }
+
+    fn tell_age(&self) {
+        let mut state = self.state();
+        if !state.parts.is_behind() {
+            state.behind_since = None;
+        }
+        let age = state.behind_since.map_or(Duration::ZERO, |since| since.elapsed());
+        drop(state);
+        self.membership.metrics.set_commit_age(age);
     }
 
     /// The thread.
@@ -238,9 +267,7 @@ impl Shared {
     }
 
     fn disown(&self) {
-        let mut state = self.state();
-        state.parts.give_up_all();
-        state.committing = None;
+        self.state().parts.give_up_all();
     }
 
     fn left(&self) {
@@ -256,6 +283,8 @@ fn ringing(bell: &Arc<Bell>) -> impl Fn() + Send + Sync + 'static {
 /// What the thread speaks through.
 struct Client {
     consumer: Arc<BaseConsumer<Context>>,
+    /// Taken when the client ends.
+    looker: Option<Looker>,
     /// Which partition is looked into first.
     turn: usize,
 }
@@ -265,7 +294,7 @@ impl Client {
     fn serve(&mut self, shared: &Shared) -> Result<(), KafkaError> {
         let mut committed_at = Instant::now();
         loop {
-            // Rebalances and answers, which go to the context. Entries come by the queues of their partitions.
+            // Rebalances, which go to the context. Entries come by the queues of their partitions.
             while let Some(event) = self.consumer.poll(Duration::ZERO) {
                 let event = event.map(|message| take_in(shared, [entry(&message)]));
                 event.or_else(|error| survive(shared, &error))?;
@@ -276,8 +305,9 @@ impl Client {
             if state.is_leaving {
                 return Ok(());
             }
-            if state.is_dirty && state.committing.is_none() {
-                let left = COMMIT_EVERY.saturating_sub(committed_at.elapsed());
+            if state.is_dirty {
+                let every = if state.is_answered { COMMIT_EVERY } else { COMMIT_UNANSWERED_EVERY };
+                let left = every.saturating_sub(committed_at.elapsed());
                 if left.is_zero() {
                     self.commit(state);
                     committed_at = Instant::now();
@@ -337,26 +367,20 @@ impl Client {
         Ok(is_drained)
     }
 
-    /// Commits what was acknowledged; the answer comes to the context.
+    /// Has committed what was acknowledged, without waiting for it.
     fn commit(&self, mut state: MutexGuard<'_, State>) {
         state.is_dirty = false;
         let progress = state.parts.to_commit();
-        if progress.is_empty() {
-            return;
-        }
-        let list = self.consumer.context().list(&progress);
-        state.committing = Some(progress);
         // librdkafka is never called with the state locked.
         drop(state);
-        if let Err(error) = self.consumer.commit(&list, CommitMode::Async) {
-            self.consumer.context().commit_answered(Err(error));
-        }
+        self.consumer.context().commit(&self.consumer, &progress, CommitMode::Async);
     }
 }
 
 impl Drop for Client {
     /// The consumer leaves its group when it is dropped, so nothing else may hold it.
     fn drop(&mut self) {
+        self.looker = None;
         self.consumer.context().drop_queues();
     }
 }

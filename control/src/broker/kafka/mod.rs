@@ -2,10 +2,9 @@
 //!
 //! - **A publish** is acknowledged by all in-sync replicas, once: the producer is idempotent. While the brokers are known
 //!   to be away it is refused before anything is queued. Records that are still in the queue after three seconds are
-//!   refused and taken out, so what was refused is not delivered later. Two cases remain, as in every log without
-//!   transactions: brokers that die, or freeze, between the write and its acknowledgement may hold a record of a publish
-//!   that was refused, and may hold some records of a publish that had several and not the others. Transactions would not
-//!   help: Go's jobs read uncommitted records.
+//!   taken out. Whether a record that was sent and not acknowledged is there nobody knows: brokers that die, or freeze, in
+//!   between may hold it, or some records of a publish that had several and not the others. Such a publish is called unknown,
+//!   not refused. Transactions would not help: Go's jobs read uncommitted records.
 //! - **A source** is a partition. Which log a partition is no client of Kafka is told, so its incarnation is a UUID that
 //!   the group's first owner makes up and keeps in the metadata of each committed offset. Kafka deletes those with the
 //!   topic, and a broker that was wiped has none. A Go job in the group commits without one, and the next owner then makes
@@ -191,6 +190,7 @@ impl Broker for KafkaBroker {
             assignor: self.assignor,
             voice: self.shared.voice.clone(),
             leaving: self.leaving.clone(),
+            metrics: self.shared.metrics.clone(),
         };
         Ok(Box::new(KafkaConsumer::join(membership)?))
     }

@@ -18,6 +18,8 @@ const READY_BYTES_MAX: usize = 4 << 20;
 pub(super) struct Parts {
     topic: String,
     parts: BTreeMap<i32, Part>,
+    /// Partitions taken over or given up so far.
+    moves: u64,
     ready: VecDeque<(i32, i64, Bytes)>,
     ready_bytes: usize,
 }
@@ -33,8 +35,17 @@ struct Part {
     handed_out: i64,
     /// Offset after the last entry acknowledged; what to commit.
     acked: i64,
-    /// The last offset that Kafka has confirmed.
+    /// The offset that librdkafka was last told to commit.
+    sent: i64,
+    /// The offset that Kafka has, as far as is known; 0 = none.
     committed: i64,
+}
+
+/// What Kafka should have, for a comparison with what it has.
+pub(super) struct Expected {
+    pub(super) progress: Vec<Progress>,
+    /// No partition has moved since then.
+    moves: u64,
 }
 
 /// What Kafka knows of a group's progress in a partition.
@@ -58,6 +69,7 @@ impl Parts {
     /// behind what was handed out, which is still on its way to the comets: in the same group generation or later, and
     /// whoever had it meanwhile, nothing is skipped by that, and nothing of it is dispatched out of order.
     pub(super) fn take_over(&mut self, partition: i32, known: Option<Progress>) -> Option<i64> {
+        self.moves += 1;
         let (offset, incarnation) =
             known.clone().map_or((None, String::new()), |p| (p.offset, p.incarnation));
         if let Some(part) = self.parts.get_mut(&partition) {
@@ -68,6 +80,7 @@ impl Parts {
                 part.fetched = start;
                 // A commit is never taken back to where this member left.
                 part.committed = part.committed.max(offset.unwrap_or(0));
+                part.sent = part.committed;
                 // Nothing was handed out yet: where the group stands is not known better than Kafka does.
                 return (start > 0).then_some(start);
             }
@@ -80,6 +93,7 @@ impl Parts {
             fetched: offset.unwrap_or(0),
             handed_out: 0,
             acked: 0,
+            sent: offset.unwrap_or(0),
             committed: offset.unwrap_or(0),
         };
         self.parts.insert(partition, part);
@@ -88,6 +102,7 @@ impl Parts {
 
     /// Gives up a partition: what was fetched and not handed out is forgotten.
     pub(super) fn give_up(&mut self, partition: i32) {
+        self.moves += 1;
         if let Some(part) = self.parts.get_mut(&partition) {
             part.is_owned = false;
         }
@@ -95,6 +110,7 @@ impl Parts {
     }
 
     pub(super) fn give_up_all(&mut self) {
+        self.moves += 1;
         self.parts.values_mut().for_each(|part| part.is_owned = false);
         self.ready.clear();
         self.ready_bytes = 0;
@@ -125,7 +141,7 @@ impl Parts {
         if is_another {
             part.incarnation = new_incarnation();
             part.source = source(&self.topic, partition, &part.incarnation);
-            (part.handed_out, part.acked, part.committed) = (0, 0, 0);
+            (part.handed_out, part.acked, part.sent, part.committed) = (0, 0, 0, 0);
         }
         part.fetched = offset + 1;
         if is_another {
@@ -167,26 +183,98 @@ impl Parts {
         part.is_owned
     }
 
-    /// What is acknowledged and not committed, of the partitions owned.
+    /// What is acknowledged and not yet sent to be committed, of the partitions owned.
     pub(super) fn to_commit(&self) -> Vec<Progress> {
-        let is_due = |part: &&Part| part.is_owned && part.acked > part.committed;
-        let due = self.parts.iter().filter(|(_, part)| is_due(part));
-        due.map(|(&partition, part)| Progress {
-            partition,
-            offset: Some(part.acked),
-            incarnation: part.incarnation.clone(),
-        })
-        .collect()
+        let is_due = |part: &Part| part.is_owned && part.acked > part.sent;
+        self.progress(is_due, |part| part.acked)
     }
 
-    /// Kafka has confirmed these.
-    pub(super) fn committed(&mut self, confirmed: &[Progress]) {
-        for Progress { partition, offset, incarnation } in confirmed {
+    /// What is acknowledged of these partitions and not known to be committed: what to say before they are given up.
+    pub(super) fn to_commit_last(&self, partitions: &[i32]) -> Vec<Progress> {
+        let mut due = self.progress(|part| part.is_owned && part.acked > part.committed, |part| part.acked);
+        due.retain(|progress| partitions.contains(&progress.partition));
+        due
+    }
+
+    /// librdkafka was told to commit these.
+    pub(super) fn sent(&mut self, progress: &[Progress]) {
+        for Progress { partition, offset, incarnation } in progress {
             if let Some(part) = self.parts.get_mut(partition).filter(|part| part.incarnation == *incarnation)
             {
-                part.committed = part.committed.max(offset.unwrap_or(0));
+                part.sent = part.sent.max(offset.unwrap_or(0));
             }
         }
+    }
+
+    /// What Kafka should have by now: for [`confirm`](Self::confirm).
+    pub(super) fn expected(&self) -> Expected {
+        let progress = self.progress(|part| part.is_owned || part.sent > part.committed, |part| part.sent);
+        Expected { progress, moves: self.moves }
+    }
+
+    /// Compares what was expected with what Kafka has, and says of how many partitions it has less: of those owned it is to
+    /// be sent again.
+    pub(super) fn confirm(&mut self, expected: &Expected, known: &[Progress]) -> usize {
+        let has_moved = expected.moves != self.moves;
+        let mut refused = 0;
+        for Progress { partition, offset: sent, incarnation } in &expected.progress {
+            let sent = sent.unwrap_or(0);
+            let part = self.parts.get_mut(partition).filter(|part| part.incarnation == *incarnation);
+            let known = known.iter().find(|known| known.partition == *partition);
+            let (Some(part), Some(known)) = (part, known) else { continue };
+            // Whoever owns it now may have made up another, of a partition that is not ours any more.
+            let is_ours = !part.is_owned || sent == 0 || known.incarnation == part.incarnation;
+            match known.offset {
+                Some(offset) if is_ours && offset >= sent => {
+                    part.committed = part.committed.max(offset);
+                    part.sent = part.sent.max(offset);
+                }
+                // The group's progress was deleted with the topic: of the new log nothing is done.
+                None if sent == 0 || part.committed > 0 => {}
+                // Asked before it moved, this may be an old word.
+                _ if has_moved => {}
+                less => {
+                    refused += 1;
+                    part.committed = less.filter(|_| is_ours).unwrap_or(0);
+                    part.sent = part.committed;
+                }
+            }
+        }
+        refused
+    }
+
+    /// Whether anything acknowledged is not known to be committed, of the partitions owned.
+    pub(super) fn is_behind(&self) -> bool {
+        self.parts.values().any(|part| part.is_owned && part.acked > part.committed)
+    }
+
+    /// Partitions owned of which the group has committed nothing.
+    pub(super) fn not_begun(&self) -> Vec<i32> {
+        let is_new = |part: &Part| part.is_owned && part.committed == 0;
+        self.progress(is_new, |_| 0).into_iter().map(|progress| progress.partition).collect()
+    }
+
+    /// Entries after the group's commit, over all partitions owned. `ends` is where each log ends; where the group has
+    /// committed nothing it is counted from where the log begins.
+    pub(super) fn lag(&self, begins: &BTreeMap<i32, i64>, ends: &BTreeMap<i32, i64>) -> u64 {
+        let owned = self.parts.iter().filter(|(_, part)| part.is_owned);
+        let behind = owned.filter_map(|(partition, part)| {
+            let begin = || begins.get(partition).copied().unwrap_or(0);
+            let from = if part.committed > 0 { part.committed } else { begin() };
+            Some(ends.get(partition)?.saturating_sub(from).max(0).unsigned_abs())
+        });
+        behind.sum()
+    }
+
+    fn progress(&self, is_meant: impl Fn(&Part) -> bool, offset: impl Fn(&Part) -> i64) -> Vec<Progress> {
+        let meant = self.parts.iter().filter(|(_, part)| is_meant(part));
+        meant
+            .map(|(&partition, part)| Progress {
+                partition,
+                offset: Some(offset(part)),
+                incarnation: part.incarnation.clone(),
+            })
+            .collect()
     }
 }
 
@@ -221,6 +309,14 @@ mod tests {
         taken
     }
 
+    /// Commits what is due, and Kafka has it.
+    fn commit(parts: &mut Parts) -> Vec<Progress> {
+        let progress = parts.to_commit();
+        parts.sent(&progress);
+        assert_eq!(parts.confirm(&parts.expected(), &progress), 0);
+        progress
+    }
+
     #[test]
     fn an_incarnation_that_was_committed_names_the_source() {
         let mut parts = parts();
@@ -253,9 +349,8 @@ mod tests {
         assert!(!parts.acknowledge(&taken[3].position));
         assert!(parts.to_commit().is_empty(), "nothing is committed of what is not owned");
         assert_eq!(parts.take_over(0, progress(None, "")), Some(4));
-        let committed = parts.to_commit();
+        let committed = commit(&mut parts);
         assert_eq!(committed[0].offset, Some(4), "what was done meanwhile counts now");
-        parts.committed(&committed);
         parts.give_up(0);
         assert_eq!(
             parts.take_over(0, progress(Some(9), &committed[0].incarnation)),
@@ -277,13 +372,84 @@ mod tests {
         assert!(parts.to_commit().is_empty());
     }
 
+    /// What is sent to be committed is answered by nobody: only what Kafka has counts.
+    #[test]
+    fn what_kafka_has_not_got_is_sent_again() {
+        let mut parts = parts();
+        parts.take_over(0, progress(Some(5), "abc"));
+        let taken = through(&mut parts, 5..9);
+        parts.acknowledge(&taken[1].position);
+        let first = parts.to_commit();
+        assert_eq!(first, [Progress { partition: 0, offset: Some(7), incarnation: "abc".into() }]);
+        parts.sent(&first);
+        assert!(parts.to_commit().is_empty(), "once is enough, until Kafka turns out to lack it");
+        assert!(parts.is_behind());
+        let expected = parts.expected();
+        parts.acknowledge(&taken[3].position);
+        let second = parts.to_commit();
+        assert_eq!(second[0].offset, Some(9), "the next does not wait for the first");
+        parts.sent(&second);
+        // A rebalance made it refuse the first; of the second this look says nothing yet.
+        assert_eq!(parts.confirm(&expected, &progress(Some(5), "abc").into_iter().collect::<Vec<_>>()), 1);
+        assert_eq!(parts.to_commit(), second);
+        parts.sent(&second);
+        assert_eq!(parts.confirm(&parts.expected(), &second), 0);
+        assert!(!parts.is_behind() && parts.to_commit().is_empty());
+        // Somebody else's commit over ours, while the partition is ours.
+        assert_eq!(parts.confirm(&parts.expected(), &[progress(Some(9), "xyz").unwrap()]), 1);
+        assert_eq!(parts.to_commit(), second);
+    }
+
+    /// It is given back with the last word, which is compared once more and then left to the next owner.
+    #[test]
+    fn what_was_said_at_the_end_is_compared_and_never_said_again() {
+        let mut parts = parts();
+        parts.take_over(0, progress(Some(5), "abc"));
+        let taken = through(&mut parts, 5..9);
+        parts.acknowledge(&taken[0].position);
+        parts.sent(&parts.to_commit());
+        let last = parts.to_commit_last(&[0, 1]);
+        assert_eq!(last[0].offset, Some(6), "sent is not committed");
+        assert!(parts.to_commit_last(&[1]).is_empty());
+        parts.sent(&last);
+        parts.give_up(0);
+        assert_eq!(parts.confirm(&parts.expected(), &[progress(Some(5), "abc").unwrap()]), 1);
+        assert!(parts.expected().progress.is_empty() && parts.to_commit().is_empty());
+        // The next owner went on meanwhile.
+        parts.take_over(0, progress(Some(9), "abc"));
+        let old = parts.expected();
+        parts.give_up(0);
+        parts.take_over(0, progress(Some(12), "abc"));
+        assert_eq!(parts.confirm(&old, &[progress(Some(7), "abc").unwrap()]), 0, "an old word");
+        assert!(parts.to_commit().is_empty(), "nothing is taken back");
+    }
+
+    #[test]
+    fn a_group_lags_by_what_is_behind_its_commit() {
+        let mut parts = parts();
+        parts.take_over(0, progress(Some(5), "abc"));
+        parts.take_over(1, None);
+        assert_eq!(parts.not_begun(), [1]);
+        let (begins, ends) = (BTreeMap::from([(1, 90)]), BTreeMap::from([(0, 12), (1, 100), (2, 1000)]));
+        assert_eq!(parts.lag(&begins, &ends), 7 + 10, "of the partitions owned");
+        let taken = through(&mut parts, 5..12);
+        parts.acknowledge(&taken[6].position);
+        assert_eq!(parts.lag(&begins, &ends), 7 + 10, "done is not committed");
+        let progress = parts.to_commit();
+        parts.sent(&progress);
+        parts.confirm(&parts.expected(), &progress);
+        assert_eq!(parts.lag(&begins, &ends), 10);
+        parts.give_up(1);
+        assert_eq!(parts.lag(&begins, &ends), 0);
+    }
+
     #[test]
     fn a_log_made_anew_is_another_source() {
         let mut parts = parts();
         parts.take_over(0, progress(None, ""));
         let old = through(&mut parts, 0..3);
         parts.acknowledge(&old[2].position);
-        parts.committed(&parts.to_commit());
+        commit(&mut parts);
         // Seen by its offsets while it is owned.
         parts.fetched(0, 3, Bytes::new());
         assert!(parts.fetched(0, 0, Bytes::from_static(b"new")));
@@ -293,7 +459,7 @@ mod tests {
         assert!(!parts.acknowledge(&old[2].position));
         // Seen by the group's progress, which Kafka deletes with the topic, when it is taken over.
         parts.acknowledge(&new[0].position);
-        parts.committed(&parts.to_commit());
+        commit(&mut parts);
         parts.give_up(0);
         assert_eq!(parts.take_over(0, progress(None, "")), None);
         assert_ne!(through(&mut parts, 0..1)[0].position.source, new[0].position.source);

@@ -1,8 +1,15 @@
 //! Puts records on the topic and knows what became of each.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
+use cluster::awake;
 use rdkafka::{
     ClientContext,
     client::Client,
@@ -18,9 +25,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use super::client::{RECORD_BYTES_MAX, Voice, settings};
 use crate::broker::PublishError;
 
-/// How long a record may take to be acknowledged, ms. Then it is refused, and taken out of the queue if it has not been
-/// sent, so that no refused push is delivered later. librdkafka looks once a second.
+/// How long a record may take to be acknowledged, ms. Then it is given up, and taken out of the queue if it has not been
+/// sent. Which of the two it was librdkafka does not tell through rust-rdkafka, so it is unknown whether the brokers have
+/// it. librdkafka looks once a second.
 const RECORD_MS_MAX: u32 = 3000;
+
+/// How long a publish waits for the client, which answers sooner by itself.
+const LANDING_MAX: Duration = Duration::from_secs(10);
 
 /// Records not yet acknowledged, and their bytes; beyond that a publish is refused as full.
 const IN_FLIGHT_RECORDS_MAX: usize = 65_536;
@@ -58,8 +69,10 @@ pub(super) struct Landing(oneshot::Receiver<Result<(), PublishError>>);
 
 impl Landing {
     pub(super) async fn landed(self) -> Result<(), PublishError> {
+        let silent = |_| PublishError::Unknown("the Kafka client does not say what became of it".into());
+        let landed = awake::timeout(LANDING_MAX, self.0).await.map_err(silent)?;
         // A flight always answers, by its end.
-        self.0.await.unwrap_or_else(|_| Err(PublishError::Unavailable("it is closed".into())))
+        landed.unwrap_or_else(|_| Err(PublishError::Unavailable("it is closed".into())))
     }
 }
 
@@ -67,6 +80,8 @@ impl Landing {
 pub(super) struct Flight {
     entries: usize,
     size: usize,
+    /// The brokers have some of it.
+    has_landed: AtomicBool,
     refused: Mutex<Option<PublishError>>,
     landed: Option<oneshot::Sender<Result<(), PublishError>>>,
     /// Held until every record is acknowledged or refused, whether or not the publisher still waits.
@@ -80,7 +95,8 @@ impl Flight {
                 PublishError::TooLarge { size: self.size, entries: self.entries }
             }
             Some(RDKafkaErrorCode::QueueFull) => PublishError::Full("the producer's queue is full".into()),
-            _ => PublishError::Unavailable(format!("Kafka: {error}")),
+            Some(code) if is_refusal(code) => PublishError::Unavailable(format!("Kafka: {error}")),
+            _ => PublishError::Unknown(format!("Kafka: {error}")),
         };
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
     }
@@ -88,12 +104,33 @@ impl Flight {
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(error) = refused.take_if(|_| self.has_landed.load(Relaxed)) {
+            refused = Some(PublishError::Unknown(format!("Kafka has a part of it: {error}")));
+        }
         if let Some(landed) = self.landed.take() {
             // Nobody waits when the publisher was cancelled.
             let _ = landed.send(refused.map_or(Ok(()), Err));
         }
     }
+}
+
+/// Whether Kafka, or the client before it asked Kafka, said that it did not take a record. Everything else may come too
+/// late to say so.
+fn is_refusal(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::UnknownTopic
+            | RDKafkaErrorCode::UnknownPartition
+            | RDKafkaErrorCode::UnknownTopicOrPartition
+            | RDKafkaErrorCode::InvalidTopic
+            | RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::ClusterAuthorizationFailed
+            | RDKafkaErrorCode::PolicyViolation
+            | RDKafkaErrorCode::InvalidRecord
+            | RDKafkaErrorCode::NotEnoughReplicas
+            | RDKafkaErrorCode::PurgeQueue
+    )
 }
 
 /// An idempotent producer and its thread.
@@ -117,9 +154,12 @@ impl ProducerContext for Context {
     type DeliveryOpaque = Arc<Flight>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, flight: Arc<Flight>) {
-        if let Err((error, _)) = result {
-            flight.refuse(error);
-            self.0.trouble.ring();
+        match result {
+            Ok(_) => flight.has_landed.store(true, Relaxed),
+            Err((error, _)) => {
+                flight.refuse(error);
+                self.0.trouble.ring();
+            }
         }
     }
 }
@@ -161,8 +201,14 @@ impl Producer {
             Arc::clone(&in_flight.bytes).try_acquire_many_owned(size as u32).map_err(full)?,
         ];
         let (landed, landing) = oneshot::channel();
-        let flight =
-            Arc::new(Flight { entries, size, refused: Mutex::default(), landed: Some(landed), _held: held });
+        let flight = Arc::new(Flight {
+            entries,
+            size,
+            has_landed: AtomicBool::new(false),
+            refused: Mutex::default(),
+            landed: Some(landed),
+            _held: held,
+        });
         for Record { topic, key, value, headers } in records {
             let mut record =
                 BaseRecord::with_opaque_to(topic, Arc::clone(&flight)).key(key).payload(&value[..]);
@@ -180,7 +226,7 @@ impl Producer {
     }
 
     /// Waits until nothing is on its way, blocking the thread.
-    pub(super) fn flush(&self, longest: std::time::Duration) {
+    pub(super) fn flush(&self, longest: Duration) {
         // What is left then was refused, or is in the hands of the brokers.
         let _ = self.0.flush(Timeout::After(longest));
     }

@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::*;
 use crate::broker::{MemoryLimits, conformance};
 
+mod commits;
 mod order;
 mod outage;
 mod records;
@@ -100,8 +101,8 @@ fn read(config: &KafkaJobConfig, topic: &str, count: usize) -> Vec<OwnedMessage>
     let started = Instant::now();
     let partitions = loop {
         assert!(started.elapsed() < SOON, "{topic} is not there");
-        let metadata = client.fetch_metadata(Some(topic), Duration::from_secs(1)).expect("metadata");
-        match metadata.topics()[0].partitions().len() {
+        let metadata = client.fetch_metadata(Some(topic), Duration::from_secs(5));
+        match metadata.map_or(0, |metadata| metadata.topics()[0].partitions().len()) {
             0 => std::thread::sleep(Duration::from_millis(50)),
             partitions => break partitions,
         }

@@ -53,7 +53,7 @@ impl Membership {
                     }
                 }
                 // An outage is told by the connection, and at every batch that cannot be read.
-                Err(RedisError::Away(_)) => {}
+                Err(RedisError::Away(_) | RedisError::Unknown(_)) => {}
                 Err(error) => {
                     if told.as_ref() != Some(&error) {
                         warn!(

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use cluster::awake;
 use redis::Value;
 use tokio::{sync::mpsc, time::timeout};
 
@@ -25,11 +26,12 @@ pub(super) async fn run(membership: Arc<Membership>, batches: Batches) {
     let mut trouble = Trouble::default();
     let mut count = COUNT_MAX / 8;
     while !batches.is_closed() {
-        if let Err(error) = read(&membership, &batches, &mut trouble, &mut count).await
-            && let Some(error) = trouble.pause(error).await
-        {
-            // Nobody takes it any more: then the loop ends.
-            let _ = batches.send(Err(error)).await;
+        if let Err(error) = read(&membership, &batches, &mut trouble, &mut count).await {
+            membership.member.redis.metrics().failed(&error);
+            if let Some(error) = trouble.pause(error).await {
+                // Nobody takes it any more: then the loop ends.
+                let _ = batches.send(Err(error)).await;
+            }
         }
     }
 }
@@ -74,14 +76,14 @@ async fn read(
         });
         let deadline = WAIT + member.redis.deadline();
         let (entries, incarnations): (Value, Vec<Option<String>>) = tokio::select! {
-            answer = timeout(deadline, both.query_async(&mut connection)) => {
+            answer = awake::timeout(deadline, both.query_async(&mut connection)) => {
                 match answer {
-                    Ok(answer) => answer?,
+                    Ok(answer) => answer.map_err(|error| RedisError::from(error).under_way())?,
                     Err(_) => {
                         // Perhaps it was too much for the time.
                         *count = (*count / 2).max(1);
                         let why = format!("no entries and no answer within {deadline:?}");
-                        return Err(RedisError::Away(why));
+                        return Err(RedisError::Unknown(why));
                     }
                 }
             }

@@ -42,9 +42,12 @@ pub(super) enum ApiError {
     /// More pushes than allowed.
     #[error("too many pushes, the maximum is {0} a second")]
     TooFast(u64),
-    /// Something behind logic is away or full.
+    /// Something behind logic is away or full: nothing was accepted.
     #[error("{0}")]
     Unavailable(String),
+    /// Something behind logic did not say whether it did it. Without Retry-After: a repetition may double it.
+    #[error("{0}")]
+    Unknown(String),
 }
 
 impl ApiError {
@@ -59,6 +62,7 @@ impl ApiError {
             ApiError::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, -413),
             ApiError::TooFast(_) => (StatusCode::TOO_MANY_REQUESTS, -429),
             ApiError::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, -500),
+            ApiError::Unknown(_) => (StatusCode::GATEWAY_TIMEOUT, -504),
         }
     }
 
@@ -91,7 +95,10 @@ impl IntoResponse for ApiError {
             ApiError::TooLarge(_) | ApiError::Timeout => {
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            ApiError::BadRequest(_) | ApiError::NotFound | ApiError::MethodNotAllowed => {}
+            ApiError::BadRequest(_)
+            | ApiError::NotFound
+            | ApiError::MethodNotAllowed
+            | ApiError::Unknown(_) => {}
         }
         response
     }

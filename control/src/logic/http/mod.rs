@@ -257,6 +257,7 @@ impl From<PushFailure> for ApiError {
     fn from(failure: PushFailure) -> Self {
         match failure {
             PushFailure::Unavailable(why) => ApiError::Unavailable(why),
+            PushFailure::Unknown(why) => ApiError::Unknown(why),
             PushFailure::TooLarge(why) => ApiError::TooLarge(why),
         }
     }

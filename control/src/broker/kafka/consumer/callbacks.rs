@@ -1,9 +1,8 @@
-//! What librdkafka asks of a member: to take partitions over and to give them back, and to hear of its commits.
+//! What librdkafka asks of a member: to take partitions over and to give them back.
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
-    time::Duration,
 };
 
 use cluster::telemetry::OUTSIDERS;
@@ -14,17 +13,14 @@ use rdkafka::{
         BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol,
         base_consumer::PartitionQueue,
     },
-    error::{KafkaError, KafkaResult},
+    error::KafkaError,
     statistics::Statistics,
     types::RDKafkaRespErr,
 };
 use tracing::{Level, info, warn};
 
-use super::{Shared, ringing};
-use crate::broker::kafka::part::Progress;
-
-/// How long Kafka may take to say where the group stands.
-const PROGRESS_TIMEOUT: Duration = Duration::from_secs(3);
+use super::{Shared, progress, ringing};
+use crate::{broker::kafka::part::Progress, metrics::CommitFailure};
 
 /// Called by librdkafka, on the thread of the member.
 pub(super) struct Context {
@@ -92,41 +88,29 @@ impl Context {
         list
     }
 
-    pub(super) fn commit_answered(&self, result: KafkaResult<()>) {
-        let mut state = self.shared.state();
-        let confirmed = state.committing.take();
-        match result {
-            Ok(()) => state.parts.committed(&confirmed.unwrap_or_default()),
+    /// Tells librdkafka to commit this, in the order of the calls. Of a commit that is not waited for nothing more is heard.
+    pub(super) fn commit(&self, client: &BaseConsumer<Self>, progress: &[Progress], mode: CommitMode) {
+        if progress.is_empty() {
+            return;
+        }
+        match client.commit(&self.list(progress), mode) {
+            Ok(()) => self.shared.state().parts.sent(progress),
             Err(error) => {
-                // Said again until it is said, or the partition is another's.
-                state.is_dirty = true;
-                drop(state);
-                OUTSIDERS.log(Level::WARN, || warn!("cannot commit to Kafka, trying again: {error}"));
+                self.shared.membership.metrics.commit_failures.of(CommitFailure::Refused).inc();
+                self.shared.state().is_dirty = true;
+                OUTSIDERS
+                    .log(Level::WARN, || warn!("cannot commit to Kafka, entries may come again: {error}"));
             }
         }
     }
 
     /// Where the group stands in these partitions; empty when Kafka does not say.
     fn progress(&self, client: &BaseConsumer<Self>, partitions: &TopicPartitionList) -> Vec<Progress> {
-        let known = match client.committed_offsets(partitions.clone(), PROGRESS_TIMEOUT) {
-            Ok(known) => known,
-            Err(error) => {
-                warn!("Kafka does not say where the group stands, entries may come again: {error}");
-                return Vec::new();
-            }
-        };
-        let known = known.elements();
-        let known = known.iter().filter(|element| element.error().is_ok());
-        known
-            .map(|element| Progress {
-                partition: element.partition(),
-                offset: match element.offset() {
-                    KafkaOffset::Offset(offset) => Some(offset),
-                    _ => None,
-                },
-                incarnation: element.metadata().to_owned(),
-            })
-            .collect()
+        progress::committed(client, partitions).unwrap_or_else(|error| {
+            self.shared.membership.metrics.commit_failures.of(CommitFailure::Timeout).inc();
+            warn!("Kafka does not say where the group stands, entries may come again: {error}");
+            Vec::new()
+        })
     }
 
     fn take_over(&self, client: &BaseConsumer<Self>, partitions: &mut TopicPartitionList) {
@@ -145,25 +129,19 @@ impl Context {
     }
 
     fn give_back(&self, client: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
-        let is_given = |progress: &Progress| {
-            partitions.elements().iter().any(|element| element.partition() == progress.partition)
-        };
+        let given: Vec<i32> = partitions.elements().iter().map(|element| element.partition()).collect();
         let mut state = self.shared.state();
-        let mut progress = state.parts.to_commit();
-        progress.retain(is_given);
-        partitions.elements().iter().for_each(|element| state.parts.give_up(element.partition()));
+        let last = state.parts.to_commit_last(&given);
+        given.iter().for_each(|partition| state.parts.give_up(*partition));
         drop(state);
-        for element in partitions.elements() {
-            let queue = self.lock_queues().remove(&element.partition());
+        for partition in given {
+            let queue = self.lock_queues().remove(&partition);
             drop(queue);
         }
-        // A partition that was lost is another's, who decides what is committed.
-        if progress.is_empty() || client.assignment_lost() {
-            return;
-        }
-        match client.commit(&self.list(&progress), CommitMode::Sync) {
-            Ok(()) => self.shared.state().parts.committed(&progress),
-            Err(error) => warn!("cannot commit to Kafka, entries will come again: {error}"),
+        // A partition that was lost is another's, who decides what is committed. Others wait for the answer, as the next owner
+        // begins there: no longer than a coordinator may be away or silent (`session.timeout.ms`, `socket.timeout.ms`).
+        if !client.assignment_lost() {
+            self.commit(client, &last, CommitMode::Sync);
         }
     }
 }
@@ -204,11 +182,6 @@ impl ConsumerContext for Context {
         if let Err(error) = done {
             warn!("a rebalance of the Kafka group failed: {error}");
         }
-        self.look_again();
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
-        self.commit_answered(result);
         self.look_again();
     }
 }
