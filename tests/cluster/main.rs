@@ -10,9 +10,11 @@ mod world;
 
 mod brokers;
 mod bytes;
+mod commits;
 mod config;
 mod counts;
 mod drain;
+mod frozen;
 mod go_peers;
 mod goim;
 mod interleavings;
@@ -24,3 +26,4 @@ mod poison;
 mod registry;
 mod replaced;
 mod rooms;
+mod unknown;
