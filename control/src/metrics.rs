@@ -18,7 +18,7 @@ const LATENCY_BUCKETS: [f64; 15] =
     [1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 5e-2, 0.1, 0.5, 2.0, 10.0];
 
 /// Statuses that the HTTP API answers with when it refuses or fails: each stands at 0 until it happens.
-pub(crate) const HTTP_ERRORS: [u16; 9] = [400, 401, 403, 404, 405, 408, 413, 429, 503];
+pub(crate) const HTTP_ERRORS: [u16; 10] = [400, 401, 403, 404, 405, 408, 413, 429, 503, 504];
 
 /// Declares the values of one label.
 macro_rules! label {
