@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::Result;
+use tokio::task::block_in_place;
 
 use crate::{
     backend::Rate,
@@ -139,7 +140,8 @@ async fn work(shared: Arc<Shared>) -> Result<()> {
             println!("         {pair} is run again: the machine stood still for {stall:.1?}");
             continue;
         }
-        report(&shared, &done, &present);
+        // A disk that is busy may hold up what writes to it, and nothing else.
+        block_in_place(|| report(&shared, &done, &present));
         // A cluster in which something went wrong is nothing to judge the next pair by.
         stage = done.beyond.is_none().then_some(present);
         lock(&shared.done).push(done);

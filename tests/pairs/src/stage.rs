@@ -4,7 +4,7 @@ use std::{fmt, net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::{Result, anyhow};
 use serde_json::Value;
-use tokio::time::sleep;
+use tokio::{task::block_in_place, time::sleep};
 
 use crate::{
     backend::{self, Backend, Rate, Targets},
@@ -207,7 +207,7 @@ impl Stage {
             story.kills = self.world.comet_kills().split_off(self.kills);
             story.connections = self.crowd.story();
             story.until = now();
-            let found = judge(&story, rules);
+            let found = block_in_place(|| judge(&story, rules));
             let is_open =
                 [Verdict::Lost, Verdict::InNoCounter].iter().any(|verdict| found.count(*verdict) > 0);
             if !is_open || now() - ended > rules.tail {
@@ -256,7 +256,7 @@ impl Stage {
     }
 
     fn reached(&self, probes: &[Push]) -> Book {
-        let mut found = expect_reached(probes, &self.crowd.present());
+        let mut found = block_in_place(|| expect_reached(probes, &self.crowd.present()));
         let not_accepted = probes
             .iter()
             .filter(|probe| !matches!(&probe.answer, Answer::Accepted { offline, .. } if offline.is_empty()));
