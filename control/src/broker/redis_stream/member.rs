@@ -93,7 +93,7 @@ impl Membership {
             match self.member.acknowledge(to_store.stream, &to_store.incarnation, to_store.id).await {
                 Ok(true) => self.share.has_stored(&to_store),
                 Ok(false) => self.share.hurry.notify_one(),
-                Err(error @ RedisError::Away(_)) => return Err(error),
+                Err(error @ (RedisError::Away(_) | RedisError::Unknown(_))) => return Err(error),
                 Err(error) => result = Err(error),
             }
         }
