@@ -118,11 +118,18 @@ impl Pair {
         let mut allowed = Allowed::nothing();
         let job_dies = trouble == Trouble::JobDead || event == Event::KillJob;
         if job_dies || trouble == Trouble::JobFrozen {
-            // At least once: what was not acknowledged comes again. From the list it is gone.
-            let verdict = if queue == Queue::List { Verdict::Lost } else { Verdict::Doubled };
-            allowed = allowed
-                .and(verdict, IN_A_JOB)
-                .and(Verdict::InNoCounter, IN_A_JOB * u64::from(queue == Queue::List));
+            // At least once: what was not acknowledged comes again. From the list it is gone, and nobody can count it.
+            allowed = match queue {
+                Queue::List => allowed
+                    .and(Verdict::Lost, IN_A_JOB)
+                    .and(Verdict::LostButCounted, IN_A_JOB)
+                    .and(Verdict::InNoCounter, IN_A_JOB),
+                Queue::Stream | Queue::Kafka => allowed.and(Verdict::Doubled, IN_A_JOB),
+            };
+        }
+        if trouble == Trouble::RedisFrozen {
+            // A job that cannot renew what it owns loses it to another, and what it could not acknowledge comes again.
+            allowed = allowed.and(Verdict::Doubled, IN_A_JOB);
         }
         if queue == Queue::List {
             // Two jobs take from it in turn.
