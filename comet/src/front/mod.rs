@@ -488,7 +488,7 @@ mod tests {
     /// stayed for half an hour.
     #[tokio::test(start_paused = true)]
     async fn a_drain_waits_for_connections_on_their_way_between_shards() {
-        let (front, inbox) = with_a_shard(Arc::default());
+        let (front, mut inbox) = with_a_shard(Arc::default());
         let draining = tokio::spawn({
             let front = Arc::clone(&front);
             async move { front.drain(Duration::ZERO, Duration::from_secs(25)).await }
@@ -509,7 +509,8 @@ mod tests {
         inbox::take(&front, 0, ToFront::Drained { arrivals: 0 });
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert!(!draining.is_finished());
-        assert_eq!(inbox.depth(), 2, "the drain and the connection");
+        let mails: Vec<ToShard> = std::iter::from_fn(|| inbox.pop()).collect();
+        assert!(mails.iter().any(|mail| matches!(mail, ToShard::Attach(_))), "{mails:?}");
         inbox::take(&front, 0, ToFront::Drained { arrivals: 1 });
         assert!(draining.await.expect("no panic"));
     }
