@@ -4,7 +4,7 @@ use anyhow::Result;
 use tokio::time::sleep;
 
 use crate::{
-    clock::{ms, secs},
+    clock::{ms, now, secs},
     crowd::Leave,
     ledger::Verdict,
     rng::Rng,
@@ -91,11 +91,11 @@ impl Event {
         }
     }
 
-    /// Lets it happen.
+    /// Lets it happen; where nothing else does, people of a drained comet must be gone before it is back.
     ///
     /// # Errors
     /// A program does not start again.
-    pub async fn happen(self, stage: &mut Stage, rng: &mut Rng) -> Result<()> {
+    pub async fn happen(self, stage: &mut Stage, rng: &mut Rng, is_alone: bool) -> Result<()> {
         let comets = stage.crowd.comets();
         match self {
             Event::Push => sleep(secs(2)).await,
@@ -134,6 +134,13 @@ impl Event {
                 if let Err(why) = ended {
                     stage.note(Verdict::NotReady, || format!("a drain: {why}"));
                     self.subject(stage).kill().await;
+                }
+                if is_alone && self == Event::DrainComet {
+                    let ended = now();
+                    while !stage.crowd.missing().is_empty() && now() - ended < secs(10) {
+                        sleep(ms(50)).await;
+                    }
+                    stage.expect_counts(secs(5)).await;
                 }
                 sleep(ms(500)).await;
                 self.subject(stage).start().await?;

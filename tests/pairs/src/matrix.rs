@@ -140,10 +140,12 @@ impl Pair {
             allowed = allowed.and(Verdict::Reordered, IN_A_JOB);
         }
         if matches!(trouble, Trouble::RedisDead | Trouble::RedisWiped) {
-            allowed = allowed.and(Verdict::LostButCounted, UNTIL_BACK);
-            if queue != Queue::Kafka {
-                allowed = allowed.and(Verdict::Lost, IN_REDIS).and(Verdict::InNoCounter, IN_REDIS);
-            }
+            // What was on its queue is gone; and until every session is back, a user with one device known is not offline,
+            // though nobody knows of the other.
+            allowed = allowed
+                .and(Verdict::LostButCounted, UNTIL_BACK)
+                .and(Verdict::Lost, IN_REDIS)
+                .and(Verdict::InNoCounter, IN_REDIS);
         }
         if trouble == Trouble::KafkaDead || trouble == Trouble::KafkaFrozen {
             allowed = allowed.and(Verdict::Doubled, IN_A_JOB);
@@ -205,7 +207,7 @@ impl Pair {
             stage.note(Verdict::NotReady, || format!("{}: {why:#}", self.trouble.word()));
         }
         sleep(ms(500)).await;
-        self.event.happen(stage, &mut rng).await?;
+        self.event.happen(stage, &mut rng, self.trouble == Trouble::Nothing).await?;
         sleep((begun + self.trouble.lasts()).saturating_sub(now())).await;
         for ready in watch.end().await {
             stage.note(Verdict::NotReady, || format!("{ready} was ready all the time"));
