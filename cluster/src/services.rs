@@ -15,6 +15,7 @@ use proto::{
     ids::{Generation, Key, Mid, RoomId, ServerId},
     op::Op,
 };
+use tokio::time::Instant;
 
 /// How a client reached comet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,6 +49,16 @@ pub struct ConnectRequest {
     pub client_ip: Option<IpAddr>,
     /// How the client came.
     pub transport: Transport,
+    /// When the login came to the comet, as far as whoever has it here knows: its way may have been longer.
+    pub arrived: Instant,
+    /// Logic was asked before, and may have stored it under a number that only `arrived_by_us` is certainly not below.
+    pub is_repeated: bool,
+    /// The same by the session store's clock, at the latest, in µs since the epoch; none where the comet does not know
+    /// that clock.
+    pub arrived_by_us: Option<u64>,
+    /// When its comet stops waiting for the answer, by the same clock, at the latest: what is found later is not begun,
+    /// for it was asked of another logic meanwhile, or given up.
+    pub wanted_until_us: Option<u64>,
 }
 
 /// What logic says about a login it accepts.
@@ -91,6 +102,8 @@ pub struct Renewed {
     /// Sessions that are not the stored ones because a newer login on another comet took their key, with its generation:
     /// comet closes what is older.
     pub superseded: Vec<(Key, Generation)>,
+    /// What the session store's clock shows, µs since the epoch; none: logic does not say.
+    pub now_us: Option<u64>,
 }
 
 /// One message of a client for logic.

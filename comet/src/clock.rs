@@ -37,6 +37,11 @@ impl Time {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
 
+    /// This moment earlier by `age`; the origin where that lies before it.
+    pub const fn before(self, age: Duration) -> Time {
+        Time(self.0.saturating_sub(age.as_micros() as u64))
+    }
+
     /// This moment later by `delay`.
     pub const fn after(self, delay: Duration) -> Time {
         Time(self.0.saturating_add(delay.as_micros() as u64))

@@ -76,6 +76,10 @@ label! {
         Unavailable = "unavailable",
         /// A newer login of the same key came first.
         Superseded = "superseded",
+        /// It was found when its comet had stopped waiting: not begun.
+        Late = "late",
+        /// The key's session lies ahead of the store's clock: the client has to come again.
+        Undecided = "undecided",
     }
 }
 

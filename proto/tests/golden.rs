@@ -178,8 +178,11 @@ fn messages_between_comet_and_logic_have_goims_numbers() {
             token: "{}".into(),
             client_ip: "::1".into(),
             transport: "tcp".into(),
+            age_us: 5,
+            arrived_by_us: 6,
+            wanted_until_us: 7,
         },
-        "0a 03 \"h:1\" 12 01 \"c\" 1a 02 \"{}\" | aa 06 03 \"::1\" b2 06 03 \"tcp\"",
+        "0a 03 \"h:1\" 12 01 \"c\" 1a 02 \"{}\" | aa 06 03 \"::1\" b2 06 03 \"tcp\" b8 06 05 c0 06 06 c8 06 07",
     );
     assert_message(
         &ConnectReply {

@@ -177,6 +177,33 @@ fn a_hang_up_is_seen_without_reading_even_behind_unread_bytes() {
     });
 }
 
+/// A thread that stood still reads a login as if it had just come: its client may have gone elsewhere since.
+#[test]
+fn the_age_of_bytes_is_known_however_late_they_are_accepted_and_read() {
+    on_both_drivers(|| async {
+        let listener = listener(&ListenOptions::default());
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        thread::sleep(Duration::from_millis(400));
+        peer.write_all(b"login").unwrap();
+        thread::sleep(Duration::from_millis(300));
+        // Neither its end, nor what it does not send, makes it younger.
+        peer.shutdown(Shutdown::Write).unwrap();
+        thread::sleep(Duration::from_millis(100));
+        let (socket, _) = listener.accept().await.unwrap().unwrap();
+        let least = Duration::from_millis(380);
+        let age = socket.newest_bytes_age();
+        assert!((least..Duration::from_millis(800)).contains(&age), "{age:?}");
+        assert_eq!(socket.try_receive(&mut [0; 16]).unwrap(), 5);
+        assert!(socket.newest_bytes_age() >= age, "being read makes them no younger");
+
+        let (socket, mut peer) = connection(&ListenOptions::default()).await;
+        thread::sleep(Duration::from_millis(900));
+        peer.write_all(b"login").unwrap();
+        socket.readable().await.unwrap();
+        assert!(socket.newest_bytes_age() < Duration::from_millis(800), "what was sent now is new");
+    });
+}
+
 #[test]
 fn what_a_stalled_reader_leaves_in_the_kernel_is_known() {
     on_both_drivers(|| async {

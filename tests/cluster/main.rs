@@ -10,11 +10,13 @@ mod world;
 
 mod brokers;
 mod bytes;
+mod clock_set_back;
 mod commits;
 mod config;
 mod counts;
 mod drain;
 mod frozen;
+mod given_up;
 mod go_peers;
 mod goim;
 mod interleavings;

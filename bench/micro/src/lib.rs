@@ -79,6 +79,7 @@ impl Gateway {
 
     fn handover(&self, number: u64, transport: Transport) -> Handover {
         Handover {
+            arrived: Time::default(),
             ticket: Ticket(number),
             peer: IpAddr::V4(Ipv4Addr::LOCALHOST),
             transport,

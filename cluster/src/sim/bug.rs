@@ -17,6 +17,8 @@ pub enum Bug {
     WrongRoomCount,
     /// Of two logins of one key the older one stays.
     ReloginRace,
+    /// A login is dated by when logic decides it, not by when it came.
+    DatedWhenDecided,
     /// The end of an older login removes the session of a newer one.
     UnfencedEnd,
     /// Frames that wait for a connection that breaks are not counted as dropped.
@@ -35,6 +37,7 @@ impl Bug {
         ("missed-heartbeat", Bug::MissedHeartbeat),
         ("wrong-room-count", Bug::WrongRoomCount),
         ("relogin-race", Bug::ReloginRace),
+        ("dated-when-decided", Bug::DatedWhenDecided),
         ("unfenced-end", Bug::UnfencedEnd),
         ("uncounted-drop", Bug::UncountedDrop),
         ("forgotten-resume", Bug::ForgottenResume),

@@ -275,9 +275,14 @@ impl Reactor {
             }
             Ok(bytes) => match core.shard.received(now, id, &mut buffer[..bytes], &mut core.out) {
                 Flow::Read => Step::Read,
-                Flow::Hold => {
+                flow => {
                     // Before the actions are carried out: one of them may release it already.
                     core.held.insert(id, Held::default());
+                    match flow {
+                        Flow::Login if socket.has_hung_up() => core.shard.hung_up(now, id, &mut core.out),
+                        Flow::Login => core.shard.ask(now, id, socket.newest_bytes_age(), &mut core.out),
+                        Flow::Read | Flow::Hold => {}
+                    }
                     Step::Wait
                 }
             },
@@ -433,6 +438,7 @@ async fn take_mail(
                     let mut core = reactor.core.borrow_mut();
                     match &mail {
                         ToShard::Verdict(verdict) => core.look_for_hang_up(verdict.id),
+                        ToShard::Look(id) => core.look_for_hang_up(*id),
                         ToShard::Push(push) => bytes += push.encoded.bytes().len(),
                         _ => {}
                     }

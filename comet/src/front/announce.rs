@@ -15,7 +15,7 @@ use tokio::{
     sync::{Notify, mpsc},
     time::{Instant, sleep},
 };
-use tracing::info;
+use tracing::{debug, info};
 
 use super::{Front, lock};
 use crate::shard::mail::ToShard;
@@ -51,6 +51,8 @@ struct Store {
     old: VecDeque<(u64, Instant)>,
     heard: Option<Instant>,
     changed: Option<Instant>,
+    /// It was another one before: not only the first that was heard.
+    is_another: bool,
 }
 
 /// A part of a shard's sessions, on its way through the lanes.
@@ -89,6 +91,7 @@ impl Announcer {
             }
         }
         store.changed = Some(now);
+        store.is_another = store.old.back().is_some();
         self.changed.notify_one();
     }
 
@@ -117,12 +120,9 @@ pub(super) async fn ask(front: Arc<Front>) {
         if front.announcer.heard_lately() {
             continue;
         }
-        match front.logic.renew(Vec::new()).await {
-            Ok(renewed) => front.announcer.heard(&renewed),
-            Err(error) => {
-                front.metrics.logic_failed("incarnation");
-                tracing::debug!(%error, "logic does not tell the incarnation of its store");
-            }
+        if let Err(error) = front.tell_alive(Vec::new()).await {
+            front.metrics.logic_failed("incarnation");
+            tracing::debug!(%error, "logic does not tell the incarnation of its store");
         }
     }
 }
@@ -131,9 +131,15 @@ pub(super) async fn ask(front: Arc<Front>) {
 pub(super) async fn run(front: Arc<Front>, mut chunks: mpsc::Receiver<Chunk>) {
     loop {
         front.announcer.changed.notified().await;
+        let is_another = lock(&front.announcer.store).is_another;
         let sessions = announce(&front, &mut chunks).await;
-        if sessions > 0 {
+        if sessions > 0 && is_another {
             info!(sessions, "the session store may have lost sessions: all of this comet's were renewed");
+        } else if sessions > 0 {
+            debug!(
+                sessions,
+                "the session store's incarnation is known now: all of this comet's were renewed"
+            );
         }
     }
 }

@@ -37,6 +37,7 @@ pub(super) fn take(front: &Arc<Front>, shard: u16, mail: ToFront) {
     match mail {
         ToFront::Login(login) => front.logins.begin(front, *login),
         ToFront::LoginGone(id) => front.logins.gone(id),
+        ToFront::LoginThere(id) => front.logins.there(id),
         // Bounded by the connections on their way, each of which waits here and nowhere else.
         ToFront::Moved { to, attach } => {
             lock(&front.moves)[usize::from(to)].sent += 1;

@@ -404,8 +404,7 @@ impl Renewals {
 
 /// One call. What logic calls superseded ends here too: the kick of the newer login has not arrived.
 async fn renew(front: &Front, sessions: Vec<SessionRef>) -> Result<(), LogicError> {
-    let renewed = front.logic.renew(sessions).await?;
-    front.announcer.heard(&renewed);
+    let renewed = front.tell_alive(sessions).await?;
     for (key, by) in renewed.superseded {
         // It is a mail to a shard, which cannot fail.
         let _ = front.kick(key, Some(by), CloseReason::Replaced, None).await;

@@ -85,12 +85,17 @@ impl GrpcLogic {
     }
 
     pub(super) async fn try_connect(&self, request: ConnectRequest) -> Result<Session, NotDone> {
+        let age = request.arrived.elapsed();
+        let until = |arrived: u64| arrived + (age + self.limit).as_micros() as u64;
         let request = ConnectReq {
             server: request.server.as_str().to_owned(),
             cookie: request.cookie,
             token: request.token,
             client_ip: request.client_ip.map(|ip| ip.to_string()).unwrap_or_default(),
             transport: request.transport.label().to_owned(),
+            age_us: if request.is_repeated { 0 } else { age.as_micros() as u64 },
+            arrived_by_us: request.arrived_by_us.unwrap_or_default(),
+            wanted_until_us: request.arrived_by_us.map(until).unwrap_or_default(),
         };
         let reply = self.goims.clone().connect(request).await;
         let reply = reply.map_err(|status| NotDone::because(status, login_error))?.into_inner();
@@ -224,11 +229,13 @@ impl LogicApi for GrpcLogic {
             self.ours.clone().renew(request).await
         });
         if let Some(reply) = renewed.await {
-            let halley::RenewReply { incarnation, superseded } = reply.map_err(unavailable)?.into_inner();
+            let halley::RenewReply { incarnation, superseded, now_us } =
+                reply.map_err(unavailable)?.into_inner();
             let superseded = superseded.into_iter();
             return Ok(Renewed {
                 incarnation: Some(incarnation).filter(|incarnation| *incarnation != 0),
                 superseded: superseded.map(|it| (Key::new(it.key), Generation(it.by))).collect(),
+                now_us: Some(now_us).filter(|now_us| *now_us != 0),
             });
         }
         // One that logic refuses is no reason to send the others again, with it among them, for ever.
@@ -292,6 +299,7 @@ fn login_error(status: Status) -> LogicError {
         Code::Unknown | Code::InvalidArgument | Code::Unauthenticated => refused(CloseReason::LoginRefused),
         Code::PermissionDenied => refused(CloseReason::NotPermitted),
         Code::Aborted => refused(CloseReason::Replaced),
+        Code::FailedPrecondition => refused(CloseReason::ServerError),
         Code::ResourceExhausted => LogicError::Overloaded,
         _ => unavailable(status),
     }

@@ -212,6 +212,10 @@ mod tests {
             token: "{}".into(),
             client_ip: None,
             transport: Transport::Tcp,
+            arrived: Instant::now(),
+            is_repeated: false,
+            arrived_by_us: None,
+            wanted_until_us: None,
         }
     }
 

@@ -12,7 +12,10 @@ use cluster::{
     sim,
 };
 use proto::close::CloseReason;
-use tokio::sync::{Semaphore, watch};
+use tokio::{
+    sync::{Semaphore, oneshot, watch},
+    time::Instant,
+};
 
 use super::{Front, client_log::Asked, lock};
 use crate::{
@@ -27,18 +30,29 @@ const ASKED_AT_ONCE: usize = 256;
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 
+/// How long ago a client may have been looked for when logic is asked: as often its shard looks by itself, unless it stands
+/// still.
+const LOOK_AFTER: Duration = Duration::from_millis(100);
+
 /// Left of the client's deadline for the verdict to reach the shard.
 const MARGIN: Duration = Duration::from_millis(200);
 
 /// Logins under way.
 pub(super) struct Logins {
-    /// Whether the client has left meanwhile.
-    waiting: Mutex<HashMap<ConnectionId, bool>>,
+    waiting: Mutex<HashMap<ConnectionId, Waiting>>,
     asking: Semaphore,
     /// Calls whose answer comes too late for their client; as many as are asked at once.
     late: Semaphore,
     /// Logins that are not decided, or whose answer is still to come.
     running: watch::Sender<usize>,
+}
+
+/// What its shard says of a client whose login is under way.
+#[derive(Default)]
+struct Waiting {
+    is_gone: bool,
+    /// Told when it is still there; let go when it is gone.
+    looked: Option<oneshot::Sender<()>>,
 }
 
 impl Default for Logins {
@@ -51,7 +65,7 @@ impl Default for Logins {
 impl Logins {
     /// A client wants to log in.
     pub(super) fn begin(&self, front: &Arc<Front>, login: Login) {
-        lock(&self.waiting).insert(login.id, false);
+        lock(&self.waiting).insert(login.id, Waiting::default());
         self.running.send_modify(|running| *running += 1);
         let front = Arc::clone(front);
         tokio::spawn(async move {
@@ -62,9 +76,15 @@ impl Logins {
 
     /// The client left the lobby.
     pub(super) fn gone(&self, id: ConnectionId) {
-        if let Some(gone) = lock(&self.waiting).get_mut(&id) {
-            *gone = true;
+        if let Some(waiting) = lock(&self.waiting).get_mut(&id) {
+            *waiting = Waiting { is_gone: true, looked: None };
         }
+    }
+
+    /// The client was looked for, and is there.
+    pub(super) fn there(&self, id: ConnectionId) {
+        let looked = lock(&self.waiting).get_mut(&id).and_then(|waiting| waiting.looked.take());
+        let _ = looked.map(|looked| looked.send(())); // nobody waits any more: the deadline was near
     }
 
     /// Returns when logic owes no answer.
@@ -74,13 +94,37 @@ impl Logins {
     }
 
     fn is_gone(&self, id: ConnectionId) -> bool {
-        lock(&self.waiting).get(&id).copied().unwrap_or(true)
+        lock(&self.waiting).get(&id).is_none_or(|waiting| waiting.is_gone)
     }
 
     /// Ends the stay; true when the client is still there.
     fn finish(&self, id: ConnectionId) -> bool {
-        lock(&self.waiting).remove(&id) == Some(false)
+        lock(&self.waiting).remove(&id).is_some_and(|waiting| !waiting.is_gone)
     }
+}
+
+/// Whether the client of a login is there. Its end may lie in the kernel while its shard, or this thread, stood still.
+async fn is_there(front: &Front, login: &mut Login) -> bool {
+    let logins = &front.logins;
+    if Time::now().since(login.looked) >= LOOK_AFTER {
+        let (looked, answer) = oneshot::channel();
+        match lock(&logins.waiting).get_mut(&login.id) {
+            Some(waiting) if !waiting.is_gone => waiting.looked = Some(looked),
+            _ => return false,
+        }
+        front.outboxes.send(login.id.shard, ToShard::Look(login.id)).await;
+        // Without an answer either the shard stands still, or it has told that the client left.
+        if tokio::time::timeout(time_left(login), answer).await.is_err() {
+            return false;
+        }
+        login.looked = Time::now();
+    }
+    !logins.is_gone(login.id)
+}
+
+/// What is left for logic to answer a login in.
+fn time_left(login: &Login) -> Duration {
+    login.deadline.since(Time::now()).saturating_sub(MARGIN)
 }
 
 async fn decide(front: &Arc<Front>, login: Login) {
@@ -119,22 +163,31 @@ type Call<'a> = Pin<Box<dyn Future<Output = Result<Session, LogicError>> + Send 
 
 /// Asks logic until it has decided; `Err(None)` when the client left first. With the call that it did not answer in
 /// time, if there is one.
-async fn ask(front: &Front, login: Login) -> (Result<Session, Option<LogicError>>, Option<Call<'_>>) {
+async fn ask(front: &Front, mut login: Login) -> (Result<Session, Option<LogicError>>, Option<Call<'_>>) {
     let Ok(_permit) = front.logins.asking.acquire().await else { return (Err(None), None) };
-    let request = ConnectRequest {
+    let mut request = ConnectRequest {
         server: front.server.clone(),
         // A text on the wire to logic, three times as long at worst: only for those whose turn it is.
         cookie: String::from_utf8_lossy(&login.cookie).into_owned(),
-        token: login.token,
+        token: login.token.clone(),
         client_ip: Some(login.peer),
         transport: login.transport,
+        arrived: instant(login.arrived),
+        is_repeated: false,
+        // The same whenever it is asked, for the same number.
+        arrived_by_us: front.store_time.at(login.arrived),
+        wanted_until_us: None,
     };
     let mut pause = RETRY_MIN;
     loop {
-        if front.logins.is_gone(login.id) {
+        if !is_there(front, &mut login).await {
             return (Err(None), None);
         }
-        let left = login.deadline.since(Time::now()).saturating_sub(MARGIN);
+        let left = time_left(&login);
+        if left.is_zero() {
+            let (reason, text) = (CloseReason::LoginTimeout, CloseReason::LoginTimeout.text().to_owned());
+            return (Err(Some(LogicError::Refused { reason, text })), None);
+        }
         let mut call = front.logic.connect(request.clone());
         let error = match tokio::time::timeout(left, &mut call).await {
             Ok(Ok(session)) => return (Ok(session), None),
@@ -147,13 +200,19 @@ async fn ask(front: &Front, login: Login) -> (Result<Session, Option<LogicError>
             }
         };
         front.metrics.logic_failed("connect");
-        let left = login.deadline.since(Time::now()).saturating_sub(MARGIN);
-        if left <= pause {
+        if time_left(&login) <= pause {
             return (Err(Some(error)), None);
         }
+        request.is_repeated = true;
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(RETRY_MAX);
     }
+}
+
+/// A moment of ours for others.
+fn instant(moment: Time) -> Instant {
+    let now = Instant::now();
+    now.checked_sub(Time::now().since(moment)).unwrap_or(now)
 }
 
 /// What logic did not say in time it may have stored all the same: that session ends when it does say so.

@@ -12,6 +12,7 @@
 //! - [`logic_client`]: logic over gRPC. [`logics`]: several of them.
 //! - [`metrics`]: the gateway's counters.
 //! - [`outbox`]: the rings to the shards.
+//! - [`store_time`]: the session store's clock, as logic tells it.
 
 mod announce;
 mod client_log;
@@ -26,6 +27,7 @@ mod metrics;
 mod online;
 mod outbox;
 pub mod rpc;
+mod store_time;
 
 use std::{
     collections::HashMap,
@@ -36,18 +38,18 @@ use std::{
     time::Duration,
 };
 
-use cluster::services::{ClientCount, LogicApi, Session, SessionRef};
+use cluster::services::{ClientCount, LogicApi, LogicError, Renewed, Session, SessionRef};
 use proto::ids::ServerId;
 use tokio::{sync::Notify, time::Instant};
 
-use self::{announce::Announcer, lanes::Lanes, logins::Logins, online::Online};
+use self::{announce::Announcer, lanes::Lanes, logins::Logins, online::Online, store_time::StoreTime};
 pub use self::{
     client_log::ClientLog,
     inbox::Inbox,
     metrics::{Metrics, Snapshot},
     outbox::{Outboxes, RING_CAPACITY},
 };
-use crate::shard::mail::ToShard;
+use crate::{clock::Time, shard::mail::ToShard};
 
 /// How often changed room counts are reported to logic.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
@@ -81,6 +83,7 @@ pub struct Front {
     logins: Logins,
     lanes: Lanes,
     announcer: Announcer,
+    store_time: StoreTime,
     metrics: Arc<Metrics>,
     client_log: ClientLog,
     /// Set for good.
@@ -124,6 +127,7 @@ impl Front {
             logins: Logins::default(),
             lanes,
             announcer,
+            store_time: StoreTime::default(),
             metrics,
             client_log,
             draining: AtomicBool::new(false),
@@ -195,6 +199,17 @@ impl Front {
             tracing::debug!(%error, "logic did not take the last report");
             tokio::time::sleep(LAST_REPORT_PAUSE).await;
         }
+    }
+
+    /// Says that sessions live, or only asks after the store where there are none, and takes note of what logic says of it.
+    async fn tell_alive(&self, sessions: Vec<SessionRef>) -> Result<Renewed, LogicError> {
+        let asked = Time::now();
+        let renewed = self.logic.renew(sessions).await?;
+        if let Some(now_us) = renewed.now_us {
+            self.store_time.heard(asked, Time::now(), now_us);
+        }
+        self.announcer.heard(&renewed);
+        Ok(renewed)
     }
 
     fn is_draining(&self) -> bool {
@@ -292,12 +307,12 @@ mod renewal_tests;
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
+    use std::{net::IpAddr, sync::atomic::AtomicUsize};
 
     use async_trait::async_trait;
     use cluster::services::{
-        ClientMessage, CometApi as _, ConnectRequest, Dispatch, DispatchError, LogicError, MessageReply,
-        Payload, Receivers, Renewed, Transport,
+        ClientMessage, CometApi as _, ConnectRequest, Dispatch, DispatchError, MessageReply, Payload,
+        Receivers, Transport,
     };
     use proto::{
         frame::Header,
@@ -307,7 +322,6 @@ mod tests {
 
     use super::*;
     use crate::{
-        clock::Time,
         mailbox::{Bell, Receiver, ShardBell, channel},
         shard::{
             Wire,
@@ -335,11 +349,14 @@ mod tests {
         /// What the reports said that were taken.
         clients: Mutex<Vec<ClientCount>>,
         ended: Mutex<Vec<Key>>,
+        /// Logins.
+        asked: AtomicUsize,
     }
 
     #[async_trait]
     impl LogicApi for Slow {
         async fn connect(&self, _: ConnectRequest) -> Result<Session, LogicError> {
+            self.asked.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(self.takes).await;
             Ok(session())
         }
@@ -463,9 +480,11 @@ mod tests {
 
     fn login() -> Login {
         let id = ConnectionId { shard: 0, slot: 3, generation: 4 };
-        let deadline = Time::now().after(Duration::from_secs(5));
+        let now = Time::now();
         let (transport, peer) = (Transport::Tcp, IpAddr::from([127, 0, 0, 1]));
-        Login { id, transport, peer, cookie: Box::default(), token: "{}".into(), deadline }
+        let deadline = now.after(Duration::from_secs(5));
+        let (cookie, token) = (Box::default(), "{}".into());
+        Login { id, transport, peer, cookie, token, arrived: now, looked: now, deadline }
     }
 
     /// What logic answered behind the last client's end was a session for half an hour that nobody had.
@@ -496,6 +515,7 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(1)).await;
         let state = Handover {
             ticket: Ticket(1),
+            arrived: Time::default(),
             peer: IpAddr::from([127, 0, 0, 1]),
             transport: Transport::Tcp,
             header: Header { ver: 1, op: Op::AUTH, seq: 1 },
@@ -513,6 +533,27 @@ mod tests {
         assert!(mails.iter().any(|mail| matches!(mail, ToShard::Attach(_))), "{mails:?}");
         inbox::take(&front, 0, ToFront::Drained { arrivals: 1 });
         assert!(draining.await.expect("no panic"));
+    }
+
+    /// The front stood still with a login in its hands, whose client had left meanwhile, its end being in the kernel: logic
+    /// was asked all the same.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_is_looked_for_again_before_logic_is_asked_late() {
+        for stays in [true, false] {
+            let logic = Arc::<Slow>::default();
+            let (front, mut inbox) = with_a_shard(Arc::clone(&logic));
+            let looked = Time::now().before(Duration::from_secs(1));
+            front.logins.begin(&front, Login { looked, ..login() });
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            assert!(matches!(inbox.pop(), Some(ToShard::Look(id)) if id == login().id));
+            assert_eq!(logic.asked.load(Ordering::Relaxed), 0);
+            match stays {
+                true => front.logins.there(login().id),
+                false => front.logins.gone(login().id),
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            assert_eq!(logic.asked.load(Ordering::Relaxed), usize::from(stays));
+        }
     }
 
     /// The call was given up with the deadline: what logic had stored stayed there for half an hour, and was pushed to.

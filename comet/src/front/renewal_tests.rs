@@ -82,7 +82,7 @@ impl Setup {
         let logic = Arc::new(Recorder {
             told: Mutex::default(),
             fails: AtomicBool::new(false),
-            answer: Mutex::new(Renewed { incarnation: Some(7), superseded: Vec::new() }),
+            answer: Mutex::new(Renewed { incarnation: Some(7), ..Renewed::default() }),
         });
         let (wake, _) = ring::wake_pair().expect("two descriptors");
         let bell = Arc::new(ShardBell::new(wake));

@@ -52,13 +52,15 @@ impl Shard {
             State::Closing { .. } | State::Ended => return,
             State::Open(open) => open.reasons,
             State::Lobby(lobby) => {
-                // With a verdict that waits here the front has forgotten the login: what is left of it is the session.
-                out.mail.push_back(match lobby.outcome.take() {
+                match lobby.outcome.take() {
+                    // The front has forgotten the login: what is left of it is the session.
                     Some(Outcome::Open(session) | Outcome::Move { session, .. }) => {
-                        ToFront::Abandoned(session)
+                        out.mail.push_back(ToFront::Abandoned(session));
                     }
-                    Some(Outcome::Refuse { .. }) | None => ToFront::LoginGone(id),
-                });
+                    // It never heard of it.
+                    None if lobby.login.is_some() => {}
+                    Some(Outcome::Refuse { .. }) | None => out.mail.push_back(ToFront::LoginGone(id)),
+                }
                 lobby.reasons
             }
             State::Handshaking { .. } | State::AwaitAuth { .. } => false,

@@ -23,12 +23,13 @@ use proto::{
 use smallvec::SmallVec;
 
 use super::{
-    mail::{Carried, Outcome, Ticket},
+    mail::{Carried, Login, Outcome, Ticket},
     queue::{SendQueue, WireKind},
     rate::TokenBucket,
     room::Membership,
     wheel::Tick,
 };
+use crate::clock::Time;
 
 /// One client socket.
 pub(super) struct Connection {
@@ -80,11 +81,15 @@ pub(super) enum State {
 
 /// A login that waits for logic.
 pub(super) struct Lobby {
+    /// When the login came.
+    pub(super) arrived: Time,
     pub(super) deadline: Tick,
     /// Header of the login, for the reply.
     pub(super) header: Header,
     pub(super) carried: Carried,
     pub(super) reasons: bool,
+    /// The login, until logic is asked.
+    pub(super) login: Option<Box<Login>>,
     /// A verdict that came while bytes of ours were still being written: a connection moves with none in flight.
     pub(super) outcome: Option<Outcome>,
 }
@@ -170,13 +175,32 @@ impl Connection {
         }
     }
 
-    /// The login came: into the lobby. Returns the cookie of the upgrade.
-    pub(super) fn enter_lobby(&mut self, deadline: Tick, header: Header, reasons: bool) -> Box<[u8]> {
-        let lobby = Lobby { deadline, header, carried: Carried::default(), reasons, outcome: None };
-        match std::mem::replace(&mut self.state, State::Lobby(Box::new(lobby))) {
-            State::AwaitAuth { cookie, .. } => cookie.unwrap_or_default(),
-            _ => Box::default(),
+    /// The login came: into the lobby.
+    pub(super) fn enter_lobby(
+        &mut self,
+        deadline: Tick,
+        header: Header,
+        reasons: bool,
+        mut login: Box<Login>,
+    ) {
+        if let State::AwaitAuth { cookie, .. } = &mut self.state {
+            login.cookie = cookie.take().unwrap_or_default();
         }
+        let (carried, arrived, login) = (Carried::default(), login.arrived, Some(login));
+        self.state = State::Lobby(Box::new(Lobby {
+            arrived,
+            deadline,
+            header,
+            carried,
+            reasons,
+            login,
+            outcome: None,
+        }));
+    }
+
+    /// A login came, and logic was not asked.
+    pub(super) fn is_to_be_asked(&self) -> bool {
+        matches!(&self.state, State::Lobby(lobby) if lobby.login.is_some())
     }
 
     /// Out of the lobby; `None` when it is not there.

@@ -23,6 +23,9 @@ pub enum Flow {
     Read,
     /// Not before [`super::Action::Resume`]; it watches for a hang-up.
     Hold,
+    /// The same, and a login came: the driver looks at once whether its client has left behind it, which it may have done
+    /// long ago. Then it says [`Shard::hung_up`], else [`Shard::ask`].
+    Login,
 }
 
 /// What became of one frame.
@@ -249,7 +252,7 @@ impl Shard {
         let Some(connection) = self.slots.get_mut(id) else { return Next::Closed };
         match &mut connection.state {
             State::AwaitAuth { .. } if frame.header.op == Op::AUTH => {
-                self.login(now, id, frame, out);
+                self.login(now, id, frame);
                 Next::Hold
             }
             State::AwaitAuth { ignored, .. } => {

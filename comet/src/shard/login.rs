@@ -1,6 +1,8 @@
 //! From the login to an open connection: the lobby, logic's verdict, the way to the shard that owns the key, and what
 //! happens when two connections have one key.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use cluster::{
     services::Session,
@@ -26,22 +28,53 @@ use crate::clock::Time;
 /// Slots whose sessions are told at once: well under a millisecond of work.
 const SESSION_SLOTS: u32 = 4096;
 
+/// What a clock that was not set may be wrong by.
+const CLOCK_SLACK: Duration = Duration::from_secs(1);
+
 impl Shard {
-    /// The login came: into the lobby, until logic has decided. Nothing more is read.
-    pub(super) fn login(&mut self, now: Time, id: ConnectionId, frame: &Frame<'_>, out: &mut Outputs) {
+    /// The login came: into the lobby, until logic has decided. Nothing more is read, and nobody asked yet.
+    pub(super) fn login(&mut self, now: Time, id: ConnectionId, frame: &Frame<'_>) {
         let deadline = now.after(self.config.handshake);
         let Some(connection) = self.slots.get_mut(id) else { return };
         let reasons = extras(frame.body).features.reasons;
-        let cookie = connection.enter_lobby(Tick::not_before(deadline), frame.header, reasons);
-        out.mail.push_back(ToFront::Login(Box::new(Login {
+        let login = Box::new(Login {
             id,
             transport: connection.transport,
             peer: connection.peer,
-            cookie,
+            cookie: Box::default(),
             token: Bytes::copy_from_slice(frame.body),
+            arrived: now,
+            looked: now,
             deadline,
-        })));
+        });
+        connection.enter_lobby(Tick::not_before(deadline), frame.header, reasons, login);
         self.arm(id.slot);
+    }
+
+    /// Behind [`Flow::Login`]: the client is there, and its last bytes came `age` ago. Logic is asked, unless clients do
+    /// not wait so long.
+    pub fn ask(&mut self, now: Time, id: ConnectionId, age: Duration, out: &mut Outputs) {
+        let arrived = now.before(age);
+        let deadline = arrived.after(self.config.handshake);
+        let Some(State::Lobby(lobby)) = self.slots.get_mut(id).map(|connection| &mut connection.state) else {
+            return;
+        };
+        if deadline > now {
+            (lobby.arrived, lobby.deadline) = (arrived, Tick::not_before(deadline));
+            let login = lobby.login.take().map(|login| Box::new(Login { arrived, deadline, ..*login }));
+            out.mail.extend(login.map(ToFront::Login));
+            return self.arm(id.slot);
+        }
+        let reason = CloseReason::LoginTimeout;
+        self.close(now, id, reason, reason.text(), out);
+        self.flush_urgent(now, out);
+    }
+
+    /// The front wants to know of a login whose client was just looked for; if it has left, that was told.
+    pub(super) fn looked_for(&self, id: ConnectionId, out: &mut Outputs) {
+        if self.is_in_lobby(id) {
+            out.mail.push_back(ToFront::LoginThere(id));
+        }
     }
 
     /// Logic's word. A client that left meanwhile leaves a session behind, which ends here.
@@ -104,7 +137,7 @@ impl Shard {
             Outcome::Open(session) => {
                 let Some(lobby) = self.slots.get_mut(id).and_then(Connection::leave_lobby) else { return };
                 self.unauthenticated_now -= 1;
-                self.open(now, id, lobby.header, &session, lobby.reasons, lobby.carried, out);
+                self.open(now, id, lobby.arrived, lobby.header, &session, lobby.reasons, lobby.carried, out);
             }
             Outcome::Move { to, session } => {
                 let Some(lobby) = self.slots.get_mut(id).and_then(Connection::leave_lobby) else { return };
@@ -113,6 +146,7 @@ impl Shard {
                 *self.stats.connections.of(connection.transport) -= 1;
                 let state = Box::new(Handover {
                     ticket: connection.ticket,
+                    arrived: lobby.arrived,
                     peer: connection.peer,
                     transport: connection.transport,
                     header: lobby.header,
@@ -128,13 +162,13 @@ impl Shard {
 
     /// A connection from another shard: it gets a slot here and is opened.
     pub(super) fn attach(&mut self, now: Time, state: Handover, out: &mut Outputs) -> ConnectionId {
-        let Handover { ticket, peer, transport, header, session, reasons, wire, carried } = state;
+        let Handover { ticket, arrived, peer, transport, header, session, reasons, wire, carried } = state;
         let mut connection = Connection::new(ticket, peer, transport, Tick::NEVER);
         connection.wire = wire;
         let id = self.slots.insert(connection);
         *self.stats.connections.of(transport) += 1;
         self.stats.attached += 1;
-        self.open(now, id, header, &session, reasons, carried, out);
+        self.open(now, id, arrived, header, &session, reasons, carried, out);
         if self.draining.is_some() {
             self.go_away(now, id, out);
         }
@@ -148,6 +182,7 @@ impl Shard {
         &mut self,
         now: Time,
         id: ConnectionId,
+        arrived: Time,
         header: Header,
         session: &Session,
         reasons: bool,
@@ -166,7 +201,7 @@ impl Shard {
             generation: session.generation,
             peer,
         });
-        if !self.take_key(now, id, session, out) {
+        if !self.take_key(now, id, arrived, session, out) {
             return;
         }
         self.arm(id.slot);
@@ -181,15 +216,26 @@ impl Shard {
         self.go_on_with(now, id, carried, out);
     }
 
-    /// Of two connections with one key the newer login stays: the one with the higher generation, or, where logic gives
-    /// none, the one accepted later. False when that is the other one; this one is closed then.
-    fn take_key(&mut self, now: Time, id: ConnectionId, session: &Session, out: &mut Outputs) -> bool {
+    /// Of two connections with one key the newer login stays: the one with the higher generation, unless that one is dated
+    /// ahead of the clock, or, where logic gives none, the one accepted later. False when that is the other one; this one
+    /// is closed then.
+    fn take_key(
+        &mut self,
+        now: Time,
+        id: ConnectionId,
+        arrived: Time,
+        session: &Session,
+        out: &mut Outputs,
+    ) -> bool {
         if let Some(slot) = self.find_key(&session.key) {
             let ticket = self.slots.get(id).map(|connection| connection.ticket);
             let Some((other_id, other)) = self.slots.at_mut(slot) else { return true };
             let fence = other.as_open().and_then(|open| open.session_generation);
             let newer = match (session.generation, fence) {
                 (Some(ours), Some(theirs)) if sim::planted(Bug::ReloginRace) => ours < theirs,
+                (Some(ours), Some(theirs)) if ours < theirs && ticket > Some(other.ticket) => {
+                    is_from_the_future(theirs, ours, now.since(arrived))
+                }
                 (Some(ours), Some(theirs)) => ours > theirs,
                 _ => ticket > Some(other.ticket),
             };
@@ -205,10 +251,11 @@ impl Shard {
 
     /// Closes an open connection whose key a newer login, with this fence, has.
     fn replace(&mut self, now: Time, id: ConnectionId, by: Option<Generation>, out: &mut Outputs) {
-        if by.is_none()
-            && let Some(open) = self.slots.get_mut(id).and_then(Connection::as_open_mut)
+        if let Some(open) = self.slots.get_mut(id).and_then(Connection::as_open_mut)
+            && (by.is_none() || by == open.session_generation)
         {
-            // A Go logic stored the newer one beside our fence of the older, whose end would take it away.
+            // Its end would take the newer one away, which a Go logic stored beside our fence of the older, or two logics
+            // dated alike.
             open.session_generation = None;
         }
         let reason = CloseReason::Replaced;
@@ -232,7 +279,7 @@ impl Shard {
         match flow {
             Flow::Hold => self.carry_raw(id, &raw),
             Flow::Read if !raw.is_empty() => flow = self.input(now, id, &mut raw, out),
-            Flow::Read => {}
+            Flow::Read | Flow::Login => {}
         }
         if flow == Flow::Read && self.slots.get(id).is_some() {
             out.actions.push(Action::Resume { id });
@@ -254,4 +301,10 @@ impl Shard {
             out.mail.pop_back();
         }
     }
+}
+
+/// Whether the clock by which logins are dated was set back after a login of generation `theirs`: it shows no more than
+/// `ours`, of a login that came so long ago, and that time.
+fn is_from_the_future(theirs: Generation, ours: Generation, ago: Duration) -> bool {
+    theirs.0 > ours.0.saturating_add((ago + CLOCK_SLACK).as_micros() as i64)
 }

@@ -26,7 +26,7 @@ pub struct ConnectionId {
     pub generation: u32,
 }
 
-/// Order of logins in this process: later accepted connections have higher tickets, on whichever shard.
+/// Order of accepts in this process: later accepted connections have higher tickets, on whichever shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
 
@@ -37,6 +37,9 @@ pub enum ToShard {
     Push(Box<Push>),
     /// Logic's word on a login in this shard's lobby.
     Verdict(Box<Verdict>),
+    /// Logic is about to be asked, later than the client was last looked for: the driver looks again, and what is still
+    /// there is told by [`ToFront::LoginThere`].
+    Look(ConnectionId),
     /// A connection that logged in on another shard comes to live here.
     Attach(Box<Attach>),
     /// A login of one of this shard's keys was accepted after its client had left.
@@ -157,8 +160,10 @@ pub enum Descriptor {
 /// Protocol state of a connection that changes shards.
 #[derive(Debug)]
 pub struct Handover {
-    /// Login order.
+    /// Order of its accept.
     pub ticket: Ticket,
+    /// When its login came.
+    pub arrived: Time,
     /// Address of the client.
     pub peer: IpAddr,
     /// How the client came.
@@ -191,6 +196,8 @@ pub enum ToFront {
     Login(Box<Login>),
     /// A client left the lobby: no verdict is needed any more.
     LoginGone(ConnectionId),
+    /// Its client is still in the lobby, as [`ToShard::Look`] asked.
+    LoginThere(ConnectionId),
     /// Logic accepted a login whose client had left: the shard that owns the key says what becomes of the session.
     Abandoned(Session),
     /// A connection is on its way to the shard that owns its key.
@@ -282,6 +289,10 @@ pub struct Login {
     pub cookie: Box<[u8]>,
     /// Body of the login operation.
     pub token: Bytes,
+    /// When the last of its bytes came, however late they were read.
+    pub arrived: Time,
+    /// When its client was last looked for.
+    pub looked: Time,
     /// When the lobby gives up.
     pub deadline: Time,
 }

@@ -296,7 +296,10 @@ impl Shard {
             return Flow::Hold;
         }
         self.stats.bytes_read += bytes.len() as u64;
-        let flow = self.input(now, id, bytes, out);
+        let mut flow = self.input(now, id, bytes, out);
+        if flow == Flow::Hold && self.slots.get(id).is_some_and(Connection::is_to_be_asked) {
+            flow = Flow::Login;
+        }
         self.flush_urgent(now, out);
         flow
     }
@@ -351,6 +354,7 @@ impl Shard {
         match mail {
             ToShard::Push(push) => self.push(now, &push, out),
             ToShard::Verdict(verdict) => self.verdict(now, *verdict, out),
+            ToShard::Look(id) => self.looked_for(id, out),
             ToShard::Attach(attach) => {
                 let Attach { state, descriptor: _ } = *attach;
                 debug_assert!(false, "the driver attaches: {state:?}");

@@ -172,6 +172,10 @@ fn login(key: &str) -> ConnectRequest {
         token: format!(r#"{{"mid":1,"key":"{key}"}}"#).into(),
         client_ip: None,
         transport: Transport::Tcp,
+        arrived: tokio::time::Instant::now(),
+        is_repeated: false,
+        arrived_by_us: None,
+        wanted_until_us: None,
     }
 }
 

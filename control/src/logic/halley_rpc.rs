@@ -55,13 +55,14 @@ impl<L: LogicApi> logic_server::Logic for HalleyRpc<L> {
                 sessions.collect()
             }
         };
-        let Renewed { incarnation, superseded } = self.0.renew(sessions).await.map_err(status)?;
+        let Renewed { incarnation, superseded, now_us } = self.0.renew(sessions).await.map_err(status)?;
         let superseded = superseded.into_iter();
         Ok(Response::new(RenewReply {
             incarnation: incarnation.unwrap_or_default(),
             superseded: superseded
                 .map(|(key, by)| Superseded { key: key.as_str().to_owned(), by: by.0 })
                 .collect(),
+            now_us: now_us.unwrap_or_default(),
         }))
     }
 

@@ -8,6 +8,7 @@ mod auth;
 mod authority;
 mod counted;
 mod devices;
+mod generation;
 mod halley_rpc;
 mod http;
 mod message;
@@ -25,10 +26,7 @@ mod tests;
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -50,6 +48,7 @@ use uuid::Uuid;
 
 use self::{
     auth::Auth,
+    generation::Generations,
     nodes::{Chooser, Instance},
     online::Online,
     replaced::Replaced,
@@ -102,7 +101,7 @@ pub struct Logic {
     reach: Reach,
     replaced: Replaced,
     online: Mutex<Online>,
-    generation: AtomicI64,
+    generations: Generations,
     metrics: LogicMetrics,
 }
 
@@ -122,7 +121,7 @@ impl Logic {
             replaced: Replaced::new(Arc::clone(&reach), metrics.clone()),
             reach,
             online: Mutex::default(),
-            generation: AtomicI64::new(0),
+            generations: Generations::default(),
             metrics,
         }
     }
@@ -132,25 +131,19 @@ impl Logic {
         self.online().room_count()
     }
 
-    /// The time of the login on the store's clock in µs since the epoch ([`devices::since`] tells it), and larger than every one before,
-    /// those of earlier runs included (unless the clock was set back in between): comets, which outlive a restart of
-    /// logic, compare them.
-    fn next_generation(&self) -> Generation {
-        let now = self.sessions.now_us() as i64;
-        let next = |last: i64| Some(now.max(last + 1));
-        // The update always succeeds, and both arms hold the last one.
-        let last = self.generation.fetch_update(Relaxed, Relaxed, next).unwrap_or_else(|last| last);
-        Generation(now.max(last + 1))
-    }
-
     async fn login(&self, request: ConnectRequest) -> Result<Session, (LoginResult, LogicError)> {
         let login = self.auth.login(&request).map_err(|error| (LoginResult::Refused, error))?;
         let mid = login.mid;
         let key = login.key.unwrap_or_else(invented_key);
-        let generation = self.next_generation();
+        let now_us = self.sessions.now_us();
+        if request.wanted_until_us.is_some_and(|until| until < now_us) {
+            let error = LogicError::Unavailable("its comet waits for the answer no more".to_owned());
+            return Err((LoginResult::Late, error));
+        }
+        let generation = self.generations.of(&request, now_us);
         let session = NewSession { mid, key: key.clone(), server: request.server.clone(), generation };
         match self.sessions.put(session).await {
-            Ok(Put::Stored { previous }) => {
+            Ok(Put::Stored { previous, generation }) => {
                 // On its own comet the new connection closes the old one.
                 if let Some(previous) = previous.filter(|previous| previous.server != request.server) {
                     self.replaced.close(previous.server, key.clone(), generation);
@@ -165,13 +158,16 @@ impl Logic {
                     generation: Some(generation),
                 })
             }
-            // After a failover to a Redis whose clock is behind, a holder may come from that future, and its key stays
-            // closed for the difference. That is not told from a login that overtook this one, which another logic may
-            // have dated by either clock: to store over it could put an older connection in a newer one's place.
             Ok(Put::Superseded { .. }) => {
                 let reason = CloseReason::Replaced;
                 let text = reason.text().to_owned();
                 Err((LoginResult::Superseded, LogicError::Refused { reason, text }))
+            }
+            // A client that is told "replaced" stays away; this one has to come again, and then gets in.
+            Ok(Put::Undecided { .. }) => {
+                let (reason, text) =
+                    (CloseReason::ServerError, "which login is newer is not known".to_owned());
+                Err((LoginResult::Undecided, LogicError::Refused { reason, text }))
             }
             Err(error) => Err((LoginResult::Unavailable, LogicError::Unavailable(error.to_string()))),
         }
@@ -227,10 +223,18 @@ impl LogicApi for Logic {
         let renewals = renewals.map_err(|error| LogicError::Unavailable(error.to_string()))?;
         let superseded = sessions.into_iter().zip(renewals).filter_map(|(session, renewal)| match renewal {
             // A newer login on the same comet is on its way to close the old one, or has gone away again.
-            Renewal::Superseded { by } if by.server != session.server => Some((session.key, by.generation)),
+            Renewal::Superseded { by } if by.server != session.server => {
+                // Also a session whose own generation is the larger one, since the clock was ahead when it began.
+                let own = session.generation.map_or(0, |own| own.0.saturating_add(1));
+                Some((session.key, Generation(by.generation.0.max(own))))
+            }
             Renewal::Superseded { .. } | Renewal::Current => None,
         });
-        Ok(Renewed { incarnation: self.sessions.incarnation(), superseded: superseded.collect() })
+        Ok(Renewed {
+            incarnation: self.sessions.incarnation(),
+            superseded: superseded.collect(),
+            now_us: Some(self.sessions.now_us()).filter(|now_us| *now_us != 0),
+        })
     }
 
     async fn renew_online(

@@ -1,6 +1,6 @@
 //! `goim.logic.Logic` over gRPC, for comets in other processes, Go ones included.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use cluster::services::{
@@ -17,6 +17,7 @@ use proto::{
         NodesReply, NodesReq, OnlineReply, OnlineReq, ReceiveReply, ReceiveReq, logic_server,
     },
 };
+use tokio::time::Instant;
 use tonic::{Request, Response, Status, codec::CompressionEncoding};
 
 use super::nodes::Nodes;
@@ -51,7 +52,10 @@ impl<L: LogicApi + NodesApi + AllRooms> RpcLogic<L> {
 #[async_trait]
 impl<L: LogicApi + NodesApi + AllRooms> logic_server::Logic for RpcLogic<L> {
     async fn connect(&self, request: Request<ConnectReq>) -> Result<Response<ConnectReply>, Status> {
-        let ConnectReq { server, cookie, token, client_ip, transport } = request.into_inner();
+        let request = request.into_inner();
+        let ConnectReq { server, cookie, token, client_ip, transport, .. } = request;
+        let (now, age) = (Instant::now(), Duration::from_micros(request.age_us));
+        let known = |us: u64| Some(us).filter(|us| *us != 0);
         let transport = [Transport::Tcp, Transport::WebSocket].into_iter().find(|t| t.label() == transport);
         let request = ConnectRequest {
             server: server_id(server)?,
@@ -64,6 +68,10 @@ impl<L: LogicApi + NodesApi + AllRooms> logic_server::Logic for RpcLogic<L> {
             cookie,
             token,
             client_ip: client_ip.parse().ok(),
+            arrived: now.checked_sub(age).unwrap_or(now),
+            is_repeated: false,
+            arrived_by_us: known(request.arrived_by_us),
+            wanted_until_us: known(request.wanted_until_us),
         };
         let Session { mid, key, room, rooms, accepts, heartbeat, generation } =
             self.0.connect(request).await.map_err(status)?;
@@ -159,12 +167,13 @@ pub(super) fn session(mid: i64, key: String, server: String, generation: i64) ->
     Ok(SessionRef { mid: Mid(mid), key: Key::new(key), server: server_id(server)?, generation })
 }
 
-/// A refused login's words are for the client; its code says whether it was about who the client is, what it may do, or a
-/// newer login of its key.
+/// A refused login's words are for the client; its code says whether it was about who the client is, what it may do, a
+/// newer login of its key, or that it has to come again.
 pub(super) fn status(error: LogicError) -> Status {
     match error {
         LogicError::Refused { reason: CloseReason::NotPermitted, text } => Status::permission_denied(text),
         LogicError::Refused { reason: CloseReason::Replaced, text } => Status::aborted(text),
+        LogicError::Refused { reason: CloseReason::ServerError, text } => Status::failed_precondition(text),
         LogicError::Refused { text, .. } => Status::unauthenticated(text),
         LogicError::Unavailable(_) => Status::unavailable(error.to_string()),
         LogicError::Overloaded => Status::resource_exhausted(error.to_string()),

@@ -59,6 +59,10 @@ fn login(on: &str, token: &str) -> ConnectRequest {
         token: Bytes::copy_from_slice(token.as_bytes()),
         client_ip: None,
         transport: Transport::Tcp,
+        arrived: Instant::now(),
+        is_repeated: false,
+        arrived_by_us: None,
+        wanted_until_us: None,
     }
 }
 
@@ -215,6 +219,10 @@ struct NoSessions;
 
 #[async_trait]
 impl Sessions for NoSessions {
+    fn now_us(&self) -> u64 {
+        wall_us()
+    }
+
     async fn put(&self, _: NewSession) -> Result<Put, SessionsUnavailable> {
         Err(SessionsUnavailable("gone".into()))
     }

@@ -28,6 +28,9 @@ pub async fn run(fresh: impl AsyncFn() -> Subject) {
     answers_come_in_the_order_asked(fresh().await).await;
     a_newer_login_replaces_and_learns_of_the_old_one(fresh().await).await;
     an_older_login_that_comes_late_changes_nothing(fresh().await).await;
+    two_logins_of_one_generation_get_two(fresh().await).await;
+    a_session_from_the_future_keeps_no_login_out(fresh().await).await;
+    of_two_renewed_sessions_the_one_from_the_future_is_older(fresh().await).await;
     the_end_of_an_old_login_leaves_the_new_one(fresh().await).await;
     an_end_without_generation_counts_only_from_the_stored_comet(fresh().await).await;
     a_session_ends_once(fresh().await).await;
@@ -53,6 +56,10 @@ fn reference(mid: i64, key: &str, server: &str, generation: Option<i64>) -> Sess
 fn stored(mid: i64, key: &str, server: &str, generation: Option<i64>) -> StoredSession {
     let SessionRef { mid, key, server, generation } = reference(mid, key, server, generation);
     StoredSession { mid: Some(mid), key, server, generation }
+}
+
+fn put(previous: Option<Holder>, generation: i64) -> Put {
+    Put::Stored { previous, generation: Generation(generation) }
 }
 
 fn holder(server: &str, generation: i64) -> Holder {
@@ -92,9 +99,9 @@ impl Subject {
 }
 
 async fn a_login_is_found_by_key_and_by_user(subject: Subject) {
-    assert_eq!(subject.put(new(1, "k1", "a:1", 1)).await, Put::Stored { previous: None });
-    assert_eq!(subject.put(new(1, "k2", "b:1", 2)).await, Put::Stored { previous: None });
-    assert_eq!(subject.put(new(0, "k3", "b:1", 3)).await, Put::Stored { previous: None });
+    assert_eq!(subject.put(new(1, "k1", "a:1", 1)).await, put(None, 1));
+    assert_eq!(subject.put(new(1, "k2", "b:1", 2)).await, put(None, 2));
+    assert_eq!(subject.put(new(0, "k3", "b:1", 3)).await, put(None, 3));
     assert_eq!(subject.server("k1").await.as_deref(), Some("a:1"));
     assert_eq!(subject.devices(1).await, ["k1@a:1", "k2@b:1"]);
     assert_eq!(subject.devices(0).await, ["k3@b:1"], "user 0 is a user");
@@ -145,7 +152,7 @@ async fn answers_come_in_the_order_asked(subject: Subject) {
 async fn a_newer_login_replaces_and_learns_of_the_old_one(subject: Subject) {
     subject.put(new(1, "k1", "a:1", 1)).await;
     let previous = Some(holder("a:1", 1));
-    assert_eq!(subject.put(new(1, "k1", "b:1", 2)).await, Put::Stored { previous });
+    assert_eq!(subject.put(new(1, "k1", "b:1", 2)).await, put(previous, 2));
     assert_eq!(subject.devices(1).await, ["k1@b:1"]);
 }
 
@@ -154,6 +161,63 @@ async fn an_older_login_that_comes_late_changes_nothing(subject: Subject) {
     let by = holder("b:1", 2);
     assert_eq!(subject.put(new(1, "k1", "a:1", 1)).await, Put::Superseded { by });
     assert_eq!(subject.server("k1").await.as_deref(), Some("b:1"));
+}
+
+/// Two logics may date two logins alike: then no fence would tell them apart.
+async fn two_logins_of_one_generation_get_two(subject: Subject) {
+    subject.put(new(1, "k1", "a:1", 9)).await;
+    assert_eq!(subject.put(new(1, "k1", "b:1", 9)).await, put(Some(holder("a:1", 9)), 10));
+    assert!(!subject.end(reference(1, "k1", "a:1", Some(9))).await);
+    assert!(!subject.renew(reference(1, "k1", "a:1", Some(9))).await);
+    assert_eq!(subject.put(new(2, "k1", "b:1", 10)).await, put(Some(holder("b:1", 10)), 11), "another user");
+    // A login that was asked for twice, of two logics, is one: its connection has the row either way.
+    assert_eq!(subject.put(new(2, "k1", "b:1", 11)).await, put(Some(holder("b:1", 11)), 11));
+    assert!(subject.renew(reference(2, "k1", "b:1", Some(11))).await);
+}
+
+/// The clock was ahead when it began, and was set right: the device was refused until the clock had passed that time.
+async fn a_session_from_the_future_keeps_no_login_out(subject: Subject) {
+    const SECOND: i64 = 1_000_000;
+    for (n, ahead) in [2, 55, 3600].into_iter().enumerate() {
+        let key = format!("k{n}");
+        let now = || subject.sessions.now_us() as i64;
+        let future = now() + ahead * SECOND;
+        let by = holder("a:1", future);
+        subject.put(new(1, &key, "a:1", future)).await;
+        // One that waited may be older than that one, or not.
+        let waited = subject.put(new(1, &key, "b:1", now() - 3 * SECOND)).await;
+        assert_eq!(waited, Put::Undecided { by: by.clone() });
+        assert_eq!(subject.server(&key).await.as_deref(), Some("a:1"));
+        // One that comes now is newer, and stays so whatever the other does late.
+        assert_eq!(subject.put(new(1, &key, "b:1", now())).await, put(Some(by), future + 1));
+        assert!(!subject.renew(reference(1, &key, "a:1", Some(future))).await);
+        assert!(!subject.end(reference(1, &key, "a:1", Some(future))).await);
+        assert!(subject.renew(reference(1, &key, "b:1", Some(future + 1))).await);
+        let back = subject.put(new(1, &key, "a:1", now())).await;
+        assert_eq!(back, put(Some(holder("b:1", future + 1)), future + 2));
+    }
+    // Ahead by no more than two logics may disagree: it is not told who is newer, and not that it was replaced.
+    let now = subject.sessions.now_us() as i64;
+    subject.put(new(1, "near", "a:1", now + SECOND * 9 / 10)).await;
+    assert!(matches!(subject.put(new(1, "near", "b:1", now)).await, Put::Undecided { .. }));
+    // What is not ahead at all has overtaken.
+    subject.put(new(1, "past", "a:1", now)).await;
+    assert_eq!(subject.put(new(1, "past", "b:1", now - 1)).await, Put::Superseded { by: holder("a:1", now) });
+}
+
+/// The store lost both, and their comets put them back: who logged in before the clock was set right is no newer than who
+/// did after it.
+async fn of_two_renewed_sessions_the_one_from_the_future_is_older(subject: Subject) {
+    let now = subject.sessions.now_us() as i64;
+    let (right, future) = (reference(1, "k", "b:1", Some(now)), now + 3_600_000_000);
+    let ahead = reference(1, "k", "a:1", Some(future));
+    assert!(subject.renew(right.clone()).await);
+    assert!(!subject.renew(ahead.clone()).await);
+    assert_eq!(subject.server("k").await.as_deref(), Some("b:1"));
+    assert!(subject.end(right.clone()).await);
+    assert!(subject.renew(ahead).await, "alone it is put back");
+    assert!(subject.renew(right).await);
+    assert_eq!(subject.server("k").await.as_deref(), Some("b:1"));
 }
 
 async fn the_end_of_an_old_login_leaves_the_new_one(subject: Subject) {
@@ -200,11 +264,7 @@ async fn an_unrenewed_session_expires_and_a_renewed_one_lives(subject: Subject) 
     assert!(!subject.end(reference(1, "k1", "a:1", Some(1))).await, "what expired cannot end");
     sleep(subject.ttl + Duration::from_secs(1)).await;
     assert_eq!(subject.devices(1).await, Vec::<String>::new());
-    assert_eq!(
-        subject.put(new(1, "k2", "b:1", 1)).await,
-        Put::Stored { previous: None },
-        "what expired is no holder"
-    );
+    assert_eq!(subject.put(new(1, "k2", "b:1", 1)).await, put(None, 1), "what expired is no holder");
 }
 
 async fn a_renewal_puts_back_what_the_store_lost(subject: Subject) {

@@ -20,7 +20,10 @@ use cluster::{
 use proto::ids::{Generation, Key, Mid, ServerId};
 use tokio::time::Instant;
 
-use super::{Holder, NewSession, Put, Renewal, Sessions, SessionsUnavailable, StoredSession};
+use super::{
+    AHEAD, Holder, NewSession, Put, Renewal, Sessions, SessionsUnavailable, StoredSession, TAKEN_OVER,
+    UNDECIDED, log_from_the_future,
+};
 use crate::metrics::SessionMetrics;
 
 /// Parts of each map; one sweep goes over one of them.
@@ -31,6 +34,8 @@ pub struct MemorySessions {
     /// Seconds a session lives unrenewed, rounded up.
     ttl_s: u32,
     started: Instant,
+    /// The wall clock then, µs since the epoch. What is done to it later changes no order here.
+    started_us: u64,
     metrics: SessionMetrics,
     store: Mutex<Store>,
 }
@@ -85,7 +90,8 @@ impl MemorySessions {
             sweep_next: 0,
         };
         let ttl_s = u32::try_from(ttl.as_millis().div_ceil(1000)).unwrap_or(u32::MAX / 2);
-        MemorySessions { ttl_s, started: Instant::now(), metrics, store: Mutex::new(store) }
+        let started_us = crate::clock::wall_us();
+        MemorySessions { ttl_s, started: Instant::now(), started_us, metrics, store: Mutex::new(store) }
     }
 
     /// Starts the task that frees what expired: all parts once in a sixteenth of the time to live. It ends with the store.
@@ -138,8 +144,22 @@ impl MemorySessions {
     }
 }
 
+/// Dated so far ahead of the clock that it must have been set back since.
+fn is_ahead(generation: Generation, now_us: u64) -> bool {
+    generation.0 > (now_us + AHEAD.as_micros() as u64) as i64
+}
+
+/// Not a login that waited, nor one that was dated before the clock was set.
+fn comes_now(generation: Generation, now_us: u64) -> bool {
+    !is_ahead(generation, now_us) && generation.0 >= now_us.saturating_sub(AHEAD.as_micros() as u64) as i64
+}
+
 #[async_trait]
 impl Sessions for MemorySessions {
+    fn now_us(&self) -> u64 {
+        self.started_us + self.started.elapsed().as_micros() as u64
+    }
+
     /// 1: nothing is lost while the process lives.
     fn incarnation(&self) -> Option<u64> {
         Some(self.store().incarnation)
@@ -148,13 +168,29 @@ impl Sessions for MemorySessions {
     async fn put(&self, session: NewSession) -> Result<Put, SessionsUnavailable> {
         let now_s = self.now_s();
         let mut store = self.store();
-        let previous = store.live(&session.key, now_s).map(|row| store.holder(row));
-        if let Some(by) = previous.as_ref().filter(|holder| holder.generation > session.generation) {
-            return Ok(Put::Superseded { by: by.clone() });
+        let row = store.live(&session.key, now_s);
+        let previous = row.map(|row| store.holder(row));
+        let mut generation = session.generation;
+        if let (Some(row), Some(by)) = (row, &previous)
+            && by.generation >= generation
+        {
+            let now_us = self.now_us();
+            let is_same = (by.generation, &by.server, row.mid) == (generation, &session.server, session.mid);
+            if by.generation > generation {
+                if !is_ahead(by.generation, now_us) || !comes_now(generation, now_us) {
+                    if by.generation.0 <= now_us as i64 {
+                        return Ok(Put::Superseded { by: by.clone() });
+                    }
+                    log_from_the_future(&session.key, by.generation, now_us, UNDECIDED);
+                    return Ok(Put::Undecided { by: by.clone() });
+                }
+                log_from_the_future(&session.key, by.generation, now_us, TAKEN_OVER);
+            }
+            generation = Generation(by.generation.0.saturating_add(i64::from(!is_same)));
         }
-        store.insert(session, now_s + self.ttl_s);
+        store.insert(NewSession { generation, ..session }, now_s + self.ttl_s);
         self.metrics.set_sessions(store.sessions);
-        Ok(Put::Stored { previous })
+        Ok(Put::Stored { previous, generation })
     }
 
     async fn end(&self, session: &SessionRef) -> Result<bool, SessionsUnavailable> {
@@ -175,8 +211,10 @@ impl Sessions for MemorySessions {
     async fn renew(&self, sessions: &[SessionRef]) -> Result<Vec<Renewal>, SessionsUnavailable> {
         let now_s = self.now_s();
         let expires_s = now_s + self.ttl_s;
+        let now_us = self.now_us();
         let mut store = self.store();
-        let renewals = sessions.iter().map(|session| store.renew(session, now_s, expires_s)).collect();
+        let renewals =
+            sessions.iter().map(|session| store.renew(session, now_us, now_s, expires_s)).collect();
         self.metrics.set_sessions(store.sessions);
         Ok(renewals)
     }
@@ -238,7 +276,7 @@ impl Store {
         }
     }
 
-    fn renew(&mut self, session: &SessionRef, now_s: u32, expires_s: u32) -> Renewal {
+    fn renew(&mut self, session: &SessionRef, now_us: u64, now_s: u32, expires_s: u32) -> Renewal {
         if let Some(row) = self.live(&session.key, now_s) {
             let is_it = match session.generation {
                 Some(generation) => row.generation == generation,
@@ -248,7 +286,12 @@ impl Store {
                 self.extend(&session.key, expires_s);
                 return Renewal::Current;
             }
-            if session.generation.is_none_or(|generation| generation < row.generation) {
+            let is_newer = |generation| match (is_ahead(generation, now_us), is_ahead(row.generation, now_us))
+            {
+                (ours, theirs) if ours != theirs => theirs,
+                _ => generation > row.generation,
+            };
+            if !session.generation.is_some_and(is_newer) {
                 return Renewal::Superseded { by: self.holder(row) };
             }
         }

@@ -5,11 +5,18 @@
 //! reconnects one in a hundred ended up online but unreachable). A Go comet knows no generations; its end counts only
 //! while the stored comet is itself.
 //!
+//! Generations are times of the store's clock, so one that lies ahead of it tells of a clock that was set back since. Against
+//! that one a login that comes now is the newer, whatever the numbers say, and of two sessions that are renewed the one
+//! that is not from the future: a device that comes back gets in.
+//!
 //! A session that nobody renews for the store's time to live (`redis.expire`) is gone.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
-use cluster::services::SessionRef;
+use cluster::{services::SessionRef, telemetry::LogLimit};
 use proto::ids::{Generation, Key, Mid, ServerId};
+use tracing::{Level, warn};
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
@@ -65,13 +72,45 @@ pub enum Put {
     Stored {
         /// Whose it was before, however long ended its connection may be.
         previous: Option<Holder>,
+        /// The fence that it has: its own, or, where the login before it had that or a later one, one more than that.
+        generation: Generation,
     },
     /// A newer login was stored first: nothing changed, and this login's connection is to be closed as replaced.
     Superseded {
         /// The newer login.
         by: Holder,
     },
+    /// The stored login is dated ahead of the store's clock, so that nobody knows which is newer: nothing changed, and the
+    /// client is to come again.
+    Undecided {
+        /// The stored login.
+        by: Holder,
+    },
 }
+
+/// How far ahead of the store's clock a generation may lie before the clock must have been set back since: much more than
+/// two logics disagree by, and less than a clock is set by.
+const AHEAD: Duration = Duration::from_secs(1);
+
+/// Sessions from the future that logins met.
+static FROM_THE_FUTURE: LogLimit = LogLimit::new(1, Duration::from_secs(10));
+
+/// Says why a login was met as it was.
+fn log_from_the_future(key: &Key, of: Generation, now_us: u64, what: &str) {
+    let ahead = Duration::from_micros(u64::try_from(of.0).unwrap_or(0).saturating_sub(now_us));
+    FROM_THE_FUTURE.log(Level::WARN, || {
+        warn!(
+            "the session of {key} began {ahead:.1?} ahead of the session store's clock, which must have been set back \
+             since: {what}"
+        );
+    });
+}
+
+/// A newcomer took the key.
+const TAKEN_OVER: &str = "the login that came now has its key";
+
+/// It could not.
+const UNDECIDED: &str = "a login that waited is not known to be newer, and has to come again";
 
 /// What became of a session's renewal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,14 +134,14 @@ pub struct SessionsUnavailable(pub String);
 pub trait Sessions: Send + Sync + 'static {
     /// Time of the store's clock, µs since the epoch, from which generations are made: every logic of one store has the
     /// same, however its own clock is set. 0 while that clock is not known; then nothing can be put.
-    fn now_us(&self) -> u64 {
-        crate::clock::wall_us()
-    }
+    fn now_us(&self) -> u64;
 
     /// Changes whenever the store may have lost sessions. None while it was not reached yet.
     fn incarnation(&self) -> Option<u64>;
 
-    /// Stores a login, unless a newer one of the same key is there. A key has one session, whatever its user was.
+    /// Stores a login, unless a newer one of the same key is there. A key has one session, whatever its user was. Two
+    /// logins of one generation, which two logics may make, get two; but for the same user on the same comet, where they are
+    /// one row.
     async fn put(&self, session: NewSession) -> Result<Put, SessionsUnavailable>;
 
     /// Ends a session; true when it was the stored one: the same generation or, when none is given, the same comet.

@@ -84,7 +84,11 @@ impl Model {
             Step::Put(l) => {
                 let stored = row(l).is_none_or(|row| row.2 <= l.generation);
                 if stored {
-                    self.rows.insert(l.key, (l.mid, l.server, l.generation, expires));
+                    let is_other = |row: (i64, u8, i64, u32)| {
+                        row.2 == l.generation && (row.0, row.1) != (l.mid, l.server)
+                    };
+                    let generation = l.generation + i64::from(row(l).is_some_and(is_other));
+                    self.rows.insert(l.key, (l.mid, l.server, generation, expires));
                 }
                 Some(stored)
             }

@@ -316,6 +316,7 @@ impl World {
             ToFront::Moved { .. } => panic!("only a driver says so"),
             ToFront::Login(_)
             | ToFront::LoginGone(_)
+            | ToFront::LoginThere(_)
             | ToFront::Renew { .. }
             | ToFront::Sessions { .. }
             | ToFront::Stats(_) => {}
@@ -349,7 +350,14 @@ impl World {
         let mut bytes: Vec<u8> = socket.unread.drain(..len).collect();
         self.bytes_read += len as u64;
         let flow = self.shard.received(self.now, id, &mut bytes, &mut self.out);
-        self.live(id).held = flow == Flow::Hold;
+        let socket = self.live(id);
+        socket.held = flow != Flow::Read;
+        let left = socket.ending.is_some();
+        match flow {
+            Flow::Login if left => self.shard.hung_up(self.now, id, &mut self.out),
+            Flow::Login => self.shard.ask(self.now, id, Duration::ZERO, &mut self.out),
+            Flow::Read | Flow::Hold => {}
+        }
         self.readers.push_back(id);
     }
 

@@ -4,6 +4,8 @@ use std::{collections::VecDeque, io, net::IpAddr};
 
 use cluster::{services::Transport, sim::Random};
 
+use crate::clock::Time;
+
 /// Names one socket of a [`Network`]. It is what [`Descriptor::Simulated`](crate::shard::mail::Descriptor) holds.
 pub type SocketId = u64;
 
@@ -74,6 +76,8 @@ struct Socket {
     up: VecDeque<u8>,
     /// Server to client.
     down: VecDeque<u8>,
+    /// When the client last sent something.
+    newest: Time,
     /// Bytes that `down` takes.
     room: u32,
     /// The shard that has it, or whose backlog it stands in.
@@ -141,6 +145,7 @@ impl Network {
             peer,
             up: VecDeque::new(),
             down: VecDeque::new(),
+            newest: Time::now(),
             room,
             shard,
             slot: 0,
@@ -165,6 +170,7 @@ impl Network {
         let own = self.at(socket);
         if !own.closed && !own.reset && !own.client_ended {
             own.up.extend(bytes);
+            own.newest = Time::now();
             self.tell_server(socket);
         }
     }
@@ -274,6 +280,11 @@ impl Network {
     pub(super) fn has_hung_up(&self, socket: SocketId) -> bool {
         let own = &self.sockets[socket as usize];
         own.client_ended || own.reset
+    }
+
+    /// When the newest of the client's bytes came.
+    pub(super) fn newest_bytes(&self, socket: SocketId) -> Time {
+        self.sockets[socket as usize].newest
     }
 
     pub(super) fn receive(&mut self, socket: SocketId, buffer: &mut [u8]) -> io::Result<usize> {

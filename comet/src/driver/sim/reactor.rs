@@ -61,6 +61,8 @@ pub enum Event<'a> {
     InputEnded(ConnectionId, SocketId, bool),
     /// A held connection was found hung up.
     HungUp(ConnectionId, SocketId),
+    /// A login is older than clients wait.
+    TooLate(SocketId),
     /// A write ended; true when all of its frames were taken.
     Sent(ConnectionId, SocketId, bool, u32),
     /// Mail of the front is handed to the shard. With the socket of the connection it names, when there is one.
@@ -448,9 +450,14 @@ impl Reactor {
         match turn.network.receive(socket, &mut buffer) {
             Ok(bytes) if bytes > 0 => {
                 self.say(turn, Event::Received(id, socket, &buffer[..bytes]));
-                let flow = self.tell(turn, |shard, out| shard.received(now, id, &mut buffer[..bytes], out));
+                let mut flow =
+                    self.tell(turn, |shard, out| shard.received(now, id, &mut buffer[..bytes], out));
+                if flow == Flow::Login {
+                    self.login(turn, id, socket);
+                    flow = Flow::Hold;
+                }
                 self.say(turn, Event::Flow(socket, flow));
-                if flow == Flow::Hold
+                if flow != Flow::Read
                     && let Some(place) = self.place_mut(id)
                 {
                     // Before the actions are carried out: one of them may release it already.
@@ -472,6 +479,21 @@ impl Reactor {
         self.settle(turn);
         if self.place(id).is_some() {
             self.look(turn.network, id);
+        }
+    }
+
+    /// A login came, and its client may have left long ago.
+    fn login(&mut self, turn: &mut Turn<'_>, id: ConnectionId, socket: SocketId) {
+        let now = turn.now;
+        if turn.network.has_hung_up(socket) {
+            self.say(turn, Event::HungUp(id, socket));
+            self.tell(turn, |shard, out| shard.hung_up(now, id, out));
+        } else {
+            let age = now.since(turn.network.newest_bytes(socket));
+            self.tell(turn, |shard, out| shard.ask(now, id, age, out));
+            if !self.shard.is_in_lobby(id) {
+                self.say(turn, Event::TooLate(socket));
+            }
         }
     }
 
@@ -561,6 +583,10 @@ impl Reactor {
                     if let ToShard::Verdict(verdict) = &mail {
                         socket = self.place(verdict.id).map(|place| place.socket);
                         self.look_for_hang_up(turn, verdict.id);
+                    }
+                    if let ToShard::Look(id) = &mail {
+                        socket = self.place(*id).map(|place| place.socket);
+                        self.look_for_hang_up(turn, *id);
                     }
                     if let ToShard::Reply { id, .. } = &mail {
                         socket = self.place(*id).map(|place| place.socket);

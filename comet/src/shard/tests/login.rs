@@ -415,3 +415,59 @@ fn open_sessions_are_told_in_chunks_and_nobody_elses() {
     world.mail(ToShard::Sessions { from: u32::MAX });
     assert_eq!(world.said(), [Said::Sessions { keys: Vec::new(), next: None }]);
 }
+
+/// A shard stood still: login and end of a client came together, and logic was asked for a client that had long gone
+/// elsewhere.
+#[test]
+fn a_login_with_its_clients_end_behind_it_is_not_asked() {
+    for transport in BOTH {
+        for lost in [false, true] {
+            let mut world = World::new();
+            let id = world.connect(transport);
+            world.said();
+            // What was read together: the end lies behind the login when the driver looks.
+            let login = sent(transport, &frame(7, 1, b"{}"));
+            world.send_and_leave(id, &login, lost);
+            assert_eq!(world.said(), []);
+            assert!(world.is_over(id) && world.bytes(id).is_empty(), "{transport:?}");
+            assert_eq!(world.closes(CloseReason::ClientClosed), 1);
+        }
+    }
+}
+
+#[test]
+fn a_login_older_than_clients_wait_is_closed_and_not_asked() {
+    for transport in BOTH {
+        let mut world = World::new();
+        let id = world.connect(transport);
+        world.said();
+        world.socket_mut(id).age = Duration::from_secs(5);
+        world.say(id, 7, 1, b"{}");
+        assert_eq!((world.said(), world.closes(CloseReason::LoginTimeout)), (vec![], 1));
+        match transport {
+            Transport::Tcp => assert!(world.bytes(id).is_empty()),
+            Transport::WebSocket => assert_eq!(world.bytes(id), wire::close(4408, "login timeout")),
+        }
+    }
+    // Its patience counts from when it sent the login.
+    let mut world = World::new();
+    let id = world.connect(Transport::Tcp);
+    world.socket_mut(id).age = Duration::from_secs(3);
+    world.say(id, 7, 1, b"{}");
+    assert!(matches!(world.said()[..], [Said::Login { .. }]));
+    world.advance(Duration::from_millis(1800));
+    assert_eq!(world.closes(CloseReason::LoginTimeout), 0);
+    world.advance(Duration::from_millis(400));
+    assert_eq!(world.closes(CloseReason::LoginTimeout), 1);
+}
+
+#[test]
+fn a_login_that_waits_is_looked_for_when_the_front_asks() {
+    let mut world = World::new();
+    let [stays, leaves] = [(); 2].map(|()| world.ask_login(Transport::Tcp));
+    world.leave(leaves, false);
+    world.advance(Duration::from_millis(200));
+    world.said();
+    world.mails([ToShard::Look(stays), ToShard::Look(leaves)]);
+    assert_eq!(world.said(), [Said::LoginThere(stays)], "of the other it was told that it left");
+}

@@ -1,5 +1,7 @@
 //! Two connections with one key: the newer login stays, whichever comes to its place first.
 
+use std::time::Duration;
+
 use cluster::services::{Session, Transport};
 use proto::{
     close::CloseReason,
@@ -108,6 +110,31 @@ fn the_newer_login_stays_whichever_attach_comes_first() {
     }
 }
 
+/// The clock was ahead at the login of the connection that is here, half dead, and the store has lost it since. The device that
+/// came back got a lower generation and was turned away as replaced, for which clients stay away.
+#[test]
+fn a_login_gets_past_a_connection_from_the_future() {
+    const NOW: i64 = 1_800_000_000_000_000;
+    const SECOND: i64 = 1_000_000;
+    for ahead_s in [3600, 55, 2] {
+        let mut world = World::new();
+        let [old, new] = sessions([Some(NOW + ahead_s * SECOND), Some(NOW)]);
+        let old = world.open(Transport::WebSocket, old);
+        let id = world.ask_login(Transport::WebSocket);
+        world.verdict(id, Outcome::Open(new));
+        assert!(world.is_over(old) && !world.is_over(id), "{ahead_s} s");
+    }
+    // One that lay in the kernel, and waited for its verdict, is dated so: it is older than what came since.
+    let mut world = World::new();
+    let there = world.open(Transport::Tcp, sessions([Some(NOW), None])[0].clone());
+    let late = world.connect(Transport::Tcp);
+    world.socket_mut(late).age = Duration::from_secs(2);
+    world.say(late, 7, 1, b"{}");
+    world.advance(Duration::from_secs(2));
+    world.verdict(late, Outcome::Open(sessions([Some(NOW - 4 * SECOND), None])[0].clone()));
+    assert!(world.is_over(late) && !world.is_over(there));
+}
+
 #[test]
 fn of_two_logins_of_one_generation_the_one_that_is_there_stays() {
     let mut world = World::new();
@@ -116,6 +143,7 @@ fn of_two_logins_of_one_generation_the_one_that_is_there_stays() {
     let second = world.ask_login(Transport::Tcp);
     world.verdict(second, Outcome::Open(same));
     assert!(world.is_over(second) && !world.is_over(first));
+    assert_eq!(world.said().last(), Some(&ended(false, true)), "its end must not take the other's session");
 }
 
 /// goim G4: a login whose old connection is stuck in a write blocks everybody behind the same lock.

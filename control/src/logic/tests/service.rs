@@ -59,14 +59,59 @@ async fn the_defaults_keep_clients_that_beat_as_goims_do() {
     }
 }
 
-#[tokio::test]
-async fn generations_only_grow_whatever_the_clock_does() {
+/// A comet, or this logic, stood still with a login in its hands; its client had given it up and logged in elsewhere. The
+/// late one was dated by when it was decided, took the key, and the client's live connection was closed.
+#[tokio::test(start_paused = true)]
+async fn a_login_that_was_given_up_outranks_none_that_was_made_since() {
     let setup = Setup::new(&[]).await;
-    let generations: Vec<_> = (0..1000).map(|_| setup.logic.next_generation()).collect();
-    assert!(generations.is_sorted_by(|a, b| a < b));
-    let ahead = wall_us() as i64 + 1_000_000_000;
-    setup.logic.generation.store(ahead, Relaxed);
-    assert_eq!(setup.logic.next_generation(), Generation(ahead + 1));
+    let token = r#"{"mid":1,"key":"k1"}"#;
+    let three = Duration::from_secs(3);
+    let before = setup.deps.sessions.now_us();
+    let live = setup.logic.connect(login("b:1", token)).await.unwrap();
+    let frozen_comet = ConnectRequest { arrived: Instant::now() - three, ..login("a:1", token) };
+    let frozen_logic = ConnectRequest { arrived_by_us: Some(before - 1), ..login("a:1", token) };
+    for late in [frozen_comet, frozen_logic] {
+        let refused = setup.logic.connect(late).await.unwrap_err();
+        assert!(matches!(refused, LogicError::Refused { reason: CloseReason::Replaced, .. }), "{refused}");
+    }
+    let holder = setup.logic.sessions_of_keys(&[Key::new("k1")]).await.unwrap().remove(0).unwrap();
+    assert_eq!((holder.server, holder.generation), (server("b:1"), live.generation));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(setup.comet.kicks(), []);
+
+    // What its comet waits for no more was asked elsewhere meanwhile, or given up.
+    let unwanted = ConnectRequest { wanted_until_us: Some(before), ..login("a:1", token) };
+    assert!(matches!(setup.logic.connect(unwanted).await, Err(LogicError::Unavailable(_))));
+    assert_eq!(setup.deps.metrics.logins.of(LoginResult::Late).get(), 1);
+
+    // Without one made since, a late login is a login.
+    let alone = ConnectRequest { arrived: Instant::now() - three, ..login("a:1", r#"{"mid":1,"key":"k2"}"#) };
+    assert!(setup.logic.connect(alone).await.is_ok());
+}
+
+/// The store's clock was ahead at a login, and was set right; then logic was started anew. The device was refused for as
+/// long as the clock had been ahead, as replaced, for which clients stay away.
+#[tokio::test(start_paused = true)]
+async fn a_device_whose_session_is_from_the_future_gets_in() {
+    let setup = Setup::new(&[]).await;
+    let token = r#"{"mid":1,"key":"k1"}"#;
+    let ahead = setup.deps.sessions.now_us() as i64 + 3_600_000_000;
+    let session =
+        NewSession { mid: Mid(1), key: Key::new("k1"), server: server("b:1"), generation: Generation(ahead) };
+    setup.deps.sessions.put(session).await.unwrap();
+    // One that waited may be older, or not. Its client has to come again.
+    let late = ConnectRequest { arrived: Instant::now() - Duration::from_secs(3), ..login("a:1", token) };
+    let refused = setup.logic.connect(late).await.unwrap_err();
+    assert!(matches!(refused, LogicError::Refused { reason: CloseReason::ServerError, .. }), "{refused}");
+    assert_eq!(setup.deps.metrics.logins.of(LoginResult::Undecided).get(), 1);
+
+    let back = setup.logic.connect(login("a:1", token)).await.unwrap();
+    assert_eq!(back.generation, Some(Generation(ahead + 1)), "every fence orders it behind the other");
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let kick = setup.comet.kicks().remove(0);
+    assert_eq!((kick.key, kick.below), (Key::new("k1"), back.generation));
+    let again = setup.logic.connect(login("a:1", token)).await.unwrap();
+    assert!(again.generation > back.generation);
 }
 
 #[tokio::test]
@@ -97,10 +142,14 @@ async fn a_login_overtaken_by_a_newer_one_is_closed_as_replaced() {
         mid: Mid(1),
         key: Key::new("k1"),
         server: server("b:1"),
-        generation: Generation(i64::MAX),
+        generation: Generation(setup.deps.sessions.now_us() as i64),
     };
     setup.deps.sessions.put(newer).await.unwrap();
-    let error = setup.logic.connect(login("a:1", r#"{"key":"k1"}"#)).await.unwrap_err();
+    let late = ConnectRequest {
+        arrived: Instant::now() - Duration::from_secs(1),
+        ..login("a:1", r#"{"key":"k1"}"#)
+    };
+    let error = setup.logic.connect(late).await.unwrap_err();
     assert!(matches!(error, LogicError::Refused { reason: CloseReason::Replaced, .. }));
     assert_eq!(setup.deps.metrics.logins.of(LoginResult::Superseded).get(), 1);
 }

@@ -7,6 +7,16 @@ local function older(a, b)
   return a < b
 end
 
+-- A generation by so many microseconds from now, by Redis's clock, which generations are made from.
+local function time(by)
+  local now = redis.call('TIME')
+  return string.format('%.0f', now[1] * 1000000 + now[2] + by)
+end
+
+-- How far ahead of the clock a generation may lie before the clock must have been set back since.
+local AHEAD = 1000000
+local function is_ahead(generation) return older(time(AHEAD), generation) end
+
 -- What we wrote beside a session: generation, mid, server.
 local function ours(value)
   return string.match(value or '', '^(%d+) (%-?%d+) (.*)$')

@@ -32,7 +32,10 @@ use tokio::sync::watch;
 use tracing::{Level, warn};
 
 use self::{clock::StoreClock, incarnation::Incarnation};
-use super::{Holder, NewSession, Put, Renewal, Sessions, SessionsUnavailable, StoredSession};
+use super::{
+    Holder, NewSession, Put, Renewal, Sessions, SessionsUnavailable, StoredSession, TAKEN_OVER, UNDECIDED,
+    log_from_the_future,
+};
 use crate::redis::{Redis, RedisConfig, RedisError};
 
 /// Sessions of one script or command at most: 1 to 2 ms of Redis's time, at 7 to 13 µs for a renewal.
@@ -186,15 +189,27 @@ impl Sessions for RedisSessions {
         if self.clock.now_us().is_none() {
             return Err(SessionsUnavailable("Redis's clock was not read yet".to_owned()));
         }
-        let NewSession { mid, key, server, generation } = session;
+        let NewSession { mid, key, server, generation: dated } = session;
         let mut call = self.begin(&self.put);
-        add(&mut call, &SessionRef { mid, key, server, generation: Some(generation) });
-        let (stored, server, generation): (bool, Option<Vec<u8>>, Option<Vec<u8>>) =
+        let generation = Some(dated);
+        add(&mut call, &SessionRef { mid, key: key.clone(), server, generation });
+        let (what, number, server, of): (String, Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>) =
             self.redis.script(&call).await?;
-        let by = server.zip(generation).map(|(server, generation)| holder(&server, &generation));
-        match (stored, by) {
-            (false, Some(by)) => Ok(Put::Superseded { by }),
-            (_, previous) => Ok(Put::Stored { previous }),
+        let generation = text(&number).parse().map_or(dated, Generation);
+        let by = server.zip(of).map(|(server, of)| holder(&server, &of));
+        match (&*what, by) {
+            ("superseded", Some(by)) => Ok(Put::Superseded { by }),
+            ("undecided", Some(by)) => {
+                log_from_the_future(&key, generation, self.now_us(), UNDECIDED);
+                Ok(Put::Undecided { by })
+            }
+            (_, previous) => {
+                // More than what two logics may both have given.
+                if generation.0 > dated.0.saturating_add(1) {
+                    log_from_the_future(&key, generation, self.now_us(), TAKEN_OVER);
+                }
+                Ok(Put::Stored { previous, generation })
+            }
         }
     }
 

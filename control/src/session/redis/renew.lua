@@ -19,7 +19,12 @@ local function renew(key, mid, server, generation)
       redis.call('EXPIRE', devices, ttl)
       return {}
     end
-    if generation == '' or older(generation, of) or (after and not older(after, generation)) then
+    local is_older = older(generation, of)
+    if generation ~= '' and not after then
+      local ours, theirs = is_ahead(generation), is_ahead(of)
+      if ours ~= theirs then is_older = ours end
+    end
+    if generation == '' or is_older or (after and not older(after, generation)) then
       return { by, of }
     end
   end

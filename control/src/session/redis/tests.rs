@@ -168,7 +168,7 @@ async fn generations_beyond_what_lua_counts_are_compared_to_the_last_digit() {
     let (older, newer) = (i64::MAX - 1, i64::MAX);
     sessions.put(new(1, "k", "a:1", newer)).await.unwrap();
     let late = sessions.put(new(1, "k", "b:1", older)).await.unwrap();
-    assert!(matches!(late, Put::Superseded { by } if by.generation == Generation(newer)));
+    assert!(matches!(late, Put::Undecided { by } if by.generation == Generation(newer)));
     assert_eq!(sessions.end(&reference(1, "k", "a:1", Some(older))).await, Ok(false));
     assert_eq!(sessions.end(&reference(1, "k", "a:1", Some(newer))).await, Ok(true));
 }
@@ -294,7 +294,10 @@ async fn scripts_that_the_server_forgot_are_given_again() {
     sessions.put(new(1, "k1", COMET, 1)).await.unwrap();
     setup.run(&["SCRIPT", "FLUSH"]).await;
     let previous = Some(Holder { server: ServerId::new(COMET), generation: Generation(1) });
-    assert_eq!(sessions.put(new(1, "k1", COMET, 2)).await, Ok(Put::Stored { previous }));
+    assert_eq!(
+        sessions.put(new(1, "k1", COMET, 2)).await,
+        Ok(Put::Stored { previous, generation: Generation(2) })
+    );
 }
 
 async fn incarnation(sessions: &RedisSessions, not: Option<u64>) -> u64 {
@@ -326,7 +329,10 @@ async fn a_wiped_or_restarted_redis_is_another_incarnation_for_every_logic() {
     setup.server.restart();
     let third = incarnation(&one, Some(second)).await;
     assert_eq!(incarnation(&two, Some(second)).await, third);
-    assert_eq!(one.put(new(1, "k1", COMET, 1)).await, Ok(Put::Stored { previous: None }));
+    assert_eq!(
+        one.put(new(1, "k1", COMET, 1)).await,
+        Ok(Put::Stored { previous: None, generation: Generation(1) })
+    );
 }
 
 #[tokio::test]
@@ -353,7 +359,10 @@ async fn no_login_is_stored_before_the_servers_time_is_known() {
     assert_eq!(sessions.now_us(), 0);
     assert!(sessions.put(new(1, "k1", COMET, 1)).await.is_err());
     let sessions = started(sessions).await;
-    assert_eq!(sessions.put(new(1, "k1", COMET, 1)).await, Ok(Put::Stored { previous: None }));
+    assert_eq!(
+        sessions.put(new(1, "k1", COMET, 1)).await,
+        Ok(Put::Stored { previous: None, generation: Generation(1) })
+    );
 }
 
 #[tokio::test]

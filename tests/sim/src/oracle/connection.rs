@@ -54,6 +54,8 @@ pub(crate) struct Conn {
     pub(crate) phase: Phase,
     /// When the phase began, or, of an open connection, when it was last heard.
     pub(crate) since: Time,
+    /// When its login came.
+    pub(crate) arrived: Time,
     /// Frames that its client wrote and its shard has not read.
     pub(crate) requests: VecDeque<Request>,
     pub(crate) written: u64,
@@ -99,6 +101,7 @@ impl Conn {
             id: None,
             phase: Phase::Waiting,
             since: now,
+            arrived: now,
             requests: VecDeque::new(),
             written: 0,
             handed: 0,

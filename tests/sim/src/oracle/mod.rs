@@ -42,6 +42,9 @@ use crate::{
 /// What a deadline may be late by: a tick for its rounding, and a tick for being looked at.
 const LATE: Duration = Duration::from_millis(200);
 
+/// Logins that came so close behind each other may be told in either order.
+const ONE_MOMENT: Duration = Duration::from_micros(200);
+
 /// The limits that the model has to know.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rules {
@@ -395,9 +398,11 @@ impl Oracle {
     /// A shard says something.
     fn said(&mut self, now: Time, said: &ToFront) {
         match said {
-            ToFront::Login(_) => {
+            ToFront::Login(login) => {
                 if let Some(socket) = self.current {
-                    self.conn_mut(socket).enter(Phase::Lobby, now);
+                    let conn = self.conn_mut(socket);
+                    conn.arrived = login.arrived;
+                    conn.enter(Phase::Lobby, now);
                 }
             }
             ToFront::LoginGone(id) => {
@@ -430,7 +435,11 @@ impl Oracle {
             return self.fail(format!("the end of a connection with key {key} that was not open"));
         };
         let socket = live.remove(place);
-        let newest = live.iter().map(|socket| conns[*socket as usize].generation()).max().flatten();
+        let stays = live.iter().map(|socket| &conns[*socket as usize]).max_by_key(|conn| conn.generation());
+        let newest = stays.and_then(Conn::generation);
+        // Those of one moment get numbers one behind the other.
+        let (came, stays_since) =
+            (conns[socket as usize].arrived, stays.map_or(now, |conn| conn.arrived.after(ONE_MOMENT)));
         if live.is_empty() {
             self.live.remove(key);
         }
@@ -438,6 +447,9 @@ impl Oracle {
             self.fail(format!(
                 "key {key}: the login of generation {generation:?} was closed as replaced, and {newest:?} stays"
             ));
+        }
+        if replaced && stays_since < came {
+            self.fail(format!("key {key}: a login that came {came:?} was closed for one of {stays_since:?}"));
         }
         let (current, promised) = (self.current, self.promised);
         let conn = self.conn_mut(socket);
@@ -568,7 +580,7 @@ impl Watch for Oracle {
                 self.one_per_key();
                 self.current = None;
             }
-            Event::InputEnded(_, socket, _) | Event::HungUp(_, socket) => {
+            Event::InputEnded(_, socket, _) | Event::HungUp(_, socket) | Event::TooLate(socket) => {
                 self.current = None;
                 let conn = self.conn_mut(socket);
                 if matches!(conn.phase, Phase::Before(_) | Phase::Lobby) {

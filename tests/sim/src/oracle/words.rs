@@ -24,6 +24,7 @@ pub(super) fn hash(trace: &mut Trace, shard: u16, event: &Event<'_>) {
         Event::Flow(socket, flow) => (13, socket, *flow == Flow::Read).hash(trace),
         Event::InputEnded(id, _, lost) => (5, id, lost).hash(trace),
         Event::HungUp(id, _) => (6, id).hash(trace),
+        Event::TooLate(socket) => (17, socket).hash(trace),
         Event::Sent(id, _, complete, frames) => (7, id, complete, frames).hash(trace),
         Event::Mail(mail, socket) => {
             (8, socket).hash(trace);
@@ -38,6 +39,7 @@ pub(super) fn hash(trace: &mut Trace, shard: u16, event: &Event<'_>) {
                 }
                 ToShard::Verdict(verdict) => verdict.id.hash(trace),
                 ToShard::Attach(_) => {}
+                ToShard::Look(id) => id.hash(trace),
                 ToShard::Abandoned(session) => (&session.key, session.generation).hash(trace),
                 ToShard::Kick { key, below, .. } => (key, below).hash(trace),
                 ToShard::Reply { id, body, .. } => (id, body).hash(trace),
@@ -55,7 +57,7 @@ pub(super) fn hash(trace: &mut Trace, shard: u16, event: &Event<'_>) {
             trace.write_u8(15);
             match said {
                 ToFront::Login(login) => (login.id, &login.token).hash(trace),
-                ToFront::LoginGone(id) => id.hash(trace),
+                ToFront::LoginGone(id) | ToFront::LoginThere(id) => id.hash(trace),
                 ToFront::Abandoned(session) => (&session.key, session.generation).hash(trace),
                 ToFront::Moved { to, .. } => to.hash(trace),
                 ToFront::Opened { key, generation, .. } => (key, generation).hash(trace),
@@ -92,9 +94,10 @@ pub(super) fn line(shard: u16, event: &Event<'_>) -> String {
         Event::Read(socket) => format!("read a frame of {socket}"),
         Event::Heard(socket) => format!("knows that {socket} lives"),
         Event::Flow(socket, Flow::Read) => format!("wants more of {socket}"),
-        Event::Flow(socket, Flow::Hold) => format!("wants no more of {socket} for now"),
+        Event::Flow(socket, Flow::Hold | Flow::Login) => format!("wants no more of {socket} for now"),
         Event::InputEnded(_, socket, lost) => format!("sees the end of {socket}, lost: {lost}"),
         Event::HungUp(_, socket) => format!("sees that {socket} hung up"),
+        Event::TooLate(socket) => format!("finds the login of {socket} too old"),
         Event::Sent(_, socket, complete, frames) => {
             format!("wrote {frames} frames to {socket}, complete: {complete}")
         }

@@ -192,6 +192,7 @@ impl World {
                 Said::Login { id: login.id, cookie, token: login.token.to_vec() }
             }
             ToFront::LoginGone(id) => Said::LoginGone(id),
+            ToFront::LoginThere(id) => Said::LoginThere(id),
             ToFront::Abandoned(session) => Said::Abandoned(session.key),
             ToFront::Moved { .. } => unreachable!("only a driver says so"),
             ToFront::Opened { key, .. } => Said::Opened(key),
@@ -249,7 +250,13 @@ impl World {
             let mut bytes: Vec<u8> = socket.unread.drain(..len).collect();
             self.read += len as u64;
             let flow = self.shard.received(self.now, id, &mut bytes, &mut self.out);
-            socket.held = flow == Flow::Hold;
+            socket.held = flow != Flow::Read;
+            let (left, age) = (socket.ending.is_some(), socket.age);
+            match flow {
+                Flow::Login if left => self.shard.hung_up(self.now, id, &mut self.out),
+                Flow::Login => self.shard.ask(self.now, id, age, &mut self.out),
+                Flow::Read | Flow::Hold => {}
+            }
             self.readers.push_back(id);
         } else if let Some(lost) = socket.ending {
             socket.reading = false;

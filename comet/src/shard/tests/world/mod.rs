@@ -55,6 +55,8 @@ pub(super) struct Socket {
     unread: VecDeque<u8>,
     /// How the client's side ended, true when it broke, while the driver has not seen it.
     pub(super) ending: Option<bool>,
+    /// How long what the client sends lies in the kernel before it is read.
+    pub(super) age: Duration,
     held: bool,
     reading: bool,
     ends_told: u32,
@@ -76,6 +78,7 @@ impl Socket {
             stalled: false,
             unread: VecDeque::new(),
             ending: None,
+            age: Duration::ZERO,
             held: false,
             reading: true,
             ends_told: 0,
@@ -103,6 +106,7 @@ pub(super) struct Detached {
 pub(super) enum Said {
     Login { id: ConnectionId, cookie: String, token: Vec<u8> },
     LoginGone(ConnectionId),
+    LoginThere(ConnectionId),
     Abandoned(Key),
     Opened(Key),
     Ended { key: Key, fenced: bool, replaced: bool, known: bool },
@@ -272,6 +276,15 @@ impl World {
         let Some(socket) = self.sockets.get_mut(&id) else { return };
         assert!(socket.ending.is_none(), "a client that ended its side sends nothing");
         socket.unread.extend(bytes);
+        self.readers.push_back(id);
+        self.settle();
+    }
+
+    /// The client sends bytes and ends its side, or breaks the connection, before any of it is read.
+    pub(super) fn send_and_leave(&mut self, id: ConnectionId, bytes: &[u8], lost: bool) {
+        let socket = self.socket_mut(id);
+        socket.unread.extend(bytes);
+        socket.ending = Some(lost);
         self.readers.push_back(id);
         self.settle();
     }

@@ -70,7 +70,7 @@ async fn a_go_login_on_another_comet_is_newer_than_ours_and_older_than_our_next(
     assert_eq!(sessions.renew(&[go]).await, Ok(vec![Renewal::Current]), "a Go comet through our logic");
     assert_eq!(sessions.renew(&[late]).await, superseded, "and still");
     let put = sessions.put(new(1, "k", "b:1", 6)).await;
-    assert_eq!(put, Ok(Put::Stored { previous: Some(by) }));
+    assert_eq!(put, Ok(Put::Stored { previous: Some(by), generation: Generation(6) }));
     let of_mid = sessions.sessions_of_mids(&[Mid(1)]).await;
     assert_eq!(of_mid, Ok(vec![vec![stored(Some(1), "k", "b:1", Some(6))]]));
 }
@@ -123,5 +123,5 @@ async fn what_is_no_text_harms_nobody() {
         found,
         [Some(stored(None, "x", "\u{fffd}:1", None)), Some(stored(Some(1), "k", "a:1", Some(5)))]
     );
-    assert!(matches!(sessions.put(new(1, "x", "a:1", 5)).await, Ok(Put::Stored { previous: Some(_) })));
+    assert!(matches!(sessions.put(new(1, "x", "a:1", 5)).await, Ok(Put::Stored { previous: Some(_), .. })));
 }

@@ -1,0 +1,98 @@
+//! What comet knows of the session store's clock, by which logins are dated: what logic said it showed, and when it was
+//! asked.
+//!
+//! A login may lie anywhere on its way to logic for seconds: in a queue of the kernel's, in a logic that stands still. Told
+//! when it came by the store's own clock, logic dates it rightly all the same.
+
+use std::{sync::Mutex, time::Duration};
+
+use super::lock;
+use crate::clock::Time;
+
+/// What two logics may disagree by about one clock. So much later than it came a login may be dated.
+const DISAGREEMENT: Duration = Duration::from_millis(20);
+
+/// The store's clock as comet knows it.
+#[derive(Default)]
+pub(super) struct StoreTime(Mutex<Option<Answer>>);
+
+#[derive(Clone, Copy)]
+struct Answer {
+    /// When logic was asked: the clock showed `now_us` then at the latest.
+    asked: Time,
+    now_us: u64,
+}
+
+impl Answer {
+    /// What the clock showed at a moment, at the latest.
+    fn at(self, moment: Time) -> u64 {
+        let (asked, moment) = (self.asked.as_micros(), moment.as_micros());
+        (self.now_us + moment).saturating_sub(asked)
+    }
+}
+
+impl StoreTime {
+    /// logic answered at `now` that the clock shows `now_us` to what it was asked at `asked`.
+    pub(super) fn heard(&self, asked: Time, now: Time, now_us: u64) {
+        let answer = Answer { asked, now_us };
+        let mut best = lock(&self.0);
+        let is_better = |best: Answer| {
+            // It shows as much by now: if the best says less, it was set, or goes faster than ours.
+            let is_wrong = best.at(now) + (DISAGREEMENT.as_micros() as u64) < now_us;
+            // The quicker the answer, the less it can be wrong by.
+            is_wrong || answer.at(asked) <= best.at(asked)
+        };
+        if best.is_none_or(is_better) {
+            *best = Some(answer);
+        }
+    }
+
+    /// What the clock showed at a moment, at the latest; none as long as logic has not told, which goim's never does.
+    pub(super) fn at(&self, moment: Time) -> Option<u64> {
+        let best = *lock(&self.0);
+        best.map(|best| best.at(moment) + DISAGREEMENT.as_micros() as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SLACK: u64 = DISAGREEMENT.as_micros() as u64;
+
+    fn at(millis: u64) -> Time {
+        Time::from_micros(millis * 1000)
+    }
+
+    #[test]
+    fn a_moment_is_told_by_the_quickest_answer() {
+        let time = StoreTime::default();
+        assert_eq!(time.at(at(0)), None);
+        // Asked at 1000, when the clock showed 8 s, and answered a second later.
+        time.heard(at(1000), at(2000), 9_000_000);
+        assert_eq!(time.at(at(1500)), Some(9_500_000 + SLACK));
+        // It showed 8.51 s at 1500 at the latest.
+        time.heard(at(1500), at(1520), 8_510_000);
+        time.heard(at(1600), at(2600), 9_600_000);
+        assert_eq!(time.at(at(1500)), Some(8_510_000 + SLACK));
+        assert_eq!(time.at(at(1400)), Some(8_410_000 + SLACK), "also of what was before");
+        time.heard(at(60_600), at(61_600), 68_600_000);
+        assert_eq!(time.at(at(61_600)), Some(68_610_000 + SLACK), "however old");
+    }
+
+    #[test]
+    fn a_clock_that_was_set_or_goes_otherwise_is_followed_at_once() {
+        let time = StoreTime::default();
+        time.heard(at(1000), at(1001), 100_000_000);
+        time.heard(at(2000), at(2001), 41_000_000);
+        assert_eq!(time.at(at(2000)), Some(41_000_000 + SLACK), "back");
+        time.heard(at(3000), at(3001), 102_000_000);
+        assert_eq!(time.at(at(3000)), Some(102_000_000 + SLACK), "ahead");
+        for second in 4..5000 {
+            time.heard(at(second * 1000), at(second * 1000 + 1), 99_000_000 + second * 1_000_100);
+            let truth = 99_000_000 + second * 1_000_100;
+            let told = time.at(at(second * 1000)).unwrap();
+            assert!((truth..truth + 2 * SLACK).contains(&told), "{second}: {told} for {truth}");
+        }
+    }
+}
