@@ -3,14 +3,15 @@
 //! The three services are the same libraries that run as processes of their own in a cluster; here they call each
 //! other directly. One thread runs logic, job and the gateway's front, one pinned thread per core holds the clients.
 //!
-//! Modules: [`cli`] the command line, [`config`] what can be set, [`banner`] what a start prints, [`page`] the page for
-//! people.
+//! Modules: [`cli`] the command line, [`config`] what can be set, [`import`] goim's files made one, [`banner`] what a start
+//! prints, [`page`] the page for people.
 #![forbid(unsafe_code)]
 #![deny(clippy::print_stdout, clippy::print_stderr)] // they panic when nobody takes it, or wait for ever
 
 mod banner;
 mod cli;
 mod config;
+mod import;
 mod page;
 
 use std::{
@@ -22,17 +23,17 @@ use std::{
 use anyhow::{Context, anyhow};
 use cluster::{
     admin::{self, Health},
-    config::{Addrs, ConfigError},
+    config::{Addrs, ConfigError, shared_ports},
     process,
     registry::{Fixed, Node, Registration, Registry, Service},
     services::{CometApi, LogicApi},
     shutdown::{Drain, on_signals},
     telemetry,
 };
-use comet::{Comet, OpenFiles, clock::Time, front::Front};
+use comet::{Comet, OpenFiles, clock::Time, config::CometConfig, front::Front};
 use control::{
     broker::MemoryBroker,
-    config::{Exposure, Listener},
+    config::{Exposure, Listener, LogicConfig},
     job::{self, Calls, JobDeps},
     logic::{self, LogicDeps},
     metrics::{BrokerMetrics, JobMetrics, LogicMetrics, SessionMetrics},
@@ -51,39 +52,52 @@ use self::{
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli: Cli = match process::parse(std::env::args_os()) {
+    // goim's programs take their flags with one dash.
+    let cli: Cli = match process::parse(process::go_args(std::env::args_os())) {
         Ok(cli) => cli,
         Err(status) => return status,
     };
+    if !cli.import.is_empty() {
+        return import::run(&cli.import);
+    }
     process::run("halley", &cli.config, checked, |config, exposure| serve(&config, &exposure))
 }
 
 /// Checks everything that can be checked before a port is bound, beyond single keys.
-fn checked(config: &mut HalleyConfig) -> anyhow::Result<Exposure> {
-    config.comet.check("comet.")?;
-    config.logic.check("logic.")?;
-    check_across(config)?;
+fn checked(config: &mut HalleyConfig) -> Result<Exposure, Vec<ConfigError>> {
+    let HalleyConfig { comet, logic, .. } = config;
+    let mut wrong = comet.check("comet.");
+    wrong.extend(logic.check("logic."));
+    wrong.extend(check_across(comet, logic));
     // An address of its own kind: logins of job's calls do not exist, so the port is judged like a client's.
-    let rpc = Addrs::new(vec![config.comet.rpc_server.addr.get()])?;
-    Ok(config.logic.check_exposure(
-        "logic.",
-        &[
-            Listener { key: "comet.tcp.bind", addrs: &config.comet.tcp.bind },
-            Listener { key: "comet.websocket.bind", addrs: &config.comet.websocket.bind },
-            Listener { key: "comet.rpcServer.addr", addrs: &rpc },
-        ],
-    )?)
+    let rpc = Addrs::from(comet.rpc_server.addr);
+    let clients = [
+        Listener { key: "comet.tcp.bind", addrs: &comet.tcp.bind },
+        Listener { key: "comet.websocket.bind", addrs: &comet.websocket.bind },
+        Listener { key: "comet.rpcServer.addr", addrs: &rpc },
+    ];
+    let backends = [
+        Listener { key: "logic.httpServer.addr", addrs: &logic.http_server.addr },
+        Listener { key: "logic.rpcServer.addr", addrs: &logic.rpc_server.addr },
+    ];
+    wrong.extend(shared_ports(&[&clients[..], &backends].concat()));
+    match logic.check_exposure("logic.", &clients) {
+        Ok(exposure) if wrong.is_empty() => return Ok(exposure),
+        Ok(_) => {}
+        Err(open) => wrong.extend(open),
+    }
+    Err(wrong)
 }
 
 /// Checks what concerns keys of more than one service.
-fn check_across(config: &HalleyConfig) -> Result<(), ConfigError> {
-    let (max_body, push) = (config.logic.push.max_body, config.comet.limits.push);
+fn check_across(comet: &CometConfig, logic: &LogicConfig) -> Vec<ConfigError> {
+    let mut wrong = Vec::new();
+    let (max_body, push) = (logic.push.max_body, comet.limits.push);
     if max_body.get() > push.get() {
         let reason = format!("above comet.limits.push = {push}: accepted pushes could not be delivered");
-        return Err(ConfigError::value("logic.push.maxBody", max_body, reason));
+        wrong.push(ConfigError::value("logic.push.maxBody", max_body, reason));
     }
-    let (renew, expire) = (config.comet.protocol.renew_interval, config.logic.redis.expire);
-    let node = &config.logic.node;
+    let (renew, expire, node) = (comet.protocol.renew_interval, logic.redis.expire, &logic.node);
     // A client may be silent for so long just before it is due.
     let gap = renew.get() + node.heartbeat_deadline();
     if renew.get() > expire.get() / 2 || gap >= expire.get() {
@@ -92,9 +106,9 @@ fn check_across(config: &HalleyConfig) -> Result<(), ConfigError> {
              heartbeatMax = {} × {}: sessions would expire under living clients",
             node.heartbeat, node.heartbeat_max
         );
-        return Err(ConfigError::value("comet.protocol.renewInterval", renew, reason));
+        wrong.push(ConfigError::value("comet.protocol.renewInterval", renew, reason));
     }
-    Ok(())
+    wrong
 }
 
 /// Runs until a signal ends it.
@@ -106,7 +120,7 @@ fn serve(config: &HalleyConfig, exposure: &Exposure) -> anyhow::Result<()> {
 async fn run(config: &HalleyConfig, exposure: &Exposure) -> anyhow::Result<()> {
     let drain = Drain::new();
     on_signals(drain.clone()).context("no signal handlers")?;
-    let open_files = OpenFiles::raise();
+    let open_files = OpenFiles::raise(&config.comet)?;
 
     let mut metrics = prometheus_client::registry::Registry::default();
     telemetry::register(&mut metrics);
@@ -197,6 +211,9 @@ async fn run(config: &HalleyConfig, exposure: &Exposure) -> anyhow::Result<()> {
     });
     let rows = banner::rows(&comet, &config.comet, &logic, &config.logic, open_files);
     process::print_banner("halley", &rows);
+    if let Some(sentence) = open_files.warning(&config.comet) {
+        warn!("{sentence}");
+    }
     if let Exposure::Insecure(open) = exposure {
         open.iter().for_each(|sentence| warn!("{sentence}"));
     }
@@ -219,7 +236,9 @@ async fn run(config: &HalleyConfig, exposure: &Exposure) -> anyhow::Result<()> {
 /// Makes the gateway known to job and to `/goim/nodes/*`.
 async fn register(registry: &dyn Registry, comet: &Comet) -> anyhow::Result<Box<dyn Registration>> {
     let mut node = Node::new(Service::Comet, comet.front.server().clone());
-    node.addrs = comet.tcp.iter().map(SocketAddr::ip).map(|address| address.to_string()).collect();
+    // A wildcard is no address to connect to; without any, clients are told `logic.node.defaultDomain`.
+    let ips = comet.tcp.iter().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified());
+    node.addrs = ips.map(|ip| ip.to_string()).collect();
     node.version = cluster::build::VERSION.to_owned();
     node.hostname = process::hostname();
     registry.register(node).await.context("the gateway could not be registered")

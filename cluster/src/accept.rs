@@ -1,8 +1,14 @@
-//! Accepting connections of services and operators, for ever.
+//! Listening, and accepting connections of services and operators, for ever.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::LazyLock,
+    time::Duration,
+};
 
 use futures_util::{Stream, stream};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
     time::sleep,
@@ -14,12 +20,55 @@ use crate::telemetry::OUTSIDERS;
 /// Pause after an accept that failed (no descriptors left), so that it neither ends nor spins.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The next connection. An accept that fails is logged and made again, after a pause: it ends nothing and never spins
+/// Connections the kernel holds until they are accepted.
+const BACKLOG: i32 = 1024;
+
+/// Has this machine IPv6 at all?
+static HAS_IPV6: LazyLock<bool> = LazyLock::new(|| Socket::new(Domain::IPV6, Type::STREAM, None).is_ok());
+
+/// What to bind for an address: the address, or all of IPv4 for all addresses where the machine has no IPv6, as Go does
+/// for `:port`.
+pub fn bindable(addr: SocketAddr) -> SocketAddr {
+    either_family(addr, *HAS_IPV6)
+}
+
+fn either_family(addr: SocketAddr, has_ipv6: bool) -> SocketAddr {
+    match addr {
+        SocketAddr::V6(all) if all.ip().is_unspecified() && !has_ipv6 => {
+            (Ipv4Addr::UNSPECIFIED, all.port()).into()
+        }
+        addr => addr,
+    }
+}
+
+/// Listens on an address; on `[::]` for IPv4 too, whatever `net.ipv6.bindv6only` says.
+///
+/// # Errors
+/// What the system says to the address.
+///
+/// # Panics
+/// Outside of a tokio runtime.
+pub fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    let addr = bindable(addr);
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    // Connections of an earlier process still in TIME_WAIT are nobody who listens.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// The next connection, and its other end: one of IPv4 in the form of IPv4, whatever the listener is. An accept that fails is logged and made again, after a pause: it ends nothing and never spins
 /// (goim's accept loops end for ever on one EMFILE).
 pub async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => {
+            Ok((stream, mut peer)) => {
+                peer.set_ip(peer.ip().to_canonical());
                 // Answers are small and whole: nothing is gained by waiting for more of them.
                 let _ = stream.set_nodelay(true);
                 return (stream, peer);
@@ -38,4 +87,29 @@ pub fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStrea
         let (stream, _) = accept(&listener).await;
         Some((Ok(stream), listener))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_addresses_are_those_of_ipv4_where_there_is_no_other() {
+        let bound = |addr: &str, has_ipv6| either_family(addr.parse().unwrap(), has_ipv6).to_string();
+        assert_eq!(bound("[::]:3101", true), "[::]:3101");
+        assert_eq!(bound("[::]:3101", false), "0.0.0.0:3101");
+        for addr in ["0.0.0.0:3101", "127.0.0.1:3101", "[::1]:3101"] {
+            assert_eq!([bound(addr, true), bound(addr, false)], [addr, addr]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_wildcard_takes_both_families_and_tells_ipv4_as_ipv4() {
+        let listener = listen("[::]:0".parse().unwrap()).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        for from in ["127.0.0.1", "::1"] {
+            let _client = TcpStream::connect((from, port)).await.unwrap();
+            assert_eq!(accept(&listener).await.1.ip().to_string(), from);
+        }
+    }
 }

@@ -1,12 +1,15 @@
 //! What can be set about a comet. The keys are goim's where goim has them; bounds are checked when they are parsed.
 
+mod origin;
+
 use std::time::Duration;
 
-use cluster::config::{Addr, Addrs, Bounded, BoundedDuration, ByteSize, ConfigError, StringList};
+use cluster::config::{Addr, Addrs, Bounded, BoundedDuration, ByteSize, ConfigError, List};
 use proto::{frame::CLIENT_BODY_MAX, websocket::MessageLimits, websocket::UpgradeRules};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::origin::{BadOrigin, Origin};
 use crate::shard::{self, Rate, ShardConfig, SlowConsumer};
 
 /// The gateway.
@@ -72,11 +75,12 @@ impl Default for TcpConfig {
 pub struct WebSocketConfig {
     /// Addresses to listen on.
     pub bind: Addrs,
-    /// Path of the upgrade. A query may follow.
+    /// Path of the upgrade, from its slash on. A query may follow.
     pub path: String,
-    /// Origins that browsers may come from, such as "https://app.example.com"; "*" allows all. Empty: only pages of the
-    /// host they connect to, on any port.
-    pub origins: StringList,
+    /// Origins that browsers may come from, such as "https://app.example.com"; "*" allows all. Each as browsers send it: no
+    /// slash at the end, no port that is the scheme's own, no pattern. Empty: only pages of the host they connect to, on
+    /// any port.
+    pub origins: List<Origin>,
     /// Longest message of a client, summed over its fragments.
     pub message_max: ByteSize<4112, 16_777_216>,
     /// TLS. Not built yet, so only false: let a proxy in front of `bind` end TLS.
@@ -88,7 +92,7 @@ impl Default for WebSocketConfig {
         WebSocketConfig {
             bind: Addrs::loopback(3102),
             path: "/sub".to_owned(),
-            origins: StringList::default(),
+            origins: List::default(),
             message_max: ByteSize::kib::<64>(),
             tls_open: false,
         }
@@ -311,32 +315,52 @@ impl CometConfig {
         "bucket.*",
     ];
 
-    /// Checks what is more than a type can say. The keys stand in `section` (`comet.`, or nothing), by which an error
-    /// names them.
-    ///
-    /// # Errors
-    /// The first thing that is wrong.
-    pub fn check(&self, section: &str) -> Result<(), ConfigError> {
+    /// Checks what is more than a type can say, and gives all that is wrong. The keys stand in `section` (`comet.`, or
+    /// nothing), by which an error names them.
+    pub fn check(&self, section: &str) -> Vec<ConfigError> {
+        let mut wrong = Vec::new();
         for (key, addresses) in [("tcp.bind", &self.tcp.bind), ("websocket.bind", &self.websocket.bind)] {
             if addresses.is_empty() {
                 let key = format!("{section}{key}");
-                return Err(ConfigError::value(key, "[]", "must have at least one address"));
+                wrong.push(ConfigError::value(key, "[]", "must have at least one address"));
             }
+        }
+        let path = &self.websocket.path;
+        if !path.starts_with('/')
+            || !path.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#".contains(&byte))
+        {
+            let reason =
+                "no request could have it: write a slash, then printable ASCII without spaces, ? and #";
+            wrong.push(ConfigError::value(format!("{section}websocket.path"), format!("{path:?}"), reason));
         }
         if self.websocket.tls_open {
             let reason = format!(
                 "TLS is not built yet: set it to false and let a proxy in front of {section}websocket.bind end TLS"
             );
-            return Err(ConfigError::value(format!("{section}websocket.tlsOpen"), true, reason));
+            wrong.push(ConfigError::value(format!("{section}websocket.tlsOpen"), true, reason));
         }
         let DrainConfig { spread, timeout } = self.drain;
         if timeout.get() < spread.get() + DRAIN_BEYOND_SPREAD {
             let reason = format!(
                 "must be a second more than {section}drain.spread = {spread}: the last clients would be cut off"
             );
-            return Err(ConfigError::value(format!("{section}drain.timeout"), timeout, reason));
+            wrong.push(ConfigError::value(format!("{section}drain.timeout"), timeout, reason));
         }
-        Ok(())
+        wrong
+    }
+
+    /// What will be otherwise on this machine than the configuration says, a sentence each. Nothing that keeps a gateway from
+    /// its work.
+    pub fn doubts(&self, section: &str) -> Vec<String> {
+        let here: Vec<u64> =
+            core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id as u64).collect();
+        let cpus = self.reactor.cpus.iter().filter(|cpu| !here.contains(cpu));
+        cpus.map(|cpu| {
+            let here: Vec<String> = here.iter().map(u64::to_string).collect();
+            let here = here.join(", ");
+            format!("{section}reactor.cpus: there is no core {cpu} for this process (it has {here}): a shard of it is not pinned")
+        })
+        .collect()
     }
 
     /// What each of `shards` shards is configured with, `connections` being the process's limit.
@@ -348,7 +372,7 @@ impl CometConfig {
             frame: self.protocol.frame_timeout.get(),
             upgrade: UpgradeRules {
                 path: self.websocket.path.as_str().into(),
-                origins: self.websocket.origins.get().to_vec(),
+                origins: self.websocket.origins.iter().map(|origin| origin.as_str().to_owned()).collect(),
             },
             message: MessageLimits {
                 message_max: self.websocket.message_max.usize(),

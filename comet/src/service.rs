@@ -2,9 +2,11 @@
 
 use std::{fmt::Display, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use cluster::{accept::incoming, services::LogicApi};
+use cluster::{
+    accept::{incoming, listen},
+    services::LogicApi,
+};
 use proto::ids::{Mid, ServerId};
-use tokio::net::TcpListener;
 
 use crate::{
     config::CometConfig,
@@ -31,24 +33,66 @@ pub enum StartError {
     },
 }
 
-/// Descriptors that are not for clients: listeners, rings, HTTP and gRPC connections, logs.
+/// Descriptors kept for all that is no client where there are plenty: HTTP and gRPC connections, listeners, rings, logs.
 const DESCRIPTORS_KEPT: u64 = 512;
+
+/// Descriptors that a gateway cannot do without: some connections of backends, probes and the other services.
+const DESCRIPTORS_NEEDED: u64 = 64;
+
+/// The same, of each shard: listeners, a ring, and what wakes it.
+const DESCRIPTORS_OF_SHARD: u64 = 8;
+
+/// Below this limit less than [`DESCRIPTORS_KEPT`] are kept, so that the clients get most of it.
+const DESCRIPTORS_PLENTY: u64 = 4 * DESCRIPTORS_KEPT;
 
 /// What the limit on open files allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenFiles {
     /// Descriptors this process may open.
     pub limit: u64,
-    /// Connections they allow.
+    /// Connections they allow, at least one.
     pub connections: usize,
 }
 
+/// A limit on open files that leaves nothing for clients. Not retried: the operator raises it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the limit on open files is {limit}, and {needed} are needed beside the clients: raise it (ulimit -n, LimitNOFILE)"
+)]
+pub struct TooFewFiles {
+    limit: u64,
+    needed: u64,
+}
+
 impl OpenFiles {
-    /// Raises the limit as far as this process may.
-    pub fn raise() -> OpenFiles {
+    /// Raises the limit as far as this process may, and says what it is enough for.
+    ///
+    /// # Errors
+    /// [`TooFewFiles`].
+    pub fn raise(config: &CometConfig) -> Result<OpenFiles, TooFewFiles> {
         let limit = ring::raise_open_file_limit().after.unwrap_or(u64::MAX);
-        let connections = limit.saturating_sub(DESCRIPTORS_KEPT).max(1);
-        OpenFiles { limit, connections: usize::try_from(connections).unwrap_or(usize::MAX) }
+        OpenFiles::of(limit, shards(config))
+    }
+
+    fn of(limit: u64, shards: usize) -> Result<OpenFiles, TooFewFiles> {
+        let needed = DESCRIPTORS_NEEDED + DESCRIPTORS_OF_SHARD * shards as u64;
+        let kept = DESCRIPTORS_KEPT.min(limit / 4).max(needed);
+        match limit.saturating_sub(kept) {
+            0 => Err(TooFewFiles { limit, needed }),
+            connections => {
+                Ok(OpenFiles { limit, connections: usize::try_from(connections).unwrap_or(usize::MAX) })
+            }
+        }
+    }
+
+    /// A sentence for the log where the limit is low, or lower than `limits.connections` wants.
+    pub fn warning(&self, config: &CometConfig) -> Option<String> {
+        let OpenFiles { limit, connections } = self;
+        let wanted = config.limits.connections.usize();
+        let is_low = *limit < DESCRIPTORS_PLENTY && (wanted == 0 || wanted > *connections);
+        (is_low || wanted > *connections).then(|| {
+            format!("the limit on open files is {limit}, enough for {connections} clients only: raise it (ulimit -n, LimitNOFILE)")
+        })
     }
 }
 
@@ -66,8 +110,8 @@ pub struct Comet {
     pub driver: DriverReport,
     /// Number of shards.
     pub shards: usize,
-    /// Cores they are pinned to.
-    pub cpus: Vec<usize>,
+    /// The core that each is pinned to.
+    pub cpus: Vec<Option<usize>>,
     streams: Streams,
     spread: Duration,
     timeout: Duration,
@@ -91,7 +135,7 @@ impl Comet {
     ) -> Result<Comet, StartError> {
         let address = config.rpc_server.addr.get();
         let failed = |source| StartError::Rpc { address, source };
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let listener = listen(address).map_err(failed)?;
         let rpc = listener.local_addr().map_err(failed)?;
         let limit = match config.limits.connections.usize() {
             0 => connections,
@@ -129,16 +173,12 @@ impl Comet {
         let path = &config.websocket.path;
         let websocket: Vec<_> =
             self.websocket.iter().map(|address| format!("ws://{address}{path}")).collect();
-        let shards = match self.cpus.as_slice() {
-            [] => format!("{}, not pinned", self.shards),
-            cpus => format!("{}, pinned to cores {}", self.shards, join(cpus)),
-        };
         let OpenFiles { limit, connections } = open_files;
         vec![
             ("clients, TCP", join(&self.tcp)),
             ("clients, WebSocket", websocket.join(", ")),
             ("driver", self.driver.to_string()),
-            ("shards", shards),
+            ("shards", format!("{}, {}", self.shards, pinned(&self.cpus))),
             ("open files", format!("{limit}, enough for {connections} connections")),
         ]
     }
@@ -156,6 +196,54 @@ impl Comet {
     }
 }
 
+/// Which shards are pinned.
+fn pinned(cpus: &[Option<usize>]) -> String {
+    let cores: Vec<usize> = cpus.iter().flatten().copied().collect();
+    match cpus.len() - cores.len() {
+        0 => format!("pinned to cores {}", join(&cores)),
+        _ if cores.is_empty() => "not pinned".to_owned(),
+        others => format!("pinned to cores {}; {others} not pinned", join(&cores)),
+    }
+}
+
 fn join<T: Display>(values: &[T]) -> String {
     values.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With 256 descriptors it was "enough for 1 connections".
+    #[test]
+    fn few_descriptors_are_for_clients_but_for_what_is_needed() {
+        let connections = |limit, shards| OpenFiles::of(limit, shards).map(|files| files.connections).ok();
+        assert_eq!(connections(1_048_576, 2), Some(1_048_064));
+        assert_eq!(connections(2048, 2), Some(1536));
+        assert_eq!(connections(1024, 2), Some(768));
+        assert_eq!(connections(256, 2), Some(176));
+        assert_eq!(connections(100, 2), Some(20));
+        assert_eq!(connections(81, 2), Some(1));
+        let refused = OpenFiles::of(80, 2).unwrap_err().to_string();
+        assert!(refused.starts_with("the limit on open files is 80, and 80 are needed"), "{refused}");
+        assert_eq!(connections(u64::MAX, 1), Some(usize::MAX - 512));
+    }
+
+    #[test]
+    fn a_low_limit_is_warned_of_unless_fewer_clients_are_wanted() {
+        let warned = |limit, wanted: &str| {
+            let set = format!("limits.connections={wanted}");
+            let config: CometConfig = cluster::config::load(None, &[set], &[]).expect("a number").config;
+            OpenFiles::of(limit, 2).expect("enough").warning(&config).is_some()
+        };
+        assert_eq!([warned(256, "0"), warned(256, "100"), warned(256, "177")], [true, false, true]);
+        assert_eq!([warned(4096, "0"), warned(4096, "3584"), warned(4096, "3585")], [false, false, true]);
+    }
+
+    #[test]
+    fn a_start_tells_where_the_shards_are() {
+        assert_eq!(pinned(&[Some(0), Some(1)]), "pinned to cores 0, 1");
+        assert_eq!(pinned(&[Some(0), None]), "pinned to cores 0; 1 not pinned");
+        assert_eq!(pinned(&[None, None]), "not pinned");
+    }
 }

@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
+pub use cluster::config::Listener;
 use cluster::config::{Addrs, Bounded, BoundedDuration, ByteSize, ConfigError, SecretList, StringList};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -250,33 +251,6 @@ pub enum Exposure {
     Insecure(Vec<String>),
 }
 
-/// An address and the key it comes from, for [`LogicConfig::check_exposure`].
-#[derive(Clone, Copy, Debug)]
-pub struct Listener<'a> {
-    /// The key, with its sections.
-    pub key: &'a str,
-    /// Its value.
-    pub addrs: &'a Addrs,
-}
-
-/// A start that would let strangers in.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{key} = {addrs} is not loopback, and {danger}: bind it to 127.0.0.1, {remedy}, or set {section}auth.allowInsecure = true"
-)]
-pub struct Exposed {
-    /// The key of the address.
-    pub key: String,
-    /// Its value.
-    pub addrs: String,
-    /// What anybody could do there.
-    pub danger: String,
-    /// What else would help.
-    pub remedy: String,
-    /// Section of logic's keys, with its dot.
-    pub section: String,
-}
-
 impl LogicConfig {
     /// Keys of goim's logic that name its own internals.
     pub const UNUSED_GOIM_KEYS: &[&str] = &[
@@ -288,37 +262,35 @@ impl LogicConfig {
         "redis.idleTimeout",
     ];
 
-    /// Checks what concerns several keys, or more than a type can say. The keys stand in `section` (`logic.`, or nothing),
-    /// by which an error names them.
-    ///
-    /// # Errors
-    /// The first thing that is wrong.
-    pub fn check(&self, section: &str) -> Result<(), ConfigError> {
-        let error = |key: &str, value: &dyn fmt::Display, reason: &str| {
-            Err(ConfigError::value(format!("{section}{key}"), value, reason))
+    /// Checks what concerns several keys, or more than a type can say, and gives all that is wrong. The keys stand in
+    /// `section` (`logic.`, or nothing), by which an error names them.
+    pub fn check(&self, section: &str) -> Vec<ConfigError> {
+        let mut wrong = Vec::new();
+        let mut error = |key: &str, value: &dyn fmt::Display, reason: &str| {
+            wrong.push(ConfigError::value(format!("{section}{key}"), value, reason));
         };
-        let LogicConfig { push, limits, redis, node, backoff, .. } = self;
+        let LogicConfig { push, limits, redis, node, backoff, regions, .. } = self;
         for (key, addrs) in
             [("httpServer.addr", &self.http_server.addr), ("rpcServer.addr", &self.rpc_server.addr)]
         {
             if addrs.is_empty() {
-                return error(key, &"[]", "must have at least one address");
+                error(key, &"[]", "must have at least one address");
             }
         }
         if push.tokens.iter().any(|token| !is_token(token.get())) {
             let reason = "each must be at least one printable ASCII character, without spaces";
-            return error("push.tokens", &"(hidden)", reason);
+            error("push.tokens", &"(hidden)", reason);
         }
         if limits.broker_bytes.get() < 4 * push.max_body.get() {
             let reason = format!("below four times {section}push.maxBody = {}", push.max_body);
-            return error("limits.brokerBytes", &limits.broker_bytes, &reason);
+            error("limits.brokerBytes", &limits.broker_bytes, &reason);
         }
         if node.heartbeat_deadline() >= redis.expire.get() {
             let reason = format!(
                 "not above {section}node.heartbeat × heartbeatMax = {} × {}: sessions would expire under living clients",
                 node.heartbeat, node.heartbeat_max
             );
-            return error("redis.expire", &redis.expire, &reason);
+            error("redis.expire", &redis.expire, &reason);
         }
         for (key, value, range) in [
             ("node.regionWeight", node.region_weight, 1.0..=1000.0),
@@ -327,10 +299,18 @@ impl LogicConfig {
         ] {
             if !range.contains(&value) {
                 let reason = format!("must be {} to {}", range.start(), range.end());
-                return error(key, &value, &reason);
+                error(key, &value, &reason);
             }
         }
-        Ok(())
+        // goim's provinces match nobody; a network that is mistyped would do so in silence.
+        for (region, networks) in regions {
+            for network in networks.iter().filter(|network| is_mistyped_network(network)) {
+                let reason =
+                    "no network: write an address and its length, such as 10.1.0.0/16, or an address";
+                error(&format!("regions.{region}"), &format_args!("{network:?}"), reason);
+            }
+        }
+        wrong
     }
 
     /// Refuses `trust` logins, and a push API without a token, where others than this machine can reach them.
@@ -339,40 +319,47 @@ impl LogicConfig {
     /// [`check`](LogicConfig::check).
     ///
     /// # Errors
-    /// The first address that is open to strangers, unless `auth.allowInsecure` is set.
-    pub fn check_exposure(&self, section: &str, clients: &[Listener<'_>]) -> Result<Exposure, Exposed> {
+    /// The addresses that are open to strangers, unless `auth.allowInsecure` is set.
+    pub fn check_exposure(
+        &self,
+        section: &str,
+        clients: &[Listener<'_>],
+    ) -> Result<Exposure, Vec<ConfigError>> {
         let (push, rpc) = (format!("{section}httpServer.addr"), format!("{section}rpcServer.addr"));
         let push = Listener { key: &push, addrs: &self.http_server.addr };
         let rpc = Listener { key: &rpc, addrs: &self.rpc_server.addr };
-        let exposed = |listener: &Listener<'_>, danger: String, remedy: String| Exposed {
-            key: listener.key.to_owned(),
-            addrs: listener.addrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
-            danger,
-            remedy,
-            section: section.to_owned(),
-        };
         let mut open = Vec::new();
         if self.push.tokens.is_empty() && !push.addrs.is_loopback() {
             let danger = "anybody who reaches it could push to everybody".to_owned();
-            open.push(exposed(&push, danger, format!("set {section}push.tokens")));
+            open.push((push, danger, format!("set {section}push.tokens")));
         }
         if self.auth.mode == AuthMode::Trust {
-            for listener in [&rpc].into_iter().chain(clients).filter(|listener| !listener.addrs.is_loopback())
-            {
+            for listener in [rpc].iter().chain(clients).filter(|listener| !listener.addrs.is_loopback()) {
                 let danger = format!(
                     "with {section}auth.mode = \"trust\" anybody who reaches it could log in as anybody"
                 );
-                open.push(exposed(listener, danger, "verify logins".to_owned()));
+                open.push((*listener, danger, "verify logins".to_owned()));
             }
         }
         if open.is_empty() {
             return Ok(Exposure::Closed);
         }
+        let addrs = |listener: &Listener<'_>| {
+            listener.addrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+        };
         if self.auth.allow_insecure {
-            let sentence = |open: &Exposed| format!("{} = {}: {}", open.key, open.addrs, open.danger);
+            let sentence = |(listener, danger, _): &(Listener<'_>, String, String)| {
+                format!("{} = {}: {danger}", listener.key, addrs(listener))
+            };
             return Ok(Exposure::Insecure(open.iter().map(sentence).collect()));
         }
-        Err(open.into_iter().next().expect("it is not empty, as was just checked"))
+        let refuse = |(listener, danger, remedy): &(Listener<'_>, String, String)| {
+            let reason = format!(
+                "is not loopback, and {danger}: bind it to 127.0.0.1, {remedy}, or set {section}auth.allowInsecure = true"
+            );
+            ConfigError::value(listener.key, addrs(listener), reason)
+        };
+        Err(open.iter().map(refuse).collect())
     }
 
     /// Bounds of the memory broker.
@@ -385,6 +372,13 @@ impl LogicConfig {
 /// What an `Authorization` header can carry as it is.
 fn is_token(token: &str) -> bool {
     !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// Is this meant as a network, and none?
+fn is_mistyped_network(text: &str) -> bool {
+    let is_meant = text.contains(['.', ':', '/'])
+        && text.bytes().all(|byte| byte.is_ascii_hexdigit() || b".:/".contains(&byte));
+    is_meant && !crate::logic::is_network(text)
 }
 
 /// Configuration of job: from the broker to the comets.
@@ -512,7 +506,7 @@ mod tests {
         ] {
             assert!(is_default(&text), "{text}");
         }
-        LogicConfig::default().check("").unwrap();
+        assert!(LogicConfig::default().check("").is_empty());
     }
 
     fn toml_reads_as<T: serde::de::DeserializeOwned + Default + PartialEq>(text: &str) -> bool {
@@ -536,11 +530,32 @@ mod tests {
             (&["backoff.jitter=1.5"], "logic.backoff.jitter"),
             (&["backoff.factor=0.5"], "logic.backoff.factor"),
             (&["node.regionWeight=0"], "logic.node.regionWeight"),
+            (&["regions.sh=[\"10.1.0.0/33\"]"], "logic.regions.sh"),
+            (&["regions.sh=10.1.0/16"], "logic.regions.sh"),
         ] {
-            let error = logic(sets).check("logic.").unwrap_err().to_string();
+            let wrong = logic(sets).check("logic.");
+            assert_eq!(wrong.len(), 1, "{sets:?}: {wrong:?}");
+            let error = wrong[0].to_string();
             assert!(error.starts_with(key), "{sets:?}: {error}");
             assert!(!error.contains("a b"), "a secret is shown: {error}");
         }
+    }
+
+    #[test]
+    fn all_keys_at_odds_are_told_at_once() {
+        let sets = [
+            "redis.expire=90s",
+            "backoff.jitter=2",
+            "rpcServer.addr=",
+            "regions.bj=[\"北京\", \"10.1.0.0/16\"]",
+        ];
+        let keys: Vec<String> =
+            logic(&sets).check("").iter().filter_map(|error| error.key().map(str::to_owned)).collect();
+        assert_eq!(
+            keys,
+            ["rpcServer.addr", "redis.expire", "backoff.jitter"],
+            "provinces are goim's, and no mistake"
+        );
     }
 
     #[test]
@@ -558,17 +573,12 @@ mod tests {
         let exposed = |sets: &[&str], addrs| {
             logic(sets)
                 .check_exposure("logic.", &[Listener { key: "comet.tcp.bind", addrs }])
-                .map_err(|e| e.to_string())
+                .map_err(|wrong| wrong[0].to_string())
         };
         assert_eq!(exposed(&[], &loopback), Ok(Exposure::Closed));
         for (sets, addrs, key, remedy) in [
             (&[][..], &open, "comet.tcp.bind = 0.0.0.0:3101", "verify logins"),
-            (
-                &["httpServer.addr=:3111"],
-                &loopback,
-                "logic.httpServer.addr = 0.0.0.0:3111",
-                "logic.push.tokens",
-            ),
+            (&["httpServer.addr=:3111"], &loopback, "logic.httpServer.addr = [::]:3111", "logic.push.tokens"),
             (
                 &["httpServer.addr=127.0.0.1:1,10.0.0.1:2"],
                 &loopback,

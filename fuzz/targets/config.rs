@@ -1,5 +1,5 @@
 #![no_main]
-//! Configuration: any file and any `--set` is a configuration that reads back as itself, or an error of one line.
+//! Configuration: any file and any `--set` is a configuration that reads back as itself, or mistakes of one line each.
 
 use std::{
     cell::RefCell,
@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use cluster::config::{ConfigError, Loaded, load};
+use cluster::config::{Loaded, Mistakes, load};
 use comet::config::CometConfig;
 use control::config::{JobConfig, LogicConfig};
 use fuzz::bounded;
@@ -38,11 +38,14 @@ fuzz_target!(|input: &[u8]| bounded(|| {
             usable(&config);
             reads_back(&config);
         }
-        Err(error) => assert!(is_one_line(&error.to_string()), "{error}"),
+        Err(mistakes) => {
+            let lines = mistakes.lines();
+            assert!(!lines.is_empty() && lines.iter().all(|line| is_one_line(line)), "{mistakes}");
+        }
     }
 }));
 
-fn read(text: &[u8], sets: &[String]) -> Result<Loaded<Config>, ConfigError> {
+fn read(text: &[u8], sets: &[String]) -> Result<Loaded<Config>, Mistakes> {
     thread_local! {
         static FILE: RefCell<(File, PathBuf)> = {
             let file = tempfile::tempfile().expect("a temporary file");
@@ -61,10 +64,8 @@ fn read(text: &[u8], sets: &[String]) -> Result<Loaded<Config>, ConfigError> {
 
 /// What the program does with it before it binds a port.
 fn usable(config: &Config) {
-    for checked in [config.logic.check("logic."), config.comet.check("comet.")] {
-        if let Err(error) = checked {
-            assert!(is_one_line(&error.to_string()), "{error}");
-        }
+    for error in config.logic.check("logic.").into_iter().chain(config.comet.check("comet.")) {
+        assert!(is_one_line(&error.to_string()), "{error}");
     }
     config.comet.shard(3, 1000);
 }

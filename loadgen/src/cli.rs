@@ -16,27 +16,25 @@ use crate::{
 const EXAMPLES: &str = "\
 Examples:
   A hundred clients in room live://1000, until Ctrl-C
-      loadgen 9999 100 127.0.0.1:3101
-  Ten thousand, 8 messages a second to their room for 20 s; exit status 1 if any is lost
-      loadgen 9999 10000 127.0.0.1:3101 --push http://127.0.0.1:3111 --rate 8 --duration 20s
-  The same over WebSocket, two thousand a second to one device after the other
-      loadgen 9999 10000 127.0.0.1:3102 --ws --push http://127.0.0.1:3111 --kind keys \\
-          --rate 2000 --duration 20s
-  Fifteen thousand idle connections held for a minute
-      loadgen 1 15000 127.0.0.1:3101 --duration 60s
-  Who connects and disconnects at random, with the online counts checked
-      loadgen churn 1 10000 127.0.0.1:3101 --rounds 3 --push http://127.0.0.1:3111
+    loadgen 9999 100 127.0.0.1:3101
+  With 8 messages a second to their room; status 1 if any is lost
+    loadgen 1 500 127.0.0.1:3101 --push http://127.0.0.1:3111 --rate 8
+  Idle WebSocket connections held for a minute
+    loadgen 1 15000 127.0.0.1:3102 --ws --duration 60s
+  Who comes and goes at random, with the online counts checked
+    loadgen churn 1 500 127.0.0.1:3101 --push http://127.0.0.1:3111
   What one client receives, and a message for it
-      loadgen sub --mid 1 --room live://1000 127.0.0.1:3101
-      loadgen push --room live://1000 hello
+    loadgen sub --mid 1 --room live://1000 127.0.0.1:3101
+    loadgen push --room live://1000 hello
 
-Exit status: 0 when everybody connected and stayed, and nothing was lost, duplicated, out
-of order or damaged; 1 otherwise; 2 for a command line that cannot be run.";
+Exit status: 0 when everybody connected and stayed, and nothing was lost,
+duplicated, out of order or damaged; 1 otherwise; 2 for a command line that
+cannot be run.";
 
 /// Clients of a goim gateway by the thousand: holds connections, pushes on a fixed schedule, checks that
 /// every client receives every message once and in order, and measures how long that takes.
 #[derive(Debug, Parser)]
-#[command(name = "loadgen", version, after_help = EXAMPLES)]
+#[command(name = "loadgen", version, after_help = EXAMPLES, max_term_width = 80)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]

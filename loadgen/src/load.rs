@@ -29,7 +29,7 @@ use crate::{
     reader::{Pace, Reader},
     report::{Pushes, Report},
     rng::Rng,
-    status::Status,
+    status::{Status, columns},
     tally::{Measured, Tally},
     worker::{Share, Worker},
 };
@@ -55,7 +55,7 @@ pub(crate) fn run(who: &Who, args: &LoadArgs) -> Result<ExitCode> {
         serde_json::to_writer_pretty(file, &report).with_context(|| path.display().to_string())?;
     }
     // Last: the terminal may have gone.
-    io::stdout().write_all(report.table().as_bytes()).context("standard output")?;
+    io::stdout().write_all(report.table(columns(io::stdout())).as_bytes()).context("standard output")?;
     Ok(ExitCode::from(u8::from(!report.ok)))
 }
 

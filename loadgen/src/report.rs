@@ -73,8 +73,8 @@ impl Pushes {
 }
 
 impl Report {
-    /// The table.
-    pub(crate) fn table(&self) -> String {
+    /// The table, no line of it wider than so many columns where words can be parted.
+    pub(crate) fn table(&self, columns: usize) -> String {
         let mut rows: Vec<(&str, String)> = Vec::new();
         let mut row = |name, text| rows.push((name, text));
 
@@ -89,7 +89,7 @@ impl Report {
             let rate = per_second(self.connected, self.connect_seconds);
             row("connect rate", format!("{rate}, one in {}", human_us(each_us)));
         }
-        row("connect latency", distribution(self.connect_latency));
+        row("connect time", distribution(self.connect_latency));
         if let Some(pushes) = &self.pushes {
             let accepted = grouped(pushes.accepted);
             row("pushes", format!("{accepted} accepted, {} failed", grouped(pushes.failed)));
@@ -125,8 +125,8 @@ impl Report {
                     }
                 }
             }
-            row("own: pusher late", distribution(pushes.own_pusher));
-            row("own: reader late", distribution(pushes.own_reader));
+            row("own: pusher", distribution(pushes.own_pusher));
+            row("own: reader", distribution(pushes.own_reader));
         }
         let cores = self.cpu_seconds / self.seconds.max(1e-9);
         let mut cpu = format!("{:.2} s, {cores:.2} of a core", self.cpu_seconds);
@@ -137,8 +137,34 @@ impl Report {
         row("own: CPU", cpu);
 
         let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-        rows.iter().map(|(name, text)| format!("{name:width$}  {text}\n")).collect()
+        let mut table = String::new();
+        for (name, text) in &rows {
+            let mut name = *name;
+            for line in wrap(text, columns.saturating_sub(width + 2)) {
+                let _ = writeln!(table, "{name:width$}  {line}");
+                name = "";
+            }
+        }
+        table
     }
+}
+
+/// Breaks a text between its parts, which two spaces part, or else between words.
+fn wrap(text: &str, columns: usize) -> Vec<String> {
+    let between = if text.contains("  ") { "  " } else { " " };
+    let mut lines = vec![String::new()];
+    for part in text.split(between) {
+        let line = lines.last_mut().expect("there is one from the start");
+        if line.is_empty() {
+            line.push_str(part);
+        } else if line.chars().count() + between.len() + part.chars().count() <= columns {
+            line.push_str(between);
+            line.push_str(part);
+        } else {
+            lines.push(part.to_owned());
+        }
+    }
+    lines
 }
 
 /// `1,234,567`.
@@ -167,7 +193,7 @@ fn distribution(quantiles: Option<Quantiles>) -> String {
     let Some(quantiles) = quantiles else { return "none".to_owned() };
     let points = Point::ALL.iter().filter_map(|&point| quantiles.at(point).map(|us| (point, us)));
     let texts: Vec<_> = points.map(|(point, us)| format!("{} {}", point.name(), human_us(us))).collect();
-    texts.join("   ")
+    texts.join("  ")
 }
 
 #[cfg(test)]
@@ -231,25 +257,42 @@ pub(crate) mod tests {
     #[test]
     fn the_table_is_aligned_and_complete() {
         let expected = "\
-connected         9,999 of 10,000 (TCP)
-disconnected      1 (1 reset)
-connect rate      5,000/s, one in 200 µs
-connect latency   p50 800 µs   p90 1.20 ms   p99 15.0 ms   p99.9 16.0 ms   max 2.00 s
-pushes            160 accepted, 0 failed
-push answered     p50 800 µs   p90 1.20 ms   p99 15.0 ms   p99.9 16.0 ms   max 2.00 s
-deliveries        1,599,997 (80,000/s over 20.00 s)
-lost              3 of 1,600,000
-duplicated        2
-out of order      1
-damaged           0
-bytes             121,599,772
-heartbeats        5 sent, 5 answered
-latency           p50 800 µs   p90 1.20 ms   p99 15.0 ms   p99.9 16.0 ms   max 2.00 s
-own: pusher late  p50 800 µs   p90 1.20 ms   p99 15.0 ms   p99.9 16.0 ms   max 2.00 s
-own: reader late  none
-own: CPU          8.00 s, 0.40 of a core, 5.00 µs a delivery
+connected      9,999 of 10,000 (TCP)
+disconnected   1 (1 reset)
+connect rate   5,000/s, one in 200 µs
+connect time   p50 800 µs  p90 1.20 ms  p99 15.0 ms  p99.9 16.0 ms  max 2.00 s
+pushes         160 accepted, 0 failed
+push answered  p50 800 µs  p90 1.20 ms  p99 15.0 ms  p99.9 16.0 ms  max 2.00 s
+deliveries     1,599,997 (80,000/s over 20.00 s)
+lost           3 of 1,600,000
+duplicated     2
+out of order   1
+damaged        0
+bytes          121,599,772
+heartbeats     5 sent, 5 answered
+latency        p50 800 µs  p90 1.20 ms  p99 15.0 ms  p99.9 16.0 ms  max 2.00 s
+own: pusher    p50 800 µs  p90 1.20 ms  p99 15.0 ms  p99.9 16.0 ms  max 2.00 s
+own: reader    none
+own: CPU       8.00 s, 0.40 of a core, 5.00 µs a delivery
 ";
-        assert_eq!(report().table(), expected);
+        assert_eq!(report().table(80), expected);
+    }
+
+    #[test]
+    fn no_line_is_wider_than_the_terminal() {
+        let mut report = report();
+        let pushes = report.pushes.as_mut().expect("it pushed");
+        pushes.first_failure = Some(
+            "the server answered something that takes more than a line of anybody's terminal".to_owned(),
+        );
+        for columns in [40, 60, 80, 120] {
+            let table = report.table(columns);
+            for line in table.lines() {
+                assert!(line.chars().count() <= columns, "{columns}: {line}");
+            }
+            let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+            assert_eq!(words(&table), words(&report.table(1000)), "and nothing is left out");
+        }
     }
 
     #[test]
@@ -258,9 +301,9 @@ own: CPU          8.00 s, 0.40 of a core, 5.00 µs a delivery
         let pushes = report.pushes.as_mut().expect("it pushed");
         pushes.latency = None;
         pushes.latency_not_reported = Some("this generator was late by 3.00 ms".to_owned());
-        let table = report.table();
+        let table = report.table(80);
         assert!(
-            table.contains("latency           not reported: this generator was late by 3.00 ms\n"),
+            table.contains("latency        not reported: this generator was late by 3.00 ms\n"),
             "{table}"
         );
         let json = serde_json::to_value(&report).expect("JSON");
@@ -290,8 +333,12 @@ own: CPU          8.00 s, 0.40 of a core, 5.00 µs a delivery
     #[test]
     fn without_pushes_nothing_is_claimed_about_losses() {
         let report = Report { pushes: None, deliveries: 0, ..report() };
-        assert!(report.table().contains("lost             not checked without --push"), "{}", report.table());
-        assert!(!report.table().contains("\nlatency"));
+        assert!(
+            report.table(80).contains("lost          not checked without --push"),
+            "{}",
+            report.table(80)
+        );
+        assert!(!report.table(80).contains("\nlatency"));
     }
 
     #[test]

@@ -87,7 +87,8 @@ impl Subscriber {
             let wait = Duration::from_nanos(beat_ns.saturating_sub(now).max(1_000_000));
             self.socket.set_read_timeout(Some(wait))?;
             let length = match self.socket.read(&mut buffer) {
-                Ok(0) => return Ok(self.why("by the server, without a word")),
+                Ok(0) if self.wire.is_open() => return Ok(self.why("by the server, without a word")),
+                Ok(0) => return Ok(self.why("before the upgrade: is this a TCP port? Leave --ws out")),
                 Ok(length) => length,
                 Err(error)
                     if matches!(

@@ -81,8 +81,13 @@ impl Wire {
     pub(crate) fn hear(&mut self, input: &mut [u8], on: &mut impl FnMut(Heard<'_>)) -> Result<(), String> {
         match self {
             Wire::Tcp(reader) => {
+                let answers_in_http = input.starts_with(b"HTTP/");
+                let bad = |violation| match answers_in_http {
+                    true => "it answers in HTTP: is this a WebSocket port? --ws".to_owned(),
+                    false => bad_frame(violation),
+                };
                 let mut input = &*input;
-                while let Some(frame) = reader.next(&mut input, BODY_MAX).map_err(bad_frame)? {
+                while let Some(frame) = reader.next(&mut input, BODY_MAX).map_err(bad)? {
                     unbatch(frame, on)?;
                 }
                 Ok(())
@@ -212,6 +217,18 @@ mod tests {
     fn lost_framing_is_an_error() {
         let mut wire = Wire::new(&Transport::Tcp, &mut Rng::seeded(1));
         assert_eq!(heard(&mut wire, &[0xff; 16]), Err("bad frame: len".to_owned()));
+    }
+
+    /// It was "bad frame: len".
+    #[test]
+    fn a_server_that_speaks_http_is_asked_for_with_ws() {
+        for answer in
+            ["HTTP/1.1 400 Bad Request\r\n\r\n", "HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n"]
+        {
+            let mut wire = Wire::new(&Transport::Tcp, &mut Rng::seeded(1));
+            let said = heard(&mut wire, answer.as_bytes()).unwrap_err();
+            assert!(said.contains("WebSocket port? --ws"), "{said}");
+        }
     }
 
     #[test]

@@ -61,8 +61,8 @@ pub fn refuse_second_process(addr: SocketAddr) -> io::Result<()> {
 /// Listens on `addr`, sharing the port with the other shards of this process.
 ///
 /// The result is nonblocking and closed on exec; [`Listener::from_std`](crate::Listener::from_std)
-/// adopts it on the shard's own thread. An IPv6 wildcard address takes IPv4 clients too unless
-/// `net.ipv6.bindv6only` says otherwise.
+/// adopts it on the shard's own thread. An IPv6 wildcard address takes IPv4 clients too, whatever
+/// `net.ipv6.bindv6only` says.
 ///
 /// # Errors
 /// What socket(2), setsockopt(2), bind(2) and listen(2) report.
@@ -88,5 +88,9 @@ pub fn listen(addr: SocketAddr, options: &ListenOptions) -> io::Result<TcpListen
 
 fn new_socket(addr: SocketAddr) -> io::Result<socket2::Socket> {
     // socket2 sets CLOEXEC.
-    socket2::Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))
+    let socket = socket2::Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    Ok(socket)
 }

@@ -88,6 +88,7 @@ fn the_broker_is_the_one_that_goim_would_take() {
             args.into_iter().chain(sets.iter().flat_map(|set| ["--set".to_owned(), (*set).to_owned()]));
         let job = Server::start_program(&program("job"), args);
         let log = job.log();
+        assert!(log.starts_with("job "), "nothing stands before the lines of the start: {log}");
         let queue = log.lines().find(|line| line.starts_with("  queue")).expect("a line about the queue");
         assert!(queue.contains(broker), "{text:?}: {queue}");
     }
@@ -278,7 +279,7 @@ fn a_site_starts_from_goim_s_files_and_flags_warns_and_serves() {
         assert_eq!(instance["metadata"][key], value, "{instance}");
     }
     // As open as goim, and not in silence.
-    for (server, key) in [(&comet, "rpcServer.addr = 0.0.0.0:0"), (&logic, "httpServer.addr = 0.0.0.0:0")] {
+    for (server, key) in [(&comet, "rpcServer.addr = [::]:0"), (&logic, "httpServer.addr = [::]:0")] {
         assert_eq!(server.metrics().get("halley_insecure"), Some(1.0));
         assert!(server.log().contains(key), "{}", server.log());
     }
@@ -308,4 +309,33 @@ fn a_password_comes_from_the_environment_or_a_file_and_is_in_no_log() {
     assert_eq!(logic.get("/readyz").status, 503);
     assert_eq!(logic.get("/healthz").status, 200);
     assert!(!logic.log().contains("sesame-wrong"), "{}", logic.log());
+}
+
+/// The user of a hosted Redis has no dangerous and no administrator's commands. All worked, and the log warned at every
+/// connection that Redis does not let us in.
+#[test]
+fn a_redis_user_without_info_and_role_is_enough_and_told_of_once() {
+    for (rules, words) in [("-@dangerous -@admin", "ROLE and INFO"), ("-info", "INFO")] {
+        let acl = format!("user default on nopass ~golang_im:* ~goim-push-topic* +@all {rules}");
+        let redis = services::Redis::start_with(&[&acl]);
+        let servers = Cluster::servers_only(crate::world::Queue::Stream);
+        let address = format!("redis.addr={}", redis.addr());
+        let logic = servers.logic(&[&address]);
+        let job = servers.job(&[&address]);
+        let comet = servers.comet(&[]);
+        for server in [&logic, &job, &comet] {
+            server.expect_ready();
+        }
+        eventually("job knows the comet", || job.log().contains("dispatching to it").then_some(()));
+        let mut client = comet.client(Transport::Tcp, &Login::key("k").mid(1).accepts(&[1000]));
+        logic.push("mids?operation=1000&mids=1", "hello");
+        client.expect_push(1000, "hello");
+        for server in [&logic, &job] {
+            let log = server.log();
+            assert_eq!(log.matches(&format!("the user may not use {words}: ")).count(), 1, "{log}");
+            assert!(!log.contains("let us in") && !log.contains("does not allow it"), "{log}");
+            let warned = log.lines().filter(|line| line.contains(" WARN ") && line.contains("Redis")).count();
+            assert_eq!(warned, 1, "{log}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::{fs, net::TcpListener, process::Output};
 
-use crate::harness::{Frame, Login, Server, Transport, client::Client, run};
+use crate::harness::{Frame, Login, Server, Transport, client::Client, eventually, run};
 
 /// Refused configuration: EX_USAGE.
 const EXIT_CONFIG: i32 = 64;
@@ -139,7 +139,7 @@ fn a_file_that_is_none_is_refused_with_its_place() {
 fn strangers_are_kept_out_unless_that_is_asked_for() {
     let rows: &[(&[&str], &[&str])] = &[
         (&["comet.tcp.bind=0.0.0.0:0"], &["comet.tcp.bind", "0.0.0.0:0", "trust"]),
-        (&["comet.websocket.bind=:0"], &["comet.websocket.bind", "0.0.0.0:0", "trust"]),
+        (&["comet.websocket.bind=:0"], &["comet.websocket.bind", "[::]:0", "trust"]),
         (&["comet.websocket.bind=127.0.0.1:0,[::]:0"], &["comet.websocket.bind", "[::]:0", "trust"]),
         (&["logic.httpServer.addr=0.0.0.0:0"], &["logic.httpServer.addr", "0.0.0.0:0", "logic.push.tokens"]),
         (&["logic.rpcServer.addr=0.0.0.0:0"], &["logic.rpcServer.addr", "0.0.0.0:0"]),
@@ -285,5 +285,187 @@ fn a_port_in_use_is_refused_in_one_line() {
     // The one that was there first noticed nothing.
     for _ in 0..20 {
         server.client(Transport::Tcp, &Login::default()).leave();
+    }
+}
+
+/// goim's file as it is: `:port` was IPv4 only, so clients on IPv6 were refused after a migration.
+#[test]
+fn a_port_alone_is_of_ipv4_and_ipv6_and_ipv4_is_told_as_such() {
+    let sets = [
+        "comet.tcp.bind=:0",
+        "comet.websocket.bind=:0",
+        "comet.rpcServer.addr=:0",
+        "logic.httpServer.addr=:0",
+        "logic.rpcServer.addr=:0",
+        "logic.auth.allowInsecure=true",
+        "log.level=debug",
+        "logic.regions.sh=127.0.0.0/8",
+    ];
+    let server = Server::start(&sets);
+    let ports = [server.tcp, server.ws, server.comet_rpc, server.http, server.logic_rpc]
+        .map(|address| address.port());
+    for port in ports {
+        for address in ["127.0.0.1", "::1"] {
+            assert!(std::net::TcpStream::connect((address, port)).is_ok(), "{address} {port}");
+        }
+    }
+    // The same address by a socket of either family is one address.
+    let clients: Vec<Client> = [("127.0.0.1", server.tcp), ("::ffff:127.0.0.1", server.ws)]
+        .into_iter()
+        .zip([Transport::Tcp, Transport::Ws])
+        .map(|((address, bound), transport)| {
+            let address = std::net::SocketAddr::new(address.parse().expect("an address"), bound.port());
+            let mut client = Client::raw(transport, address);
+            if transport == Transport::Ws {
+                client.upgrade("/sub", "");
+            }
+            client.login(&Login::key(&format!("{transport:?}")));
+            client
+        })
+        .collect();
+    eventually("one address is counted", || {
+        let total = server.get("/goim/online/total").json();
+        (total["data"]["conn_count"] == 2 && total["data"]["ip_count"] == 1).then_some(())
+    });
+    // A wildcard is no address that clients could use.
+    assert_eq!(server.get("/goim/nodes/weighted?platform=android").json()["data"]["nodes"][0], "localhost");
+    drop(clients);
+}
+
+#[test]
+fn both_wildcards_are_one_too_many_and_the_error_says_why() {
+    for bind in ["0.0.0.0:13101,[::]:13101", "[::]:13101,0.0.0.0:13101", ":13101,127.0.0.1:13101"] {
+        let stderr = refused(&["--set", &format!("comet.tcp.bind={bind}")], EXIT_CONFIG);
+        expect_line(&stderr, &["comet.tcp.bind", "[::]:13101 takes", "along, for it listens on IPv4 too"]);
+    }
+}
+
+/// Each started without a word, and no page in the world got in.
+#[test]
+fn what_can_have_no_effect_is_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("halley.toml");
+    let text = "[comet.websocket]\norigins = [\"https://app.example.com/\", \"https://*.example.com\", \"app.example.com\", \
+        \"https://app.example.com:443\"]\n";
+    fs::write(&file, text).expect("a file");
+    let stderr = refused(&["--config", file.to_str().expect("UTF-8")], EXIT_CONFIG);
+    let lines: Vec<&str> = stderr.lines().collect();
+    assert_eq!(lines.len(), 4, "{stderr}");
+    for (n, line) in lines.iter().enumerate() {
+        assert!(line.contains(&format!("halley.toml:2: comet.websocket.origins[{n}] = ")), "{line}");
+    }
+    for (set, parts) in [
+        ("comet.websocket.origins=https://a.example,http://b.example:80", &["write http://b.example"][..]),
+        ("comet.websocket.origins=wss://a.example", &["write https://"]),
+        ("comet.websocket.path=sub", &["comet.websocket.path", "a slash"]),
+        ("comet.websocket.path=/sub?x=1", &["comet.websocket.path", "no request"]),
+        ("logic.regions.sh=10.1.0.0/33", &["logic.regions.sh", "no network"]),
+    ] {
+        expect_line(&refused(&["--set", set], EXIT_CONFIG), parts);
+    }
+    // What browsers send is taken, and decides.
+    let server = Server::start(&["comet.websocket.origins=https://App.example.com,http://[::1]:3000"]);
+    for (origin, status) in [
+        ("https://app.example.com", "101"),
+        ("http://[::1]:3000", "101"),
+        ("https://app.example.com:8443", "403"),
+    ] {
+        let mut client = Client::raw(Transport::Ws, server.ws);
+        let head = client.try_upgrade("/sub", &format!("Origin: {origin}\r\n")).expect("an answer");
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{origin}: {head}");
+    }
+}
+
+#[test]
+fn all_mistakes_are_told_at_once_each_with_its_line() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("halley.toml");
+    let path = file.to_str().expect("UTF-8");
+    let text = "\
+[comet]
+tcp.bind = [\"127.0.0.1:13101\"]
+websocket.bind = [\"127.0.0.1:13101\"]
+rpcServer.addr = \"0.0.0.0:13109\"
+limits.accepts = 0
+drain.spred = \"1s\"
+[logic]
+httpServer.addr = \":13101\"
+backoff.jitter = 2
+[log]
+level = \"loud\"
+";
+    fs::write(&file, text).expect("a file");
+    for args in [&["--config", path][..], &["--check-config", "--config", path]] {
+        let stderr = refused(args, EXIT_CONFIG);
+        let expected = [
+            (
+                3,
+                "comet.websocket.bind = 127.0.0.1:13101: comet.tcp.bind = 127.0.0.1:13101 listens there already",
+            ),
+            (4, "comet.rpcServer.addr = 0.0.0.0:13109: is not loopback"),
+            (5, "comet.limits.accepts = 0: "),
+            (6, "comet.drain.spred: unknown key; did you mean spread?"),
+            (8, "logic.httpServer.addr = [::]:13101: comet.tcp.bind = 127.0.0.1:13101 listens there already"),
+            (8, "logic.httpServer.addr = [::]:13101: is not loopback"),
+            (9, "logic.backoff.jitter = 2: must be 0 to 1"),
+            (11, "log.level = \"loud\": "),
+        ];
+        assert_eq!(stderr.lines().count(), expected.len(), "{stderr}");
+        for (line, words) in expected {
+            let words = format!("halley.toml:{line}: {words}");
+            assert!(stderr.contains(&words), "{words:?} is not in {stderr}");
+        }
+    }
+}
+
+/// goim's files are one for each service, and its flags have one dash.
+#[test]
+fn goim_s_files_are_told_where_they_belong_and_made_one() {
+    let files = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster/files");
+    let name =
+        |of: &str, service: &str| files.join(of).join(service).with_extension("toml").display().to_string();
+    for flag in ["-conf", "--conf", "-config"] {
+        let stderr = refused(&[flag, &name("goim", "logic")], EXIT_CONFIG);
+        for words in [
+            "httpServer: unknown key; did you mean logic.httpServer?",
+            "halley --import comet.toml logic.toml job.toml",
+        ] {
+            assert_eq!(stderr.matches(words).count(), 1, "{words:?} in {stderr}");
+        }
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("halley.toml");
+    for of in ["goim", "goim-example", "goim-example-2023"] {
+        let given = ["comet", "job", "logic"].map(|service| name(of, service));
+        let output = run(&["--import", &given[0], &given[1], &given[2]]);
+        let text = String::from_utf8(output.stdout).expect("text");
+        assert!(
+            output.status.success() && text.starts_with("# Left out, for one process has no use for it: "),
+            "{text}"
+        );
+        assert!(!text.contains("hunter2") && text.contains("logic.discovery"), "{text}");
+        fs::write(&file, &text).expect("a file");
+        let file = file.to_str().expect("UTF-8");
+        let open = ["--config", file, "--set", "logic.auth.allowInsecure=true"];
+        let checked = run(&[&open[..], &["--check-config"]].concat());
+        assert!(checked.status.success(), "{checked:?}");
+        assert!(checked.stderr.is_empty(), "nothing without a meaning is left: {checked:?}");
+        let server = Server::start_with(&open.map(str::to_owned));
+        assert_eq!(
+            server.get("/goim/nodes/weighted").json()["data"]["heartbeat"],
+            240,
+            "goim's file says so"
+        );
+    }
+    let twice = run(&["--import", &name("goim", "job"), &name("goim-example", "job")]);
+    assert_eq!(twice.status.code(), Some(EXIT_CONFIG));
+    assert!(String::from_utf8_lossy(&twice.stderr).contains("second file of job"));
+}
+
+#[test]
+fn no_line_of_the_help_is_wider_than_80_columns() {
+    let help = run(&["--help"]);
+    for line in String::from_utf8(help.stdout).expect("text").lines() {
+        assert!(line.chars().count() <= 80, "{line}");
     }
 }

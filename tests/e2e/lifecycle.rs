@@ -170,17 +170,67 @@ fn the_path_of_the_upgrade_can_be_another() {
     assert!(other.head().starts_with("HTTP/1.1 404 "));
 }
 
+/// The first lines were for people, and what the start found wrong stood before them.
 #[test]
-fn logs_can_be_json() {
-    let server = Server::start(&["log.format=json", "log.level=debug"]);
+fn logs_can_be_json_from_the_first_line_to_the_last() {
+    let sets = ["log.format=json", "log.level=debug", "job.comet.routineChan=1024"];
+    let server = Server::start(&sets);
     server.client(Transport::Tcp, &Login::key("k")).leave();
     let log = server.log();
-    let lines: Vec<&str> = log.lines().filter(|line| line.starts_with('{')).collect();
-    assert!(!lines.is_empty(), "{log}");
-    for line in lines {
+    for line in log.lines() {
         let parsed: serde_json::Value =
             serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
-        assert!(parsed["level"].is_string(), "{line}");
+        assert!(parsed["level"].is_string() && parsed["message"].is_string(), "{line}");
+    }
+    let first: serde_json::Value = serde_json::from_str(log.lines().next().expect("a line")).expect("JSON");
+    assert_eq!(first["clients, TCP"], server.tcp.to_string());
+    assert!(log.lines().skip(1).any(|line| line.contains("job.comet.routineChan")), "{log}");
+    // A start that fails, and a configuration that is refused.
+    let taken = format!("comet.tcp.bind={}", server.tcp);
+    for set in [taken.as_str(), "comet.tcp.bind=nonsense"] {
+        let output = run(&["--set", "log.format=json", "--set", set]);
+        let said = String::from_utf8(output.stderr).expect("text");
+        let lines: Vec<serde_json::Value> =
+            said.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        assert_eq!(lines.len(), said.lines().count(), "{said}");
+        let last = lines.last().expect("a line");
+        assert_eq!(last["level"], "ERROR");
+        assert!(last["message"].as_str().is_some_and(|text| text.contains("comet.tcp.bind")), "{said}");
+    }
+}
+
+/// With 256 descriptors it was "enough for 1 connections", and the second client was reset.
+#[test]
+fn few_descriptors_hold_as_many_clients_as_are_left_and_are_warned_of() {
+    for (limit, clients) in [(256, 120), (128, 16)] {
+        let server = Server::start_limited(limit);
+        let log = server.log();
+        assert!(log.contains("WARN") && log.contains(&format!("limit on open files is {limit}")), "{log}");
+        let held: Vec<Client> =
+            (0..clients).map(|n| server.client(BOTH[n % 2], &Login::key(&format!("k{n}")))).collect();
+        // And there is still a place for who asks.
+        assert_eq!(server.get("/healthz").status, 200);
+        drop(held);
+    }
+}
+
+/// It was "pinned to cores 7" on a machine with two.
+#[test]
+fn a_core_that_is_not_there_is_told_and_not_said_to_be_used() {
+    for (cpus, words) in [
+        ("4093", "2, not pinned"),
+        ("0,4093", "pinned to cores 0; 1 not pinned"),
+        ("0", "pinned to cores 0, 0"),
+    ] {
+        let set = format!("comet.reactor.cpus={cpus}");
+        let server = Server::start(&[&set]);
+        let log = server.log();
+        let shards = log.lines().find(|line| line.starts_with("  shards")).expect("a line about the shards");
+        assert!(shards.contains(words), "{cpus}: {shards}");
+        let asked = run(&["--check-config", "--set", &set]);
+        let said = String::from_utf8_lossy(&asked.stderr).into_owned();
+        assert!(asked.status.success(), "{said}");
+        assert_eq!(said.contains("there is no core 4093"), cpus.contains("4093"), "{said}");
     }
 }
 

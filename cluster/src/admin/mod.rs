@@ -12,10 +12,11 @@ use axum::{
     routing::get,
 };
 use prometheus_client::registry::Registry;
-use tokio::{net::TcpListener, sync::watch};
+use tokio::sync::watch;
 
 use self::exposition::Exposition;
 use crate::{
+    accept::listen,
     config::Addrs,
     http::{Guard, HttpLimits, IDLE_TIMEOUT, PROBES, serve},
     process::hostname,
@@ -33,11 +34,11 @@ const CONNECTIONS_MAX: usize = 64;
 ///
 /// # Errors
 /// The first address that cannot be listened on.
-pub async fn start(addrs: &Addrs, router: Router) -> Result<Vec<SocketAddr>, AdminError> {
+pub fn start(addrs: &Addrs, router: Router) -> Result<Vec<SocketAddr>, AdminError> {
     let (mut listeners, mut bound) = (Vec::new(), Vec::new());
     for addr in addrs.iter().copied() {
         let failed = |error| AdminError { addr, error };
-        let listener = TcpListener::bind(addr).await.map_err(failed)?;
+        let listener = listen(addr).map_err(failed)?;
         bound.push(listener.local_addr().map_err(failed)?);
         listeners.push(listener);
     }

@@ -3,7 +3,7 @@
 use std::{
     borrow::Cow,
     fmt,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::Deref,
     str::FromStr,
 };
@@ -14,10 +14,11 @@ use serde::{
     de::{self, Visitor},
 };
 
-use super::{list::one_or_many, string_schema};
+use super::{ConfigError, list::one_or_many, string_schema};
 
-/// One address to listen on: `127.0.0.1:3111`, `[::1]:3111`, or `:3111` as Go writes "every IPv4 address". Host names are
-/// refused: what a name resolves to may change between the check and the bind.
+/// One address to listen on: `127.0.0.1:3111`, `[::1]:3111`, or `:3111` as Go writes "every address", which is `[::]:3111`
+/// and takes IPv4 along. `0.0.0.0:3111` is every IPv4 address. Host names are refused: what a name resolves to may change
+/// between the check and the bind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Addr(SocketAddr);
 
@@ -30,6 +31,29 @@ pub enum AddrError {
     /// Two elements of a list are the same address.
     #[error("{0} is given twice")]
     Twice(SocketAddr),
+    /// One element of a list is all addresses of this port, another is one of them.
+    #[error("{all} takes {one} along{}: leave {one} out", ipv4_too(all, one))]
+    Along {
+        /// The wildcard.
+        all: SocketAddr,
+        /// The other.
+        one: SocketAddr,
+    },
+}
+
+fn ipv4_too(all: &SocketAddr, one: &SocketAddr) -> &'static str {
+    if all.is_ipv6() && one.is_ipv4() { ", for it listens on IPv4 too" } else { "" }
+}
+
+/// Does a socket on `all` take what comes to `one`? Port 0 becomes a port of its own each time.
+pub(super) fn covers(all: SocketAddr, one: SocketAddr) -> bool {
+    let (ip, port) = (all.ip().to_canonical(), all.port());
+    let is_covered = match ip {
+        IpAddr::V6(ip) if ip.is_unspecified() => true,
+        IpAddr::V4(ip) if ip.is_unspecified() => one.ip().to_canonical().is_ipv4(),
+        ip => ip == one.ip().to_canonical(),
+    };
+    port != 0 && port == one.port() && is_covered
 }
 
 impl Addr {
@@ -69,7 +93,7 @@ impl FromStr for Addr {
         // `u16::from_str` would take a plus sign.
         if let Some(port) = text.strip_prefix(':').filter(|port| port.bytes().all(|b| b.is_ascii_digit())) {
             let port = port.parse().map_err(|_| malformed())?;
-            return Ok(Self(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)));
+            return Ok(Self(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port)));
         }
         text.parse().map(Self).map_err(|_| malformed())
     }
@@ -121,7 +145,8 @@ impl JsonSchema for Addr {
     }
 }
 
-/// Addresses to listen on: an array of [`Addr`], or one string with commas. No address twice, but for port 0.
+/// Addresses to listen on: an array of [`Addr`], or one string with commas. No address twice, by itself or in a wildcard,
+/// but for port 0.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Addrs(Vec<SocketAddr>);
 
@@ -146,12 +171,23 @@ impl Addrs {
     /// # Errors
     /// When one is there twice: the second bind would fail, or, with SO_REUSEPORT, would not.
     pub fn new(addrs: Vec<SocketAddr>) -> Result<Self, AddrError> {
-        for (i, addr) in addrs.iter().enumerate() {
-            if addr.port() != 0 && addrs[..i].contains(addr) {
-                return Err(AddrError::Twice(*addr));
+        for (i, &addr) in addrs.iter().enumerate() {
+            for &other in &addrs[..i] {
+                match (covers(addr, other), covers(other, addr)) {
+                    (false, false) => {}
+                    (true, true) => return Err(AddrError::Twice(addr)),
+                    (true, false) => return Err(AddrError::Along { all: addr, one: other }),
+                    (false, true) => return Err(AddrError::Along { all: other, one: addr }),
+                }
             }
         }
         Ok(Self(addrs))
+    }
+}
+
+impl From<Addr> for Addrs {
+    fn from(addr: Addr) -> Self {
+        Self(vec![addr.0])
     }
 }
 
@@ -190,6 +226,34 @@ impl JsonSchema for Addrs {
     }
 }
 
+/// Addresses and the key that they are the value of.
+#[derive(Clone, Copy, Debug)]
+pub struct Listener<'a> {
+    /// The key, with its sections.
+    pub key: &'a str,
+    /// Its value.
+    pub addrs: &'a Addrs,
+}
+
+/// Each address of one key that another key of the same program takes already.
+pub fn shared_ports(listeners: &[Listener<'_>]) -> Vec<ConfigError> {
+    let mut shared = Vec::new();
+    for (i, later) in listeners.iter().enumerate() {
+        for &addr in later.addrs.iter() {
+            let taken = listeners[..i].iter().find_map(|earlier| {
+                let other =
+                    earlier.addrs.iter().find(|other| covers(addr, **other) || covers(**other, addr))?;
+                Some((earlier.key, other))
+            });
+            if let Some((key, other)) = taken {
+                let reason = format!("{key} = {other} listens there already: choose another port");
+                shared.push(ConfigError::value(later.key, addr, reason));
+            }
+        }
+    }
+    shared
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,7 +263,7 @@ mod tests {
         for (text, printed) in [
             ("127.0.0.1:3101", "127.0.0.1:3101"),
             ("0.0.0.0:0", "0.0.0.0:0"),
-            (":3101", "0.0.0.0:3101"),
+            (":3101", "[::]:3101"),
             ("[::1]:3101", "[::1]:3101"),
             ("[::]:65535", "[::]:65535"),
         ] {
@@ -258,7 +322,7 @@ mod tests {
 
     #[test]
     fn a_list_may_be_one_string() {
-        let both = Ok(vec!["127.0.0.1:1".to_owned(), "0.0.0.0:2".to_owned()]);
+        let both = Ok(vec!["127.0.0.1:1".to_owned(), "[::]:2".to_owned()]);
         assert_eq!(read("bind = [\"127.0.0.1:1\", \":2\"]"), both);
         assert_eq!(read("bind = \"127.0.0.1:1, :2\""), both);
         assert_eq!(read("bind = []"), Ok(vec![]));
@@ -266,8 +330,44 @@ mod tests {
 
     #[test]
     fn the_same_address_twice_is_refused_but_for_port_0() {
-        assert_eq!(read("bind = \":1,0.0.0.0:1\""), Err("0.0.0.0:1 is given twice".to_owned()));
+        assert_eq!(read("bind = \":1,[::]:1\""), Err("[::]:1 is given twice".to_owned()));
         assert_eq!(read("bind = \":0,:0\"").map(|list| list.len()), Ok(2));
+    }
+
+    /// Both wildcards were "another process listens there".
+    #[test]
+    fn a_wildcard_takes_the_others_of_its_port_along() {
+        let said = |list: &str| read(&format!("bind = {list:?}")).unwrap_err();
+        let both = "[::]:1 takes 0.0.0.0:1 along, for it listens on IPv4 too: leave 0.0.0.0:1 out";
+        for list in ["0.0.0.0:1,[::]:1", ":1,0.0.0.0:1", "[::]:1,127.0.0.1:2,0.0.0.0:1"] {
+            assert_eq!(said(list), both, "{list}");
+        }
+        assert_eq!(said("127.0.0.1:1,0.0.0.0:1"), "0.0.0.0:1 takes 127.0.0.1:1 along: leave 127.0.0.1:1 out");
+        assert_eq!(said("[::]:1,[::1]:1"), "[::]:1 takes [::1]:1 along: leave [::1]:1 out");
+        for list in ["0.0.0.0:1,[::1]:1", "127.0.0.1:1,[::1]:1", ":1,:2", ":0,0.0.0.0:0"] {
+            assert_eq!(read(&format!("bind = {list:?}")).map(|list| list.len()), Ok(2), "{list}");
+        }
+    }
+
+    #[test]
+    fn one_port_for_two_keys_is_refused() {
+        let shared = |addrs: &[&str]| -> Vec<String> {
+            let keys = ["tcp.bind", "websocket.bind", "rpcServer.addr"];
+            let addrs: Vec<Addrs> = addrs
+                .iter()
+                .map(|addr| Addrs::new(vec![addr.parse::<Addr>().unwrap().get()]).unwrap())
+                .collect();
+            let listeners: Vec<Listener<'_>> =
+                keys.into_iter().zip(&addrs).map(|(key, addrs)| Listener { key, addrs }).collect();
+            shared_ports(&listeners).iter().map(ToString::to_string).collect()
+        };
+        let twice =
+            "websocket.bind = 127.0.0.1:1: tcp.bind = 127.0.0.1:1 listens there already: choose another port";
+        assert_eq!(shared(&["127.0.0.1:1", "127.0.0.1:1"]), [twice]);
+        assert_eq!(shared(&[":1", "0.0.0.0:1", "127.0.0.1:1"]).len(), 2);
+        assert_eq!(shared(&["127.0.0.1:1", "[::1]:2", ":1"]).len(), 1);
+        assert_eq!(shared(&["127.0.0.1:0", "127.0.0.1:0", ":0"]).len(), 0);
+        assert_eq!(shared(&["127.0.0.1:1", "127.0.0.2:1", "[::1]:1"]).len(), 0);
     }
 
     #[test]

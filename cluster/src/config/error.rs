@@ -75,6 +75,14 @@ impl ConfigError {
         Self::Value { key: one_line(&key), value, reason: one_line(&reason.into()) }
     }
 
+    /// The key it is about, where it is about one.
+    pub fn key(&self) -> Option<&str> {
+        match self {
+            Self::Unknown { key, .. } | Self::Missing { key } | Self::Value { key, .. } => Some(key),
+            Self::Read { .. } | Self::Syntax { .. } | Self::Set { .. } => None,
+        }
+    }
+
     /// TOML that cannot be read. The position is taken from the offset the reader gives.
     pub(super) fn syntax(path: PathBuf, text: &str, error: &toml::de::Error) -> Self {
         let offset = error.span().map_or(text.len(), |span| span.start.min(text.len()));

@@ -4,13 +4,39 @@
 //! …", "unknown field `…`, expected one of …", "missing field `…`", "unknown variant `…`, expected one of …". The place
 //! comes from `serde_path_to_error`.
 
+use std::collections::BTreeMap;
+
 use serde_path_to_error::Segment;
 use toml::Value;
 
 use super::{ConfigError, error::one_line};
 
-/// Turns what serde says into key, value and reason. `root` is what was read.
-pub(super) fn explain(root: &Value, error: &serde_path_to_error::Error<toml::de::Error>) -> ConfigError {
+/// Elements of lists that were taken out, by the key of the list: the others have moved up since they were read.
+#[derive(Debug, Default)]
+pub(super) struct Removed(BTreeMap<String, Vec<usize>>);
+
+impl Removed {
+    /// Notes that the element which is number `index` of the list by now was taken out.
+    pub(super) fn note(&mut self, list: String, index: usize) {
+        let original = self.original(&list, index);
+        let gone = self.0.entry(list).or_default();
+        gone.push(original);
+        gone.sort_unstable();
+    }
+
+    /// The number that an element of the list had in the file.
+    fn original(&self, list: &str, index: usize) -> usize {
+        let gone = self.0.get(list).map_or(&[][..], Vec::as_slice);
+        gone.iter().fold(index, |index, gone| if *gone <= index { index + 1 } else { index })
+    }
+}
+
+/// Turns what serde says into key, value and reason. `root` is what was read, but for what was `removed` before.
+pub(super) fn explain(
+    root: &Value,
+    error: &serde_path_to_error::Error<toml::de::Error>,
+    removed: &Removed,
+) -> ConfigError {
     let message = error.inner().message();
     let mut key = String::new();
     let mut value = Some(root);
@@ -21,7 +47,8 @@ pub(super) fn explain(root: &Value, error: &serde_path_to_error::Error<toml::de:
                 value = value.and_then(|value| value.get(name));
             }
             Segment::Seq { index } => {
-                key.push_str(&format!("[{index}]"));
+                let original = removed.original(&key, *index);
+                key.push_str(&format!("[{original}]"));
                 value = value.and_then(|value| value.get(*index));
             }
             Segment::Enum { .. } | Segment::Unknown => {}

@@ -1,11 +1,17 @@
 //! From a file and `--set` arguments to a typed configuration.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use serde::de::DeserializeOwned;
+use serde_path_to_error::Segment;
 use toml::{Table, Value};
 
-use super::{ConfigError, error::one_line, explain::explain};
+use super::{
+    ConfigError, Mistakes,
+    error::one_line,
+    explain::{Removed, explain},
+    source::Source,
+};
 
 /// A configuration that was read.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,6 +20,17 @@ pub struct Loaded<T> {
     pub config: T,
     /// Keys that were there and mean nothing here: goim's own internals. The caller reports them once.
     pub unused: Vec<String>,
+}
+
+/// A configuration that was read as far as that went.
+#[derive(Debug)]
+pub struct Draft<T> {
+    /// The configuration; what cannot be read is at its default in it.
+    pub config: T,
+    /// As [`Loaded::unused`].
+    pub unused: Vec<String>,
+    /// What cannot be read, and room for what else is wrong.
+    pub mistakes: Mistakes,
 }
 
 /// Reads a configuration: the defaults of `T`, then `file`, then each of `sets` (`comet.tcp.bind=127.0.0.1:1`).
@@ -25,35 +42,95 @@ pub struct Loaded<T> {
 /// sections; a key that ends in `.*` stands for the whole section. They are taken out and returned.
 ///
 /// # Errors
-/// The first thing that is wrong, see [`ConfigError`].
+/// Everything that is wrong, see [`Mistakes`].
 pub fn load<T: DeserializeOwned>(
     file: Option<&Path>,
     sets: &[String],
     unused: &[&str],
-) -> Result<Loaded<T>, ConfigError> {
-    let mut table = file.map(read).transpose()?.unwrap_or_default();
+) -> Result<Loaded<T>, Mistakes> {
+    let Draft { config, unused, mistakes } = draft(file, sets, unused)?;
+    if mistakes.is_empty() { Ok(Loaded { config, unused }) } else { Err(mistakes) }
+}
+
+/// The same, for who checks more than single keys: it goes on past what cannot be read.
+///
+/// # Errors
+/// What leaves nothing to go on with: a file that is not there or no TOML.
+pub fn draft<T: DeserializeOwned>(
+    file: Option<&Path>,
+    sets: &[String],
+    unused: &[&str],
+) -> Result<Draft<T>, Mistakes> {
+    let (mut table, mut source) = match file {
+        Some(path) => Source::read(path)?,
+        None => (Table::new(), Source::default()),
+    };
+    let mut wrong = Vec::new();
     for argument in sets {
-        set(&mut table, argument)?;
+        match set(&mut table, argument) {
+            Ok(key) => source.is_set(&key),
+            Err(error) => wrong.push(error),
+        }
     }
     let mut found = Vec::new();
     for pattern in unused {
         take(&mut table, pattern, &mut found);
     }
-    let config = serde_path_to_error::deserialize(Value::Table(table.clone()))
-        .map_err(|error| explain(&Value::Table(table), &error))?;
-    Ok(Loaded { config, unused: found })
+    let mut mistakes = Mistakes::new(source);
+    wrong.into_iter().for_each(|error| mistakes.add(error));
+    let mut removed = Removed::default();
+    // serde stops at the first thing it does not understand: that is noted and taken out, and the rest read again.
+    let config = loop {
+        let root = Value::Table(table.clone());
+        let error = match serde_path_to_error::deserialize(root.clone()) {
+            Ok(config) => break config,
+            Err(error) => error,
+        };
+        mistakes.add(explain(&root, &error, &removed));
+        if !take_out(&mut table, error.path(), &mut removed) {
+            return Err(mistakes);
+        }
+    };
+    Ok(Draft { config, unused: found, mistakes })
 }
 
-fn read(path: &Path) -> Result<Table, ConfigError> {
-    let text =
-        fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    // A byte order mark is not TOML, but editors write it.
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    toml::from_str(text).map_err(|error| ConfigError::syntax(path.to_owned(), text, &error))
+/// Takes what a path leads to out of the table, and remembers it where later elements of a list move up. False when there
+/// is no such thing.
+fn take_out(table: &mut Table, path: &serde_path_to_error::Path, removed: &mut Removed) -> bool {
+    let places: Vec<&Segment> =
+        path.iter().filter(|place| matches!(place, Segment::Map { .. } | Segment::Seq { .. })).collect();
+    let Some((last, before)) = places.split_last() else { return false };
+    let [Segment::Map { key: first }, before @ ..] = before else {
+        return matches!(last, Segment::Map { key } if table.remove(key.as_str()).is_some());
+    };
+    let mut at = table.get_mut(first.as_str());
+    let mut list = first.clone();
+    for place in before {
+        at = match place {
+            Segment::Map { key } => {
+                list.push_str(&format!(".{key}"));
+                at.and_then(|value| value.get_mut(key.as_str()))
+            }
+            Segment::Seq { index } => {
+                list.push_str(&format!("[{index}]"));
+                at.and_then(|value| value.get_mut(*index))
+            }
+            _ => None,
+        };
+    }
+    match (at, last) {
+        (Some(Value::Table(section)), Segment::Map { key }) => section.remove(key.as_str()).is_some(),
+        (Some(Value::Array(elements)), Segment::Seq { index }) if *index < elements.len() => {
+            elements.remove(*index);
+            removed.note(list, *index);
+            true
+        }
+        _ => false,
+    }
 }
 
-/// Puts one `key=value` into the table.
-fn set(table: &mut Table, argument: &str) -> Result<(), ConfigError> {
+/// Puts one `key=value` into the table, and gives the key.
+fn set(table: &mut Table, argument: &str) -> Result<String, ConfigError> {
     let (key, value) = argument.split_once('=').unwrap_or((argument, ""));
     let refuse = |reason: String| ConfigError::Set { argument: one_line(key), reason };
     if !argument.contains('=') {
@@ -68,7 +145,7 @@ fn set(table: &mut Table, argument: &str) -> Result<(), ConfigError> {
         at = next.as_table_mut().ok_or_else(|| refuse(format!("{section} is a value, not a section")))?;
     }
     at.insert(name.clone(), value);
-    Ok(())
+    Ok(path.join("."))
 }
 
 /// The names of a dotted key, quoted ones included.

@@ -18,7 +18,7 @@
 //! | [`SecretList`] | `["a", "b"]`, `"a,file:/path"`, `"env:NAME"` with any number in it | the same |
 //!
 //! Their bounds reach the file too: the words "Allowed: …" are added to the comment, no need to write them by hand.
-//! Checks over several keys belong to the section's owner and answer with [`ConfigError::value`].
+//! Checks over several keys belong to the section's owner, and answer with a [`ConfigError::value`] for each mistake.
 //!
 //! Keys are case-sensitive. goim's odd ones (`Whitelist`, `WhiteLog`) are `#[serde(rename = "Whitelist")]` where they
 //! stand, and another casing of a known key is named in the error.
@@ -32,17 +32,21 @@ mod error;
 mod explain;
 mod list;
 mod load;
+mod mistakes;
 mod secret;
+mod source;
 
-pub use addr::{Addr, AddrError, Addrs};
+pub use addr::{Addr, AddrError, Addrs, Listener, shared_ports};
 pub use bounded::{Bounded, OutOfBounds};
 pub use bytes::{ByteSize, ByteSizeError};
 pub use document::commented_default;
 pub use duration::{BoundedDuration, DurationError, GoDuration};
 pub use error::ConfigError;
 pub use list::{List, StringList};
-pub use load::{Loaded, load};
+pub use load::{Draft, Loaded, draft, load};
+pub use mistakes::Mistakes;
 pub use secret::{Secret, SecretError, SecretList};
+pub use source::read_table;
 
 /// Schema keyword of this module: the bounds of a value in words, put into the comment of the default file.
 const ALLOWED: &str = "x-allowed";

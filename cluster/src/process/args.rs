@@ -9,11 +9,11 @@ use std::{
 use clap::Args;
 use proto::ids::ServerId;
 
-use super::{LogConfig, hostname};
+use super::{LogConfig, hostname, note};
 use crate::{
     build,
+    config::ConfigError,
     registry::{Node, Service},
-    telemetry::say,
 };
 
 /// Where a configuration comes from, and the two questions about it.
@@ -113,6 +113,12 @@ pub struct BadFlag {
     allowed: &'static str,
 }
 
+impl From<BadFlag> for ConfigError {
+    fn from(BadFlag { name, value, allowed }: BadFlag) -> Self {
+        ConfigError::value(name, format_args!("{value:?}"), format!("must be {allowed}"))
+    }
+}
+
 impl PlaceArgs {
     /// Flags over environment over defaults.
     ///
@@ -136,12 +142,12 @@ impl PlaceArgs {
     ///
     /// # Errors
     /// When DEBUG is no boolean.
-    pub fn set_log(&self, program: &str, log: &mut LogConfig) -> Result<(), BadFlag> {
+    pub fn set_log(&self, log: &mut LogConfig) -> Result<(), BadFlag> {
         if self.v > 0 || flag(self.debug, "DEBUG")? {
             log.level = DEBUG_LEVEL.to_owned();
         }
         if self.log_dir.is_some() {
-            say(&format!("{program}: -log_dir is not used: logs go to standard error, redirect that\n"));
+            note("-log_dir is not used: logs go to standard error, redirect that");
         }
         Ok(())
     }
@@ -297,7 +303,7 @@ mod tests {
     fn glog_s_flags_are_taken_and_raise_the_level() {
         let level = |args| {
             let mut log = LogConfig::default();
-            parse(args).unwrap().place.set_log("comet", &mut log).unwrap();
+            parse(args).unwrap().place.set_log(&mut log).unwrap();
             log.level
         };
         assert_eq!(level("-logtostderr -alsologtostderr=true -log_dir=/tmp -debug=false -v=0"), "info");

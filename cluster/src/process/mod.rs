@@ -8,18 +8,23 @@
 mod args;
 mod output;
 
-use std::{fmt::Display, process::ExitCode};
+use std::{
+    fmt::Display,
+    process::ExitCode,
+    sync::{Mutex, PoisonError},
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tracing::{error, info};
 
 pub use self::args::{BadFlag, ConfigArgs, Entry, EntryArgs, Place, PlaceArgs, go_args};
 use self::output::failed;
 pub use self::output::{EXIT_OUTPUT, parse, print};
 use crate::{
     build,
-    config::{BoundedDuration, ConfigError, Loaded, commented_default, load},
-    telemetry::{Format, flush, init_logs, say},
+    config::{BoundedDuration, ConfigError, Draft, Mistakes, commented_default, draft},
+    telemetry::{Format, LogError, announce, check_filter, flush, hold_back, init_logs, release, say},
 };
 
 /// Status of a refused configuration (EX_USAGE of sysexits.h): nothing was bound.
@@ -60,69 +65,115 @@ impl Default for RpcClientConfig {
 
 /// Everything that can be set about a program.
 pub trait ProgramConfig: Serialize + DeserializeOwned + JsonSchema + Default {
-    /// Keys of goim's files that name its own internals, see [`load`].
+    /// Keys of goim's files that name its own internals, see [`load`](crate::config::load).
     fn unused_goim_keys() -> Vec<String>;
 
     /// The section about logs.
     fn log(&self) -> &LogConfig;
+
+    /// What will be otherwise on this machine than the configuration says, a sentence each.
+    fn doubts(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// More about a key that this file does not have.
+    fn hint(_key: &str) -> Option<String> {
+        None
+    }
+
+    /// What to do with a file that has such keys.
+    const ADVICE: &str = "";
 }
 
 /// Runs `program` to its end: prints the default configuration, or reads one, has it checked, begins the logs and
 /// serves. `check` tells what cannot be checked key by key, before any port is bound, may change what the command line
 /// says differently, and gives what `serve` works with.
-pub fn run<C: ProgramConfig, T, R: Display, F: Display>(
+pub fn run<C: ProgramConfig, T, F: Display>(
     program: &str,
     args: &ConfigArgs,
-    check: impl FnOnce(&mut C) -> Result<T, R>,
+    check: impl FnOnce(&mut C) -> Result<T, Vec<ConfigError>>,
     serve: impl FnOnce(C, T) -> Result<(), F>,
 ) -> ExitCode {
     if args.print_default_config {
         return print(program, &commented_default::<C>());
     }
-    let refused = |error: &dyn Display| failed(program, error, EXIT_CONFIG);
-    let mut config: C = match read(program, args) {
-        Ok(config) => config,
-        Err(error) => return refused(&error),
+    let unused = C::unused_goim_keys();
+    let unused: Vec<&str> = unused.iter().map(String::as_str).collect();
+    let (mut config, unused, mut mistakes) = match draft::<C>(args.config.as_deref(), &args.set, &unused) {
+        Ok(Draft { config, unused, mistakes }) => (config, unused, mistakes),
+        Err(mistakes) => return refuse::<C>(program, Format::Text, mistakes),
     };
-    let checked = match check(&mut config) {
-        Ok(checked) => checked,
-        Err(error) => return refused(&error),
-    };
-    // It is part of the question whether all is right.
-    let log = config.log();
-    if let Err(error) = init_logs(log.format, &log.level) {
-        return refused(&format_args!("log.level = {:?}: {error}", log.level));
+    if !unused.is_empty() {
+        note(format!("keys without a meaning here: {}", unused.join(", ")));
     }
+    let checked = check(&mut config).map_err(|wrong| mistakes.extend(wrong)).ok();
+    let LogConfig { format, level } = config.log().clone();
+    if let Err(LogError::Filter { filter, reason }) = check_filter(&level) {
+        mistakes.extend(vec![ConfigError::value("log.level", format_args!("{filter:?}"), reason)]);
+    }
+    let checked = match checked {
+        Some(checked) if mistakes.is_empty() => checked,
+        _ => return refuse::<C>(program, format, mistakes),
+    };
+    let notes = std::mem::take(&mut *NOTES.lock().unwrap_or_else(PoisonError::into_inner));
     if args.check_config {
+        notes.into_iter().chain(config.doubts()).for_each(|note| say(&format!("{program}: {note}\n")));
         flush();
         return print(program, &format!("{program}: the configuration is right\n"));
     }
-    match serve(config, checked) {
-        Ok(()) => {
-            flush();
-            ExitCode::SUCCESS
+    if let Err(error) = init_logs(format, &level) {
+        return failed(program, error, EXIT_START);
+    }
+    // What a start has to say comes first.
+    hold_back();
+    notes.iter().for_each(|note| info!("{note}"));
+    let served = serve(config, checked);
+    release();
+    let status = match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(program, format, &format!("{error:#}"));
+            ExitCode::from(EXIT_START)
         }
-        Err(error) => failed(program, format_args!("{error:#}"), EXIT_START),
+    };
+    flush();
+    status
+}
+
+/// What is worth a line, and found out before there are logs.
+static NOTES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+fn note(text: impl Into<String>) {
+    NOTES.lock().unwrap_or_else(PoisonError::into_inner).push(text.into());
+}
+
+/// Tells all that is wrong with a configuration.
+fn refuse<C: ProgramConfig>(program: &str, format: Format, mut mistakes: Mistakes) -> ExitCode {
+    let is_of_others = mistakes.explain_unknown(C::hint);
+    // Nobody logs yet; where they are read by a machine, these lines are too.
+    if format == Format::Json {
+        let _ = init_logs(format, "error");
+    }
+    mistakes.lines().iter().for_each(|line| complain(program, format, line));
+    if is_of_others {
+        complain(program, format, C::ADVICE);
+    }
+    flush();
+    ExitCode::from(EXIT_CONFIG)
+}
+
+/// A line about why the process ends.
+fn complain(program: &str, format: Format, line: &str) {
+    match format {
+        Format::Text => say(&format!("{program}: {line}\n")),
+        Format::Json => error!("{line}"),
     }
 }
 
-/// Reads the configuration and says which of its keys mean nothing here.
-fn read<C: ProgramConfig>(program: &str, args: &ConfigArgs) -> Result<C, ConfigError> {
-    let unused = C::unused_goim_keys();
-    let unused: Vec<&str> = unused.iter().map(String::as_str).collect();
-    let Loaded { config, unused } = load(args.config.as_deref(), &args.set, &unused)?;
-    if !unused.is_empty() {
-        say(&format!("{program}: keys without a meaning here: {}\n", unused.join(", ")));
-    }
-    Ok(config)
-}
-
-/// Prints what a start has to say, aligned, in one piece: the program with its version, then a line for each name and
-/// value.
+/// Prints what a start has to say, before every other line of the log: the program with its version, then a line for each
+/// name and value, aligned; one object where the log is JSON.
 pub fn print_banner(program: &str, rows: &[(&'static str, String)]) {
-    let rows: String = rows.iter().map(|(name, value)| format!("  {name:<20}{value}\n")).collect();
-    let lines = format!("{program} {}\n{rows}", build::LONG_VERSION);
-    say(&lines);
+    announce(&format!("{program} {}", build::LONG_VERSION), rows);
 }
 
 /// Name of this machine, empty where there is no `/proc`.
@@ -161,10 +212,9 @@ mod tests {
                 ..Default::default()
             };
             let serve = |_: File, ()| -> Result<(), ConfigError> { panic!("it was only asked") };
-            format!("{:?}", run("comet", &args, |_| Ok::<_, ConfigError>(()), serve))
+            format!("{:?}", run("comet", &args, |_| Ok(()), serve))
         };
         assert_eq!(asked("loud"), format!("{:?}", ExitCode::from(EXIT_CONFIG)));
-        // The logs of this whole test program from now on.
         assert_eq!(asked("off"), format!("{:?}", ExitCode::SUCCESS));
     }
 }

@@ -14,7 +14,10 @@ use serde::{Deserialize, Serialize};
 use tracing::{Dispatch, level_filters::LevelFilter};
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
-use super::stderr::{Lines, flush, say};
+use super::{
+    hold::{Held, remember},
+    stderr::{Lines, flush, say},
+};
 
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -51,8 +54,9 @@ pub enum LogError {
 pub fn init_logs(format: Format, filter: &str) -> Result<(), LogError> {
     let colour =
         io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let dispatch = dispatch(format, filter, colour, || Lines)?;
+    let dispatch = dispatch(format, filter, colour, Held(|| Lines))?;
     tracing::dispatcher::set_global_default(dispatch).map_err(|_| LogError::Twice)?;
+    remember(format);
     panic::set_hook(Box::new(move |panic| tell(format, panic)));
     Ok(())
 }
@@ -89,6 +93,14 @@ where
         Format::Text => builder.into(),
         Format::Json => builder.json().flatten_event(true).into(),
     })
+}
+
+/// Can logs be begun with this filter?
+///
+/// # Errors
+/// [`LogError::Filter`].
+pub fn check_filter(filter: &str) -> Result<(), LogError> {
+    parse(filter).map(drop)
 }
 
 fn parse(filter: &str) -> Result<EnvFilter, LogError> {

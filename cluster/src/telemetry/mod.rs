@@ -5,12 +5,14 @@
 //! - [`LogLimit`], [`OUTSIDERS`]: at most so many lines about what clients do
 //! - [`register`]: build, memory, descriptors, CPU time
 
+mod hold;
 mod limit;
 mod logs;
 mod process;
 mod stderr;
 
+pub(crate) use hold::{announce, hold_back, release};
 pub use limit::{LogLimit, OUTSIDERS};
-pub use logs::{Format, LogError, init_logs};
+pub use logs::{Format, LogError, check_filter, init_logs};
 pub use process::{register, register_insecure};
 pub use stderr::{flush, lost_lines, say};

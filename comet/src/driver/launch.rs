@@ -1,8 +1,13 @@
 //! Which driver runs the shards, their listeners and their threads.
 
-use std::{fmt, io, net::SocketAddr, sync::Arc, thread};
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    sync::{Arc, mpsc},
+    thread,
+};
 
-use cluster::services::Transport;
+use cluster::{accept::bindable, services::Transport};
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 use ring::{ListenOptions, WakeSender, listen, probe_io_uring, refuse_second_process, wake_pair};
 
@@ -71,8 +76,8 @@ pub struct Launched {
     pub websocket: Vec<SocketAddr>,
     /// The driver.
     pub driver: DriverReport,
-    /// Cores the shards are pinned to, none when they are not.
-    pub cpus: Vec<usize>,
+    /// The core that each shard is pinned to.
+    pub cpus: Vec<Option<usize>>,
     /// Rings to the shards.
     pub outboxes: Outboxes,
     /// Rings from them.
@@ -101,6 +106,7 @@ pub fn launch(config: &CometConfig, connections: usize) -> Result<Launched, Laun
     let rules = config.shard(shards, per_shard);
     let entries = config.reactor.ring_entries.u32();
     let (mut senders, mut inboxes) = (Vec::new(), Vec::new());
+    let (tell, pinned) = mpsc::sync_channel(shards);
     for (index, listeners) in listening.per_shard.into_iter().enumerate() {
         let (wake, seed) = wake_pair()?;
         let bell = Arc::new(ShardBell::new(wake));
@@ -112,11 +118,22 @@ pub fn launch(config: &CometConfig, connections: usize) -> Result<Launched, Laun
         let plan =
             Plan { index: index as u16, config: rules.clone(), listeners, inbox, bell, wake: seed, to_front };
         let cpu = cpus.get(index % cpus.len().max(1)).copied();
-        let io_uring = driver.io_uring;
-        thread::Builder::new()
-            .name(format!("shard-{index}"))
-            .spawn(move || serve(plan, cpu, io_uring, entries))?;
+        let (io_uring, tell) = (driver.io_uring, tell.clone());
+        thread::Builder::new().name(format!("shard-{index}")).spawn(move || {
+            let pinned = cpu.filter(|&id| core_affinity::set_for_current(core_affinity::CoreId { id }));
+            if pinned != cpu {
+                tracing::warn!(shard = index, cpu, "the shard could not be pinned");
+            }
+            // The other end waits for it.
+            let _ = tell.send((index, pinned));
+            serve(plan, io_uring, entries);
+        })?;
     }
+    drop(tell);
+    // Each thread tells what it could have, first of all.
+    let mut cpus: Vec<(usize, Option<usize>)> = pinned.iter().collect();
+    cpus.sort_unstable();
+    let cpus = cpus.into_iter().map(|(_, cpu)| cpu).collect();
     Ok(Launched {
         tcp: listening.tcp,
         websocket: listening.websocket,
@@ -128,12 +145,7 @@ pub fn launch(config: &CometConfig, connections: usize) -> Result<Launched, Laun
 }
 
 /// The thread of one shard. A shard that ends takes the process with it: its clients would hang for ever otherwise.
-fn serve(plan: Plan, cpu: Option<usize>, io_uring: bool, entries: u32) {
-    if let Some(id) = cpu
-        && !core_affinity::set_for_current(core_affinity::CoreId { id })
-    {
-        tracing::warn!(shard = plan.index, cpu = id, "the shard could not be pinned");
-    }
+fn serve(plan: Plan, io_uring: bool, entries: u32) {
     let shard = plan.index;
     let result = if io_uring {
         RuntimeBuilder::<IoUringDriver>::new()
@@ -206,8 +218,8 @@ impl Listening {
         self.per_shard.resize_with(shards, Vec::new);
         for &address in addresses {
             let failed = |source| LaunchError::Listen { key, address, source };
-            refuse_second_process(address).map_err(failed)?;
-            let mut bound = address;
+            let mut bound = bindable(address);
+            refuse_second_process(bound).map_err(failed)?;
             for listeners in &mut self.per_shard {
                 let listener = listen(bound, &options).map_err(failed)?;
                 // Port 0 becomes one port for all shards.

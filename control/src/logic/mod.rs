@@ -46,6 +46,7 @@ use proto::{
 use tokio::{sync::watch, time::Instant};
 use uuid::Uuid;
 
+pub(crate) use self::nodes::is_network;
 use self::{
     auth::Auth,
     generation::Generations,

@@ -208,6 +208,11 @@ fn random() -> f64 {
     (bits + 1) as f64 / (1_u64 << 53) as f64
 }
 
+/// Can a region hold it?
+pub(crate) fn is_network(text: &str) -> bool {
+    text.parse::<Network>().is_ok()
+}
+
 /// Addresses with a common start, `10.1.0.0/16`; a bare address is itself alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Network {

@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
 use cluster::{
-    accept::incoming,
+    accept::{incoming, listen},
     config::Addrs,
     http::{self as http_server, Guard, HttpLimits, IDLE_TIMEOUT},
     process::hostname,
@@ -60,8 +60,8 @@ pub async fn start(
     extra: Router,
     drain: Drain,
 ) -> Result<LogicServer, StartError> {
-    let http_listeners = bind("httpServer.addr", &config.http_server.addr).await?;
-    let rpc_listeners = bind("rpcServer.addr", &config.rpc_server.addr).await?;
+    let http_listeners = bind("httpServer.addr", &config.http_server.addr)?;
+    let rpc_listeners = bind("rpcServer.addr", &config.rpc_server.addr)?;
     let (http_addrs, rpc_addrs) = (addrs(&http_listeners), addrs(&rpc_listeners));
 
     let broker = Arc::clone(&deps.broker);
@@ -153,10 +153,10 @@ impl LogicServer {
     }
 }
 
-async fn bind(key: &'static str, addrs: &Addrs) -> Result<Vec<TcpListener>, StartError> {
+fn bind(key: &'static str, addrs: &Addrs) -> Result<Vec<TcpListener>, StartError> {
     let mut listeners = Vec::new();
     for addr in addrs.iter().copied() {
-        let listener = TcpListener::bind(addr).await.map_err(|error| StartError { key, addr, error })?;
+        let listener = listen(addr).map_err(|error| StartError { key, addr, error })?;
         listeners.push(listener);
     }
     Ok(listeners)

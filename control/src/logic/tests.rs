@@ -88,7 +88,7 @@ impl Setup {
 
     async fn with_sessions(sets: &[&str], sessions: Arc<dyn Sessions>) -> Self {
         let config = config(sets);
-        config.check("").unwrap();
+        assert!(config.check("").is_empty());
         let broker = MemoryBroker::new(config.broker_limits(), BrokerMetrics::default());
         let comet = |id: &str, hostname: &str| Node {
             region: "sh".to_owned(),

@@ -26,6 +26,10 @@ pub(super) struct Connected {
     addr: String,
 }
 
+/// The commands by which a failover is noticed: whether a server is the master, and whether it is the one that it was.
+/// Hosted Redis often has a user who may do neither.
+const NOTICED_BY: [&str; 2] = ["ROLE", "INFO"];
+
 /// How a connection is made.
 #[derive(Clone, Debug)]
 pub(super) struct Dial {
@@ -68,8 +72,8 @@ impl Dial {
     pub(super) async fn takes_over(
         &self,
         before: &mut Option<Connected>,
-    ) -> Result<MultiplexedConnection, RedisError> {
-        let mut connection = self.open().await?;
+    ) -> Result<(MultiplexedConnection, Vec<&'static str>), RedisError> {
+        let (mut connection, forbidden) = self.open().await?;
         if let Some(Connected { id, addr }) = before {
             let mut kill = redis::cmd("CLIENT");
             kill.arg("KILL").arg("ID").arg(*id).arg("ADDR").arg(&*addr);
@@ -79,7 +83,7 @@ impl Dial {
         own.arg("INFO");
         *before =
             self.may(own.query_async::<String>(&mut connection)).await?.and_then(|info| connected(&info));
-        Ok(connection)
+        Ok((connection, forbidden))
     }
 
     /// Does what a server or its user may lack.
@@ -97,20 +101,31 @@ impl Dial {
         }
     }
 
-    /// A new connection to the master, whoever that is by now.
-    pub(super) async fn open(&self) -> Result<MultiplexedConnection, RedisError> {
+    /// A new connection to the master, whoever that is by now, and which of [`NOTICED_BY`] its user may not use.
+    pub(super) async fn open(&self) -> Result<(MultiplexedConnection, Vec<&'static str>), RedisError> {
         let addr = if self.sentinels.is_empty() { self.addr.clone() } else { self.ask_sentinels().await? };
         let mut connection = self.open_to(&addr, &self.login).await?;
-        let role = self.in_time(&addr, redis::cmd("ROLE").query_async::<Vec<Value>>(&mut connection)).await;
-        match role.as_ref().map(|role| role.first()) {
-            Ok(Some(Value::BulkString(role))) if role != b"master" => {
-                let role = String::from_utf8_lossy(role);
-                Err(RedisError::ReadOnly(format!("{addr} is a {role}")))
-            }
+        let mut forbidden = Vec::new();
+        let [role, info] = NOTICED_BY;
+        match self.in_time(&addr, redis::cmd(role).query_async::<Vec<Value>>(&mut connection)).await {
+            Ok(answer) => match answer.first() {
+                Some(Value::BulkString(role)) if role != b"master" => {
+                    let role = String::from_utf8_lossy(role);
+                    return Err(RedisError::ReadOnly(format!("{addr} is a {role}")));
+                }
+                _ => {}
+            },
             // Who may not ask learns it from the first write.
-            Ok(_) | Err(RedisError::Refused(_)) => self.ping(&addr, connection).await,
-            Err(error) => Err(error.clone()),
+            Err(RedisError::Forbidden(_)) => forbidden.push(role),
+            Err(error) => return Err(error),
         }
+        let question = redis::cmd(info).arg("server").to_owned();
+        match self.in_time(&addr, question.query_async::<Value>(&mut connection)).await {
+            Ok(_) => {}
+            Err(RedisError::Forbidden(_)) => forbidden.push(info),
+            Err(error) => return Err(error),
+        }
+        Ok((self.ping(&addr, connection).await?, forbidden))
     }
 
     /// A server that is loading tells its role, and refuses the rest.

@@ -23,9 +23,12 @@ pub enum RedisError {
         "Redis takes no writes ({0}): see why its replicas do not follow, or lower min-replicas-to-write"
     )]
     NoReplicas(String),
-    /// It wants another password, or does not allow us the command. Tried again until the operator has repaired it.
-    #[error("Redis does not let us in ({0}): check redis.auth and what the user may do")]
+    /// It wants another password. Tried again until the operator has repaired it.
+    #[error("Redis does not let us in ({0}): check redis.auth")]
     Refused(String),
+    /// The user may not use this command, or not this key. Others may work; the operator allows it.
+    #[error("Redis does not allow it ({0}): see what its user may do")]
+    Forbidden(String),
     /// Somebody else wrote another type under one of our keys. The key's owner or the operator deletes it.
     #[error("a key in Redis has a type that is not ours ({0}): delete it, or set another redis.prefix")]
     WrongType(String),
@@ -41,9 +44,11 @@ impl RedisError {
     /// True when the connection is of no use any more.
     pub(super) fn ends_connection(&self) -> bool {
         match self {
-            RedisError::ReadOnly(_) | RedisError::NoReplicas(_) | RedisError::NotReady(_) => true,
+            RedisError::ReadOnly(_)
+            | RedisError::NoReplicas(_)
+            | RedisError::NotReady(_)
+            | RedisError::Refused(_) => true,
             // A command that is not allowed leaves the others.
-            RedisError::Refused(text) => !text.contains("NOPERM"),
             _ => false,
         }
     }
@@ -91,7 +96,8 @@ fn variant(code: &str) -> Option<fn(String) -> RedisError> {
         "LOADING" | "MASTERDOWN" | "BUSY" | "TRYAGAIN" | "CLUSTERDOWN" => Some(RedisError::NotReady),
         "WRONGTYPE" => Some(RedisError::WrongType),
         "OOM" | "MISCONF" => Some(RedisError::Full),
-        "WRONGPASS" | "NOAUTH" | "NOPERM" => Some(RedisError::Refused),
+        "WRONGPASS" | "NOAUTH" => Some(RedisError::Refused),
+        "NOPERM" => Some(RedisError::Forbidden),
         _ => None,
     }
 }
@@ -132,7 +138,7 @@ mod tests {
             ("WRONGPASS invalid username-password pair", |e| matches!(e, RedisError::Refused(_)), true),
             (
                 "NOPERM this user has no permissions to run 'role'",
-                |e| matches!(e, RedisError::Refused(_)),
+                |e| matches!(e, RedisError::Forbidden(_)),
                 false,
             ),
             ("WRONGTYPE Operation against a key", |e| matches!(e, RedisError::WrongType(_)), false),

@@ -106,6 +106,25 @@ impl Redis {
         self.0.finish(number, command.query_async(&mut connection)).await
     }
 
+    /// Carries out a command that the user may be forbidden: then none, and nobody is told, for that was done when the
+    /// connection was made.
+    ///
+    /// # Errors
+    /// [`RedisError`]; at once when there is no connection.
+    pub async fn if_allowed<T: FromRedisValue>(&self, command: &Cmd) -> Result<Option<T>, RedisError> {
+        let (number, mut connection) = self.0.connection()?;
+        let answer = async {
+            match command.query_async(&mut connection).await {
+                Ok(answer) => Ok(Some(answer)),
+                Err(error) => match RedisError::from(error.clone()) {
+                    RedisError::Forbidden(_) => Ok(None),
+                    _ => Err(error),
+                },
+            }
+        };
+        self.0.finish(number, answer).await
+    }
+
     /// Carries out commands in one round trip.
     ///
     /// # Errors
@@ -131,7 +150,7 @@ impl Redis {
     /// # Errors
     /// [`RedisError`]; the attempt was one only.
     pub async fn dedicated(&self) -> Result<MultiplexedConnection, RedisError> {
-        self.0.dial.open().await
+        self.0.dial.open().await.map(|(connection, _)| connection)
     }
 
     /// What it measures.
@@ -198,12 +217,22 @@ impl Shared {
 async fn keep_connected(shared: Weak<Shared>) {
     let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX);
     let mut told: Option<(RedisError, Instant)> = None;
+    let mut told_forbidden = Vec::new();
     let mut before: Option<Connected> = None;
     for number in 1.. {
         let Some(strong) = shared.upgrade() else { return };
         let target = strong.dial.target();
         let why = match strong.dial.takes_over(&mut before).await {
-            Ok(connection) => {
+            Ok((connection, forbidden)) => {
+                if !forbidden.is_empty() && forbidden != told_forbidden {
+                    warn!(
+                        "Redis {target}: the user may not use {}: all works, but a failover is not noticed: a replica only by the \
+                         first write that it refuses, and lost sessions are back when their clients renew them. To change that: \
+                         ACL SETUSER … +role +info",
+                        forbidden.join(" and ")
+                    );
+                    told_forbidden = forbidden;
+                }
                 *strong.link() = Link::Up { number, connection };
                 strong.ready.send_replace(true);
                 drop(strong);

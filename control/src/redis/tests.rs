@@ -226,3 +226,34 @@ async fn a_dedicated_connection_may_wait_longer_than_any_command() {
     let waited = blocking.query_async::<Option<(String, String)>>(&mut dedicated).await;
     assert_eq!(waited.unwrap(), None);
 }
+
+/// The user of a hosted Redis has no dangerous and no administrator's commands. Its log said that Redis does not let us in.
+#[tokio::test]
+async fn a_user_who_may_not_ask_for_the_role_is_let_in_and_can_do_all_else() {
+    for (rules, forbidden) in [
+        (&["-@dangerous", "-@admin"][..], &["ROLE", "INFO"][..]),
+        (&["-role"], &["ROLE"]),
+        (&["-info", "-client", "-config", "-keys", "-select"], &["INFO"]),
+        (&["-select", "-client", "-keys", "-flushall"], &[]),
+    ] {
+        let server = Server::start();
+        let base = ["ACL", "SETUSER", "default", "resetkeys", "~golang_im:*", "~goim-push-topic*"];
+        at(&server, &[&base[..], rules].concat()).await;
+        let redis = Redis::connect(&config(&server));
+        until(&redis, true).await;
+        assert_eq!(redis.0.dial.open().await.expect("a connection").1, forbidden, "{rules:?}");
+        let set = redis::cmd("SET").arg("golang_im:k").arg("v").to_owned();
+        redis.command::<()>(&set).await.unwrap();
+        // Twice: the server does not know the script at first.
+        let script = redis::Script::new("return redis.call('GET', KEYS[1])");
+        for _ in 0..2 {
+            assert_eq!(redis.script::<String>(&script.key("golang_im:k")).await.unwrap(), "v");
+        }
+        let info = redis.if_allowed::<String>(redis::cmd("INFO").arg("server")).await.unwrap();
+        assert_eq!(info.is_none(), forbidden.contains(&"INFO"));
+        // A key that is not ours is told as what it is.
+        let error = redis.command::<()>(redis::cmd("GET").arg("other")).await.unwrap_err();
+        assert!(matches!(error, RedisError::Forbidden(_)), "{error:?}");
+        assert!(*redis.ready().borrow(), "and the connection stays");
+    }
+}

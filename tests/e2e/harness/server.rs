@@ -73,10 +73,28 @@ impl Server {
         server
     }
 
+    /// Starts one with so many descriptors.
+    #[track_caller]
+    pub(crate) fn start_limited(descriptors: usize) -> Server {
+        let ours = OURS.into_iter().flat_map(|set| ["--set", set]).map(str::to_owned);
+        let prlimit = [format!("--nofile={descriptors}:{descriptors}"), HALLEY.to_owned()];
+        let args = prlimit.into_iter().chain(ours);
+        let server = Server::start_by(Path::new("prlimit"), "halley", args);
+        server.expect_ready();
+        server
+    }
+
     /// Starts a program and waits until it listens; it need not be ready.
     #[track_caller]
     pub(crate) fn start_program(program: &Path, args: impl Iterator<Item = String>) -> Server {
         let name = program.file_name().and_then(OsStr::to_str).expect("a program has a name").to_owned();
+        Server::start_by(program, &name, args)
+    }
+
+    /// The same by a program that becomes the one of this name.
+    #[track_caller]
+    fn start_by(program: &Path, name: &str, args: impl Iterator<Item = String>) -> Server {
+        let name = name.to_owned();
         let directory = tempfile::tempdir().expect("a temporary directory");
         let log = fs::File::create(directory.path().join("log")).expect("a log file");
         let mut command = Command::new(program);
@@ -110,9 +128,9 @@ impl Server {
                 self.ended = true;
                 panic!("{} ended with {status}", self.name);
             }
-            self.log().lines().any(|line| line.starts_with(&first)).then_some(())
+            self.start_lines().lines().any(|line| line.starts_with(&first)).then_some(())
         });
-        let log = self.log();
+        let log = self.start_lines();
         let row = |name: &str| {
             let line = log
                 .lines()
@@ -137,6 +155,17 @@ impl Server {
                 address(row("gRPC"), "logic ", &mut self.logic_rpc);
             }
         }
+    }
+
+    /// The log, with a start that is one object of JSON as the lines that it would be for people.
+    fn start_lines(&self) -> String {
+        let log = self.log();
+        let object = log.lines().next().and_then(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let Some(object) = object.as_ref().and_then(serde_json::Value::as_object) else { return log };
+        let text =
+            |name: &str| object.get(name).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
+        let rows: String = object.keys().map(|name| format!("  {name:<20}{}\n", text(name))).collect();
+        format!("{}\n{rows}", text("message"))
     }
 
     /// Waits until it is ready.

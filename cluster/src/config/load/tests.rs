@@ -75,6 +75,90 @@ fn with_file(text: &str, sets: &[&str], unused: &[&str]) -> Result<Loaded<Halley
     load(Some(file.path()), &sets, unused).map_err(|error| error.to_string().replace(&path, "FILE"))
 }
 
+/// The lines about a file in which more than one thing is wrong.
+fn wrong(text: &str, sets: &[&str]) -> Vec<String> {
+    with_file(text, sets, &[]).unwrap_err().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn all_mistakes_of_a_file_are_told_each_with_its_line() {
+    let text = "\
+[comet.tcp]
+bind = [
+  \":1\",
+  \"x\",
+  \":2\",
+  \"y\",
+]
+sndbuf = \"1B\"
+keepalive = \"no\"
+[comet.protocol]
+handshakeTimeout = \"90s\"
+[logic]
+retries = 7
+mode = \"none\"
+nodes = 1
+";
+    let address = |number: usize, text: &str| {
+        format!(
+            "comet.tcp.bind[{number}] = \"{text}\": \"{text}\" is not an address: write IP:port, such as 127.0.0.1:3101, or :3101"
+        )
+    };
+    let expected = [
+        format!("FILE:4: {}", address(1, "x")),
+        format!("FILE:6: {}", address(3, "y")),
+        "FILE:8: comet.tcp.sndbuf = \"1B\": below the minimum 1KiB".to_owned(),
+        "FILE:9: comet.tcp.keepalive = \"no\": must be true or false".to_owned(),
+        "FILE:11: comet.protocol.handshakeTimeout = \"90s\": above the maximum 1m".to_owned(),
+        "FILE:14: logic.mode = \"none\": must be \"trust\", \"jwt\" or \"webhook\"".to_owned(),
+        "FILE:15: logic.nodes: unknown key; did you mean node or mode?".to_owned(),
+    ];
+    assert_eq!(wrong(text, &[]), expected);
+    // What is set goes over the file, and stands in no line of it.
+    let lines =
+        wrong("[logic]\nretries = \"a\"\nfactor = \"b\"\n", &["logic.factor=c", "logic.retries", "tcp=1"]);
+    assert_eq!(
+        lines,
+        [
+            "FILE:2: logic.retries = \"a\": must be an integer of fitting size",
+            "--set logic.retries: write key=value",
+            "logic.factor = \"c\": must be a number",
+            "tcp: unknown key; known here: comet, logic",
+        ]
+    );
+}
+
+#[test]
+fn all_that_is_no_toml_is_told() {
+    let lines = wrong("[comet.tcp]\nbind = \n[logic\nretries = 1\n", &[]);
+    assert!(
+        lines.len() >= 2 && lines[0].starts_with("FILE:2:") && lines[1].starts_with("FILE:3:"),
+        "{lines:?}"
+    );
+}
+
+/// A check over several keys sees the default of what could not be read.
+#[test]
+fn what_is_found_because_of_another_mistake_is_not_told() {
+    let mut draft = {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"[comet.tcp]\nbind = [\"x\"]\n[logic]\nretries = 9\n").unwrap();
+        super::draft::<Halley>(Some(file.path()), &[], &[]).unwrap()
+    };
+    assert!(draft.config.comet.tcp.bind.is_empty());
+    draft.mistakes.extend(vec![
+        ConfigError::value("comet.tcp.bind", "[]", "must have at least one address"),
+        ConfigError::value("logic.auth", "\"\"", "needed, with comet.tcp.bind"),
+        ConfigError::value("logic.retries", 9, "above 8"),
+    ]);
+    let lines = draft.mistakes.lines();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(
+        lines[0].contains("comet.tcp.bind[0]") && lines[1].ends_with(":4: logic.retries = 9: above 8"),
+        "{lines:?}"
+    );
+}
+
 fn with_sets(sets: &[&str]) -> Result<Halley, String> {
     with_file("", sets, &[]).map(|loaded| loaded.config)
 }
@@ -89,7 +173,7 @@ fn without_file_and_sets_there_is_the_default() {
 fn a_set_goes_over_the_file_and_the_last_set_wins() {
     let file = "comet.tcp = { bind = [\":1\"], keepalive = true }\n[logic.node]\nheartbeat = \"4m\"";
     let config = with_file(file, &["comet.tcp.bind=:2", "comet.tcp.bind=:3"], &[]).unwrap().config;
-    assert_eq!(config.comet.tcp.bind[0].to_string(), "0.0.0.0:3");
+    assert_eq!(config.comet.tcp.bind[0].to_string(), "[::]:3");
     assert!(config.comet.tcp.keepalive);
     assert_eq!(config.logic.node.unwrap().heartbeat.to_string(), "4m");
 }

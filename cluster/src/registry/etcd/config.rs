@@ -56,23 +56,21 @@ impl Default for DiscoveryConfig {
 }
 
 impl DiscoveryConfig {
-    /// Checks what concerns several keys, and reads the files.
-    ///
-    /// # Errors
-    /// The key, `discovery.…`, and what is wrong with it.
-    pub fn check(&self) -> Result<(), ConfigError> {
-        self.urls()?;
-        self.tls()?;
+    /// Checks what concerns several keys, reads the files, and gives all that is wrong.
+    pub fn check(&self) -> Vec<ConfigError> {
+        let mut wrong = Vec::new();
+        wrong.extend(self.urls().err());
+        wrong.extend(self.tls().err());
         // The watch relies on it.
         if self.dial_timeout.get() > self.lease_ttl.get() / 3 {
             let third = "above a third of discovery.leaseTtl: one slow request could cost the lease";
-            return Err(ConfigError::value("discovery.dialTimeout", self.dial_timeout, third));
+            wrong.push(ConfigError::value("discovery.dialTimeout", self.dial_timeout, third));
         }
         if self.username.is_empty() != self.password.is_empty() {
             let both = "discovery.username and discovery.password go together";
-            return Err(ConfigError::value("discovery.username", &self.username, both));
+            wrong.push(ConfigError::value("discovery.username", &self.username, both));
         }
-        Ok(())
+        wrong
     }
 
     /// The members as URLs.
@@ -137,8 +135,10 @@ mod tests {
 
     fn read(toml: &str) -> Result<DiscoveryConfig, String> {
         let config: DiscoveryConfig = toml::from_str(toml).map_err(|error| error.to_string())?;
-        config.check().map_err(|error| error.to_string())?;
-        Ok(config)
+        match config.check().first() {
+            None => Ok(config),
+            Some(error) => Err(error.to_string()),
+        }
     }
 
     #[test]

@@ -91,7 +91,9 @@ impl EtcdRegistry {
     /// # Errors
     /// When the section is at odds with itself, names a file that cannot be read, or a scope cannot be part of a key.
     pub fn new(config: &DiscoveryConfig, scopes: Vec<Scope>) -> Result<Self, ConfigError> {
-        config.check()?;
+        if let Some(error) = config.check().into_iter().next() {
+            return Err(error);
+        }
         assert!(!scopes.is_empty(), "a registry watches something");
         let mut prefixes = std::collections::BTreeSet::new();
         for scope in &scopes {

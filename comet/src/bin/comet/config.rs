@@ -101,6 +101,10 @@ impl ProgramConfig for CometFile {
     fn log(&self) -> &LogConfig {
         &self.log
     }
+
+    fn doubts(&self) -> Vec<String> {
+        self.comet().doubts("")
+    }
 }
 
 impl CometFile {
@@ -167,7 +171,7 @@ mod tests {
     fn strangers_are_kept_out_where_the_file_speaks_of_them_and_warned_of_elsewhere() {
         assert_eq!(exposure(&["auth.allowInsecure=false"]), Ok(None));
         let goim = exposure(&["rpcServer.addr=:3109"]).unwrap().unwrap();
-        assert!(goim.starts_with("rpcServer.addr = 0.0.0.0:3109: anybody"), "{goim}");
+        assert!(goim.starts_with("rpcServer.addr = [::]:3109: anybody"), "{goim}");
         let refused = exposure(&["rpcServer.addr=:3109", "auth.allowInsecure=false"]).unwrap_err();
         assert!(refused.starts_with("rpcServer.addr") && refused.contains("auth.allowInsecure = true"));
         assert!(exposure(&["rpcServer.addr=:3109", "auth.allowInsecure=true"]).unwrap().is_some());

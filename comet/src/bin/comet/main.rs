@@ -12,6 +12,7 @@ use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 use anyhow::{Context, anyhow};
 use cluster::{
     admin::{self, Health},
+    config::{Addrs, ConfigError, Listener, Mistakes, shared_ports},
     process::{self, Entry, Place},
     registry::{
         HEARD, Membership, Registry, Service,
@@ -55,14 +56,30 @@ struct Checked {
     exposed: Option<String>,
 }
 
-fn check(cli: &Cli, file: &mut CometFile) -> anyhow::Result<Checked> {
+fn check(cli: &Cli, file: &mut CometFile) -> Result<Checked, Vec<ConfigError>> {
     if cli.config.config.is_none() {
         file.without_a_file();
     }
-    cli.place.set_log("comet", &mut file.log)?;
-    file.comet().check("")?;
-    file.discovery.check()?;
-    Ok(Checked { place: cli.place.place()?, entry: cli.entry.entry()?, exposed: file.exposure()? })
+    let rpc = Addrs::from(file.rpc_server.addr);
+    let mut wrong = Mistakes::default();
+    wrong.unless(cli.place.set_log(&mut file.log));
+    wrong.extend(file.comet().check(""));
+    wrong.extend(file.discovery.check());
+    wrong.extend(shared_ports(&[
+        Listener { key: "tcp.bind", addrs: &file.tcp.bind },
+        Listener { key: "websocket.bind", addrs: &file.websocket.bind },
+        Listener { key: "rpcServer.addr", addrs: &rpc },
+        Listener { key: "admin.addr", addrs: &file.admin.addr },
+    ]));
+    let place = wrong.unless(cli.place.place());
+    let entry = wrong.unless(cli.entry.entry());
+    let exposed = wrong.unless(file.exposure());
+    match (place, entry, exposed) {
+        (Some(place), Some(entry), Some(exposed)) if wrong.is_empty() => {
+            Ok(Checked { place, entry, exposed })
+        }
+        _ => Err(wrong.errors()),
+    }
 }
 
 /// Runs until a signal ends it.
@@ -75,8 +92,8 @@ async fn run(file: CometFile, checked: Checked) -> anyhow::Result<()> {
     let Checked { place, mut entry, exposed } = checked;
     let drain = Drain::new();
     on_signals(drain.clone()).context("no signal handlers")?;
-    let open_files = OpenFiles::raise();
     let config = file.comet();
+    let open_files = OpenFiles::raise(&config)?;
 
     let mut metrics = prometheus_client::registry::Registry::default();
     telemetry::register(&mut metrics);
@@ -112,7 +129,7 @@ async fn run(file: CometFile, checked: Checked) -> anyhow::Result<()> {
     let node = place.node(Service::Comet, server.clone(), entry);
     let front = Arc::clone(&comet.front);
     // Before anybody is sent here: a port that is taken ends the process.
-    let admin = admin::start(&file.admin.addr, admin::router(Arc::clone(&health), Arc::new(metrics))).await?;
+    let admin = admin::start(&file.admin.addr, admin::router(Arc::clone(&health), Arc::new(metrics)))?;
     let membership =
         Membership::join(registry, node, Arc::clone(&health), registered, move || front.clients());
 
@@ -128,6 +145,9 @@ async fn run(file: CometFile, checked: Checked) -> anyhow::Result<()> {
         ],
     );
     process::print_banner("comet", &rows);
+    if let Some(sentence) = open_files.warning(&config) {
+        warn!("{sentence}");
+    }
     if let Some(sentence) = exposed {
         warn!("{sentence}");
     }

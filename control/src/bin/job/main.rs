@@ -10,6 +10,7 @@ use std::{process::ExitCode, sync::Arc};
 use anyhow::Context;
 use cluster::{
     admin::{self, Health},
+    config::{ConfigError, Mistakes},
     process::{self, Place},
     registry::etcd::{EtcdRegistry, Scope},
     shutdown::{Drain, on_signals},
@@ -43,13 +44,19 @@ struct Checked {
     choice: BrokerChoice,
 }
 
-fn check(cli: &Cli, file: &mut JobFile) -> anyhow::Result<Checked> {
+fn check(cli: &Cli, file: &mut JobFile) -> Result<Checked, Vec<ConfigError>> {
     if cli.config.config.is_none() {
         file.without_a_file();
     }
-    cli.place.set_log("job", &mut file.log)?;
-    file.discovery.check()?;
-    Ok(Checked { place: cli.place.place()?, choice: ConsumeConfig::choice(file.consume.as_ref())? })
+    let mut wrong = Mistakes::default();
+    wrong.unless(cli.place.set_log(&mut file.log));
+    wrong.extend(file.discovery.check());
+    let place = wrong.unless(cli.place.place());
+    let choice = wrong.unless(ConsumeConfig::choice(file.consume.as_ref()));
+    match (place, choice) {
+        (Some(place), Some(choice)) if wrong.is_empty() => Ok(Checked { place, choice }),
+        _ => Err(wrong.errors()),
+    }
 }
 
 /// Runs until a signal ends it.
@@ -86,7 +93,7 @@ async fn run(file: JobFile, checked: Checked) -> anyhow::Result<()> {
         BrokerChoice::Kafka => Queue::kafka_for_job(&file.kafka, broker_metrics).await?,
     };
     health.follow(queue.name, "it does not answer", queue.ready, |ready| *ready);
-    let admin = admin::start(&file.admin.addr, admin::router(Arc::clone(&health), Arc::new(metrics))).await?;
+    let admin = admin::start(&file.admin.addr, admin::router(Arc::clone(&health), Arc::new(metrics)))?;
     let broker = Arc::clone(&queue.broker);
     let deps = JobDeps {
         broker: queue.broker,

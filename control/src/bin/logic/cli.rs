@@ -9,13 +9,17 @@ use cluster::process::{ConfigArgs, EntryArgs, PlaceArgs};
     name = "logic",
     version = cluster::build::LONG_VERSION,
     about = "Halley's control plane: logins, sessions, the push API of a cluster. A goim logic can stand in its place.",
-    after_help = "Flags may have one dash or two, with = or a space before the value, as Go reads them.
+    max_term_width = 80,
+    after_help = "Flags may have one dash or two, with = or a space before the value.
 
 Examples:
-  logic -conf=logic.toml -region=sh -zone=sh001 -deploy.env=prod -host=10.0.0.8
-  logic --print-default-config > logic.toml   a commented file to start from
-  logic -conf logic.toml --check-config       is the file right?
-  logic --set consume.redisEnable=true --set redis.addr=127.0.0.1:6379 --set redis.auth=env:REDIS_PASSWORD"
+  As goim's is started
+    logic -conf=logic.toml -region=sh -zone=sh001 -host=10.0.0.8
+  A commented file to start from, and whether one is right
+    logic --print-default-config >logic.toml
+    logic -conf logic.toml --check-config
+  Single keys
+    logic --set redis.addr=10.0.0.1:6379 --set redis.auth=env:SECRET"
 )]
 pub(crate) struct Cli {
     #[command(flatten)]

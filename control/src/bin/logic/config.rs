@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 
 use cluster::{
-    config::{Bounded, StringList},
+    config::{Bounded, ConfigError, StringList},
     process::{LogConfig, ProgramConfig, RpcClientConfig},
     registry::etcd::DiscoveryConfig,
 };
 use halley_control::{
     broker::KafkaConfig,
     config::{
-        AuthConfig, BackoffConfig, ClientMessages, ConsumeConfig, Exposed, Exposure, HttpServerConfig,
-        LogicConfig, NodeConfig, PushConfig, RpcServerConfig,
+        AuthConfig, BackoffConfig, ClientMessages, ConsumeConfig, Exposure, HttpServerConfig, LogicConfig,
+        NodeConfig, PushConfig, RpcServerConfig,
     },
     redis::RedisConfig,
 };
@@ -149,8 +149,8 @@ impl LogicFile {
     /// What strangers could do.
     ///
     /// # Errors
-    /// They could do something, and nothing allows it.
-    pub(crate) fn exposure(&self) -> Result<Exposure, Exposed> {
+    /// Where they could do something, and nothing allows it.
+    pub(crate) fn exposure(&self) -> Result<Exposure, Vec<ConfigError>> {
         let mut logic = self.logic();
         logic.auth.allow_insecure |= self.auth.is_none();
         logic.check_exposure("", &[])
@@ -176,7 +176,7 @@ mod tests {
         let exposure = |sets: &[&str]| {
             let sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
             let file: LogicFile = load(None, &sets, &[]).expect("a readable configuration").config;
-            file.exposure().map_err(|error| error.to_string())
+            file.exposure().map_err(|open| open[0].to_string())
         };
         let open = ["httpServer.addr=:3111", "rpcServer.addr=:3119"];
         assert!(matches!(exposure(&open), Ok(Exposure::Insecure(sentences)) if sentences.len() == 2));

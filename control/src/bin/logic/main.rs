@@ -11,6 +11,7 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 use anyhow::Context;
 use cluster::{
     admin::{self, Health},
+    config::{ConfigError, Listener, Mistakes, shared_ports},
     process::{self, Entry, Place},
     registry::{
         HEARD, Membership, Service,
@@ -59,19 +60,28 @@ struct Checked {
     exposure: Exposure,
 }
 
-fn check(cli: &Cli, file: &mut LogicFile) -> anyhow::Result<Checked> {
+fn check(cli: &Cli, file: &mut LogicFile) -> Result<Checked, Vec<ConfigError>> {
     if cli.config.config.is_none() {
         file.without_a_file();
     }
-    cli.place.set_log("logic", &mut file.log)?;
-    file.logic().check("")?;
-    file.discovery.check()?;
-    Ok(Checked {
-        place: cli.place.place()?,
-        entry: cli.entry.entry()?,
-        choice: ConsumeConfig::choice(file.consume.as_ref())?,
-        exposure: file.exposure()?,
-    })
+    let mut wrong = Mistakes::default();
+    wrong.unless(cli.place.set_log(&mut file.log));
+    wrong.extend(file.logic().check(""));
+    wrong.extend(file.discovery.check());
+    wrong.extend(shared_ports(&[
+        Listener { key: "httpServer.addr", addrs: &file.http_server.addr },
+        Listener { key: "rpcServer.addr", addrs: &file.rpc_server.addr },
+    ]));
+    let place = wrong.unless(cli.place.place());
+    let entry = wrong.unless(cli.entry.entry());
+    let choice = wrong.unless(ConsumeConfig::choice(file.consume.as_ref()));
+    let exposure = file.exposure().map_err(|open| wrong.extend(open)).ok();
+    match (place, entry, choice, exposure) {
+        (Some(place), Some(entry), Some(choice), Some(exposure)) if wrong.is_empty() => {
+            Ok(Checked { place, entry, choice, exposure })
+        }
+        _ => Err(wrong.errors()),
+    }
 }
 
 /// Runs until a signal ends it.

@@ -58,13 +58,10 @@ async fn look(redis: &Redis, marker: &str) -> Result<Option<u64>, RedisError> {
     look.cmd("SET").arg(marker).arg(Uuid::new_v4().to_string()).arg("NX").ignore();
     look.cmd("GET").arg(marker);
     let (name,): (Option<Vec<u8>>,) = redis.pipeline(&look).await?;
-    let info = redis.command::<String>(redis::cmd("INFO").arg("server")).await;
-    let run_id = match &info {
-        Ok(info) => info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or_default(),
-        // Who may not ask notices a wiped Redis all the same, only not that a replica took over.
-        Err(RedisError::Refused(_)) => "",
-        Err(error) => return Err(error.clone()),
-    };
+    // Who may not ask notices a wiped Redis all the same, only not that a replica took over.
+    let info: Option<String> = redis.if_allowed(redis::cmd("INFO").arg("server")).await?;
+    let run_id = info.iter().flat_map(|info| info.lines()).find_map(|line| line.strip_prefix("run_id:"));
+    let run_id = run_id.unwrap_or_default();
     Ok(name.map(|name| fnv1a([&name, run_id.as_bytes()].concat()).max(1)))
 }
 
