@@ -111,7 +111,7 @@ mod tests {
         let numbers: Vec<u64> = (0..5).flat_map(|_| [of(Duration::ZERO), of(late)]).collect();
         let expected: Vec<u64> = (0..5).flat_map(|n| [NOW + n, NOW - 3_000_000 + n]).collect();
         assert_eq!(numbers, expected);
-        (0..2 * REMEMBERED).for_each(|_| drop(generations.of(&login(late, None), NOW)));
+        (0..2 * REMEMBERED).for_each(|_| _ = generations.of(&login(late, None), NOW));
         assert_eq!(generations.0.lock().unwrap().numbers.len(), REMEMBERED);
     }
 }
