@@ -194,7 +194,7 @@ impl Conn {
     }
 
     /// Its shard has read one of its frames.
-    pub(crate) fn take(&mut self, rules: &Rules, now: Time) -> Result<(), String> {
+    pub(crate) fn take(&mut self, rules: &Rules) -> Result<(), String> {
         match self.requests.pop_front().filter(|request| request.end <= self.handed) {
             Some(request) => {
                 self.apply(request, rules);

@@ -561,7 +561,7 @@ impl Watch for Oracle {
             }
             Event::Read(socket) => {
                 let rules = self.rules;
-                let result = self.conn_mut(socket).take(&rules, now);
+                let result = self.conn_mut(socket).take(&rules);
                 self.check(socket, result);
             }
             Event::Heard(socket) => {
