@@ -100,7 +100,9 @@ fn check_across(comet: &CometConfig, logic: &LogicConfig) -> Vec<ConfigError> {
     let (renew, expire, node) = (comet.protocol.renew_interval, logic.redis.expire, &logic.node);
     // A client may be silent for so long just before it is due.
     let gap = renew.get() + node.heartbeat_deadline();
-    if renew.get() > expire.get() / 2 || gap >= expire.get() {
+    // Where the silence alone is too long, logic's own check says so.
+    let is_told = node.heartbeat_deadline() >= expire.get();
+    if renew.get() > expire.get() / 2 || (gap >= expire.get() && !is_told) {
         let reason = format!(
             "above half of logic.redis.expire = {expire}, or not below it together with logic.node.heartbeat × \
              heartbeatMax = {} × {}: sessions would expire under living clients",

@@ -51,7 +51,8 @@ pub struct ConnectRequest {
     pub transport: Transport,
     /// When the login came to the comet, as far as whoever has it here knows: its way may have been longer.
     pub arrived: Instant,
-    /// Logic was asked before, and may have stored it under a number that only `arrived_by_us` is certainly not below.
+    /// Logic was asked before, and may have stored it under a number that only `arrived_by_us`, which is there then, is
+    /// certainly not below.
     pub is_repeated: bool,
     /// The same by the session store's clock, at the latest, in µs since the epoch; none where the comet does not know
     /// that clock.

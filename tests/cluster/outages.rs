@@ -73,9 +73,12 @@ fn a_redis_that_crashed_and_came_back_empty_has_every_session_again() {
         });
         assert_eq!(server.get("/healthz").status, 200);
     }
-    // Nothing half accepted.
-    let answer = cluster.logics[0].post("/goim/push/room?operation=1000&type=live&room=1", "lost");
-    answer.expect_error(503, -500);
+    // Nothing half accepted. The first may be under way on the connection as its end is seen: nobody knows of that one.
+    eventually("a push is refused", || {
+        let answer = cluster.logics[0].post("/goim/push/room?operation=1000&type=live&room=1", "lost");
+        assert!([503, 504].contains(&answer.status), "{}", answer.body);
+        (answer.status == 503).then(|| answer.expect_error(503, -500))
+    });
     for client in &mut clients {
         client.send(2, 1, "");
         assert_eq!(client.frame().op, 3);

@@ -1,6 +1,6 @@
 //! A queue that is silent under a push: the answer says that nobody knows, and what is refused is told apart.
 
-use std::time::Duration;
+use std::{thread, time::Duration};
 
 use crate::{
     harness::{BOTH, Login, Next, within},
@@ -15,6 +15,8 @@ fn silent_queue(queue: Queue, stops: impl Fn(&Cluster), goes_on: impl Fn(&Cluste
     let target = "/goim/push/room?operation=1000&type=live&room=1";
     logic.push("room?operation=1000&type=live&room=1", "before");
     client.expect_push(1000, "before");
+    // It is acknowledged within a second, and does not come again.
+    thread::sleep(Duration::from_secs(2));
 
     stops(&cluster);
     let unknown = logic.post(target, "unknown");

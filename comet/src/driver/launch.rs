@@ -120,7 +120,7 @@ pub fn launch(config: &CometConfig, connections: usize) -> Result<Launched, Laun
         let cpu = cpus.get(index % cpus.len().max(1)).copied();
         let (io_uring, tell) = (driver.io_uring, tell.clone());
         thread::Builder::new().name(format!("shard-{index}")).spawn(move || {
-            let pinned = cpu.filter(|&id| core_affinity::set_for_current(core_affinity::CoreId { id }));
+            let pinned = cpu.filter(|&id| pin(id));
             if pinned != cpu {
                 tracing::warn!(shard = index, cpu, "the shard could not be pinned");
             }
@@ -129,9 +129,8 @@ pub fn launch(config: &CometConfig, connections: usize) -> Result<Launched, Laun
             serve(plan, io_uring, entries);
         })?;
     }
-    drop(tell);
     // Each thread tells what it could have, first of all.
-    let mut cpus: Vec<(usize, Option<usize>)> = pinned.iter().collect();
+    let mut cpus: Vec<(usize, Option<usize>)> = pinned.iter().take(shards).collect();
     cpus.sort_unstable();
     let cpus = cpus.into_iter().map(|(_, cpu)| cpu).collect();
     Ok(Launched {
@@ -177,6 +176,14 @@ fn choose(config: &CometConfig, shards: usize) -> Result<DriverReport, LaunchErr
             Err(refusal) => DriverReport { io_uring: false, reason: Some(refusal.to_string()) },
         },
     })
+}
+
+/// Pins the calling thread to a core; false where it may not run there. One that is not there would be out of the bounds
+/// of the system's set of cores.
+fn pin(id: usize) -> bool {
+    let core = core_affinity::CoreId { id };
+    core_affinity::get_core_ids().is_some_and(|there| there.contains(&core))
+        && core_affinity::set_for_current(core)
 }
 
 /// All cores when there is a shard for each; else those that were named.

@@ -203,7 +203,8 @@ async fn ask(front: &Front, mut login: Login) -> (Result<Session, Option<LogicEr
         if time_left(&login) <= pause {
             return (Err(Some(error)), None);
         }
-        request.is_repeated = true;
+        // Without that clock only its age keeps it from outranking a login its client has made since.
+        request.is_repeated = request.arrived_by_us.is_some();
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(RETRY_MAX);
     }

@@ -42,8 +42,9 @@ use crate::{
 /// What a deadline may be late by: a tick for its rounding, and a tick for being looked at.
 const LATE: Duration = Duration::from_millis(200);
 
-/// Logins that came so close behind each other may be told in either order.
-const ONE_MOMENT: Duration = Duration::from_micros(200);
+/// Logins that came so close behind each other may be told in either order: one that logic is asked about again is dated
+/// as late as it can have come by what the comet knows of the store's clock.
+const ONE_MOMENT: Duration = Duration::from_millis(25);
 
 /// The limits that the model has to know.
 #[derive(Clone, Copy, Debug)]
