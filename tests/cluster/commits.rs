@@ -146,7 +146,7 @@ fn what_was_delivered_is_committed_while_the_job_runs_and_never_comes_again() {
     let mut client = cluster.comets[0].client(BOTH[0], &Login::key("k").mid(1).accepts(&[1000]));
     for round in 0..3 {
         for n in 0..100 {
-            cluster.logics[n % 2].push("keys?operation=1000&keys=k", &format!("{round} {n}"));
+            cluster.logics[n % 2].push("keys?operation=1000&keys=k", format!("{round} {n}"));
             thread::sleep(Duration::from_millis(2));
             client.expect_push(1000, format!("{round} {n}"));
         }

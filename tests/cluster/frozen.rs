@@ -32,7 +32,7 @@ fn stands_still(queue: Queue) {
 
     comet.signal(Signal::STOP);
     for n in 0..PUSHES {
-        logic.push("keys?operation=1000&keys=k", &n.to_string());
+        logic.push("keys?operation=1000&keys=k", n.to_string());
     }
     // Time for job to send them.
     thread::sleep(Duration::from_millis(500));

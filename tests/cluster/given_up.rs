@@ -168,7 +168,7 @@ fn logins_that_were_given_up_while_logic_stood_still_close_nothing() {
             }
         }
         expect_all_live(&cluster, other, &mut live);
-        live.into_iter().for_each(|client| drop(client));
+        live.into_iter().for_each(drop);
         eventually("everybody has left", || sessions(&cluster.redis).is_empty().then_some(()));
     }
 }

@@ -28,7 +28,7 @@ fn a_page_of_another_host_pushes_nothing() {
     }
     server.expect_metric("halley_http_foreign_total", 9.0);
     // A backend says nothing about origins, and our own page its own.
-    ask(&server, PUSH, &[host.clone()]).expect_success();
+    ask(&server, PUSH, std::slice::from_ref(&host)).expect_success();
     client.expect_push(1000, "hi");
     ask(&server, PUSH, &[host, format!("Origin: http://{}", server.http)]).expect_success();
     client.expect_push(1000, "hi");

@@ -41,9 +41,10 @@ impl Source {
         };
         // A byte order mark is not TOML, but editors write it.
         let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-        let (spanned, errors) = DeTable::parse_recoverable(text);
+        let (spanned, mut errors) = DeTable::parse_recoverable(text);
         if !errors.is_empty() {
             let mut mistakes = Mistakes::default();
+            errors.sort_by_key(|error| error.span().map(|span| span.start));
             let errors = errors.iter().map(|error| ConfigError::syntax(path.clone(), text, error));
             errors.for_each(|error| mistakes.add(error));
             return Err(mistakes);

@@ -92,7 +92,8 @@ mod tests {
             time.heard(at(second * 1000), at(second * 1000 + 1), 99_000_000 + second * 1_000_100);
             let truth = 99_000_000 + second * 1_000_100;
             let told = time.at(at(second * 1000)).unwrap();
-            assert!((truth..truth + 2 * SLACK).contains(&told), "{second}: {told} for {truth}");
+            // The clock may have been read as late as a millisecond after the question.
+            assert!((truth - 1000..truth + 2 * SLACK).contains(&told), "{second}: {told} for {truth}");
         }
     }
 }

@@ -121,7 +121,7 @@ impl EtcdRegistry {
             listed: list,
             grace_until: Instant::now(),
         };
-        let watcher = tokio::spawn(async move { match watcher.run().await {} });
+        let watcher = tokio::spawn(async move { match Box::pin(watcher.run()).await {} });
         let terms = Terms { layout: config.layout.clone(), lease_ttl, contact, metrics };
         Ok(Self { terms, members, nodes, listed, watcher })
     }

@@ -137,7 +137,8 @@ async fn a_restarted_redis_is_served_again() {
     assert_eq!(bodies(&take(&mut *consumer, 1).await), ["before"]);
     site.server.kill();
     let refused = broker.publish(vec![to_room("r", "meanwhile")]).await.unwrap_err();
-    assert!(matches!(refused, PublishError::Unavailable(_)), "{refused}");
+    // On a connection whose end is not seen yet nobody knows.
+    assert!(matches!(refused, PublishError::Unavailable(_) | PublishError::Unknown(_)), "{refused}");
     site.server.restart();
     publish_until_taken(&broker, vec![to_room("r", "after")]).await;
     assert_eq!(bodies(&take(&mut *consumer, 1).await), ["after"]);

@@ -69,6 +69,8 @@ async fn kicks_under_way_are_bounded() {
     let setup = Setup::new(&[]).await;
     setup.comet.set(CometState::Stuck);
     for n in 0..3000 {
+        // Logins are dated by the microsecond.
+        tokio::time::advance(Duration::from_micros(2)).await;
         let token = format!(r#"{{"mid":1,"key":"k{n}"}}"#);
         setup.logic.connect(login("a:1", &token)).await.unwrap();
         setup.logic.connect(login("b:1", &token)).await.unwrap();
