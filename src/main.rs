@@ -231,7 +231,7 @@ async fn run(config: &HalleyConfig, exposure: &Exposure) -> anyhow::Result<()> {
     if !comet.drain().await {
         warn!("some connections were left after comet.drain.timeout");
     }
-    info!("drained");
+    info!(frames_dropped = comet.drops(), "drained");
     Ok(())
 }
 

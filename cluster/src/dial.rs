@@ -18,6 +18,8 @@ use tonic::{
 };
 use tower::service_fn;
 
+use crate::awake;
+
 /// A silent connection is probed this often; goim's.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
@@ -32,6 +34,7 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Clone, Debug)]
 pub struct Peer {
     channel: Channel,
+    limit: Duration,
     /// Connections made so far.
     made: Arc<AtomicU64>,
     /// Which of them was to goim's.
@@ -39,26 +42,13 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// The server at `address` (`host:port`). Neither connecting nor the head of an answer takes longer than `limit`.
-    /// Needs a tokio runtime, and does not wait.
+    /// The server at `address` (`host:port`). Neither connecting nor a call made [`in_time`](Self::in_time) takes longer than
+    /// `limit`. Needs a tokio runtime, and does not wait.
     ///
     /// # Errors
     /// It is no address.
     pub fn new(address: &str, limit: Duration) -> Result<Peer, Error> {
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))?.timeout(limit);
-        Ok(Peer::connecting_by(endpoint, limit))
-    }
-
-    /// The same for a caller that has a deadline of its own for each answer. Connecting takes no longer than `limit`.
-    ///
-    /// # Errors
-    /// It is no address.
-    pub fn without_deadline(address: &str, limit: Duration) -> Result<Peer, Error> {
-        Ok(Peer::connecting_by(Endpoint::from_shared(format!("http://{address}"))?, limit))
-    }
-
-    fn connecting_by(endpoint: Endpoint, limit: Duration) -> Peer {
-        let endpoint = endpoint
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))?
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true);
@@ -72,7 +62,20 @@ impl Peer {
                 Ok::<_, io::Error>(TokioIo::new(stream))
             }
         }));
-        Peer { channel, made, goims: Arc::default() }
+        Ok(Peer { channel, limit, made, goims: Arc::default() })
+    }
+
+    /// Waits for an answer, no longer than the limit. One that lies in the socket when this process goes on after a stop is
+    /// heard, which tonic's own deadline would not do: what the server did would be taken for undone.
+    ///
+    /// # Errors
+    /// The server's status, or the transport's; when the time is over a status that is no [answer](is_answer).
+    pub async fn in_time<T>(&self, call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+        awake::timeout(self.limit, call).await.unwrap_or_else(|elapsed| {
+            let mut over = Status::deadline_exceeded(format!("no answer within {:?}", self.limit));
+            over.set_source(Arc::new(elapsed));
+            Err(over)
+        })
     }
 
     /// The channel, for a client of a service.
@@ -218,5 +221,15 @@ mod tests {
         assert!(never_left(&status), "{status:?}");
         assert!(!never_left(&Status::unavailable("somebody said so")));
         assert!(Peer::new("no address", LIMIT).is_err());
+    }
+
+    #[tokio::test]
+    async fn silence_is_no_answer() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = Peer::new(&listener.local_addr().unwrap().to_string(), Duration::from_millis(50)).unwrap();
+        let status = peer.in_time(CometClient::new(peer.channel()).rooms(RoomsReq {})).await;
+        let status = status.expect_err("nobody accepts it");
+        assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+        assert!(!is_answer(&status) && !never_left(&status), "{status:?}");
     }
 }

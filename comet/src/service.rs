@@ -189,6 +189,12 @@ impl Comet {
         self.front.drain(self.spread, self.timeout).await
     }
 
+    /// Frames that were not delivered since the start, as the last ticks brought it: when it has drained, nobody can ask for
+    /// the counters any more.
+    pub fn drops(&self) -> u64 {
+        self.front.metrics().sum(|stats| stats.drops.values().sum())
+    }
+
     /// Waits, at most so long, until no job has a stream to it: they end them when it has left the registry and has all
     /// that waited for it. False when one stands.
     pub async fn parted(&self, limit: Duration) -> bool {

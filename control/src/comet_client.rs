@@ -10,7 +10,6 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use cluster::{
-    awake,
     dial::{Peer, is_answer},
     services::{CometApi, Dispatch, DispatchError, Origin, Payload, Receivers},
 };
@@ -34,7 +33,6 @@ pub struct GrpcComet {
     peer: Peer,
     goims: CometClient<Channel>,
     ours: HalleyClient<Channel>,
-    limit: Duration,
 }
 
 /// A server id that is no address. Not retried.
@@ -54,17 +52,10 @@ impl GrpcComet {
     /// # Errors
     /// [`BadAddress`].
     pub fn new(server: &ServerId, limit: Duration) -> Result<Self, BadAddress> {
-        let peer = Peer::without_deadline(server.as_str(), limit)
+        let peer = Peer::new(server.as_str(), limit)
             .map_err(|error| BadAddress { server: server.clone(), error })?;
         let (goims, ours) = (CometClient::new(peer.channel()), HalleyClient::new(peer.channel()));
-        Ok(GrpcComet { peer, goims, ours, limit })
-    }
-
-    /// Waits for an answer. One that waits in the socket when the process goes on after a stop is heard: a push that a Go
-    /// comet took would go to it again else.
-    async fn in_time<T>(&self, call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
-        let over = |_| Status::deadline_exceeded(format!("no answer within {:?}", self.limit));
-        awake::timeout(self.limit, call).await.map_err(over)?
+        Ok(GrpcComet { peer, goims, ours })
     }
 
     /// Whether it is goim's, as far as is known: it has no stream.
@@ -78,7 +69,7 @@ impl GrpcComet {
         batches: impl Stream<Item = DispatchBatch> + Send + 'static,
     ) -> Option<Result<Streaming<DispatchReply>, DispatchError>> {
         let opened =
-            self.peer.ours(self.in_time(async { self.ours.clone().dispatch(batches).await })).await?;
+            self.peer.ours(self.peer.in_time(async { self.ours.clone().dispatch(batches).await })).await?;
         Some(opened.map(tonic::Response::into_inner).map_err(error))
     }
 }
@@ -95,7 +86,7 @@ impl CometApi for GrpcComet {
                     let keys = keys.iter().map(ToString::to_string).collect();
                     let proto = Some(frames(payload));
                     let request = PushMsgReq { keys, proto, proto_op: filter.0, accepted_at_us };
-                    self.in_time(client.push_msg(request)).await.map_err(error)?;
+                    self.peer.in_time(client.push_msg(request)).await.map_err(error)?;
                 }
                 Receivers::Room(room) => {
                     let proto = Some(match &origin {
@@ -106,13 +97,13 @@ impl CometApi for GrpcComet {
                         origin.map_or_else(Default::default, |origin| (origin.key.to_string(), origin.seq));
                     let room_id = room.to_string();
                     let request = BroadcastRoomReq { room_id, proto, accepted_at_us, origin_key, origin_seq };
-                    self.in_time(client.broadcast_room(request)).await.map_err(error)?;
+                    self.peer.in_time(client.broadcast_room(request)).await.map_err(error)?;
                 }
                 Receivers::All { speed } => {
                     let speed = i32::try_from(speed).unwrap_or(i32::MAX);
                     let proto = Some(frames(payload));
                     let request = BroadcastReq { proto_op: filter.0, proto, speed, accepted_at_us };
-                    self.in_time(client.broadcast(request)).await.map_err(error)?;
+                    self.peer.in_time(client.broadcast(request)).await.map_err(error)?;
                 }
             }
         }
@@ -132,14 +123,14 @@ impl CometApi for GrpcComet {
             code: reason.code().into(),
             text: text.as_deref().unwrap_or_default().to_owned(),
         };
-        match self.peer.ours(self.in_time(async { self.ours.clone().kick(request).await })).await {
+        match self.peer.ours(self.peer.in_time(async { self.ours.clone().kick(request).await })).await {
             Some(kicked) => kicked.map(|_| ()).map_err(error),
             None => Err(DispatchError::Invalid("goim's comet has no kick".into())),
         }
     }
 
     async fn rooms(&self) -> Result<Vec<RoomId>, DispatchError> {
-        let reply = self.in_time(self.goims.clone().rooms(RoomsReq {})).await.map_err(error)?.into_inner();
+        let reply = self.peer.in_time(self.goims.clone().rooms(RoomsReq {})).await.map_err(error)?.into_inner();
         Ok(reply.rooms.keys().filter_map(|room| RoomId::parse(room).ok()).collect())
     }
 }

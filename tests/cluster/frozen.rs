@@ -2,50 +2,46 @@
 
 use std::{thread, time::Duration};
 
-use rustix::process::Signal;
-
 use crate::{
-    harness::{BOTH, Login, Next, eventually},
+    harness::{BOTH, Frozen, Login, Next, eventually},
     world::{Cluster, Queue},
 };
 
 const PUSHES: usize = 10;
 
 /// Longer than a push may wait for its comet, which is far longer than the rest takes.
-const STANDS_STILL: Duration = Duration::from_secs(9);
+const STANDS_STILL: Duration = Duration::from_secs(5);
 
 /// comet has taken pushes, and its answers wait in job's socket, when job goes on and their time is over.
 fn stands_still(queue: Queue) {
     let mut cluster = Cluster::servers_only(queue);
     cluster.logics.push(cluster.logic(&[]));
-    cluster.jobs.push(cluster.job(&["dispatch.giveUp=8s"]));
+    cluster.jobs.push(cluster.job(&["dispatch.giveUp=4s"]));
     cluster.comets.push(cluster.comet(&[]));
     for server in cluster.logics.iter().chain(&cluster.jobs).chain(&cluster.comets) {
         server.expect_ready();
     }
-    let (mut comet, mut job, logic) =
-        (cluster.comets.remove(0), cluster.jobs.remove(0), cluster.logics.remove(0));
+    let (comet, job, logic) = (&cluster.comets[0], &cluster.jobs[0], &cluster.logics[0]);
     let mut client = comet.client(BOTH[0], &Login::key("k").mid(1).accepts(&[1000]));
     eventually("job knows the comet", || job.log().contains("dispatching to it").then_some(()));
     logic.push("keys?operation=1000&keys=k", "before");
     client.expect_push(1000, "before");
 
-    comet.signal(Signal::STOP);
+    let frozen_comet = Frozen::new([comet]);
     for n in 0..PUSHES {
         logic.push("keys?operation=1000&keys=k", n.to_string());
     }
     // Time for job to send them.
     thread::sleep(Duration::from_millis(500));
-    job.signal(Signal::STOP);
-    comet.signal(Signal::CONT);
+    let frozen_job = Frozen::new([job]);
+    drop(frozen_comet);
     let mut sent = 0;
     while let Next::Frame(frame) = client.next(Duration::from_secs(1)) {
         assert_eq!(frame.text(), sent.to_string());
         sent += 1;
     }
     assert!(sent > 0, "comet had none of them before job stood still");
-    thread::sleep(STANDS_STILL);
-    job.signal(Signal::CONT);
+    frozen_job.thaw_after(STANDS_STILL);
 
     logic.push("keys?operation=1000&keys=k", "after");
     // A queue that took the job for dead hands some out again; none is missing.

@@ -2,46 +2,16 @@
 
 use std::{thread, time::Duration};
 
-use rustix::{
-    net::sockopt::set_socket_linger,
-    process::{Pid, Signal, kill_process},
-};
+use rustix::net::sockopt::set_socket_linger;
 
 use crate::{
-    harness::{BOTH, Client, Login, Next, Server, Stopwatch, eventually},
+    harness::{BOTH, Client, Frozen, Login, Next, Server, eventually},
     store::sessions,
     world::{Cluster, Queue},
 };
 
 /// How long a program stands still.
 const FROZEN: Duration = Duration::from_secs(3);
-
-/// Stops programs, and lets them go on in any case.
-struct Frozen<'a>(Vec<&'a Server>, Stopwatch);
-
-impl<'a> Frozen<'a> {
-    fn new(servers: impl IntoIterator<Item = &'a Server>) -> Frozen<'a> {
-        let servers: Vec<&Server> = servers.into_iter().collect();
-        servers.iter().for_each(|server| signal(server, Signal::STOP));
-        Frozen(servers, Stopwatch::start())
-    }
-
-    /// For the rest of the time.
-    fn thaw(self) {
-        thread::sleep(FROZEN.saturating_sub(self.1.elapsed()));
-    }
-}
-
-impl Drop for Frozen<'_> {
-    fn drop(&mut self) {
-        self.0.iter().for_each(|server| signal(server, Signal::CONT));
-    }
-}
-
-fn signal(server: &Server, signal: Signal) {
-    let pid = i32::try_from(server.pid()).ok().and_then(Pid::from_raw).expect("a process of ours");
-    kill_process(pid, signal).expect("it is there");
-}
 
 fn login(n: usize) -> Login {
     Login::key(&format!("k{n}")).mid(1).accepts(&[1000]).reasons()
@@ -118,7 +88,7 @@ fn given_up_at_frozen_comets(count: usize) {
     let left: Vec<Client> =
         begun.into_iter().enumerate().filter_map(|(n, client)| give_up(n, client)).collect();
     let mut live: Vec<Client> = (0..count).map(|n| other.client(BOTH[n % 2], &login(n))).collect();
-    frozen.thaw();
+    frozen.thaw_after(FROZEN);
     left.into_iter().for_each(expect_refused);
     expect_all_live(&cluster, other, &mut live);
     println!("{count} logins given up, {} live connections, none closed", live.len());
@@ -150,7 +120,7 @@ fn logins_that_were_given_up_while_logic_stood_still_close_nothing() {
         let left: Vec<Client> =
             begun.into_iter().enumerate().filter_map(|(n, client)| give_up(n, client)).collect();
         let mut live: Vec<Client> = (0..30).map(|n| begin(other.connect(BOTH[n % 2]), n)).collect();
-        frozen.thaw();
+        frozen.thaw_after(FROZEN);
         for (n, client) in live.iter_mut().enumerate() {
             let answer = client.frame();
             let (count, rows) = (which.len(), sessions(&cluster.redis));

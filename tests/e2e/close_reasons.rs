@@ -7,8 +7,8 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::harness::{
-    BOTH, Client, End, Frame, Http, Login, Next, PATIENCE, Server, Stopwatch, Transport, eventually, hex,
-    masked,
+    BOTH, Client, End, Frame, Frozen, Http, Login, Next, PATIENCE, Server, Stopwatch, Transport, eventually,
+    hex, masked,
 };
 
 /// One row of the table of close reasons.
@@ -216,6 +216,26 @@ fn heartbeat_timeout() {
     server.expect_metric(&counter("heartbeat_timeout"), 4.0);
     alive.send(2, 2, "");
     assert_eq!(alive.frame().op, 3);
+}
+
+/// The gateway stood still (a debugger, a virtual machine that moved): what its clients sent in time lies in their sockets.
+#[test]
+fn who_spoke_to_a_gateway_that_stood_still_is_not_taken_for_silent() {
+    for driver in ["io_uring", "epoll"] {
+        let driver = format!("comet.reactor.driver={driver}");
+        let server = Server::start(&["logic.node.heartbeat=1s", "logic.node.heartbeatMax=2", &driver]);
+        let mut clients: Vec<Client> =
+            (0..100).map(|n| server.client(BOTH[n % 2], &Login::key(&format!("k{n}")))).collect();
+        let frozen = Frozen::new([&server]);
+        clients.iter_mut().for_each(|client| client.send(2, 1, ""));
+        frozen.thaw_after(Duration::from_secs(4));
+        for client in &mut clients {
+            assert_eq!(client.frame().op, 3);
+            client.send(2, 2, "");
+        }
+        clients.iter_mut().for_each(|client| assert_eq!(client.frame().op, 3));
+        server.expect_metric(&counter("heartbeat_timeout"), 0.0);
+    }
 }
 
 #[test]

@@ -48,6 +48,11 @@ const READS_PER_TURN: u32 = 16;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 
+/// A thread that did not come round for so long stood still (SIGSTOP, a virtual machine that moved). What its clients sent
+/// meanwhile is read first, for this long, or they would be taken for silent.
+const STOOD_STILL: Duration = Duration::from_secs(1);
+const CATCH_UP: Duration = Duration::from_millis(500);
+
 /// Free places in the ring to the front that are worth waking up for, once it was full.
 const POST_AT_LEAST: usize = 256;
 
@@ -482,6 +487,9 @@ async fn ring_front(reactor: Rc<Reactor>) {
 async fn tick(reactor: Rc<Reactor>) {
     loop {
         sleep(Duration::from_micros(TICK_MICROS)).await;
+        if Time::now().since(reactor.core.borrow().ticked) >= STOOD_STILL {
+            sleep(CATCH_UP).await;
+        }
         reactor.tell(|core, now| {
             let cpu = cpu_micros();
             let elapsed = now.since(core.ticked).as_micros().max(1) as u64;

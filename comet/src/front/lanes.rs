@@ -1,11 +1,11 @@
 //! What logic is told about open connections. A device always goes through the same lane, which works one thing after
 //! the other, so that a client's messages stay in order and the end of a session never overtakes its renewal.
 //!
-//! Renewals gather for a while, to go in one call. One that logic does not take goes again, until the session ends.
+//! Renewals gather for a while, to go in one call. One that logic does not take goes again, until the session ends; and so
+//! does the end, or a device would be told online for as long as sessions live.
 
 use std::{
     collections::{HashMap, VecDeque},
-    future::ready,
     hash::BuildHasher,
     sync::{Arc, Mutex},
     time::Duration,
@@ -18,6 +18,7 @@ use cluster::{
     },
     sim::{self, RandomState},
 };
+use futures_util::future::join_all;
 use proto::{close::CloseReason, ids::Key, op::Op};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -36,7 +37,8 @@ const LANES: usize = 64;
 /// Things that may wait in one lane. Beyond it they are given up and counted, but for ends: logic is far behind then.
 const LANE_CAPACITY: usize = 4096;
 
-/// Ends that may wait behind a full lane; of all lanes together a million, some 100 MB, as of so many clients lost at once.
+/// Ends that may wait behind a lane that is full, or for a logic that does not take them; of all lanes together a million, some
+/// 100 MB, as of so many clients lost at once.
 const ENDS_WAITING_MAX: usize = 16_384;
 
 /// How long renewals gather, and how long one that failed waits.
@@ -49,8 +51,13 @@ const RENEWALS_MAX: usize = 512;
 /// connection brings another after its interval.
 const RENEWALS_WAITING_MAX: usize = 4096;
 
-/// Attempts to tell logic of a session's end; after them its time to live ends it.
+/// Attempts to tell logic of a session's end that nobody can wait for: without a fence, or in a drain. After them its time to
+/// live ends it.
 const END_ATTEMPTS: u32 = 4;
+
+/// First pause before an end that logic did not take goes again; doubled each time, up to the longest.
+const END_PAUSE: Duration = Duration::from_millis(100);
+const END_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// How long the end of a session, or a kick by a newer one, is remembered, for the heartbeat that follows a login of its
 /// key. With the default handshake deadline no login takes longer.
@@ -141,30 +148,43 @@ impl Work {
 /// The lanes to logic.
 pub(super) struct Lanes {
     lanes: Vec<mpsc::Sender<Work>>,
-    /// Of each lane, the ends that found it full.
+    /// Of each lane, the ends that wait.
     behind: Vec<Behind>,
     hasher: RandomState,
     ends: Mutex<Ends>,
 }
 
-/// Ends for which a lane had no place; they go whenever it is empty. That late only a fence keeps an end from a newer
-/// session of its key, so one without is given up.
-type Behind = Arc<Mutex<VecDeque<SessionRef>>>;
+/// Ends for which a lane had no place, and those that logic did not take, its store being away; they go whenever the lane is
+/// empty. That late only a fence keeps an end from a newer session of its key, so one without is given up.
+#[derive(Clone, Default)]
+struct Behind(Arc<Mutex<VecDeque<SessionRef>>>);
+
+impl Behind {
+    fn is_empty(&self) -> bool {
+        lock(&self.0).is_empty()
+    }
+
+    fn next(&self) -> Option<SessionRef> {
+        lock(&self.0).pop_front()
+    }
+
+    fn put(&self, session: SessionRef) -> Result<(), SessionRef> {
+        let mut waiting = lock(&self.0);
+        if session.generation.is_none() || waiting.len() >= sim::bound(ENDS_WAITING_MAX) {
+            return Err(session);
+        }
+        waiting.push_back(session);
+        Ok(())
+    }
+}
 
 /// The lane's end of it.
 pub(super) struct Works {
     queue: mpsc::Receiver<Work>,
     behind: Behind,
-}
-
-impl Works {
-    fn has_behind(&self) -> bool {
-        !lock(&self.behind).is_empty()
-    }
-
-    fn next_behind(&self) -> Option<SessionRef> {
-        lock(&self.behind).pop_front()
-    }
+    /// When those behind go on; later than now when logic did not take the last one.
+    resume_at: Instant,
+    pause: Duration,
 }
 
 impl Lanes {
@@ -174,7 +194,8 @@ impl Lanes {
             .iter()
             .map(|behind| {
                 let (lane, queue) = mpsc::channel(sim::bound(LANE_CAPACITY));
-                (lane, Works { queue, behind: Arc::clone(behind) })
+                let (behind, resume_at) = (behind.clone(), Instant::now());
+                (lane, Works { queue, behind, resume_at, pause: END_PAUSE })
             })
             .unzip();
         (Lanes { lanes, behind, hasher: RandomState::new(), ends: Mutex::default() }, works)
@@ -185,7 +206,7 @@ impl Lanes {
         let lane = work.key().map_or(0, |key| self.of(key));
         if let Err(error) = self.lanes[lane].try_send(work) {
             let work = match error.into_inner() {
-                Work::Disconnect(session) => match self.wait_behind(lane, session) {
+                Work::Disconnect(session) => match self.behind[lane].put(session) {
                     Ok(()) => return,
                     Err(session) => Work::Disconnect(session),
                 },
@@ -196,15 +217,6 @@ impl Lanes {
                 answer(front, id, &message, Bytes::new());
             }
         }
-    }
-
-    fn wait_behind(&self, lane: usize, session: SessionRef) -> Result<(), SessionRef> {
-        let mut behind = lock(&self.behind[lane]);
-        if session.generation.is_none() || behind.len() >= sim::bound(ENDS_WAITING_MAX) {
-            return Err(session);
-        }
-        behind.push_back(session);
-        Ok(())
     }
 
     fn of(&self, key: &Key) -> usize {
@@ -260,14 +272,15 @@ impl Lanes {
         (wait, is_partial)
     }
 
-    /// Returns when everything queued so far was told.
+    /// Returns when everything queued so far was told, or given up.
     pub(super) async fn finish(&self) {
-        for lane in &self.lanes {
+        let finish = async |lane: &mpsc::Sender<Work>| {
             let (done, wait) = oneshot::channel();
             if lane.send(Work::Finish(done)).await.is_ok() {
                 let _ = wait.await; // the lane ends only with the process
             }
-        }
+        };
+        join_all(self.lanes.iter().map(finish)).await;
     }
 }
 
@@ -282,27 +295,20 @@ pub(super) async fn run(front: Arc<Front>, mut works: Works) {
                 renewals.send(&front).await;
             }
             work = works.queue.recv() => match work {
-                Some(work) => {
-                    // What is asked to finish waits for these too.
-                    let is_last = matches!(work, Work::Finish(_));
-                    while is_last && let Some(session) = works.next_behind() {
-                        do_work(&front, Work::Disconnect(session), &mut renewals).await;
-                    }
-                    do_work(&front, work, &mut renewals).await;
-                }
+                Some(work) => do_work(&front, &mut works, work, &mut renewals).await,
                 None => return,
             },
-            // The lane was full when they came: what goes through it brings us here.
-            () = ready(()), if works.has_behind() => {
-                if let Some(session) = works.next_behind() {
-                    do_work(&front, Work::Disconnect(session), &mut renewals).await;
+            // Those for which the lane was full: what goes through it brings us here.
+            () = sleep_until(works.resume_at), if !works.behind.is_empty() => {
+                if let Some(session) = works.behind.next() {
+                    do_work(&front, &mut works, Work::Disconnect(session), &mut renewals).await;
                 }
             }
         }
     }
 }
 
-async fn do_work(front: &Arc<Front>, work: Work, renewals: &mut Renewals) {
+async fn do_work(front: &Arc<Front>, works: &mut Works, work: Work, renewals: &mut Renewals) {
     let label = work.label();
     let result = match work {
         Work::Message { id, message } => receive(front, id, *message).await,
@@ -330,9 +336,22 @@ async fn do_work(front: &Arc<Front>, work: Work, renewals: &mut Renewals) {
         }
         Work::Disconnect(session) => {
             renewals.forget(&session);
-            disconnect(front, session).await
+            disconnect(front, works, session).await
         }
         Work::Finish(done) => {
+            // Not for ever: the process is about to end.
+            for _ in 0..END_ATTEMPTS {
+                while let Some(session) = works.behind.next() {
+                    renewals.forget(&session);
+                    if disconnect(front, works, session).await.is_err() {
+                        sleep_until(works.resume_at).await;
+                        break;
+                    }
+                }
+            }
+            while works.behind.next().is_some() {
+                front.metrics.given_up("disconnect");
+            }
             let _ = done.send(()); // nobody waits any more
             Ok(())
         }
@@ -446,16 +465,42 @@ fn answer(front: &Front, id: ConnectionId, message: &ClientMessage, body: Bytes)
     }
 }
 
-async fn disconnect(front: &Front, session: SessionRef) -> Result<(), LogicError> {
-    let mut pause = Duration::from_millis(100);
+/// One that logic does not take waits, and the lane goes on.
+async fn disconnect(front: &Front, works: &mut Works, session: SessionRef) -> Result<(), LogicError> {
+    if session.generation.is_none() {
+        return disconnect_unfenced(front, session).await;
+    }
+    match front.logic.disconnect(session.clone()).await {
+        Err(error) if is_away(&error) => {
+            works.resume_at = Instant::now() + works.pause;
+            works.pause = (works.pause * 2).min(END_PAUSE_MAX);
+            if works.behind.put(session).is_err() {
+                front.metrics.given_up("disconnect");
+            }
+            Err(error)
+        }
+        answer => {
+            works.pause = END_PAUSE;
+            answer.map(|_| ())
+        }
+    }
+}
+
+/// Nothing else goes through the lane before logic has taken it, or it is given up.
+async fn disconnect_unfenced(front: &Front, session: SessionRef) -> Result<(), LogicError> {
+    let mut pause = END_PAUSE;
     for _ in 1..END_ATTEMPTS {
         match front.logic.disconnect(session.clone()).await {
-            Err(LogicError::Unavailable(_) | LogicError::Overloaded) => tokio::time::sleep(pause).await,
+            Err(error) if is_away(&error) => tokio::time::sleep(pause).await,
             other => return other.map(|_| ()),
         }
         pause *= 2;
     }
     front.logic.disconnect(session).await.map(|_| ())
+}
+
+fn is_away(error: &LogicError) -> bool {
+    matches!(error, LogicError::Unavailable(_) | LogicError::Overloaded)
 }
 
 #[cfg(test)]

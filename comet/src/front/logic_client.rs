@@ -5,6 +5,7 @@ use std::{collections::HashMap, time::Duration};
 
 use async_trait::async_trait;
 use cluster::{
+    awake,
     dial::{Peer, is_answer, never_left},
     services::{
         ClientCount, ClientMessage, ConnectRequest, LogicApi, LogicError, MessageReply, Renewed, Session,
@@ -23,7 +24,6 @@ use proto::{
         protocol::Proto,
     },
 };
-use tokio::time::timeout;
 use tonic::{Code, Response, Status, Streaming, codec::CompressionEncoding, transport::Channel};
 
 /// Silence a client is allowed when logic names none; goim's own default.
@@ -97,7 +97,7 @@ impl GrpcLogic {
             arrived_by_us: request.arrived_by_us.unwrap_or_default(),
             wanted_until_us: request.arrived_by_us.map(until).unwrap_or_default(),
         };
-        let reply = self.goims.clone().connect(request).await;
+        let reply = self.peer.in_time(self.goims.clone().connect(request)).await;
         let reply = reply.map_err(|status| NotDone::because(status, login_error))?.into_inner();
         let heartbeat = u64::try_from(reply.heartbeat).ok().filter(|nanos| *nanos > 0);
         Ok(Session {
@@ -124,7 +124,7 @@ impl GrpcLogic {
             key: message.key.as_str().to_owned(),
             room: message.room.map(|room| room.as_str().to_owned()).unwrap_or_default(),
         };
-        match self.goims.clone().receive(request).await {
+        match self.peer.in_time(self.goims.clone().receive(request)).await {
             Ok(reply) => {
                 let reply = reply.into_inner();
                 Ok(match reply.room {
@@ -146,7 +146,7 @@ impl GrpcLogic {
     ) -> Option<Result<HashMap<RoomId, u32>, Status>> {
         let answer = self.peer.ours(async {
             let pages = stream::iter(report(server, rooms, clients));
-            self.ours.clone().online(pages).await
+            self.peer.in_time(self.ours.clone().online(pages)).await
         });
         match answer.await? {
             Ok(answer) => Some(self.counts(answer).await),
@@ -167,7 +167,7 @@ impl GrpcLogic {
             }
             Ok(counts)
         };
-        match timeout(REPORT_MAX.max(self.limit), all).await {
+        match awake::timeout(REPORT_MAX.max(self.limit), all).await {
             Ok(counts) => counts,
             Err(_) => Err(Status::deadline_exceeded("the counts do not end")),
         }
@@ -206,7 +206,8 @@ impl LogicApi for GrpcLogic {
             server: session.server.as_str().to_owned(),
             generation: Generation::to_wire(session.generation),
         };
-        Ok(self.goims.clone().disconnect(request).await.map_err(unavailable)?.into_inner().has)
+        let ended = self.peer.in_time(self.goims.clone().disconnect(request)).await;
+        Ok(ended.map_err(unavailable)?.into_inner().has)
     }
 
     async fn renew(&self, sessions: Vec<SessionRef>) -> Result<Renewed, LogicError> {
@@ -226,7 +227,7 @@ impl LogicApi for GrpcLogic {
                     })
                     .collect(),
             };
-            self.ours.clone().renew(request).await
+            self.peer.in_time(self.ours.clone().renew(request)).await
         });
         if let Some(reply) = renewed.await {
             let halley::RenewReply { incarnation, superseded, now_us } =
@@ -247,7 +248,7 @@ impl LogicApi for GrpcLogic {
                 server: session.server.as_str().to_owned(),
                 generation: Generation::to_wire(session.generation),
             };
-            match self.goims.clone().heartbeat(request).await {
+            match self.peer.in_time(self.goims.clone().heartbeat(request)).await {
                 Ok(_) => any_taken = true,
                 Err(status) if is_answer(&status) => refused = Some(status),
                 Err(status) => return Err(unavailable(status)),
@@ -278,8 +279,9 @@ impl LogicApi for GrpcLogic {
             connections: clients.connections,
             addresses: clients.addresses,
         };
-        let client = self.goims.clone().send_compressed(CompressionEncoding::Gzip);
-        let reply = { client }.renew_online(request).await.map_err(unavailable)?.into_inner();
+        let mut client = self.goims.clone().send_compressed(CompressionEncoding::Gzip);
+        let reply = self.peer.in_time(client.renew_online(request)).await;
+        let reply = reply.map_err(unavailable)?.into_inner();
         let counts = reply.all_room_count.into_iter();
         Ok(counts
             .filter_map(|(room, count)| Some((RoomId::parse(&room).ok()?, u32::try_from(count).ok()?)))

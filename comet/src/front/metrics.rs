@@ -169,6 +169,11 @@ impl Metrics {
     pub(super) fn given_up(&self, what: &'static str) {
         count(&mut lock(&self.front).given_up, what);
     }
+
+    #[cfg(test)]
+    pub(super) fn given_up_of(&self, what: &'static str) -> u64 {
+        lock(&self.front).given_up.get(what).copied().unwrap_or(0)
+    }
 }
 
 impl Collector for Metrics {

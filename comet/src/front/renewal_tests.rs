@@ -39,6 +39,9 @@ impl LogicApi for Recorder {
     }
 
     async fn disconnect(&self, session: SessionRef) -> Result<bool, LogicError> {
+        if self.fails.load(Ordering::Relaxed) {
+            return Err(LogicError::Unavailable("as told".to_owned()));
+        }
         lock(&self.told).push(Told::Disconnect(session.key.as_str().to_owned()));
         Ok(true)
     }
@@ -164,6 +167,53 @@ async fn renewals_gather_and_those_that_fail_go_again() {
     assert!(told.len() <= 64, "one call a lane: {}", told.len());
     let keys: usize = told.iter().map(|told| if let Told::Renew(keys) = told { keys.len() } else { 0 }).sum();
     assert_eq!(keys, 1000);
+}
+
+/// The store stood still for four seconds while people left: after four attempts their ends were given up, and they were
+/// online for half an hour.
+#[tokio::test(start_paused = true)]
+async fn an_end_that_logic_does_not_take_goes_again_until_it_does_and_holds_nothing_up() {
+    let setup = Setup::new();
+    let lanes = &setup.front.lanes;
+    setup.logic.fails.store(true, Ordering::Relaxed);
+    for n in 0..1000 {
+        lanes.ended(&setup.front, session(&format!("gone{n}"), 1));
+    }
+    secs(600).await;
+    setup.logic.fails.store(false, Ordering::Relaxed);
+    lanes.opened(&setup.front, session("gone1", 2));
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    lanes.renew(&setup.front, session("new", 1));
+    secs(3).await;
+    let told = setup.told();
+    assert!(told.contains(&renew(&["new"])), "{told:?}");
+    let ends = told.iter().filter(|told| matches!(told, Told::Disconnect(_))).count();
+    assert_eq!(ends, 1000);
+}
+
+/// A newer session of the key could be there by then, and nothing would keep the end from it.
+#[tokio::test(start_paused = true)]
+async fn an_end_without_a_fence_does_not_wait() {
+    let setup = Setup::new();
+    setup.logic.fails.store(true, Ordering::Relaxed);
+    setup.front.lanes.ended(&setup.front, SessionRef { generation: None, ..session("k", 1) });
+    secs(5).await;
+    setup.logic.fails.store(false, Ordering::Relaxed);
+    secs(60).await;
+    assert_eq!(setup.told(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_does_not_wait_for_a_logic_that_takes_no_ends() {
+    let setup = Setup::new();
+    setup.logic.fails.store(true, Ordering::Relaxed);
+    for n in 0..100 {
+        setup.front.lanes.ended(&setup.front, session(&format!("k{n}"), 1));
+    }
+    let began = Instant::now();
+    setup.front.lanes.finish().await;
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert_eq!(setup.front.metrics.given_up_of("disconnect"), 100);
 }
 
 /// A logic without fences drops whatever session a key has: what is put back waits for nothing.

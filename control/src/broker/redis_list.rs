@@ -43,6 +43,10 @@ use crate::{
 #[cfg(test)]
 mod tests;
 
+/// A Redis that stands still pops when it goes on, and what it answers on a connection that was given up is lost. So long it
+/// is waited for; one that is gone ends its connection sooner, or in as long.
+const ANSWER_MAX: Duration = Duration::from_secs(15);
+
 /// Longest wait of one `BRPOP`, so that a consumer that ends is noticed: cutting one off loses what it popped.
 const WAIT: Duration = Duration::from_millis(500);
 
@@ -286,7 +290,7 @@ impl Reader {
         waiting.arg(&*self.topic).arg(max);
         let mut next = redis::cmd("BRPOP");
         next.arg(&*self.topic).arg(WAIT.as_secs_f64());
-        let deadline = self.redis.deadline();
+        let deadline = self.redis.deadline().max(ANSWER_MAX);
         // An answer that came while this process stood still is read: what was popped is on no list any more.
         let silent = |_| RedisError::Unknown(format!("no answer within {deadline:?}"));
         let broke = |error| RedisError::from(error).under_way();

@@ -2,12 +2,12 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use cluster::services::CometApi;
+use cluster::{awake, services::CometApi};
 use proto::{
     close::CloseReason,
     ids::{Generation, Key, Mid, ServerId},
 };
-use tokio::{task::yield_now, time::timeout};
+use tokio::task::yield_now;
 
 use super::{Logic, Offline, push::split};
 use crate::session::{SessionsUnavailable, StoredSession};
@@ -119,7 +119,7 @@ impl Logic {
         let comet = (self.reach)(&session.server).ok_or("there is no way to it")?;
         // This login and those before it; whoever came since was not meant.
         let below = session.generation.map(|generation| Generation(generation.0.saturating_add(1)));
-        match timeout(KICK_MAX, comet.kick(session.key, below, CloseReason::Kicked, text)).await {
+        match awake::timeout(KICK_MAX, comet.kick(session.key, below, CloseReason::Kicked, text)).await {
             Ok(kicked) => kicked.map_err(|error| error.to_string()),
             Err(_) => Err(format!("no answer within {} s", KICK_MAX.as_secs())),
         }

@@ -3,7 +3,10 @@
 use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use cluster::services::{ClientCount, LogicApi, Renewed, SessionRef};
+use cluster::{
+    awake,
+    services::{ClientCount, LogicApi, Renewed, SessionRef},
+};
 use futures_util::{Stream, TryStreamExt as _, stream};
 use proto::{
     ids::{Generation, Key, Mid, RoomId, ServerId},
@@ -12,7 +15,6 @@ use proto::{
         halley::{OnlineCounts, OnlineReport, RenewReply, RenewReq, Superseded, logic_server},
     },
 };
-use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::rpc::{REQUEST_LEN_MAX, server_id, status};
@@ -78,7 +80,7 @@ async fn counts<L: LogicApi>(
     logic: Arc<L>,
     pages: Streaming<OnlineReport>,
 ) -> Result<impl Stream<Item = Result<OnlineCounts, Status>>, Status> {
-    let report = timeout(REPORT_MAX, report(pages)).await;
+    let report = awake::timeout(REPORT_MAX, report(pages)).await;
     let (server, rooms, clients) =
         report.map_err(|_| Status::deadline_exceeded("the report does not end"))??;
     let all = logic.renew_online(server, rooms, clients).await.map_err(status)?;

@@ -69,7 +69,7 @@ use crate::{
     config::{ClientMessages, LogicConfig},
     counts::Counts,
     metrics::{LogicMetrics, LoginResult},
-    session::{NewSession, Put, Renewal, Sessions},
+    session::{NewSession, Put, Renewal, Sessions, SessionsUnavailable},
 };
 
 /// What logic works with.
@@ -100,7 +100,7 @@ pub struct Logic {
     counts: Option<Arc<dyn Counts>>,
     nodes: watch::Receiver<Arc<NodeSet>>,
     reach: Reach,
-    replaced: Replaced,
+    replaced: Arc<Replaced>,
     online: Mutex<Online>,
     generations: Generations,
     metrics: LogicMetrics,
@@ -119,7 +119,7 @@ impl Logic {
             sessions,
             counts,
             nodes: registry.watch(),
-            replaced: Replaced::new(Arc::clone(&reach), metrics.clone()),
+            replaced: Arc::new(Replaced::new(Arc::clone(&reach), metrics.clone())),
             reach,
             online: Mutex::default(),
             generations: Generations::default(),
@@ -143,7 +143,12 @@ impl Logic {
         }
         let generation = self.generations.of(&request, now_us);
         let session = NewSession { mid, key: key.clone(), server: request.server.clone(), generation };
-        match self.sessions.put(session).await {
+        let unanswered = self.replaced.unanswered(&key, &self.sessions, &self.nodes);
+        let put = self.sessions.put(session).await;
+        if !matches!(put, Err(SessionsUnavailable::Unknown(_))) {
+            unanswered.answered();
+        }
+        match put {
             Ok(Put::Stored { previous, generation }) => {
                 // On its own comet the new connection closes the old one.
                 if let Some(previous) = previous.filter(|previous| previous.server != request.server) {

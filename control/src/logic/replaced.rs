@@ -1,23 +1,31 @@
-//! A key that logged in on another comet: the connection it had is closed there.
+//! A key that logged in on another comet: the connection it had is closed there. Where that was is unknown when the store was
+//! silent under the login and has it all the same: then every other comet is told, once the store answers again.
 //!
 //! Nobody waits for that, and it may fail: whoever is not reached is told with the next renewal of its session
 //! ([`cluster::services::Renewed::superseded`]).
 
-use std::{sync::Arc, time::Duration};
+use std::{slice, sync::Arc, time::Duration};
 
-use cluster::services::DispatchError;
+use cluster::{
+    registry::{NodeSet, Service},
+    services::DispatchError,
+};
 use proto::{
     close::CloseReason,
     ids::{Generation, Key, ServerId},
 };
 use tokio::{
-    sync::Semaphore,
+    runtime::Handle,
+    sync::{Semaphore, watch},
     time::{Instant, sleep, timeout_at},
 };
 use tracing::debug;
 
 use super::Reach;
-use crate::metrics::{LogicMetrics, ReplacedKick};
+use crate::{
+    metrics::{LogicMetrics, ReplacedKick},
+    session::{Sessions, StoredSession},
+};
 
 /// Kicks under way at once; beyond it they are counted as failed, and left to the renewals.
 const UNDER_WAY_MAX: usize = 1024;
@@ -28,16 +36,35 @@ const TRIED_FOR: Duration = Duration::from_secs(5);
 /// First pause before it is asked again; doubled each time.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Logins at once of which the store has to say what became of them; beyond it they are left to the renewals.
+const UNKNOWN_MAX: usize = 4096;
+
+/// How often it is asked.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+
 /// The kicks that follow logins.
 pub(super) struct Replaced {
     reach: Reach,
     metrics: LogicMetrics,
     places: Arc<Semaphore>,
+    unknown: Arc<Semaphore>,
 }
 
 impl Replaced {
     pub(super) fn new(reach: Reach, metrics: LogicMetrics) -> Self {
-        Replaced { reach, metrics, places: Arc::new(Semaphore::new(UNDER_WAY_MAX)) }
+        let places = |count| Arc::new(Semaphore::new(count));
+        Replaced { reach, metrics, places: places(UNDER_WAY_MAX), unknown: places(UNKNOWN_MAX) }
+    }
+
+    /// To be held while a login of `key` is being stored.
+    pub(super) fn unanswered(
+        self: &Arc<Self>,
+        key: &Key,
+        sessions: &Arc<dyn Sessions>,
+        nodes: &watch::Receiver<Arc<NodeSet>>,
+    ) -> Unanswered {
+        let parts = (Arc::clone(self), key.clone(), Arc::clone(sessions), nodes.clone());
+        Unanswered(Some(parts))
     }
 
     /// Has the connections that `key` had on `server` before the login `by` closed, in the background.
@@ -51,6 +78,46 @@ impl Replaced {
             let result = kick(&reach, &server, &key, by).await;
             metrics.replaced.of(result).inc();
             drop(place);
+        });
+    }
+}
+
+/// A login that the store may have, unless it answers. Comet may wait for it no more, and with its call this is dropped.
+pub(super) struct Unanswered(
+    Option<(Arc<Replaced>, Key, Arc<dyn Sessions>, watch::Receiver<Arc<NodeSet>>)>,
+);
+
+impl Unanswered {
+    /// The store did.
+    pub(super) fn answered(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unanswered {
+    /// When the store tells who holds the key, what it had on the other comets is closed there, in the background.
+    fn drop(&mut self) {
+        let (Some((replaced, key, sessions, nodes)), Ok(runtime)) = (self.0.take(), Handle::try_current())
+        else {
+            return;
+        };
+        let Ok(place) = Arc::clone(&replaced.unknown).try_acquire_owned() else {
+            replaced.metrics.replaced.of(ReplacedKick::Failed).inc();
+            return;
+        };
+        runtime.spawn(async move {
+            let holder = loop {
+                sleep(ASK_EVERY).await;
+                match sessions.sessions_of_keys(slice::from_ref(&key)).await {
+                    Ok(holders) => break holders.into_iter().next().flatten(),
+                    Err(error) => debug!(%key, %error, "not known yet who holds it"),
+                }
+            };
+            drop(place);
+            let Some(StoredSession { server: holder, generation: Some(by), .. }) = holder else { return };
+            let nodes = Arc::clone(&nodes.borrow());
+            let others = nodes.of(Service::Comet).filter(|comet| comet.server != holder);
+            others.for_each(|comet| replaced.close(comet.server.clone(), key.clone(), by));
         });
     }
 }

@@ -224,11 +224,11 @@ impl Sessions for NoSessions {
     }
 
     async fn put(&self, _: NewSession) -> Result<Put, SessionsUnavailable> {
-        Err(SessionsUnavailable("gone".into()))
+        Err(SessionsUnavailable::Away("gone".into()))
     }
 
     async fn end(&self, _: &SessionRef) -> Result<bool, SessionsUnavailable> {
-        Err(SessionsUnavailable("gone".into()))
+        Err(SessionsUnavailable::Away("gone".into()))
     }
 
     fn incarnation(&self) -> Option<u64> {
@@ -236,18 +236,18 @@ impl Sessions for NoSessions {
     }
 
     async fn renew(&self, _: &[SessionRef]) -> Result<Vec<Renewal>, SessionsUnavailable> {
-        Err(SessionsUnavailable("gone".into()))
+        Err(SessionsUnavailable::Away("gone".into()))
     }
 
     async fn sessions_of_keys(&self, _: &[Key]) -> Result<Vec<Option<StoredSession>>, SessionsUnavailable> {
-        Err(SessionsUnavailable("gone".into()))
+        Err(SessionsUnavailable::Away("gone".into()))
     }
 
     async fn servers_of_keys(&self, _: &[Key]) -> Result<Vec<Option<ServerId>>, SessionsUnavailable> {
-        Err(SessionsUnavailable("gone".into()))
+        Err(SessionsUnavailable::Away("gone".into()))
     }
 
     async fn sessions_of_mids(&self, _: &[Mid]) -> Result<Vec<Vec<StoredSession>>, SessionsUnavailable> {
-        Err(SessionsUnavailable("gone".into()))
+        Err(SessionsUnavailable::Away("gone".into()))
     }
 }

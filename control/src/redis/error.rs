@@ -61,6 +61,14 @@ impl RedisError {
         }
     }
 
+    /// Why a connection is gone, to those who come later: nothing of theirs was sent.
+    pub(super) fn as_reason(&self) -> Self {
+        match self.clone() {
+            RedisError::Unknown(text) => RedisError::Away(text),
+            error => error,
+        }
+    }
+
     /// True when both want the same from the operator.
     pub(crate) fn is_like(&self, other: &Self) -> bool {
         std::mem::discriminant(self) == std::mem::discriminant(other)

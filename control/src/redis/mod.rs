@@ -205,7 +205,7 @@ impl Shared {
     fn lose(&self, lost: u64, why: &RedisError) {
         let mut link = self.link();
         if matches!(&*link, Link::Up { number, .. } if *number == lost) {
-            *link = Link::Down(why.clone());
+            *link = Link::Down(why.as_reason());
             drop(link);
             self.ready.send_replace(false);
             self.lost.notify_one();

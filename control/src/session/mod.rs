@@ -124,10 +124,16 @@ pub enum Renewal {
     },
 }
 
-/// The store is away. Retried by the caller, later.
+/// The store did not do it, or did not say so. Retried by the caller, later.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the session store is unavailable: {0}")]
-pub struct SessionsUnavailable(pub String);
+pub enum SessionsUnavailable {
+    /// It did not.
+    #[error("the session store is unavailable: {0}")]
+    Away(String),
+    /// It was silent under the call, which it may have carried out.
+    #[error("the session store did not say whether it did it: {0}")]
+    Unknown(String),
+}
 
 /// The sessions of the cluster.
 #[async_trait]

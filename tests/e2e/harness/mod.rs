@@ -2,6 +2,7 @@
 
 pub(crate) mod client;
 pub(crate) mod clock;
+pub(crate) mod frozen;
 pub(crate) mod go_comet;
 pub(crate) mod http;
 pub(crate) mod metrics;
@@ -11,6 +12,7 @@ pub(crate) mod wire;
 pub(crate) use self::{
     client::{BOTH, Client, End, Next, Transport},
     clock::{PATIENCE, Stopwatch, epoch_s, eventually, within},
+    frozen::Frozen,
     http::{Answer, Http, SUCCESS},
     server::{Server, run},
     wire::{Frame, Login, hex, masked},

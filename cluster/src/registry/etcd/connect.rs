@@ -5,14 +5,14 @@ use std::{error::Error as _, future::Future, time::Duration};
 use etcd_client::{Client, ConnectOptions, Error, GetOptions};
 use tokio::{
     task::JoinSet,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until},
 };
 
 use super::{
     DiscoveryConfig,
     metrics::{Failure, RegistryMetrics},
 };
-use crate::{backoff::Backoff, config::ConfigError};
+use crate::{awake, backoff::Backoff, config::ConfigError};
 
 /// What etcd says to a user while its access control is off.
 const NO_ACCESS_CONTROL: &str = "authentication is not enabled";
@@ -243,7 +243,7 @@ impl Members {
     ) -> impl Future<Output = Result<T, (Failure, Trouble)>> {
         let (deadline, request) = (self.deadline, Box::pin(request));
         async move {
-            match timeout(deadline, request).await {
+            match awake::timeout(deadline, request).await {
                 Ok(answer) => answer.map_err(|error| {
                     let trouble = Trouble::from(error);
                     (trouble.failure(), trouble)

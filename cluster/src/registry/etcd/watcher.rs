@@ -19,6 +19,9 @@ use super::{
 };
 use crate::backoff::Backoff;
 
+/// Later than this nobody wakes who did not stand still.
+const LATE: Duration = Duration::from_secs(1);
+
 /// Follows the keys of some scopes.
 ///
 /// **A node vanishes at once only when etcd was there all the time.** After an outage the nodes that are gone may be
@@ -123,6 +126,11 @@ impl Watcher {
                     backoff.reset();
                 }
                 () = sleep_until(self.grace_until), if missing => {
+                    // Who wakes late stood still: those that are back are in the socket.
+                    if self.grace_until.elapsed() > LATE {
+                        self.grace_until = Instant::now() + LATE;
+                        continue;
+                    }
                     self.view.forget_missing();
                     self.publish();
                 }

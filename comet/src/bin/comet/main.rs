@@ -156,7 +156,7 @@ async fn run(file: CometFile, checked: Checked) -> anyhow::Result<()> {
     info!("draining: no new clients, the others are told to go");
     health.unmet("draining", "the process is going away");
     leave(&comet, membership).await;
-    info!("drained");
+    info!(frames_dropped = comet.drops(), "drained");
     Ok(())
 }
 

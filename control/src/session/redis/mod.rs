@@ -187,7 +187,7 @@ impl Sessions for RedisSessions {
 
     async fn put(&self, session: NewSession) -> Result<Put, SessionsUnavailable> {
         if self.clock.now_us().is_none() {
-            return Err(SessionsUnavailable("Redis's clock was not read yet".to_owned()));
+            return Err(SessionsUnavailable::Away("Redis's clock was not read yet".to_owned()));
         }
         let NewSession { mid, key, server, generation: dated } = session;
         let mut call = self.begin(&self.put);
@@ -246,7 +246,10 @@ impl Sessions for RedisSessions {
 
 impl From<RedisError> for SessionsUnavailable {
     fn from(error: RedisError) -> Self {
-        SessionsUnavailable(error.to_string())
+        match error {
+            RedisError::Unknown(_) => SessionsUnavailable::Unknown(error.to_string()),
+            _ => SessionsUnavailable::Away(error.to_string()),
+        }
     }
 }
 

@@ -224,7 +224,7 @@ async fn a_key_of_another_type_harms_its_own_session_only() {
     setup.run(&["SET", "golang_im:mid_9", "?"]).await;
     for session in [new(1, "x", COMET, 5), new(9, "y", COMET, 6)] {
         let error = sessions.put(session).await.unwrap_err();
-        assert!(error.0.contains("type"), "{error}");
+        assert!(error.to_string().contains("type"), "{error}");
     }
     sessions.put(new(1, "k1", COMET, 7)).await.unwrap();
     let batch = [
@@ -258,7 +258,7 @@ async fn while_redis_is_full_sessions_live_on_and_logins_are_errors() {
     setup.run(&["DEL", "golang_im:key_k1", "golang_im:gen_k1", "golang_im:mid_1"]).await;
     setup.run(&["CONFIG", "SET", "maxmemory", "1"]).await;
     let error = sessions.put(new(3, "k3", COMET, 7)).await.unwrap_err();
-    assert!(error.0.contains("full"), "{error}");
+    assert!(error.to_string().contains("full"), "{error}");
     for session in [reference(1, "k1", COMET, Some(5)), reference(2, "k2", COMET, Some(6))] {
         assert_eq!(sessions.renew(&[session]).await, Ok(vec![Renewal::Current]));
     }
@@ -276,7 +276,7 @@ async fn renewals_that_redis_refuses_are_errors() {
     let batch = [reference(1, "k1", COMET, Some(5)), reference(2, "k2", COMET, Some(6))];
     setup.run(&["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
     let error = sessions.renew(&batch).await.unwrap_err();
-    assert!(error.0.contains("NOREPLICAS"), "{error}");
+    assert!(error.to_string().contains("NOREPLICAS"), "{error}");
     setup.run(&["CONFIG", "SET", "min-replicas-to-write", "0"]).await;
     // Redis's answer ended the connection.
     let renewed = async {

@@ -77,8 +77,10 @@ impl Notes {
         }
     }
 
-    /// It is in this first room now; the former stay is kept for the ledger.
+    /// It is in this first room now; the former stay is kept for the ledger. Of two changes that were asked for together the
+    /// first answer is of a room that it has left already.
     pub(super) fn in_room(&mut self, number: u64, room: &str) {
+        self.leaving_room(number);
         if let Some(connection) = self.of(number) {
             connection.stays.insert(0, Stay { room: Arc::from(room), from: now(), until: None });
         }
