@@ -109,6 +109,14 @@ impl Parts {
         self.forget_ready(partition);
     }
 
+    /// Hands out no more of these partitions, which are about to be given up; true while something that was handed out of them
+    /// is not acknowledged.
+    pub(super) fn wind_up(&mut self, partitions: &[i32]) -> bool {
+        partitions.iter().for_each(|partition| self.forget_ready(*partition));
+        let is_open = |part: &Part| part.is_owned && part.acked < part.handed_out;
+        partitions.iter().filter_map(|partition| self.parts.get(partition)).any(is_open)
+    }
+
     pub(super) fn give_up_all(&mut self) {
         self.moves += 1;
         self.parts.values_mut().for_each(|part| part.is_owned = false);

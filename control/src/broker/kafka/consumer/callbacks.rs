@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+    time::{Duration, Instant},
 };
 
 use cluster::telemetry::OUTSIDERS;
@@ -21,6 +22,12 @@ use tracing::{Level, info, warn};
 
 use super::{Shared, progress, ringing};
 use crate::{broker::kafka::part::Progress, metrics::CommitFailure};
+
+/// Longest time for the last acknowledgements of partitions that are given back.
+const WIND_UP_MAX: Duration = Duration::from_secs(5);
+
+/// How often it is looked for them.
+const WIND_UP_LOOK: Duration = Duration::from_millis(10);
 
 /// Called by librdkafka, on the thread of the member.
 pub(super) struct Context {
@@ -128,8 +135,24 @@ impl Context {
         info!(group = self.shared.membership.group, partitions = ?state.parts.owned(), "consuming from Kafka");
     }
 
+    /// What was handed out is on its way to the comets: the next owner would send it again. While a comet does not take it,
+    /// nothing is fetched of the other partitions either, so this is not waited for long.
+    fn wind_up(&self, client: &BaseConsumer<Self>, partitions: &[i32]) {
+        let began = Instant::now();
+        while began.elapsed() < WIND_UP_MAX && !client.assignment_lost() {
+            let mut state = self.shared.state();
+            // Who leaves has waited already, or does not wait.
+            if state.is_leaving || !state.parts.wind_up(partitions) {
+                return;
+            }
+            drop(state);
+            self.shared.bell.wait(WIND_UP_LOOK);
+        }
+    }
+
     fn give_back(&self, client: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
         let given: Vec<i32> = partitions.elements().iter().map(|element| element.partition()).collect();
+        self.wind_up(client, &given);
         let mut state = self.shared.state();
         let last = state.parts.to_commit_last(&given);
         given.iter().for_each(|partition| state.parts.give_up(*partition));

@@ -178,3 +178,54 @@ async fn kafka_speed() {
     let taken = take(&mut *consumer, PUSHES - first).await.len();
     println!("consumed: {:.0} a second", taken as f64 / started.elapsed().as_secs_f64());
 }
+
+/// A comet stood still for some seconds while a job joined: all that its partitions had handed out since was sent again by the
+/// next owner, to every comet.
+#[tokio::test]
+async fn what_a_member_is_still_delivering_is_not_handed_out_by_the_next_owner() {
+    const KEYS: usize = 16;
+    const ROUNDS: usize = 10;
+    let bench = bench().await;
+    let broker = Arc::new(broker(&bench.config).await);
+    let publish = async |n: usize| {
+        broker.publish((0..KEYS).map(|key| push(&format!("k{key}"), n)).collect()).await.unwrap();
+    };
+    let mut first = broker.consume(&bench.config.group).await.unwrap();
+    for n in 0..ROUNDS {
+        publish(n).await;
+    }
+    let mut delivering = Vec::new();
+    while delivering.len() < ROUNDS * KEYS {
+        delivering.append(&mut timeout(SOON, first.next_batch(64)).await.expect("entries come").unwrap());
+    }
+
+    let (seen, mut seeing) = mpsc::channel(4);
+    tokio::spawn(member(Arc::clone(&broker), bench.config.group.clone(), seen));
+    assert!(timeout(Duration::from_millis(2500), seeing.recv()).await.is_err(), "handed out twice");
+    for delivery in &delivering {
+        first.ack(&delivery.position).await.unwrap();
+    }
+    let mut of_second = 0;
+    for n in ROUNDS.. {
+        publish(n).await;
+        let batch = tokio::select! {
+            batch = seeing.recv() => {
+                let batch = batch.expect("it is there");
+                of_second += batch.len();
+                batch
+            }
+            batch = first.next_batch(64) => {
+                let batch = batch.unwrap();
+                for delivery in &batch {
+                    first.ack(&delivery.position).await.unwrap();
+                }
+                batch.iter().map(key_and_number).collect()
+            }
+        };
+        assert!(batch.iter().all(|(_, n)| *n >= ROUNDS), "{batch:?}");
+        if of_second >= KEYS {
+            return;
+        }
+        assert!(n < 10_000, "the second gets nothing");
+    }
+}
