@@ -32,14 +32,17 @@ impl fmt::Display for Pair {
     }
 }
 
-/// Deliveries of about one second at the rate of the pairs: what a job may hold when it dies.
-const IN_A_JOB: u64 = 2_000;
+/// Deliveries of about one second at the rate of the pairs: what a job may hold, or not have acknowledged, when it dies.
+const IN_A_JOB: u64 = 1_500;
 
-/// Deliveries that may be in Redis alone when it loses everything.
-const IN_REDIS: u64 = 2_000;
+/// Deliveries that may be in Redis alone when it loses everything: of some hundred milliseconds.
+const IN_REDIS: u64 = 500;
 
-/// Enough for who is told offline until every session is back.
-const UNTIL_BACK: u64 = 10_000;
+/// Two seconds of deliveries, to whom is told offline until every session is back.
+const UNTIL_BACK: u64 = 3_000;
+
+/// More than was ever seen where no order is promised.
+const ANY_ORDER: u64 = 3_000;
 
 impl Pair {
     /// Every pair that makes sense.
@@ -133,7 +136,7 @@ impl Pair {
         }
         if queue == Queue::List {
             // Two jobs take from it in turn.
-            allowed = allowed.and(Verdict::Reordered, UNTIL_BACK);
+            allowed = allowed.and(Verdict::Reordered, ANY_ORDER);
         }
         if trouble == Trouble::JobFrozen {
             // What it had handed out before may pass what its heir hands out; see PROTOCOL.md, the queue.
@@ -149,14 +152,6 @@ impl Pair {
         }
         if trouble == Trouble::KafkaDead || trouble == Trouble::KafkaFrozen {
             allowed = allowed.and(Verdict::Doubled, IN_A_JOB);
-        }
-        if trouble == Trouble::EtcdKey {
-            // Until it is there again.
-            allowed = allowed.and(Verdict::Lost, IN_A_JOB).and(Verdict::LostButCounted, IN_A_JOB);
-        }
-        if trouble == Trouble::EtcdCut {
-            // Nobody else can know that it lives: from its lease's end on it is gone for them.
-            allowed = allowed.and(Verdict::Lost, UNTIL_BACK).and(Verdict::LostButCounted, UNTIL_BACK);
         }
         allowed
     }
