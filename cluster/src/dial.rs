@@ -65,17 +65,13 @@ impl Peer {
         Ok(Peer { channel, limit, made, goims: Arc::default() })
     }
 
-    /// Waits for an answer, no longer than the limit. One that lies in the socket when this process goes on after a stop is
+    /// Waits for the whole answer, no longer than the limit. One that lies in the socket when this process goes on after a stop is
     /// heard, which tonic's own deadline would not do: what the server did would be taken for undone.
     ///
     /// # Errors
     /// The server's status, or the transport's; when the time is over a status that is no [answer](is_answer).
     pub async fn in_time<T>(&self, call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
-        awake::timeout(self.limit, call).await.unwrap_or_else(|elapsed| {
-            let mut over = Status::deadline_exceeded(format!("no answer within {:?}", self.limit));
-            over.set_source(Arc::new(elapsed));
-            Err(over)
-        })
+        in_time(self.limit, call).await
     }
 
     /// The channel, for a client of a service.
@@ -107,6 +103,18 @@ impl Peer {
             result => Some(result),
         }
     }
+}
+
+/// [`Peer::in_time`] with another limit, for a long answer.
+///
+/// # Errors
+/// The same.
+pub async fn in_time<T>(limit: Duration, call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    awake::timeout(limit, call).await.unwrap_or_else(|elapsed| {
+        let mut over = Status::deadline_exceeded(format!("no answer within {limit:?}"));
+        over.set_source(Arc::new(elapsed));
+        Err(over)
+    })
 }
 
 /// Whether the server said so. What has a source was said by nobody: the connection broke, or the time was over.

@@ -130,7 +130,8 @@ impl CometApi for GrpcComet {
     }
 
     async fn rooms(&self) -> Result<Vec<RoomId>, DispatchError> {
-        let reply = self.peer.in_time(self.goims.clone().rooms(RoomsReq {})).await.map_err(error)?.into_inner();
+        let reply =
+            self.peer.in_time(self.goims.clone().rooms(RoomsReq {})).await.map_err(error)?.into_inner();
         Ok(reply.rooms.keys().filter_map(|room| RoomId::parse(room).ok()).collect())
     }
 }

@@ -166,8 +166,8 @@ fn what_was_delivered_is_committed_while_the_job_runs_and_never_comes_again() {
 
 /// Jobs that are killed in turn under load, and what clients and Kafka saw of it.
 fn kill_jobs(jobs: usize, kills: usize, between: Duration, rate: usize) {
-    const KEYS: usize = 16;
-    const PUSHERS: usize = 8;
+    const KEYS: usize = 32;
+    const PUSHERS: usize = 32;
     let mut cluster = Cluster::start_on(Queue::Kafka);
     cluster.jobs.truncate(jobs);
     let observer = Observer::new(cluster.kafka.as_ref().expect("it is the queue"));

@@ -117,6 +117,9 @@ fn a_comet_that_lost_its_lease_gets_every_push_and_is_registered_again() {
     for job in &cluster.jobs {
         assert_eq!(job.metrics().sum("halley_dispatch_drops_total"), 0.0);
     }
+    for comet in &cluster.comets {
+        assert!(!comet.log().contains("lost sessions"), "Redis was there all the time");
+    }
 }
 
 /// And by a wipe, the jobs and logics with them.

@@ -158,6 +158,18 @@ fn a_start_prints_what_one_should_know() {
     assert!(log.lines().any(|line| line.contains("push API") && line.contains("token")), "{log}");
 }
 
+/// What comet hears first of its store was told as a change of it, a second after every start.
+#[test]
+fn a_start_with_clients_does_not_tell_of_lost_sessions() {
+    let server = Server::start(&[]);
+    let mut clients: Vec<Client> =
+        (0..20).map(|n| server.client(BOTH[n % 2], &Login::key(&format!("k{n}")).room("live://1"))).collect();
+    thread::sleep(Duration::from_millis(2500));
+    server.push("room?operation=1000&type=live&room=1", "x");
+    clients.iter_mut().for_each(|client| client.expect_push(1000, "x"));
+    assert!(!server.log().contains("lost sessions"), "{}", server.log());
+}
+
 #[test]
 fn the_path_of_the_upgrade_can_be_another() {
     let server = Server::start(&["comet.websocket.path=/push/ws"]);

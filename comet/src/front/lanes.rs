@@ -51,9 +51,14 @@ const RENEWALS_MAX: usize = 512;
 /// connection brings another after its interval.
 const RENEWALS_WAITING_MAX: usize = 4096;
 
-/// Attempts to tell logic of a session's end that nobody can wait for: without a fence, or in a drain. After them its time to
-/// live ends it.
+/// Attempts to tell logic of a session's end that has no fence; after them its time to live ends it.
 const END_ATTEMPTS: u32 = 4;
+
+/// How long an end waits for a logic that takes it: longer than a session lives that nobody renews, as it is set by default.
+const END_WAITS: Duration = Duration::from_secs(3600);
+
+/// How long a drain waits for a logic that takes ends.
+const FINISH_MAX: Duration = Duration::from_secs(10);
 
 /// First pause before an end that logic did not take goes again; doubled each time, up to the longest.
 const END_PAUSE: Duration = Duration::from_millis(100);
@@ -157,23 +162,38 @@ pub(super) struct Lanes {
 /// Ends for which a lane had no place, and those that logic did not take, its store being away; they go whenever the lane is
 /// empty. That late only a fence keeps an end from a newer session of its key, so one without is given up.
 #[derive(Clone, Default)]
-struct Behind(Arc<Mutex<VecDeque<SessionRef>>>);
+struct Behind(Arc<Mutex<VecDeque<End>>>);
+
+/// An end that waits, and since when.
+struct End {
+    session: SessionRef,
+    since: Instant,
+}
+
+impl End {
+    fn new(session: SessionRef) -> End {
+        End { session, since: Instant::now() }
+    }
+}
 
 impl Behind {
     fn is_empty(&self) -> bool {
         lock(&self.0).is_empty()
     }
 
-    fn next(&self) -> Option<SessionRef> {
+    fn next(&self) -> Option<End> {
         lock(&self.0).pop_front()
     }
 
-    fn put(&self, session: SessionRef) -> Result<(), SessionRef> {
+    fn put(&self, end: End) -> Result<(), SessionRef> {
         let mut waiting = lock(&self.0);
-        if session.generation.is_none() || waiting.len() >= sim::bound(ENDS_WAITING_MAX) {
-            return Err(session);
+        if end.session.generation.is_none()
+            || waiting.len() >= sim::bound(ENDS_WAITING_MAX)
+            || end.since.elapsed() >= END_WAITS
+        {
+            return Err(end.session);
         }
-        waiting.push_back(session);
+        waiting.push_back(end);
         Ok(())
     }
 }
@@ -206,7 +226,7 @@ impl Lanes {
         let lane = work.key().map_or(0, |key| self.of(key));
         if let Err(error) = self.lanes[lane].try_send(work) {
             let work = match error.into_inner() {
-                Work::Disconnect(session) => match self.behind[lane].put(session) {
+                Work::Disconnect(session) => match self.behind[lane].put(End::new(session)) {
                     Ok(()) => return,
                     Err(session) => Work::Disconnect(session),
                 },
@@ -298,10 +318,12 @@ pub(super) async fn run(front: Arc<Front>, mut works: Works) {
                 Some(work) => do_work(&front, &mut works, work, &mut renewals).await,
                 None => return,
             },
-            // Those for which the lane was full: what goes through it brings us here.
+            // Those for which the lane was full, which what goes through it brings us to, and those that logic did not take.
             () = sleep_until(works.resume_at), if !works.behind.is_empty() => {
-                if let Some(session) = works.behind.next() {
-                    do_work(&front, &mut works, Work::Disconnect(session), &mut renewals).await;
+                if let Some(end) = works.behind.next()
+                    && let Err(error) = tell_end(&front, &mut works, &mut renewals, end).await
+                {
+                    failed(&front, "disconnect", &error);
                 }
             }
         }
@@ -334,23 +356,16 @@ async fn do_work(front: &Arc<Front>, works: &mut Works, work: Work, renewals: &m
             renewals.forget(&session);
             Ok(())
         }
-        Work::Disconnect(session) => {
-            renewals.forget(&session);
-            disconnect(front, works, session).await
-        }
+        Work::Disconnect(session) => disconnect(front, works, renewals, session).await,
         Work::Finish(done) => {
-            // Not for ever: the process is about to end.
-            for _ in 0..END_ATTEMPTS {
-                while let Some(session) = works.behind.next() {
-                    renewals.forget(&session);
-                    if disconnect(front, works, session).await.is_err() {
-                        sleep_until(works.resume_at).await;
-                        break;
-                    }
+            let until = Instant::now() + FINISH_MAX;
+            while let Some(end) = works.behind.next() {
+                if Instant::now() >= until {
+                    front.metrics.given_up("disconnect");
+                } else if let Err(error) = tell_end(front, works, renewals, end).await {
+                    failed(front, "disconnect", &error);
+                    sleep_until(works.resume_at).await;
                 }
-            }
-            while works.behind.next().is_some() {
-                front.metrics.given_up("disconnect");
             }
             let _ = done.send(()); // nobody waits any more
             Ok(())
@@ -465,18 +480,45 @@ fn answer(front: &Front, id: ConnectionId, message: &ClientMessage, body: Bytes)
     }
 }
 
-/// One that logic does not take waits, and the lane goes on.
-async fn disconnect(front: &Front, works: &mut Works, session: SessionRef) -> Result<(), LogicError> {
+/// One that logic does not take waits, and the lane goes on; so do those that come while it takes none.
+async fn disconnect(
+    front: &Front,
+    works: &mut Works,
+    renewals: &mut Renewals,
+    session: SessionRef,
+) -> Result<(), LogicError> {
     if session.generation.is_none() {
+        renewals.forget(&session);
         return disconnect_unfenced(front, session).await;
     }
-    match front.logic.disconnect(session.clone()).await {
+    let end = End::new(session);
+    if Instant::now() < works.resume_at {
+        renewals.forget(&end.session);
+        wait(front, works, end);
+        return Ok(());
+    }
+    tell_end(front, works, renewals, end).await
+}
+
+fn wait(front: &Front, works: &Works, end: End) {
+    if works.behind.put(end).is_err() {
+        front.metrics.given_up("disconnect");
+    }
+}
+
+/// Once.
+async fn tell_end(
+    front: &Front,
+    works: &mut Works,
+    renewals: &mut Renewals,
+    end: End,
+) -> Result<(), LogicError> {
+    renewals.forget(&end.session);
+    match front.logic.disconnect(end.session.clone()).await {
         Err(error) if is_away(&error) => {
             works.resume_at = Instant::now() + works.pause;
             works.pause = (works.pause * 2).min(END_PAUSE_MAX);
-            if works.behind.put(session).is_err() {
-                front.metrics.given_up("disconnect");
-            }
+            wait(front, works, end);
             Err(error)
         }
         answer => {

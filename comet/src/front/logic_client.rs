@@ -5,8 +5,7 @@ use std::{collections::HashMap, time::Duration};
 
 use async_trait::async_trait;
 use cluster::{
-    awake,
-    dial::{Peer, is_answer, never_left},
+    dial::{Peer, in_time, is_answer, never_left},
     services::{
         ClientCount, ClientMessage, ConnectRequest, LogicApi, LogicError, MessageReply, Renewed, Session,
         SessionRef,
@@ -167,10 +166,7 @@ impl GrpcLogic {
             }
             Ok(counts)
         };
-        match awake::timeout(REPORT_MAX.max(self.limit), all).await {
-            Ok(counts) => counts,
-            Err(_) => Err(Status::deadline_exceeded("the counts do not end")),
-        }
+        in_time(REPORT_MAX.max(self.limit), all).await
     }
 }
 
@@ -280,7 +276,7 @@ impl LogicApi for GrpcLogic {
             addresses: clients.addresses,
         };
         let mut client = self.goims.clone().send_compressed(CompressionEncoding::Gzip);
-        let reply = self.peer.in_time(client.renew_online(request)).await;
+        let reply = in_time(REPORT_MAX.max(self.limit), client.renew_online(request)).await;
         let reply = reply.map_err(unavailable)?.into_inner();
         let counts = reply.all_room_count.into_iter();
         Ok(counts

@@ -66,6 +66,8 @@ enum First {
     Any,
     /// Among those, ours: goim's have no fences, and end or renew a session whoever has it by now.
     Ours,
+    /// Nobody but ours, where there is one: what its fence has to keep from a newer session, since it may come late.
+    OnlyOurs,
 }
 
 impl Logics {
@@ -93,6 +95,9 @@ impl Logics {
         let (before, from) = known.logics.split_at(known.next);
         let now = Instant::now();
         let mut all: Vec<&Member> = from.iter().chain(before).collect();
+        if first == First::OnlyOurs && all.iter().any(|logic| !logic.client.is_goims()) {
+            all.retain(|logic| !logic.client.is_goims());
+        }
         all.sort_by_key(|logic| {
             let is_avoided = logic.avoided_until.is_some_and(|until| until > now);
             (is_avoided, first == First::Ours && logic.client.is_goims())
@@ -166,7 +171,8 @@ impl LogicApi for Logics {
     }
 
     async fn disconnect(&self, session: SessionRef) -> Result<bool, LogicError> {
-        self.call(First::Ours, session, async |logic, session| {
+        let first = if session.generation.is_some() { First::OnlyOurs } else { First::Ours };
+        self.call(first, session, async |logic, session| {
             logic.disconnect(session).await.map_err(NotDone::repeatable)
         })
         .await

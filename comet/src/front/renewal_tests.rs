@@ -29,6 +29,8 @@ enum Told {
 struct Recorder {
     told: Mutex<Vec<Told>>,
     fails: AtomicBool,
+    /// Of ends alone.
+    takes_no_ends: AtomicBool,
     answer: Mutex<Renewed>,
 }
 
@@ -39,7 +41,9 @@ impl LogicApi for Recorder {
     }
 
     async fn disconnect(&self, session: SessionRef) -> Result<bool, LogicError> {
-        if self.fails.load(Ordering::Relaxed) {
+        if self.takes_no_ends.load(Ordering::Relaxed) {
+            // As long as Redis may take for one.
+            secs(1).await;
             return Err(LogicError::Unavailable("as told".to_owned()));
         }
         lock(&self.told).push(Told::Disconnect(session.key.as_str().to_owned()));
@@ -85,6 +89,7 @@ impl Setup {
         let logic = Arc::new(Recorder {
             told: Mutex::default(),
             fails: AtomicBool::new(false),
+            takes_no_ends: AtomicBool::new(false),
             answer: Mutex::new(Renewed { incarnation: Some(7), ..Renewed::default() }),
         });
         let (wake, _) = ring::wake_pair().expect("two descriptors");
@@ -175,45 +180,63 @@ async fn renewals_gather_and_those_that_fail_go_again() {
 async fn an_end_that_logic_does_not_take_goes_again_until_it_does_and_holds_nothing_up() {
     let setup = Setup::new();
     let lanes = &setup.front.lanes;
-    setup.logic.fails.store(true, Ordering::Relaxed);
-    for n in 0..1000 {
+    setup.logic.takes_no_ends.store(true, Ordering::Relaxed);
+    for n in 0..10_000 {
         lanes.ended(&setup.front, session(&format!("gone{n}"), 1));
     }
+    lanes.renew(&setup.front, session("meanwhile", 1));
+    secs(5).await;
+    assert_eq!(setup.told(), [renew(&["meanwhile"])]);
     secs(600).await;
-    setup.logic.fails.store(false, Ordering::Relaxed);
-    lanes.opened(&setup.front, session("gone1", 2));
-    tokio::time::sleep(Duration::from_millis(1)).await;
-    lanes.renew(&setup.front, session("new", 1));
+    setup.logic.takes_no_ends.store(false, Ordering::Relaxed);
     secs(3).await;
-    let told = setup.told();
-    assert!(told.contains(&renew(&["new"])), "{told:?}");
-    let ends = told.iter().filter(|told| matches!(told, Told::Disconnect(_))).count();
-    assert_eq!(ends, 1000);
+    let ends = setup.told().iter().filter(|told| matches!(told, Told::Disconnect(_))).count();
+    assert_eq!(ends, 10_000);
 }
 
 /// A newer session of the key could be there by then, and nothing would keep the end from it.
 #[tokio::test(start_paused = true)]
 async fn an_end_without_a_fence_does_not_wait() {
     let setup = Setup::new();
-    setup.logic.fails.store(true, Ordering::Relaxed);
+    setup.logic.takes_no_ends.store(true, Ordering::Relaxed);
     setup.front.lanes.ended(&setup.front, SessionRef { generation: None, ..session("k", 1) });
-    secs(5).await;
-    setup.logic.fails.store(false, Ordering::Relaxed);
+    secs(10).await;
+    setup.logic.takes_no_ends.store(false, Ordering::Relaxed);
     secs(60).await;
     assert_eq!(setup.told(), []);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_does_not_wait_for_a_logic_that_takes_no_ends() {
-    let setup = Setup::new();
-    setup.logic.fails.store(true, Ordering::Relaxed);
-    for n in 0..100 {
-        setup.front.lanes.ended(&setup.front, session(&format!("k{n}"), 1));
+async fn a_drain_waits_some_seconds_for_a_logic_that_takes_no_ends() {
+    for (away, lost) in [(5, 0), (60, 100)] {
+        let setup = Setup::new();
+        setup.logic.takes_no_ends.store(true, Ordering::Relaxed);
+        for n in 0..100 {
+            setup.front.lanes.ended(&setup.front, session(&format!("k{n}"), 1));
+        }
+        let logic = Arc::clone(&setup.logic);
+        tokio::spawn(async move {
+            secs(away).await;
+            logic.takes_no_ends.store(false, Ordering::Relaxed);
+        });
+        let began = Instant::now();
+        setup.front.lanes.finish().await;
+        assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+        assert_eq!(setup.front.metrics.given_up_of("disconnect"), lost, "{away} s");
+        assert_eq!(setup.told().len() as u64, 100 - lost);
     }
-    let began = Instant::now();
-    setup.front.lanes.finish().await;
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
-    assert_eq!(setup.front.metrics.given_up_of("disconnect"), 100);
+}
+
+/// Its key may be of another type in the store: that end is never taken.
+#[tokio::test(start_paused = true)]
+async fn an_end_that_is_never_taken_is_given_up_when_its_session_cannot_live_any_more() {
+    let setup = Setup::new();
+    setup.logic.takes_no_ends.store(true, Ordering::Relaxed);
+    setup.front.lanes.ended(&setup.front, session("k", 1));
+    secs(3500).await;
+    assert_eq!(setup.front.metrics.given_up_of("disconnect"), 0);
+    secs(200).await;
+    assert_eq!(setup.front.metrics.given_up_of("disconnect"), 1);
 }
 
 /// A logic without fences drops whatever session a key has: what is put back waits for nothing.

@@ -21,7 +21,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cluster::awake;
 use proto::envelope::Envelope;
-use redis::{Script, aio::MultiplexedConnection};
+use redis::{RedisResult, Script, aio::MultiplexedConnection};
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot},
@@ -44,7 +44,7 @@ use crate::{
 mod tests;
 
 /// A Redis that stands still pops when it goes on, and what it answers on a connection that was given up is lost. So long it
-/// is waited for; one that is gone ends its connection sooner, or in as long.
+/// is waited for; one that is gone ends its connection in as long.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
 
 /// Longest wait of one `BRPOP`, so that a consumer that ends is noticed: cutting one off loses what it popped.
@@ -290,28 +290,41 @@ impl Reader {
         waiting.arg(&*self.topic).arg(max);
         let mut next = redis::cmd("BRPOP");
         next.arg(&*self.topic).arg(WAIT.as_secs_f64());
-        let deadline = self.redis.deadline().max(ANSWER_MAX);
-        // An answer that came while this process stood still is read: what was popped is on no list any more.
-        let silent = |_| RedisError::Unknown(format!("no answer within {deadline:?}"));
-        let broke = |error| RedisError::from(error).under_way();
         while !answer.is_closed() {
-            let popped: Option<Vec<Vec<u8>>> = awake::timeout(deadline, waiting.query_async(&mut connection))
-                .await
-                .map_err(silent)?
-                .map_err(broke)?;
+            let popped: Option<Vec<Vec<u8>>> = self.answer(waiting.query_async(&mut connection)).await?;
             self.trouble.is_over();
             if let Some(popped) = popped {
                 return Ok(popped.into_iter().map(Bytes::from).collect());
             }
-            let popped: Option<(Vec<u8>, Vec<u8>)> =
-                awake::timeout(WAIT + deadline, next.query_async(&mut connection))
-                    .await
-                    .map_err(silent)?
-                    .map_err(broke)?;
+            let popped: Option<(Vec<u8>, Vec<u8>)> = self.answer(next.query_async(&mut connection)).await?;
             if let Some((_, popped)) = popped {
                 return Ok(VecDeque::from([Bytes::from(popped)]));
             }
         }
         Ok(VecDeque::new())
+    }
+
+    /// What was popped is on no list any more, so an answer is waited for that came while this process stood still, and one
+    /// of a Redis that stands still; no longer than that is to be expected once the connection that all share was made anew,
+    /// as it is to another Redis after a failover.
+    async fn answer<T>(&self, command: impl Future<Output = RedisResult<T>>) -> Result<T, RedisError> {
+        let mut ready = self.redis.ready();
+        ready.mark_unchanged();
+        let deadline = self.redis.deadline();
+        let connected_anew = async {
+            // Its sender lives as long as the connection.
+            while ready.changed().await.is_ok() && !*ready.borrow_and_update() {}
+            awake::sleep(WAIT + deadline).await;
+        };
+        tokio::select! {
+            biased;
+            answer = awake::timeout(ANSWER_MAX, command) => {
+                let silent = |_| RedisError::Unknown(format!("no answer within {ANSWER_MAX:?}"));
+                answer.map_err(silent)?.map_err(|error| RedisError::from(error).under_way())
+            }
+            () = connected_anew => {
+                Err(RedisError::Unknown("no answer, though Redis was connected to once more".to_owned()))
+            }
+        }
     }
 }

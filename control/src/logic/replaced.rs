@@ -10,6 +10,7 @@ use cluster::{
     registry::{NodeSet, Service},
     services::DispatchError,
 };
+use futures_util::future::join_all;
 use proto::{
     close::CloseReason,
     ids::{Generation, Key, ServerId},
@@ -36,8 +37,9 @@ const TRIED_FOR: Duration = Duration::from_secs(5);
 /// First pause before it is asked again; doubled each time.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Logins at once of which the store has to say what became of them; beyond it they are left to the renewals.
-const UNKNOWN_MAX: usize = 4096;
+/// Logins at once of which the store has to say what became of them, their kicks included; beyond it they are left to the
+/// renewals.
+const UNKNOWN_MAX: usize = 1024;
 
 /// How often it is asked.
 const ASK_EVERY: Duration = Duration::from_secs(1);
@@ -63,8 +65,9 @@ impl Replaced {
         sessions: &Arc<dyn Sessions>,
         nodes: &watch::Receiver<Arc<NodeSet>>,
     ) -> Unanswered {
-        let parts = (Arc::clone(self), key.clone(), Arc::clone(sessions), nodes.clone());
-        Unanswered(Some(parts))
+        let (replaced, key) = (Arc::clone(self), key.clone());
+        let (sessions, nodes) = (Arc::clone(sessions), nodes.clone());
+        Unanswered(Some(Question { replaced, key, sessions, nodes }))
     }
 
     /// Has the connections that `key` had on `server` before the login `by` closed, in the background.
@@ -83,9 +86,15 @@ impl Replaced {
 }
 
 /// A login that the store may have, unless it answers. Comet may wait for it no more, and with its call this is dropped.
-pub(super) struct Unanswered(
-    Option<(Arc<Replaced>, Key, Arc<dyn Sessions>, watch::Receiver<Arc<NodeSet>>)>,
-);
+pub(super) struct Unanswered(Option<Question>);
+
+/// Who holds this key?
+struct Question {
+    replaced: Arc<Replaced>,
+    key: Key,
+    sessions: Arc<dyn Sessions>,
+    nodes: watch::Receiver<Arc<NodeSet>>,
+}
 
 impl Unanswered {
     /// The store did.
@@ -97,10 +106,8 @@ impl Unanswered {
 impl Drop for Unanswered {
     /// When the store tells who holds the key, what it had on the other comets is closed there, in the background.
     fn drop(&mut self) {
-        let (Some((replaced, key, sessions, nodes)), Ok(runtime)) = (self.0.take(), Handle::try_current())
-        else {
-            return;
-        };
+        let (Some(question), Ok(runtime)) = (self.0.take(), Handle::try_current()) else { return };
+        let Question { replaced, key, sessions, nodes } = question;
         let Ok(place) = Arc::clone(&replaced.unknown).try_acquire_owned() else {
             replaced.metrics.replaced.of(ReplacedKick::Failed).inc();
             return;
@@ -113,11 +120,14 @@ impl Drop for Unanswered {
                     Err(error) => debug!(%key, %error, "not known yet who holds it"),
                 }
             };
-            drop(place);
             let Some(StoredSession { server: holder, generation: Some(by), .. }) = holder else { return };
             let nodes = Arc::clone(&nodes.borrow());
             let others = nodes.of(Service::Comet).filter(|comet| comet.server != holder);
-            others.for_each(|comet| replaced.close(comet.server.clone(), key.clone(), by));
+            let kicks = others.map(|comet| kick(&replaced.reach, &comet.server, &key, by));
+            for result in join_all(kicks).await {
+                replaced.metrics.replaced.of(result).inc();
+            }
+            drop(place);
         });
     }
 }

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::backoff::Backoff;
 
-/// Later than this nobody wakes who did not stand still.
+/// Who wakes later than this has mostly stood still.
 const LATE: Duration = Duration::from_secs(1);
 
 /// Follows the keys of some scopes.
@@ -114,7 +114,7 @@ impl Watcher {
         let mut probe = interval_at(Instant::now() + every, every);
         probe.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let missing = self.view.missing() > 0;
+            let (missing, turn) = (self.view.missing() > 0, Instant::now());
             tokio::select! {
                 change = changes.message() => {
                     let change = change?.ok_or_else(|| Trouble::Away("the watch has ended".to_owned()))?;
@@ -126,8 +126,8 @@ impl Watcher {
                     backoff.reset();
                 }
                 () = sleep_until(self.grace_until), if missing => {
-                    // Who wakes late stood still: those that are back are in the socket.
-                    if self.grace_until.elapsed() > LATE {
+                    // Those that came back while this process stood still are in the socket.
+                    if turn.elapsed() > every + LATE || self.grace_until.elapsed() > LATE {
                         self.grace_until = Instant::now() + LATE;
                         continue;
                     }

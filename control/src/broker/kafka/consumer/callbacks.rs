@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use cluster::telemetry::OUTSIDERS;
@@ -18,9 +18,10 @@ use rdkafka::{
     statistics::Statistics,
     types::RDKafkaRespErr,
 };
+use tokio::time::Instant;
 use tracing::{Level, info, warn};
 
-use super::{Shared, progress, ringing};
+use super::{COMMIT_EVERY, Shared, progress, ringing};
 use crate::{broker::kafka::part::Progress, metrics::CommitFailure};
 
 /// Longest time for the last acknowledgements of partitions that are given back.
@@ -138,14 +139,22 @@ impl Context {
     /// What was handed out is on its way to the comets: the next owner would send it again. While a comet does not take it,
     /// nothing is fetched of the other partitions either, so this is not waited for long.
     fn wind_up(&self, client: &BaseConsumer<Self>, partitions: &[i32]) {
-        let began = Instant::now();
+        let (began, mut committed_at) = (Instant::now(), Instant::now());
         while began.elapsed() < WIND_UP_MAX && !client.assignment_lost() {
             let mut state = self.shared.state();
             // Who leaves has waited already, or does not wait.
             if state.is_leaving || !state.parts.wind_up(partitions) {
                 return;
             }
+            // The thread does so else.
+            let is_due = state.is_dirty && committed_at.elapsed() >= COMMIT_EVERY;
+            let progress = if is_due { state.parts.to_commit() } else { Vec::new() };
+            state.is_dirty &= !is_due;
             drop(state);
+            if is_due {
+                self.commit(client, &progress, CommitMode::Async);
+                committed_at = Instant::now();
+            }
             self.shared.bell.wait(WIND_UP_LOOK);
         }
     }
