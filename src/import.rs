@@ -37,6 +37,9 @@ fn import(files: &[PathBuf]) -> Result<String, Mistakes> {
     for path in files {
         let mut table = cluster::config::read_table(path)?;
         let service = service(&table);
+        if let Some(reason) = is_not_goims(&table, service) {
+            return Err(ConfigError::value("--import", path.display(), reason).into());
+        }
         for section in CLUSTER_ONLY {
             take(&mut table, section, service, &mut left_out);
         }
@@ -67,6 +70,31 @@ fn import(files: &[PathBuf]) -> Result<String, Mistakes> {
     };
     let text = toml::to_string(&whole).expect("what was read as TOML can be written");
     Ok(format!("{comment}{text}"))
+}
+
+/// Why a file is none of goim's: what it says would be put where nobody reads it.
+fn is_not_goims(table: &Table, service: &str) -> Option<String> {
+    let default = Table::try_from(HalleyConfig::default()).ok()?;
+    if table.keys().any(|key| ["comet", "logic", "job"].contains(&key.as_str())) {
+        return Some(
+            "is Halley's own: halley --config FILE --check-config says whether it is right".to_owned(),
+        );
+    }
+    if table.is_empty() {
+        return Some("has none of goim's sections".to_owned());
+    }
+    let unused = HalleyConfig::unused_goim_keys();
+    let is_known = |section: &str| {
+        let path = format!("{service}.{section}");
+        default[service].get(section).is_some()
+            || section == "redis"
+            || CLUSTER_ONLY.contains(&section)
+            || unused.iter().any(|key| {
+                key.strip_prefix(&path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            })
+    };
+    let unknown = table.keys().find(|section| !is_known(section))?;
+    Some(format!("has {unknown}, which goim's {service} has not"))
 }
 
 fn take(table: &mut Table, section: &str, service: &str, left_out: &mut Vec<String>) {

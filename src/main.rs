@@ -52,8 +52,12 @@ use self::{
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    let args: Vec<_> = std::env::args_os().collect();
+    if let Some(why) = process::goims_flag(&args) {
+        return process::misused("halley", &why);
+    }
     // goim's programs take their flags with one dash.
-    let cli: Cli = match process::parse(process::go_args(std::env::args_os())) {
+    let cli: Cli = match process::parse(process::go_args(args)) {
         Ok(cli) => cli,
         Err(status) => return status,
     };

@@ -72,10 +72,17 @@ pub fn main() -> ExitCode {
     done.unwrap_or_else(|error| failed(&error))
 }
 
+/// An answer could not be printed; the same as of the other programs.
+const EXIT_OUTPUT: u8 = 74;
+
 /// Help, the version, or what is wrong with the command line; the exit status says whether it could be printed.
 fn told(answer: &clap::Error) -> ExitCode {
     match answer.print().and_then(|()| std::io::stdout().flush()) {
-        Err(error) if !answer.use_stderr() => failed(&anyhow::Error::new(error).context("standard output")),
+        Err(error) if !answer.use_stderr() => {
+            // Not the status of a mistake in the command line.
+            let _ = failed(&anyhow::Error::new(error).context("standard output"));
+            ExitCode::from(EXIT_OUTPUT)
+        }
         _ => ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(2)),
     }
 }

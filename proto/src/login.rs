@@ -195,7 +195,8 @@ fn accepts(value: Value) -> Result<Vec<Op>, LoginError> {
 fn features(value: Value) -> Result<Features, LoginError> {
     // No bound of its own: the body's bounds it, and nothing is kept of it.
     let names = list("features", "a list of texts", value, usize::MAX)?;
-    if !names.iter().all(Value::is_string) {
+    // Go leaves an element alone on `null`, and it was "".
+    if !names.iter().all(|name| name.is_string() || name.is_null()) {
         return Err(LoginError::Type { field: "features", wanted: "a list of texts" });
     }
     Ok(Features { reasons: names.iter().any(|name| name == "reasons") })

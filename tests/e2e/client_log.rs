@@ -48,7 +48,7 @@ fn a_listed_user_is_followed_at_info_and_nobody_else() {
         assert!(line.contains("INFO") && line.contains("room_id is not a text"), "{line}");
     }
     for transport in BOTH {
-        let key = format!("key={transport:?}-42");
+        let key = format!("key=\"{transport:?}-42\"");
         expect_line(&server, &["INFO", "logged in", "user=42", &key, "address=127.0.0.1"]);
         expect_line(&server, &["INFO", "closed", "user=42", &key, "reason=kicked", "code=4420"]);
     }
@@ -62,7 +62,7 @@ fn a_listed_user_is_followed_at_info_and_nobody_else() {
 fn at_debug_everybody_is_named_within_a_bound_and_the_listed_are_not_crowded_out() {
     let server = Server::start(&["log.level=debug", "comet.whitelist.Whitelist=42"]);
     let _first = server.client(Transport::Ws, &Login::key("first").mid(7));
-    expect_line(&server, &["DEBUG", "logged in", "user=7", "key=first"]);
+    expect_line(&server, &["DEBUG", "logged in", "user=7", "key=\"first\""]);
     refused(&server, Transport::Tcp, 7);
     expect_line(&server, &["DEBUG", "login refused", "user=7", "room_id is not a text"]);
 
@@ -70,8 +70,8 @@ fn at_debug_everybody_is_named_within_a_bound_and_the_listed_are_not_crowded_out
         (0..100).map(|n| server.client(BOTH[n % 2], &Login::key(&format!("crowd-{n}")).mid(8))).collect();
     drop(crowd);
     for transport in BOTH {
-        let key = format!("key={transport:?}");
-        server.client(transport, &Login::key(&key[4..]).mid(42)).leave();
+        let key = format!("key=\"{transport:?}\"");
+        server.client(transport, &Login::key(&format!("{transport:?}")).mid(42)).leave();
         expect_line(&server, &["INFO", "logged in", "user=42", &key]);
         expect_line(&server, &["INFO", "closed", "user=42", &key, "reason=client_closed"]);
     }

@@ -460,6 +460,31 @@ fn goim_s_files_are_told_where_they_belong_and_made_one() {
     let twice = run(&["--import", &name("goim", "job"), &name("goim-example", "job")]);
     assert_eq!(twice.status.code(), Some(EXIT_CONFIG));
     assert!(String::from_utf8_lossy(&twice.stderr).contains("second file of job"));
+
+    // What is not goim's was put where nobody reads it, with status 0.
+    let own = String::from_utf8(run(&["--print-default-config"]).stdout).expect("text");
+    for (text, words) in [
+        (&*own, "is Halley's own: halley --config FILE --check-config"),
+        ("[comet.tcp]\nbind = ':1'\n", "is Halley's own"),
+        ("[log]\nlevel = 'info'\n", "has log, which goim's job has not"),
+        ("[tcp]\nbind = ':1'\n[nonsense]\nx = 1\n", "has nonsense, which goim's comet has not"),
+        ("# nothing\n", "has none of goim's sections"),
+    ] {
+        fs::write(&file, text).expect("a file");
+        let stderr = refused(&["--import", file.to_str().expect("UTF-8")], EXIT_CONFIG);
+        assert!(stderr.contains(words), "{words:?} in {stderr}");
+    }
+}
+
+#[test]
+fn a_flag_of_goims_programs_is_called_what_it_is() {
+    for flag in
+        ["-region=sh", "--zone=z", "-deploy.env=prod", "-addrs=1.2.3.4", "-debug", "-v=1", "-log_dir=/tmp"]
+    {
+        let stderr = refused(&[flag, "--check-config"], 2);
+        assert!(stderr.contains(&format!("{flag} is a flag of goim's programs")), "{stderr}");
+        assert!(!stderr.contains("unexpected argument"), "{stderr}");
+    }
 }
 
 #[test]

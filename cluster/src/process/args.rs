@@ -209,6 +209,35 @@ impl Place {
     }
 }
 
+/// Flags of goim's programs, and of the log library that they use, for which one process has no use.
+const GOIMS: [&str; 13] = [
+    "region",
+    "zone",
+    "deploy.env",
+    "host",
+    "addrs",
+    "weight",
+    "offline",
+    "debug",
+    "v",
+    "vmodule",
+    "log_dir",
+    "alsologtostderr",
+    "logtostderr",
+];
+
+/// Why a flag that is goim's is none of a program that is all services in one; none when there is no such flag. `args` is the
+/// whole command line.
+pub fn goims_flag(args: &[OsString]) -> Option<String> {
+    let flags = args.iter().skip(1).filter_map(|arg| arg.to_str());
+    let name = |flag: &str| flag.trim_start_matches('-').split('=').next().unwrap_or_default().to_owned();
+    let given = flags.filter(|arg| arg.starts_with('-')).find(|flag| GOIMS.contains(&name(flag).as_str()))?;
+    Some(format!(
+        "{given} is a flag of goim's programs, and of comet, logic and job: one process has no use for it; what can be \
+         set, --print-default-config says"
+    ))
+}
+
 /// The command line with one dash before a name made two, as Go's flags mean the same by both. Single letters stay what
 /// they are elsewhere, but for glog's `-v`.
 pub fn go_args(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {

@@ -18,9 +18,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tracing::{error, info};
 
-pub use self::args::{BadFlag, ConfigArgs, Entry, EntryArgs, Place, PlaceArgs, go_args};
+pub use self::args::{BadFlag, ConfigArgs, Entry, EntryArgs, Place, PlaceArgs, go_args, goims_flag};
 use self::output::failed;
-pub use self::output::{EXIT_OUTPUT, parse, print};
+pub use self::output::{EXIT_OUTPUT, misused, parse, print};
 use crate::{
     build,
     config::{BoundedDuration, ConfigError, Draft, Mistakes, commented_default, draft},

@@ -39,6 +39,11 @@ pub fn print(program: &str, text: &str) -> ExitCode {
     }
 }
 
+/// Says what is wrong with a command line; the status to end with, which is clap's.
+pub fn misused(program: &str, why: &str) -> ExitCode {
+    failed(program, format_args!("{why} (--help)"), 2)
+}
+
 /// Says why a program ends; the status it ends with.
 pub(super) fn failed(program: &str, why: impl Display, status: u8) -> ExitCode {
     say(&format!("{program}: {why}\n"));

@@ -1,12 +1,21 @@
 //! Origins that web pages may come from.
 
-use std::{borrow::Cow, fmt, net::Ipv6Addr, str::FromStr};
+use std::{
+    borrow::Cow,
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// The ports that browsers leave out of an origin.
 const OWN_PORTS: [(&str, &str); 2] = [("http", "80"), ("https", "443")];
+
+/// Longest name of a host, and longest part of it (RFC 1035 section 2.3.4).
+const NAME_LEN_MAX: usize = 253;
+const LABEL_LEN_MAX: usize = 63;
 
 /// An origin as browsers send it (RFC 6454 section 7), or `*` for all. One that is written otherwise would equal none that
 /// is ever sent, so it is refused. The case of letters does not matter.
@@ -75,14 +84,16 @@ fn fault(text: &str) -> Option<String> {
     {
         return Some("write scheme://host, or scheme://host:port".to_owned());
     }
+    // What else may be in a host, a name of an extension has; and there browsers change nothing.
+    let is_web = OWN_PORTS.iter().any(|(name, _)| scheme.eq_ignore_ascii_case(name));
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
             let Some((address, port)) = rest.split_once(']') else {
                 return Some("the bracket does not end".to_owned());
             };
-            match address.parse::<Ipv6Addr>() {
-                Ok(parsed) if parsed.to_string() == address.to_lowercase() => {}
-                Ok(parsed) => return Some(format!("browsers write this address [{parsed}]")),
+            match address.parse::<Ipv6Addr>().map(as_browsers_write) {
+                Ok(written) if written == address.to_lowercase() => {}
+                Ok(written) => return Some(format!("browsers write this address [{written}]")),
                 Err(_) => return Some(format!("{address} is no IPv6 address")),
             }
             (address, if port.is_empty() { None } else { port.strip_prefix(':').or(Some(port)) })
@@ -92,6 +103,21 @@ fn fault(text: &str) -> Option<String> {
             None => (authority, None),
         },
     };
+    if is_web && !authority.starts_with('[') {
+        let is_of_names = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        if let Some(other) = host.chars().find(|c| !u8::try_from(*c).is_ok_and(is_of_names)) {
+            return Some(format!("{other:?} is in no host's name"));
+        }
+        if host.len() > NAME_LEN_MAX || host.split('.').any(|label| label.len() > LABEL_LEN_MAX) {
+            return Some(format!(
+                "no name is so long: {NAME_LEN_MAX} bytes in all, {LABEL_LEN_MAX} between two dots"
+            ));
+        }
+        // Browsers take a name that ends in a number for an IPv4 address in whatever form, and write it as four numbers.
+        if ends_in_number(host) && host.parse::<Ipv4Addr>().is_err() {
+            return Some(format!("browsers take {host} for an IPv4 address: write its four decimal numbers"));
+        }
+    }
     let port = port?;
     if host.is_empty()
         || port.starts_with('0')
@@ -105,6 +131,24 @@ fn fault(text: &str) -> Option<String> {
         let without = text.strip_suffix(&format!(":{port}")).unwrap_or(text);
         format!("browsers leave :{port} out of it, write {without}")
     })
+}
+
+/// An IPv4 address inside stands in hexadecimal like the rest.
+fn as_browsers_write(address: Ipv6Addr) -> String {
+    match address.to_ipv4_mapped().map(|_| address.segments()) {
+        Some([.., high, low]) => format!("::ffff:{high:x}:{low:x}"),
+        None => address.to_string(),
+    }
+}
+
+/// <https://url.spec.whatwg.org/#ends-in-a-number-checker>
+fn ends_in_number(host: &str) -> bool {
+    let last = host.strip_suffix('.').unwrap_or(host).rsplit('.').next().unwrap_or_default();
+    let digits = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
+    match digits {
+        Some(digits) => digits.bytes().all(|byte| byte.is_ascii_hexdigit()),
+        None => !last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit()),
+    }
 }
 
 impl fmt::Display for Origin {
@@ -168,6 +212,17 @@ mod tests {
             ("https://app example.com", "scheme://host"),
             ("https://[0:0::1]:8443", "[::1]"),
             ("https://[::1", "bracket"),
+            ("http://[::ffff:1.2.3.4]", "[::ffff:102:304]"),
+            ("https://1.2.3.04", "four decimal numbers"),
+            ("https://0x7f.1:8443", "four decimal numbers"),
+            ("https://127.1", "four decimal numbers"),
+            ("https://2130706433", "four decimal numbers"),
+            ("https://app.0x7f", "four decimal numbers"),
+            ("https://%61.example.com", "'%' is in no host's name"),
+            ("https://app.example.com\\", "is in no host's name"),
+            ("https://app.example.com\"", "is in no host's name"),
+            (&format!("https://{}.com", "a".repeat(64)), "no name is so long"),
+            (&format!("https://{}com", "abc.".repeat(63)), "no name is so long"),
             ("", "scheme"),
         ] {
             let said = origin.parse::<Origin>().expect_err(origin).to_string();
@@ -188,6 +243,8 @@ mod tests {
             "http://localhost:3000",
             "http://app.example.com:443",
             "https://192.0.2.1:80",
+            "http://[::ffff:102:304]:3000",
+            "https://a_b.1-2.example",
             "http://[::1]:3000",
             "https://[2001:db8::1]",
             "https://xn--bcher-kva.example",

@@ -1,6 +1,7 @@
 //! What the log says of single clients: logins, why one was refused, ends. At debug of everybody, at info of the users that
 //! are listed (`whitelist.Whitelist`). Each of the two has lines of its own, so many a second, so that a crowd does not
-//! hide the few one looks for. Names and addresses only: what a client logs in with may be a secret.
+//! hide the few one looks for. Names and addresses only: what a client logs in with may be a secret. What clients name stands in
+//! quotes: it may look like a field of its own.
 
 use std::{collections::HashSet, net::IpAddr, time::Duration};
 
@@ -14,7 +15,7 @@ use proto::{
     ids::{Key, Mid},
     login::claimed,
 };
-use tracing::{Level, debug, field::display, info, level_filters::LevelFilter};
+use tracing::{Level, debug, info, level_filters::LevelFilter};
 
 use crate::shard::mail::Login;
 
@@ -59,13 +60,13 @@ impl ClientLog {
 
     /// A client has logged in.
     pub(super) fn opened(&self, mid: Mid, key: &Key, peer: IpAddr) {
-        line!(self, mid, user = mid.0, key = %shown(key), address = %peer, "logged in");
+        line!(self, mid, user = mid.0, key = key.as_str(), address = %peer, "logged in");
     }
 
     /// The connection of a client that had logged in ended.
     pub(super) fn ended(&self, mid: Mid, key: &Key, peer: IpAddr, reason: CloseReason) {
         let (code, reason) = (reason.code(), reason.label());
-        line!(self, mid, user = mid.0, key = %shown(key), address = %peer, %reason, code, "closed");
+        line!(self, mid, user = mid.0, key = key.as_str(), address = %peer, %reason, code, "closed");
     }
 
     /// A login was not let in, or too late.
@@ -82,17 +83,12 @@ impl ClientLog {
             Ok(session) => (Some(session.mid), Some(session.key.clone())),
             Err(_) => claimed(&asked.token),
         };
-        let (user, key) = (mid.map(|mid| mid.0), key.as_ref().map(shown).map(display));
-        let (address, transport, why) = (asked.peer, asked.transport.label(), why.escape_debug());
-        line!(self, mid.unwrap_or_default(), user, key, %address, %transport, "login refused: {why}");
+        let (user, key) = (mid.map(|mid| mid.0), key.as_ref().map(Key::as_str));
+        let (address, transport, why) = (asked.peer, asked.transport.label(), &*why);
+        line!(self, mid.unwrap_or_default(), user, key, %address, %transport, why, "login refused");
     }
 
     fn is_listed(&self, mid: Mid) -> bool {
         self.listed.contains(&mid)
     }
-}
-
-/// A key in one line, whatever a Go logic made of it.
-fn shown(key: &Key) -> String {
-    key.as_str().escape_debug().to_string()
 }

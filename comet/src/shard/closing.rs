@@ -95,6 +95,7 @@ impl Shard {
             if upgraded {
                 self.reply(id.slot, &Encoded::ws_control(Opcode::Close, &close_payload(reason, text)));
             } else if handshaking && reason == CloseReason::LoginTimeout {
+                self.stats.bad("http", Refusal::Timeout.label());
                 self.reply_bytes(id.slot, Refusal::Timeout.response());
             }
         }

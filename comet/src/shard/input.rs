@@ -5,7 +5,7 @@ use proto::{
     encoded::Encoded,
     frame::{Frame, FrameReader, HEADER_LEN, frames_of_message},
     op::Op,
-    websocket::{Item, Opcode, Reader, Request, Upgrade},
+    websocket::{Item, Opcode, Reader, Request, Upgrade, has_close},
 };
 
 use super::{
@@ -175,6 +175,13 @@ impl Shard {
                 }
                 Ok(Some(Item::Message(message))) => {
                     if self.frames_of(now, id, message, out) == Flow::Hold {
+                        // As the end of a TCP stream behind a login: its client has given it up.
+                        if self.is_in_lobby(id) && has_close(rest) {
+                            self.reply(id.slot, &Encoded::ws_control(Opcode::Close, &[]));
+                            let reason = CloseReason::ClientClosed;
+                            self.close(now, id, reason, reason.text(), out);
+                            return Flow::Read;
+                        }
                         self.carry_raw(id, rest);
                         return Flow::Hold;
                     }

@@ -149,6 +149,7 @@ fn features_and_further_rooms_are_read() {
     assert!(login.features.reasons);
     assert_eq!(login.rooms, ["live://1", "live://2"].map(|room| RoomId::parse(room).unwrap()));
     assert!(!parse(r#"{"features":["Reasons"]}"#).unwrap().features.reasons);
+    assert!(parse(r#"{"features":[null,"reasons"]}"#).unwrap().features.reasons);
 }
 
 #[test]

@@ -159,6 +159,19 @@ impl FrameHeader {
     }
 }
 
+/// Whether a client's close frame is among these bytes, which begin with a frame.
+pub fn has_close(mut input: &[u8]) -> bool {
+    while let Ok(Some(header)) = FrameHeader::parse(input, Peer::Client) {
+        if header.opcode == Opcode::Close {
+            return true;
+        }
+        let len = usize::try_from(header.payload_len).unwrap_or(usize::MAX).saturating_add(header.header_len);
+        let Some(rest) = input.get(len..) else { return false };
+        input = rest;
+    }
+    false
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,7 @@ use proto::{close::CloseReason, websocket::Opcode};
 use super::{
     super::mail::ConnectionId,
     wire::{self, Got, fragment, frame, masked, raw_frame},
-    world::{World, session},
+    world::{Said, World, session},
 };
 
 fn open(world: &mut World) -> ConnectionId {
@@ -42,6 +42,30 @@ fn what_comes_with_the_upgrade_is_read_as_websocket() {
     world.verdict(id, super::super::mail::Outcome::Open(session("k")));
     let op_8 = Got::Reply { op: 8, seq: 1, body: Vec::new() };
     assert_eq!(world.got(id), [op_8, Got::Pong(b"after".to_vec())]);
+}
+
+/// Scripts give a login up by `socket.close()`, which leaves the socket open until the close is answered: the login was carried
+/// out, and closed the connection that the key had.
+#[test]
+fn a_login_with_a_close_frame_behind_it_is_not_asked() {
+    let login = || masked(Opcode::Binary, &frame(7, 1, b"{}"));
+    let close = || masked(Opcode::Close, &1000u16.to_be_bytes());
+    for behind in [vec![], masked(Opcode::Ping, b"hi"), masked(Opcode::Binary, &[7; 300])] {
+        let mut world = World::new();
+        let id = world.connect(Transport::WebSocket);
+        world.said();
+        world.send(id, &[login(), behind, close()].concat());
+        assert_eq!(world.said(), []);
+        assert_eq!(world.closes(CloseReason::ClientClosed), 1);
+    }
+    // Half a close, and what only looks like one, is none.
+    for behind in [close()[..1].to_vec(), masked(Opcode::Binary, &close())] {
+        let mut world = World::new();
+        let id = world.connect(Transport::WebSocket);
+        world.said();
+        world.send(id, &[login(), behind].concat());
+        assert!(matches!(world.said()[..], [Said::Login { .. }]));
+    }
 }
 
 #[test]
