@@ -27,7 +27,7 @@ def frames(reader):
             return  # the server closed
         pack_len, header_len, _ver, op, seq = HEADER.unpack(header)
         if header_len != HEADER.size or pack_len < HEADER.size:
-            sys.exit(f"not a frame: packLen {pack_len}, headerLen {header_len}")
+            sys.exit(f"not a frame: packLen {pack_len}, headerLen {header_len}; is this the TCP port (3101)?")
         yield op, seq, reader.read(pack_len - HEADER.size)
 
 

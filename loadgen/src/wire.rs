@@ -129,7 +129,7 @@ impl Wire {
 }
 
 fn bad_frame(violation: frame::Violation) -> String {
-    format!("bad frame: {}", violation.label())
+    format!("bad frame: {}; is this the port for clients on TCP (3101)?", violation.label())
 }
 
 fn unbatch(frame: Frame<'_>, on: &mut impl FnMut(Heard<'_>)) -> Result<(), String> {
@@ -216,7 +216,10 @@ mod tests {
     #[test]
     fn lost_framing_is_an_error() {
         let mut wire = Wire::new(&Transport::Tcp, &mut Rng::seeded(1));
-        assert_eq!(heard(&mut wire, &[0xff; 16]), Err("bad frame: len".to_owned()));
+        assert_eq!(
+            heard(&mut wire, &[0xff; 16]),
+            Err("bad frame: len; is this the port for clients on TCP (3101)?".to_owned())
+        );
     }
 
     /// It was "bad frame: len".

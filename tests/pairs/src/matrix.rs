@@ -121,7 +121,8 @@ impl Pair {
         let mut allowed = Allowed::nothing();
         let job_dies = trouble == Trouble::JobDead || event == Event::KillJob;
         if job_dies || trouble == Trouble::JobFrozen {
-            // At least once: what was not acknowledged comes again. From the list it is gone, and nobody can count it.
+            // At least once: what was not acknowledged comes again. From the list it is gone, and nobody can count it; and what
+            // a frozen job holds of it comes too late for who has left meanwhile, though the other job brought them newer ones.
             allowed = match queue {
                 Queue::List => allowed
                     .and(Verdict::Lost, IN_A_JOB)
