@@ -136,7 +136,7 @@ fn idle_connections_to_the_admin_port_keep_no_probe_waiting() {
 
 #[test]
 fn an_answer_that_cannot_be_printed_is_a_status_of_every_program() {
-    for (name, status) in [("comet", 74), ("logic", 74), ("job", 74), ("loadgen", 2)] {
+    for name in ["comet", "logic", "job", "loadgen"] {
         for question in ["--help", "--version", "--print-default-config"] {
             if name == "loadgen" && question == "--print-default-config" {
                 continue;
@@ -146,7 +146,7 @@ fn an_answer_that_cannot_be_printed_is_a_status_of_every_program() {
                 Command::new(program(name)).arg(question).stdout(full).stderr(Stdio::piped()).output();
             let output = output.expect("it starts");
             let said = String::from_utf8_lossy(&output.stderr);
-            assert_eq!(output.status.code(), Some(status), "{name} {question}: {said}");
+            assert_eq!(output.status.code(), Some(74), "{name} {question}: {said}");
             assert!(said.starts_with(name) && said.lines().count() == 1, "{name} {question}: {said}");
         }
     }
