@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
 };
 
-use clap::Args;
+use clap::{Args, Command};
 use proto::ids::ServerId;
 
 use super::{LogConfig, hostname, note};
@@ -209,29 +209,16 @@ impl Place {
     }
 }
 
-/// Flags of goim's programs, and of the log library that they use, for which one process has no use.
-const GOIMS: [&str; 13] = [
-    "region",
-    "zone",
-    "deploy.env",
-    "host",
-    "addrs",
-    "weight",
-    "offline",
-    "debug",
-    "v",
-    "vmodule",
-    "log_dir",
-    "alsologtostderr",
-    "logtostderr",
-];
-
 /// Why a flag that is goim's is none of a program that is all services in one; none when there is no such flag. `args` is the
 /// whole command line.
 pub fn goims_flag(args: &[OsString]) -> Option<String> {
+    let programs = EntryArgs::augment_args(PlaceArgs::augment_args(Command::default()));
+    // glog's that takes no effect anywhere is not declared.
+    let is_goims =
+        |name: &str| name == "vmodule" || programs.get_arguments().any(|arg| arg.get_long() == Some(name));
+    let is_one = |flag: &str| flag.trim_start_matches('-').split('=').next().is_some_and(is_goims);
     let flags = args.iter().skip(1).filter_map(|arg| arg.to_str());
-    let name = |flag: &str| flag.trim_start_matches('-').split('=').next().unwrap_or_default().to_owned();
-    let given = flags.filter(|arg| arg.starts_with('-')).find(|flag| GOIMS.contains(&name(flag).as_str()))?;
+    let given = flags.filter(|arg| arg.starts_with('-')).find(|flag| is_one(flag))?;
     Some(format!(
         "{given} is a flag of goim's programs, and of comet, logic and job: one process has no use for it; what can be \
          set, --print-default-config says"

@@ -320,10 +320,8 @@ pub(super) async fn run(front: Arc<Front>, mut works: Works) {
             },
             // Those for which the lane was full, which what goes through it brings us to, and those that logic did not take.
             () = sleep_until(works.resume_at), if !works.behind.is_empty() => {
-                if let Some(end) = works.behind.next()
-                    && let Err(error) = tell_end(&front, &mut works, &mut renewals, end).await
-                {
-                    failed(&front, "disconnect", &error);
+                if let Some(end) = works.behind.next() {
+                    tell_end(&front, &mut works, &mut renewals, end).await;
                 }
             }
         }
@@ -362,8 +360,7 @@ async fn do_work(front: &Arc<Front>, works: &mut Works, work: Work, renewals: &m
             while let Some(end) = works.behind.next() {
                 if Instant::now() >= until {
                     front.metrics.given_up("disconnect");
-                } else if let Err(error) = tell_end(front, works, renewals, end).await {
-                    failed(front, "disconnect", &error);
+                } else if !tell_end(front, works, renewals, end).await {
                     sleep_until(works.resume_at).await;
                 }
             }
@@ -487,17 +484,17 @@ async fn disconnect(
     renewals: &mut Renewals,
     session: SessionRef,
 ) -> Result<(), LogicError> {
+    renewals.forget(&session);
     if session.generation.is_none() {
-        renewals.forget(&session);
         return disconnect_unfenced(front, session).await;
     }
     let end = End::new(session);
     if Instant::now() < works.resume_at {
-        renewals.forget(&end.session);
         wait(front, works, end);
-        return Ok(());
+    } else {
+        tell_end(front, works, renewals, end).await;
     }
-    tell_end(front, works, renewals, end).await
+    Ok(())
 }
 
 fn wait(front: &Front, works: &Works, end: End) {
@@ -506,26 +503,21 @@ fn wait(front: &Front, works: &Works, end: End) {
     }
 }
 
-/// Once.
-async fn tell_end(
-    front: &Front,
-    works: &mut Works,
-    renewals: &mut Renewals,
-    end: End,
-) -> Result<(), LogicError> {
+/// Once; false when logic did not take it.
+async fn tell_end(front: &Front, works: &mut Works, renewals: &mut Renewals, end: End) -> bool {
     renewals.forget(&end.session);
-    match front.logic.disconnect(end.session.clone()).await {
-        Err(error) if is_away(&error) => {
-            works.resume_at = Instant::now() + works.pause;
-            works.pause = (works.pause * 2).min(END_PAUSE_MAX);
-            wait(front, works, end);
-            Err(error)
-        }
-        answer => {
-            works.pause = END_PAUSE;
-            answer.map(|_| ())
-        }
+    let result = front.logic.disconnect(end.session.clone()).await;
+    if let Err(error) = &result {
+        failed(front, "disconnect", error);
     }
+    if result.as_ref().is_err_and(is_away) {
+        works.resume_at = Instant::now() + works.pause;
+        works.pause = (works.pause * 2).min(END_PAUSE_MAX);
+        wait(front, works, end);
+    } else {
+        works.pause = END_PAUSE;
+    }
+    result.is_ok()
 }
 
 /// Nothing else goes through the lane before logic has taken it, or it is given up.

@@ -177,10 +177,7 @@ impl Shard {
                     if self.frames_of(now, id, message, out) == Flow::Hold {
                         // As the end of a TCP stream behind a login: its client has given it up.
                         if self.is_in_lobby(id) && has_close(rest) {
-                            self.reply(id.slot, &Encoded::ws_control(Opcode::Close, &[]));
-                            let reason = CloseReason::ClientClosed;
-                            self.close(now, id, reason, reason.text(), out);
-                            return Flow::Read;
+                            return self.websocket_closed(now, id, None, out);
                         }
                         self.carry_raw(id, rest);
                         return Flow::Hold;
@@ -193,14 +190,7 @@ impl Shard {
                     self.sign_of_life(now, id, out);
                     self.reply(id.slot, &Encoded::ws_control(Opcode::Pong, payload));
                 }
-                Ok(Some(Item::Close(code))) => {
-                    let payload = code.map(u16::to_be_bytes);
-                    let payload = payload.as_ref().map_or(&[][..], |code| code);
-                    self.reply(id.slot, &Encoded::ws_control(Opcode::Close, payload));
-                    let reason = CloseReason::ClientClosed;
-                    self.close(now, id, reason, reason.text(), out);
-                    return Flow::Read;
-                }
+                Ok(Some(Item::Close(code))) => return self.websocket_closed(now, id, code, out),
                 Err(violation) => {
                     self.stats.bad("websocket", violation.label);
                     self.close(now, id, violation.reason, violation.reason.text(), out);
@@ -211,6 +201,22 @@ impl Shard {
                 return Flow::Read;
             }
         }
+    }
+
+    /// The client's close frame is answered.
+    fn websocket_closed(
+        &mut self,
+        now: Time,
+        id: ConnectionId,
+        code: Option<u16>,
+        out: &mut Outputs,
+    ) -> Flow {
+        let payload = code.map(u16::to_be_bytes);
+        let payload = payload.as_ref().map_or(&[][..], |code| code);
+        self.reply(id.slot, &Encoded::ws_control(Opcode::Close, payload));
+        let reason = CloseReason::ClientClosed;
+        self.close(now, id, reason, reason.text(), out);
+        Flow::Read
     }
 
     /// Reads the head of the upgrade; the new wire when it is complete and right.

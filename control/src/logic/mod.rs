@@ -110,6 +110,8 @@ impl Logic {
     /// The service, not yet served to anybody.
     pub fn new(config: &LogicConfig, deps: LogicDeps) -> Self {
         let LogicDeps { broker, sessions, counts, registry, reach, metrics } = deps;
+        let (nodes, reach_of, sessions_of) = (registry.watch(), Arc::clone(&reach), Arc::clone(&sessions));
+        let replaced = Replaced::new(reach_of, metrics.clone(), sessions_of, nodes.clone());
         Logic {
             auth: Auth::new(config.auth.mode),
             client_messages: config.client_messages,
@@ -118,8 +120,8 @@ impl Logic {
             broker,
             sessions,
             counts,
-            nodes: registry.watch(),
-            replaced: Arc::new(Replaced::new(Arc::clone(&reach), metrics.clone())),
+            nodes,
+            replaced: Arc::new(replaced),
             reach,
             online: Mutex::default(),
             generations: Generations::default(),
@@ -143,11 +145,9 @@ impl Logic {
         }
         let generation = self.generations.of(&request, now_us);
         let session = NewSession { mid, key: key.clone(), server: request.server.clone(), generation };
-        let unanswered = self.replaced.unanswered(&key, &self.sessions, &self.nodes);
+        let unanswered = self.replaced.unanswered(&key);
         let put = self.sessions.put(session).await;
-        if !matches!(put, Err(SessionsUnavailable::Unknown(_))) {
-            unanswered.answered();
-        }
+        unanswered.end(!matches!(put, Err(SessionsUnavailable::Unknown(_))));
         match put {
             Ok(Put::Stored { previous, generation }) => {
                 // On its own comet the new connection closes the old one.

@@ -48,26 +48,26 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct Replaced {
     reach: Reach,
     metrics: LogicMetrics,
+    sessions: Arc<dyn Sessions>,
+    nodes: watch::Receiver<Arc<NodeSet>>,
     places: Arc<Semaphore>,
     unknown: Arc<Semaphore>,
 }
 
 impl Replaced {
-    pub(super) fn new(reach: Reach, metrics: LogicMetrics) -> Self {
-        let places = |count| Arc::new(Semaphore::new(count));
-        Replaced { reach, metrics, places: places(UNDER_WAY_MAX), unknown: places(UNKNOWN_MAX) }
+    pub(super) fn new(
+        reach: Reach,
+        metrics: LogicMetrics,
+        sessions: Arc<dyn Sessions>,
+        nodes: watch::Receiver<Arc<NodeSet>>,
+    ) -> Self {
+        let [places, unknown] = [UNDER_WAY_MAX, UNKNOWN_MAX].map(|count| Arc::new(Semaphore::new(count)));
+        Replaced { reach, metrics, sessions, nodes, places, unknown }
     }
 
     /// To be held while a login of `key` is being stored.
-    pub(super) fn unanswered(
-        self: &Arc<Self>,
-        key: &Key,
-        sessions: &Arc<dyn Sessions>,
-        nodes: &watch::Receiver<Arc<NodeSet>>,
-    ) -> Unanswered {
-        let (replaced, key) = (Arc::clone(self), key.clone());
-        let (sessions, nodes) = (Arc::clone(sessions), nodes.clone());
-        Unanswered(Some(Question { replaced, key, sessions, nodes }))
+    pub(super) fn unanswered<'a>(self: &'a Arc<Self>, key: &'a Key) -> Unanswered<'a> {
+        Unanswered { replaced: self, key, is_answered: false }
     }
 
     /// Has the connections that `key` had on `server` before the login `by` closed, in the background.
@@ -86,28 +86,24 @@ impl Replaced {
 }
 
 /// A login that the store may have, unless it answers. Comet may wait for it no more, and with its call this is dropped.
-pub(super) struct Unanswered(Option<Question>);
-
-/// Who holds this key?
-struct Question {
-    replaced: Arc<Replaced>,
-    key: Key,
-    sessions: Arc<dyn Sessions>,
-    nodes: watch::Receiver<Arc<NodeSet>>,
+pub(super) struct Unanswered<'a> {
+    replaced: &'a Arc<Replaced>,
+    key: &'a Key,
+    is_answered: bool,
 }
 
-impl Unanswered {
-    /// The store did.
-    pub(super) fn answered(mut self) {
-        self.0 = None;
+impl Unanswered<'_> {
+    /// The store did, or did not.
+    pub(super) fn end(mut self, is_answered: bool) {
+        self.is_answered = is_answered;
     }
 }
 
-impl Drop for Unanswered {
+impl Drop for Unanswered<'_> {
     /// When the store tells who holds the key, what it had on the other comets is closed there, in the background.
     fn drop(&mut self) {
-        let (Some(question), Ok(runtime)) = (self.0.take(), Handle::try_current()) else { return };
-        let Question { replaced, key, sessions, nodes } = question;
+        let (false, Ok(runtime)) = (self.is_answered, Handle::try_current()) else { return };
+        let (replaced, key) = (Arc::clone(self.replaced), self.key.clone());
         let Ok(place) = Arc::clone(&replaced.unknown).try_acquire_owned() else {
             replaced.metrics.replaced.of(ReplacedKick::Failed).inc();
             return;
@@ -115,13 +111,13 @@ impl Drop for Unanswered {
         runtime.spawn(async move {
             let holder = loop {
                 sleep(ASK_EVERY).await;
-                match sessions.sessions_of_keys(slice::from_ref(&key)).await {
+                match replaced.sessions.sessions_of_keys(slice::from_ref(&key)).await {
                     Ok(holders) => break holders.into_iter().next().flatten(),
                     Err(error) => debug!(%key, %error, "not known yet who holds it"),
                 }
             };
             let Some(StoredSession { server: holder, generation: Some(by), .. }) = holder else { return };
-            let nodes = Arc::clone(&nodes.borrow());
+            let nodes = Arc::clone(&replaced.nodes.borrow());
             let others = nodes.of(Service::Comet).filter(|comet| comet.server != holder);
             let kicks = others.map(|comet| kick(&replaced.reach, &comet.server, &key, by));
             for result in join_all(kicks).await {

@@ -1,8 +1,8 @@
 //! Programs that stand still.
 
-use std::{io, thread, time::Duration};
+use std::{thread, time::Duration};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use super::{Server, Stopwatch};
 
@@ -12,7 +12,7 @@ pub(crate) struct Frozen<'a>(Vec<&'a Server>, Stopwatch);
 impl<'a> Frozen<'a> {
     pub(crate) fn new(servers: impl IntoIterator<Item = &'a Server>) -> Frozen<'a> {
         let servers: Vec<&Server> = servers.into_iter().collect();
-        servers.iter().for_each(|server| signal(server, Signal::STOP).expect("it is there"));
+        servers.iter().for_each(|server| server.try_signal(Signal::STOP).expect("it is there"));
         Frozen(servers, Stopwatch::start())
     }
 
@@ -25,11 +25,8 @@ impl<'a> Frozen<'a> {
 impl Drop for Frozen<'_> {
     fn drop(&mut self) {
         // One that has ended stands still no more.
-        self.0.iter().for_each(|server| drop(signal(server, Signal::CONT)));
+        for server in &self.0 {
+            let _ = server.try_signal(Signal::CONT);
+        }
     }
-}
-
-fn signal(server: &Server, signal: Signal) -> io::Result<()> {
-    let pid = i32::try_from(server.pid()).ok().and_then(Pid::from_raw).expect("a process of ours");
-    Ok(kill_process(pid, signal)?)
 }

@@ -265,8 +265,13 @@ impl Server {
     pub(crate) fn signal(&mut self, signal: Signal) {
         // Not yet waited for, the pid is still its own.
         assert!(self.is_running(), "{} is gone already", self.name);
+        self.try_signal(signal).expect("the process is there");
+    }
+
+    /// The same without a look at whether it has ended.
+    pub(crate) fn try_signal(&self, signal: Signal) -> rustix::io::Result<()> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a pid");
-        kill_process(pid, signal).expect("the process is there");
+        kill_process(pid, signal)
     }
 
     /// Waits for its end and gives its exit status, `None` after a signal.
