@@ -20,18 +20,18 @@ deps: ## Install what is missing to build and test (Debian: gcc, make; Rust by r
 
 # What the programs of a cluster have and the all-in-one has not: clients of etcd, Redis and Kafka. They are built by
 # themselves, or cargo would give their features to the all-in-one too.
-PROGRAMS := --features halley-comet/programs,halley-control/programs
+PROGRAMS := --features halley-comet/programs,halley-logic/programs,halley-job/programs
 
 .PHONY: build
 build: ## Release binaries in target/release: halley, comet, logic, job, loadgen and more
 	@command -v protoc >/dev/null || tests/deps.sh
 	$(CARGO) build --release --workspace
-	$(CARGO) build --release -p halley-comet -p halley-control $(PROGRAMS)
+	$(CARGO) build --release -p halley-comet -p halley-logic -p halley-job $(PROGRAMS)
 
 .PHONY: programs
 programs: ## Of these only what a cluster needs: comet, logic, job, loadgen
 	@command -v protoc >/dev/null || tests/deps.sh
-	$(CARGO) build --release -p halley-comet -p halley-control -p halley-loadgen $(PROGRAMS)
+	$(CARGO) build --release -p halley-comet -p halley-logic -p halley-job -p halley-loadgen $(PROGRAMS)
 
 .PHONY: run
 run: ## The gateway, all in one process
@@ -114,7 +114,7 @@ export SECONDS_EACH ?= 15
 
 .PHONY: fuzz
 fuzz: deps ## Fuzz what outsiders can reach, guided by coverage: make fuzz SECONDS_EACH=600
-	fuzz/run.sh
+	tests/fuzz/run.sh
 
 .PHONY: page-test
 page-test: ## The page: its goim client in node, and all of it in real browsers (pictures in target/page)
@@ -126,7 +126,7 @@ lint: lint-format lint-clippy lint-scripts lint-go ## Formatting and clippy, war
 
 lint-format:
 	$(CARGO) fmt --all --check
-	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
+	$(CARGO) fmt --manifest-path tests/fuzz/Cargo.toml --check
 	$(CARGO) fmt --manifest-path tests/sim/Cargo.toml --check
 
 lint-clippy:

@@ -1,7 +1,7 @@
 //! The lines a start prints: what is served where, and what one should know about it.
 
 use comet::{Comet, OpenFiles, config::CometConfig};
-use control::{config::LogicConfig, logic::LogicServer};
+use logic::{LogicServer, config::LogicConfig};
 
 /// Name and value of each line.
 pub(crate) fn rows(

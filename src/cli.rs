@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Parser;
-use cluster::process::ConfigArgs;
+use host::process::ConfigArgs;
 
 /// What can be said to `halley`.
 #[derive(Debug, Parser)]
 #[command(
     name = "halley",
-    version = cluster::build::LONG_VERSION,
+    version = host::build::LONG_VERSION,
     about = "A push gateway: goim's protocol and APIs in one process, on io_uring.",
     max_term_width = 80,
     after_help = "Examples:

@@ -1,8 +1,9 @@
 //! Configuration of the all-in-one process: the three services' own, side by side.
 
-use cluster::process::{LogConfig, ProgramConfig};
 use comet::config::CometConfig;
-use control::config::{JobConfig, LogicConfig};
+use host::process::{LogConfig, ProgramConfig};
+use job::config::JobConfig;
+use logic::config::LogicConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::Table;
@@ -68,7 +69,7 @@ mod tests {
 
     #[test]
     fn the_printed_default_parses_back_to_the_default() {
-        let text = cluster::config::commented_default::<HalleyConfig>();
+        let text = config::commented_default::<HalleyConfig>();
         let parsed: HalleyConfig = toml::from_str(&text).expect("the default file is valid");
         assert_eq!(parsed, HalleyConfig::default());
     }
@@ -90,7 +91,7 @@ mod tests {
 
     #[test]
     fn every_key_of_the_printed_default_has_a_comment() {
-        let text = cluster::config::commented_default::<HalleyConfig>();
+        let text = config::commented_default::<HalleyConfig>();
         let mut commented = false;
         for line in text.lines().filter(|line| !line.trim().is_empty()) {
             assert!(line.starts_with(['#', '[']) || commented, "no comment above {line}");

@@ -2,9 +2,10 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use cluster::{
-    config::{ConfigError, Mistakes},
-    process::{self, EXIT_CONFIG, ProgramConfig as _},
+use config::{ConfigError, Mistakes};
+use host::{
+    process,
+    process::{EXIT_CONFIG, ProgramConfig as _},
     telemetry,
 };
 use toml::{Table, Value};
@@ -35,7 +36,7 @@ pub(crate) fn run(files: &[PathBuf]) -> ExitCode {
 fn import(files: &[PathBuf]) -> Result<String, Mistakes> {
     let (mut whole, mut left_out) = (Table::new(), Vec::new());
     for path in files {
-        let mut table = cluster::config::read_table(path)?;
+        let mut table = config::read_table(path)?;
         let service = service(&table);
         if let Some(reason) = is_not_goims(&table, service) {
             return Err(ConfigError::value("--import", path.display(), reason).into());

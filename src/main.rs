@@ -20,26 +20,28 @@ use std::{
     sync::{Arc, OnceLock, Weak},
 };
 
+use ::config::{Addrs, ConfigError, Listener, shared_ports};
 use anyhow::{Context, anyhow};
-use cluster::{
-    admin::{self, Health},
-    config::{Addrs, ConfigError, shared_ports},
+use broker::{MemoryBroker, metrics::BrokerMetrics};
+use comet::{Comet, OpenFiles, config::CometConfig, front::Front};
+use contract::{CometApi, LogicApi};
+use host::{
+    admin,
+    admin::Health,
     process,
-    registry::{Fixed, Node, Registration, Registry, Service},
-    services::{CometApi, LogicApi},
     shutdown::{Drain, on_signals},
     telemetry,
 };
-use comet::{Comet, OpenFiles, clock::Time, config::CometConfig, front::Front};
-use control::{
-    broker::MemoryBroker,
-    config::{Exposure, Listener, LogicConfig},
-    job::{self, Calls, JobDeps},
-    logic::{self, LogicDeps},
-    metrics::{BrokerMetrics, JobMetrics, LogicMetrics, SessionMetrics},
-    session::MemorySessions,
+use job::{Calls, JobDeps, metrics::JobMetrics};
+use logic::{
+    LogicDeps,
+    config::{Exposure, LogicConfig},
+    metrics::LogicMetrics,
 };
 use proto::ids::ServerId;
+use registry::{Fixed, Node, Registration, Registry, Service};
+use seam::Time;
+use session::{MemorySessions, metrics::SessionMetrics};
 use tracing::{info, warn};
 
 use self::{
@@ -207,7 +209,7 @@ async fn run(config: &HalleyConfig, exposure: &Exposure) -> anyhow::Result<()> {
         at: Time::now(),
         logic: logic.logic(),
         config: page::Config {
-            version: cluster::build::LONG_VERSION,
+            version: host::build::LONG_VERSION,
             driver: if comet.driver.io_uring { "io_uring" } else { "epoll" },
             shards: comet.shards,
             websocket_port: comet.websocket.first().map(SocketAddr::port),
@@ -245,7 +247,7 @@ async fn register(registry: &dyn Registry, comet: &Comet) -> anyhow::Result<Box<
     // A wildcard is no address to connect to; without any, clients are told `logic.node.defaultDomain`.
     let ips = comet.tcp.iter().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified());
     node.addrs = ips.map(|ip| ip.to_string()).collect();
-    node.version = cluster::build::VERSION.to_owned();
+    node.version = host::build::VERSION.to_owned();
     node.hostname = process::hostname();
     registry.register(node).await.context("the gateway could not be registered")
 }

@@ -15,12 +15,15 @@ use axum::{
     response::{IntoResponse, Redirect, Response},
     routing::get,
 };
-use comet::{clock::Time, front::Metrics, shard::stats::Histogram};
-use control::{
-    logic::Logic,
-    metrics::{JobMetrics, LogicMetrics, MessageResult},
+use comet::front::Metrics;
+use job::metrics::JobMetrics;
+use logic::{
+    Logic,
+    metrics::{LogicMetrics, MessageResult},
 };
+use seam::Time;
 use serde::Serialize;
+use shard::stats::Histogram;
 
 /// Name, content type and content of each file; the first is also `/_/` itself.
 const FILES: [(&str, &str, &str); 6] = [

@@ -31,7 +31,7 @@ step examples examples/check.sh
 step sim "${make[@]}" sim
 step planted "${make[@]}" sim-test
 step page node --test page/tests/*.test.js
-step fuzz fuzz/run.sh
+step fuzz tests/fuzz/run.sh
 
 [ ${#names[@]} -gt 0 ] || { echo "test: no step is named ${wanted[*]}" >&2; exit 1; }
 failed=0

@@ -4,13 +4,16 @@ mod origin;
 
 use std::time::Duration;
 
-use cluster::config::{Addr, Addrs, Bounded, BoundedDuration, ByteSize, ConfigError, List};
-use proto::{frame::CLIENT_BODY_MAX, websocket::MessageLimits, websocket::UpgradeRules};
+use config::{Addr, Addrs, Bounded, BoundedDuration, ByteSize, ConfigError, List};
+use proto::{
+    frame::CLIENT_BODY_MAX,
+    websocket::{MessageLimits, UpgradeRules},
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::origin::{BadOrigin, Origin};
-use crate::shard::{self, Rate, ShardConfig, SlowConsumer};
+use shard::{Rate, ShardConfig};
 
 /// The gateway.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -134,7 +137,7 @@ pub struct WhitelistConfig {
     /// Users (`mid`) whose logins, refusals and ends the log tells at level info, with key and address, ten lines a second
     /// at most. Those of others are told at debug.
     #[serde(rename = "Whitelist")]
-    pub whitelist: cluster::config::List<i64>,
+    pub whitelist: config::List<i64>,
 }
 
 /// How unknown operations are answered.
@@ -174,7 +177,7 @@ pub struct LimitsConfig {
     /// Bytes of pushes that may wait for one connection beyond the kernel's buffer. One push that is longer by itself may
     /// wait beside them.
     pub send_queue: ByteSize<4096, 67_108_864>,
-    /// What happens beyond: "drop-oldest", "drop-newest" or "close" (4413). Every drop is counted.
+    /// What happens beyond: "drop-oldest" or "close" (4413). Every drop is counted.
     pub slow_consumer: SlowConsumer,
     /// Frames a second that a client may send on average; more closes it with 1008.
     pub frame_rate: Bounded<1, 1_000_000>,
@@ -202,6 +205,17 @@ impl Default for LimitsConfig {
             push: ByteSize::mib::<1>(),
         }
     }
+}
+
+/// What a full send queue does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SlowConsumer {
+    /// Drop what waited longest: a slow reader sees the newest state.
+    #[default]
+    DropOldest,
+    /// Close with 4413: the client reconnects and asks for what it missed.
+    Close,
 }
 
 /// When pushes that wait for a connection are written.
@@ -244,7 +258,7 @@ pub struct ReactorConfig {
     /// Shards; 0: one per core.
     pub shards: Bounded<0, 1000>,
     /// Cores the shards are pinned to, one after the other. Empty: all cores when there are as many shards, else none.
-    pub cpus: cluster::config::List<u64>,
+    pub cpus: config::List<u64>,
     /// Submission queue entries of each io_uring.
     pub ring_entries: Bounded<64, 32_768>,
 }
@@ -254,7 +268,7 @@ impl Default for ReactorConfig {
         ReactorConfig {
             driver: DriverChoice::Auto,
             shards: Bounded::of::<0>(),
-            cpus: cluster::config::List::default(),
+            cpus: config::List::default(),
             ring_entries: Bounded::of::<1024>(),
         }
     }
@@ -380,7 +394,10 @@ impl CometConfig {
             },
             body_max: CLIENT_BODY_MAX,
             queue_bytes_max: limits.send_queue.u32(),
-            slow_consumer: limits.slow_consumer,
+            slow_consumer: match limits.slow_consumer {
+                SlowConsumer::DropOldest => shard::SlowConsumer::DropOldest,
+                SlowConsumer::Close => shard::SlowConsumer::Close,
+            },
             rate: Rate { per_second: limits.frame_rate.u32(), burst: limits.frame_burst.u32() },
             rooms_max: limits.rooms.usize(),
             accepts_max: limits.accepts.usize(),

@@ -1,24 +1,22 @@
 //! comet, Halley's gateway: it holds the client connections and delivers what it is told to.
 //!
-//! - [`shard`]: the rules for a share of the connections, without IO.
+//! The rules for a share of the connections are a crate of their own, without IO: `shard`.
+//!
 //! - [`driver`]: what moves bytes and time for a shard.
 //! - [`front`]: the tokio side: dispatch in, logins and client messages out, registration, metrics.
 //! - [`mailbox`]: the bounded rings between front and shards, with their sleep and wake.
 //! - [`service`]: all of it together.
 //! - [`config`]: what can be set.
-//! - [`clock`]: the one place that reads a clock.
 //!
 //! It never decides who a client is (logic does), never stores a message, never blocks a shard and never takes a lock on
 //! one.
 #![forbid(unsafe_code)]
 #![deny(clippy::print_stdout, clippy::print_stderr)] // they panic when nobody takes it, or wait for ever
 
-pub mod clock;
 pub mod config;
 pub mod driver;
 pub mod front;
 pub mod mailbox;
 pub mod service;
-pub mod shard;
 
 pub use service::{Comet, OpenFiles, StartError};

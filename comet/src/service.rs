@@ -2,10 +2,8 @@
 
 use std::{fmt::Display, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use cluster::{
-    accept::{incoming, listen},
-    services::LogicApi,
-};
+use contract::LogicApi;
+use host::accept::{incoming, listen};
 use proto::ids::{Mid, ServerId};
 
 use crate::{
@@ -239,7 +237,7 @@ mod tests {
     fn a_low_limit_is_warned_of_unless_fewer_clients_are_wanted() {
         let warned = |limit, wanted: &str| {
             let set = format!("limits.connections={wanted}");
-            let config: CometConfig = cluster::config::load(None, &[set], &[]).expect("a number").config;
+            let config: CometConfig = config::load(None, &[set], &[]).expect("a number").config;
             OpenFiles::of(limit, 2).expect("enough").warning(&config).is_some()
         };
         assert_eq!([warned(256, "0"), warned(256, "100"), warned(256, "177")], [true, false, true]);

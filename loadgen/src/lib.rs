@@ -53,7 +53,6 @@ use std::{io::Write as _, process::ExitCode};
 
 use anyhow::Result;
 use clap::Parser;
-
 use cli::{Cli, Command, PushArgs};
 
 /// The program: reads its command line, does what it says, and tells the exit status.

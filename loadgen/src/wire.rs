@@ -2,7 +2,8 @@
 
 use proto::{
     close::CloseReason,
-    frame::{self, Frame, FrameReader, Header},
+    frame,
+    frame::{Frame, FrameReader, Header},
     op::Op,
     websocket::{ClientUpgrade, Item, MessageLimits, Opcode, Reader, client_frame},
 };

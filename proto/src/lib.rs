@@ -1,4 +1,5 @@
-//! Halley's wire: everything that is bytes between two machines, and nothing else.
+//! Halley's client wire: the bytes between a client and a comet, and the names that they and everybody else use.
+//! What is protobuf stands in `proto/grpc`.
 //!
 //! Opens no socket, reads no clock, starts no task, holds no lock and has no `unsafe`. What comes from outside is
 //! decoded with a bound on every length, and every refusal is a typed error; no input makes this crate panic. All
@@ -13,18 +14,16 @@
 //! | [`websocket`] | RFC 6455: upgrade and messages |
 //! | [`close`] | the one table of reasons for which a connection ends |
 //! | [`login`] | body of the login operation |
-//! | [`envelope`] | one push on the broker |
-//! | [`rpc`] | gRPC messages and services between comet, logic and job |
+//! | [`origin`] | the sender of a room message |
 
 #![forbid(unsafe_code)]
 
 pub mod close;
 pub mod encoded;
-pub mod envelope;
 pub mod frame;
 pub mod ids;
 mod json;
 pub mod login;
 pub mod op;
-pub mod rpc;
+pub mod origin;
 pub mod websocket;

@@ -7,9 +7,7 @@ use common::{Opcode, hex, masked};
 use proptest::{collection::vec, prelude::*};
 use proto::{
     encoded::Encoded,
-    envelope::{Envelope, Target},
     frame::{CLIENT_BODY_MAX, FrameReader, Header, decode, encode, frames_of_message},
-    ids::RoomId,
     login::Login,
     op::Op,
     websocket::{HEAD_LEN_MAX, MessageLimits, Reader, Upgrade, UpgradeRules},
@@ -49,19 +47,6 @@ fn a_push_a_batch_and_a_reply_are_one_allocation() {
     assert_eq!(measure(|| drop(Encoded::push_frames(&frame))).count_total, 1);
     assert_eq!(measure(|| drop(Encoded::reply(header, b"live://1000"))).count_total, 1);
     assert_eq!(measure(|| drop(Encoded::ws_control(Opcode::Pong, b"hi"))).count_total, 1);
-}
-
-#[test]
-fn an_envelope_is_written_in_one_allocation_and_sized_in_none() {
-    let envelope = Envelope {
-        target: Target::Room(RoomId::parse("live://1000").unwrap()),
-        op: Op(1000),
-        body: vec![0; 1000].into(),
-        accepted_at_us: 1,
-        origin: None,
-    };
-    assert_eq!(measure(|| drop(envelope.to_bytes())).count_total, 1);
-    assert_eq!(measure(|| assert_ne!(envelope.size(), 0)).count_total, 0);
 }
 
 #[test]

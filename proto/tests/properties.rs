@@ -2,14 +2,16 @@
 
 mod common;
 
-use bytes::Bytes;
-use common::{Opcode, Said, cut, frames, masked, read, upgrade};
-use proptest::{collection::vec, prelude::*, sample::Index};
+use common::{
+    Opcode, Said, cut, frames, masked, read,
+    spoil::{spoil, spots},
+    upgrade,
+};
+use proptest::{collection::vec, prelude::*};
 use proto::{
     encoded::Encoded,
-    envelope::{Envelope, Origin, Target},
     frame::{CLIENT_BODY_MAX, Decoded, HEADER_LEN, Header, decode, encode, frames_of_message},
-    ids::{Key, RoomId, ServerId},
+    ids::RoomId,
     login::{Login, extras},
     op::Op,
     websocket::{ClientUpgrade, UpgradeRules},
@@ -31,21 +33,6 @@ fn stream_of(frames: &[(Header, Vec<u8>)]) -> Vec<u8> {
 
 fn cuts() -> impl Strategy<Value = Vec<usize>> {
     vec(any::<usize>(), 0..12)
-}
-
-/// A few bytes of a good stream overwritten: noise that gets far.
-fn spoil(mut stream: Vec<u8>, spots: &[(Index, u8)]) -> Vec<u8> {
-    for (spot, byte) in spots {
-        if !stream.is_empty() {
-            let at = spot.index(stream.len());
-            stream[at] = *byte;
-        }
-    }
-    stream
-}
-
-fn spots() -> impl Strategy<Value = Vec<(Index, u8)>> {
-    vec((any::<Index>(), any::<u8>()), 0..4)
 }
 
 /// One message of a client as it may be sent: fragments, with control frames between them.
@@ -87,33 +74,6 @@ fn client_stream(script: &[Sent]) -> (Vec<u8>, Vec<Said>) {
         wanted.push(Said::Message(sent.payload.clone()));
     }
     (stream, wanted)
-}
-
-fn key() -> impl Strategy<Value = Key> {
-    "[a-z0-9_]{0,20}".prop_map(Key::new)
-}
-
-fn envelope() -> impl Strategy<Value = Envelope> {
-    let target = prop_oneof![
-        ("[a-z0-9.:]{1,20}", vec(key(), 1..5))
-            .prop_map(|(server, keys)| Target::Keys { server: ServerId::new(server), keys }),
-        "[a-zé]{1,8}://[^\\p{Cc}]{0,20}".prop_map(|room| Target::Room(RoomId::parse(&room).unwrap())),
-        (0..=i32::MAX as u32).prop_map(|speed| Target::All { speed }),
-    ];
-    let origin = ("[a-z]{1,9}", any::<i32>(), any::<i16>()).prop_map(|(key, seq, ver)| Origin {
-        key: Key::new(key),
-        seq,
-        ver,
-    });
-    (target, any::<i32>(), body(), any::<u64>(), proptest::option::of(origin)).prop_map(
-        |(target, op, body, accepted_at_us, origin)| Envelope {
-            target,
-            op: Op(op),
-            body: Bytes::from(body),
-            accepted_at_us,
-            origin,
-        },
-    )
 }
 
 proptest! {
@@ -215,21 +175,6 @@ proptest! {
     #[test]
     fn an_upgrade_of_noise_is_refused_or_waited_for(noise in vec(any::<u8>(), 0..300)) {
         prop_assert!(!matches!(upgrade(&[&noise], &UpgradeRules::default()), Ok(Some(_))));
-    }
-
-    #[test]
-    fn an_envelope_comes_back_as_it_went(envelope in envelope()) {
-        let bytes = envelope.to_bytes();
-        prop_assert_eq!(bytes.len(), envelope.size());
-        prop_assert_eq!(Envelope::parse(bytes).unwrap(), envelope);
-    }
-
-    #[test]
-    fn spoiled_envelopes_are_refused_or_come_back_the_same(envelope in envelope(), spots in spots()) {
-        let bytes = spoil(envelope.to_bytes().to_vec(), &spots);
-        if let Ok(envelope) = Envelope::parse(bytes.into()) {
-            prop_assert_eq!(Envelope::parse(envelope.to_bytes()).unwrap(), envelope);
-        }
     }
 
     #[test]

@@ -3,16 +3,17 @@
 //! monoio without its feature `sync` hangs when a task is woken from a foreign thread, so nothing of
 //! monoio crosses threads here: the sender writes to an eventfd, the receiver's driver watches it.
 
-use std::future::Future;
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::pin::Pin;
-use std::rc::Rc;
-use std::sync::Arc;
+use std::{
+    future::Future,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+};
 
 use monoio::net::UnixStream;
-use rustix::event::EventfdFlags;
-use rustix::io::Errno;
+use rustix::{event::EventfdFlags, io::Errno};
 
 use crate::socket::borrow;
 

@@ -1,8 +1,10 @@
 //! Listening sockets: one per shard on the same port, options set once for all accepted sockets.
 
-use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::time::Duration;
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    time::Duration,
+};
 
 use socket2::{Domain, Protocol, Type};
 

@@ -3,8 +3,7 @@
 use std::io;
 
 use monoio::{IoUringDriver, RuntimeBuilder};
-use rustix::io::Errno;
-use rustix::process::Resource;
+use rustix::{io::Errno, process::Resource};
 
 /// Why the kernel refused io_uring, and what would change that. The epoll driver works regardless.
 #[derive(Debug, thiserror::Error)]

@@ -4,20 +4,26 @@
 //! without a panic while an operation runs. [`Socket`] can, shared as `Rc<Socket>` between a task
 //! that reads and short-lived tasks that send.
 
-use std::cell::{Cell, UnsafeCell};
-use std::future::Future;
-use std::io;
-use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
-use std::rc::Rc;
-use std::time::Duration;
+use std::{
+    cell::{Cell, UnsafeCell},
+    future::Future,
+    io,
+    net::{Shutdown, SocketAddr},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd},
+    rc::Rc,
+    time::Duration,
+};
 
-use monoio::buf::IoBuf;
-use monoio::io::AsyncWriteRent;
-use monoio::net::{TcpListener, UnixStream};
-use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, SocketFlags};
+use monoio::{
+    buf::IoBuf,
+    io::AsyncWriteRent,
+    net::{TcpListener, UnixStream},
+};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec},
+    io::Errno,
+    net::{RecvFlags, SocketFlags},
+};
 
 use crate::turn::Turns;
 

@@ -5,11 +5,13 @@
 //! looked at only once the run queue is empty. Waiting for the driver instead lets everything else
 //! run first: submissions, completions, timers, the other tasks.
 
-use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
-use std::io;
-use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    io,
+    rc::Rc,
+    task::{Poll, Waker},
+};
 
 use crate::event::{WakeReceiver, WakeSender, wake_pair};
 

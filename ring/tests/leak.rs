@@ -2,9 +2,7 @@
 
 mod common;
 
-use std::io::Read;
-use std::net::TcpStream;
-use std::time::Duration;
+use std::{io::Read, net::TcpStream, time::Duration};
 
 use common::{listener, on_both_drivers};
 use halley_ring::{ListenOptions, descriptors_open};

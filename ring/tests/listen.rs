@@ -1,7 +1,9 @@
 //! One port for all shards of a process and for no second process.
 
-use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::{
+    io::ErrorKind,
+    net::{SocketAddr, TcpListener, TcpStream},
+};
 
 use halley_ring::{ListenOptions, listen, refuse_second_process};
 

@@ -1,7 +1,6 @@
 //! Asking for io_uring, with and without the memory for it.
 
-use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::{os::unix::process::CommandExt, process::Command};
 
 use halley_ring::{Refusal, probe_io_uring};
 

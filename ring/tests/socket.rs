@@ -3,14 +3,16 @@
 
 mod common;
 
-use std::cell::Cell;
-use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::os::fd::OwnedFd;
-use std::rc::Rc;
-use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
+use std::{
+    cell::Cell,
+    io::{ErrorKind, Read, Write},
+    net::{Shutdown, TcpStream},
+    os::fd::OwnedFd,
+    rc::Rc,
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use common::{Driver, connection, drivers, listener, on_both_drivers, on_thread, receive_all};

@@ -2,13 +2,17 @@
 
 mod common;
 
-use std::cell::Cell;
-use std::io::Write;
-use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread;
-use std::time::Duration;
+use std::{
+    cell::Cell,
+    io::Write,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 use common::{connection, drivers, on_both_drivers, on_thread};
 use halley_ring::{ListenOptions, Turns, wake_pair};

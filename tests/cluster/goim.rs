@@ -2,10 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use grpc::logic::{ConnectReply, ConnectReq, DisconnectReply, DisconnectReq, HeartbeatReq, OnlineReply};
 use prost::Message as _;
-use proto::rpc::logic::{
-    ConnectReply, ConnectReq, DisconnectReply, DisconnectReq, HeartbeatReq, OnlineReply,
-};
 
 use crate::{
     harness::{

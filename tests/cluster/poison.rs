@@ -1,7 +1,7 @@
 //! What anybody may put on the shared queue: it is counted, put aside, and everything else goes on.
 
+use grpc::envelope::{Envelope, Target};
 use proto::{
-    envelope::{Envelope, Target},
     ids::{Key, ServerId},
     op::Op,
 };

@@ -167,7 +167,7 @@ pub(crate) fn program(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_BIN_EXE_halley")).with_file_name(name);
     assert!(
         path.is_file(),
-        "{} is not built: cargo build --workspace --features halley-comet/programs,halley-control/programs \
+        "{} is not built: cargo build --workspace --features halley-comet/programs,halley-logic/programs,halley-job/programs \
          (`make test` does it)",
         path.display()
     );

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, future::Future, net::SocketAddr};
 
-use proto::rpc::{
+use grpc::{
     comet::{BroadcastReq, BroadcastRoomReq, PushMsgReq, RoomsReq, comet_client::CometClient},
     logic::{
         ConnectReq, DisconnectReq, HeartbeatReq, NodesReq, OnlineReq, ReceiveReq, logic_client::LogicClient,

@@ -1,7 +1,7 @@
 //! logic's gRPC port, spoken to in the very bytes of a Go comet.
 
+use grpc::logic::{ConnectReply, ConnectReq, OnlineReply};
 use prost::Message;
-use proto::rpc::logic::{ConnectReply, ConnectReq, OnlineReply};
 
 use crate::harness::{
     Server,

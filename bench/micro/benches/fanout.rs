@@ -2,7 +2,7 @@
 //! delivery, without the kernel's part.
 #![allow(missing_docs)] // criterion's macros
 
-use cluster::services::Transport;
+use contract::Transport;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use halley_micro::{BODY, Gateway};
 use proto::{encoded::Encoded, op::Op};

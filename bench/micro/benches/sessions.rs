@@ -7,14 +7,11 @@ use std::{
     time::Duration,
 };
 
-use cluster::services::SessionRef;
-use control::{
-    metrics::SessionMetrics,
-    session::{MemorySessions, NewSession, Put, Sessions},
-};
+use contract::SessionRef;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::FutureExt;
 use proto::ids::{Generation, Key, Mid, ServerId};
+use session::{MemorySessions, NewSession, Put, Sessions, metrics::SessionMetrics};
 
 const SESSIONS: u64 = 100_000;
 /// Operations of one timed round: single ones are shorter than reading the clock.

@@ -3,13 +3,11 @@
 
 use std::time::Duration;
 
-use cluster::services::Transport;
-use comet::{
-    clock::Time,
-    shard::wheel::{TICK_MICROS, Tick, Wheel},
-};
+use contract::Transport;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use halley_micro::Gateway;
+use seam::Time;
+use shard::wheel::{TICK_MICROS, Tick, Wheel};
 
 const CONNECTIONS: u32 = 100_000;
 

@@ -3,7 +3,7 @@
 //!
 //! `deliveries MEMBERS PUSHES`
 
-use cluster::services::Transport;
+use contract::Transport;
 use halley_micro::{BODY, Gateway};
 use proto::{encoded::Encoded, op::Op};
 

@@ -10,22 +10,20 @@ use std::{
     time::Duration,
 };
 
-use cluster::services::{Session, Transport};
-use comet::{
-    clock::Time,
-    config::CometConfig,
-    shard::{
-        Action, Batch, FlushState, Outputs, Sent, Shard, ShardConfig, Wire,
-        mail::{Carried, ConnectionId, Handover, Push, PushTo, Ticket, ToShard},
-        wheel::TICK_MICROS,
-    },
-};
+use comet::config::CometConfig;
+use contract::{Session, Transport};
 use proto::{
     encoded::Encoded,
     frame::{FrameReader, Header, encode},
     ids::{Generation, Key, Mid, RoomId},
     op::Op,
     websocket::Reader,
+};
+use seam::Time;
+use shard::{
+    Action, Batch, FlushState, Outputs, Sent, Shard, ShardConfig, Wire,
+    mail::{Carried, ConnectionId, Handover, Push, PushTo, Ticket, ToShard},
+    wheel::TICK_MICROS,
 };
 
 /// The allocator of the program.

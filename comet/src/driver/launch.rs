@@ -7,16 +7,17 @@ use std::{
     thread,
 };
 
-use cluster::{accept::bindable, services::Transport};
+use contract::Transport;
+use host::accept::bindable;
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 use ring::{ListenOptions, WakeSender, listen, probe_io_uring, refuse_second_process, wake_pair};
+use shard::mail::ToShard;
 
 use super::monoio::{Plan, run};
 use crate::{
     config::{CometConfig, DriverChoice},
     front::{Inbox, Outboxes, RING_CAPACITY},
     mailbox::{Bell, Sender, ShardBell, TaskBell, channel},
-    shard::mail::ToShard,
 };
 
 /// Why the shards could not be started. Nothing is served then.

@@ -3,8 +3,8 @@
 //! The contract, which one conformance suite checks for each driver:
 //!
 //! - what a shard sends to one connection arrives in order, whole, with one write at a time; short writes are continued;
-//! - each [`Action::Send`](crate::shard::Action::Send) is answered by one [`sent`](crate::shard::Shard::sent), each
-//!   connection's reading ends with one [`input_ended`](crate::shard::Shard::input_ended), and a descriptor is closed
+//! - each [`Action::Send`](shard::Action::Send) is answered by one [`sent`](shard::Shard::sent), each
+//!   connection's reading ends with one [`input_ended`](shard::Shard::input_ended), and a descriptor is closed
 //!   once, after both;
 //! - a held connection is not read, but its hang-up is seen;
 //! - what the front puts into the mailbox is seen, however the shard sleeps.

@@ -16,21 +16,19 @@ use std::{
     time::Duration,
 };
 
-use cluster::services::Transport;
+use contract::Transport;
 use monoio::time::sleep;
 use ring::{Listener, Socket, Turns, WakeReceiverSeed};
 use rustix::time::{ClockId, clock_gettime};
-
-use crate::{
-    clock::Time,
-    mailbox::{Receiver, Sender, ShardBell, ShardSleeper, TaskWake},
-    shard::{
-        Action, Flow, FlushState, Outputs, Sent, Shard, ShardConfig,
-        mail::{Attach, ConnectionId, Descriptor, Handover, ToFront, ToShard},
-        queue::Run,
-        wheel::TICK_MICROS,
-    },
+use seam::Time;
+use shard::{
+    Action, Flow, FlushState, Outputs, Sent, Shard, ShardConfig,
+    mail::{Attach, ConnectionId, Descriptor, Handover, ToFront, ToShard},
+    queue::Run,
+    wheel::TICK_MICROS,
 };
+
+use crate::mailbox::{Receiver, Sender, ShardBell, ShardSleeper, TaskWake};
 
 /// Bytes read at once.
 const READ_BUFFER: usize = 64 * 1024;

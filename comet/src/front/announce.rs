@@ -10,7 +10,8 @@ use std::{
     time::Duration,
 };
 
-use cluster::services::{Renewed, SessionRef};
+use contract::{Renewed, SessionRef};
+use shard::mail::ToShard;
 use tokio::{
     sync::{Notify, mpsc},
     time::{Instant, sleep},
@@ -18,7 +19,6 @@ use tokio::{
 use tracing::{debug, info};
 
 use super::{Front, lock};
-use crate::shard::mail::ToShard;
 
 /// How often logic is asked for the incarnation when nothing else has told it meanwhile.
 const ASK_EVERY: Duration = Duration::from_secs(1);

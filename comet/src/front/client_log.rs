@@ -6,18 +6,15 @@
 use std::{collections::HashSet, net::IpAddr, time::Duration};
 
 use bytes::Bytes;
-use cluster::{
-    services::{LogicError, Session, Transport},
-    telemetry::LogLimit,
-};
+use contract::{LogicError, Session, Transport};
+use host::telemetry::LogLimit;
 use proto::{
     close::CloseReason,
     ids::{Key, Mid},
     login::claimed,
 };
+use shard::mail::Login;
 use tracing::{Level, debug, info, level_filters::LevelFilter};
-
-use crate::shard::mail::Login;
 
 /// Lines about clients of nobody special, and about those of listed users.
 static ANYBODY: LogLimit = LogLimit::new(10, Duration::from_secs(1));

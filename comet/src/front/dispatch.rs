@@ -3,20 +3,19 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use cluster::services::{CometApi, Dispatch, DispatchError, Origin, Payload, Receivers};
+use contract::{CometApi, Dispatch, DispatchError, Payload, Receivers};
 use proto::{
     close::CloseReason,
     encoded::Encoded,
     frame::{Header, VER},
     ids::{Generation, Key, RoomId},
     op::Op,
+    origin::Origin,
 };
+use seam::{Time, wall_micros};
+use shard::mail::{Push, PushTo, ToShard};
 
 use super::Front;
-use crate::{
-    clock::{Time, wall_micros},
-    shard::mail::{Push, PushTo, ToShard},
-};
 
 #[async_trait]
 impl CometApi for Front {

@@ -9,13 +9,17 @@ use std::{
     },
 };
 
-use cluster::services::{CometApi, Dispatch, DispatchError, Origin, Receivers};
+use contract::{CometApi, Dispatch, DispatchError, Receivers};
 use futures_util::{Stream, StreamExt as _, stream};
+use grpc::{
+    halley,
+    halley::{DispatchBatch, DispatchReply, KickReply, KickReq, Refused, comet_server},
+};
 use proto::{
     close::CloseReason,
     ids::{Generation, Key, RoomId},
     op::Op,
-    rpc::halley::{self, DispatchBatch, DispatchReply, KickReply, KickReq, Refused, comet_server},
+    origin::Origin,
 };
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};

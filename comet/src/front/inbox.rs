@@ -2,15 +2,13 @@
 
 use std::sync::Arc;
 
-use cluster::services::SessionRef;
+use contract::SessionRef;
 use proto::close::CloseReason;
 use ring::WakeSender;
+use shard::mail::{OpenSession, ToFront, ToShard};
 
 use super::{Front, lanes::Work, lock};
-use crate::{
-    mailbox::{Receiver, TaskBell},
-    shard::mail::{OpenSession, ToFront, ToShard},
-};
+use crate::mailbox::{Receiver, TaskBell};
 
 /// The ring of one shard to the front.
 pub struct Inbox {

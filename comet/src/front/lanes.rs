@@ -12,24 +12,19 @@ use std::{
 };
 
 use bytes::Bytes;
-use cluster::{
-    services::{
-        ClientMessage, CometApi as _, Dispatch, LogicError, MessageReply, Payload, Receivers, SessionRef,
-    },
-    sim::{self, RandomState},
+use contract::{
+    ClientMessage, CometApi as _, Dispatch, LogicError, MessageReply, Payload, Receivers, SessionRef,
 };
 use futures_util::future::join_all;
 use proto::{close::CloseReason, ids::Key, op::Op};
+use seam::{RandomState, Time};
+use shard::mail::{ConnectionId, ToShard};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, sleep_until},
 };
 
 use super::{Front, lock};
-use crate::{
-    clock::Time,
-    shard::mail::{ConnectionId, ToShard},
-};
 
 /// Lanes: devices that logic is told about at once.
 const LANES: usize = 64;
@@ -188,7 +183,7 @@ impl Behind {
     fn put(&self, end: End) -> Result<(), SessionRef> {
         let mut waiting = lock(&self.0);
         if end.session.generation.is_none()
-            || waiting.len() >= sim::bound(ENDS_WAITING_MAX)
+            || waiting.len() >= seam::bound(ENDS_WAITING_MAX)
             || end.since.elapsed() >= END_WAITS
         {
             return Err(end.session);
@@ -213,7 +208,7 @@ impl Lanes {
         let (lanes, works) = behind
             .iter()
             .map(|behind| {
-                let (lane, queue) = mpsc::channel(sim::bound(LANE_CAPACITY));
+                let (lane, queue) = mpsc::channel(seam::bound(LANE_CAPACITY));
                 let (behind, resume_at) = (behind.clone(), Instant::now());
                 (lane, Works { queue, behind, resume_at, pause: END_PAUSE })
             })
@@ -390,7 +385,7 @@ struct Renewals {
 
 impl Renewals {
     fn add(&mut self, front: &Front, session: SessionRef) {
-        let is_full = self.waiting.len() >= sim::bound(RENEWALS_WAITING_MAX);
+        let is_full = self.waiting.len() >= seam::bound(RENEWALS_WAITING_MAX);
         if is_full && !self.waiting.contains_key(&session.key) {
             return front.metrics.given_up("heartbeat");
         }

@@ -4,24 +4,22 @@
 use std::{collections::HashMap, time::Duration};
 
 use async_trait::async_trait;
-use cluster::{
-    dial::{Peer, in_time, is_answer, never_left},
-    services::{
-        ClientCount, ClientMessage, ConnectRequest, LogicApi, LogicError, MessageReply, Renewed, Session,
-        SessionRef,
-    },
+use contract::{
+    ClientCount, ClientMessage, ConnectRequest, LogicApi, LogicError, MessageReply, Renewed, Session,
+    SessionRef,
 };
 use futures_util::stream;
+use grpc::{
+    ROOMS_PAGE, halley,
+    halley::{OnlineReport, RenewReq, logic_client::LogicClient as HalleyClient},
+    logic::{ConnectReq, DisconnectReq, HeartbeatReq, OnlineReq, ReceiveReq, logic_client::LogicClient},
+    protocol::Proto,
+};
+use host::dial::{Peer, in_time, is_answer, never_left};
 use proto::{
     close::CloseReason,
     ids::{Generation, Key, Mid, RoomId, ServerId},
     op::Op,
-    rpc::{
-        ROOMS_PAGE,
-        halley::{self, OnlineReport, RenewReq, logic_client::LogicClient as HalleyClient},
-        logic::{ConnectReq, DisconnectReq, HeartbeatReq, OnlineReq, ReceiveReq, logic_client::LogicClient},
-        protocol::Proto,
-    },
 };
 use tonic::{Code, Response, Status, Streaming, codec::CompressionEncoding, transport::Channel};
 
@@ -84,7 +82,7 @@ impl GrpcLogic {
     }
 
     pub(super) async fn try_connect(&self, request: ConnectRequest) -> Result<Session, NotDone> {
-        let age = request.arrived.elapsed();
+        let (arrival, age) = (request.arrival, request.arrival.age());
         let until = |arrived: u64| arrived + (age + self.limit).as_micros() as u64;
         let request = ConnectReq {
             server: request.server.as_str().to_owned(),
@@ -92,9 +90,9 @@ impl GrpcLogic {
             token: request.token,
             client_ip: request.client_ip.map(|ip| ip.to_string()).unwrap_or_default(),
             transport: request.transport.label().to_owned(),
-            age_us: if request.is_repeated { 0 } else { age.as_micros() as u64 },
-            arrived_by_us: request.arrived_by_us.unwrap_or_default(),
-            wanted_until_us: request.arrived_by_us.map(until).unwrap_or_default(),
+            age_us: if arrival.is_repeated { 0 } else { age.as_micros() as u64 },
+            arrived_by_us: arrival.by_us.unwrap_or_default(),
+            wanted_until_us: arrival.by_us.map(until).unwrap_or_default(),
         };
         let reply = self.peer.in_time(self.goims.clone().connect(request)).await;
         let reply = reply.map_err(|status| NotDone::because(status, login_error))?.into_inner();

@@ -7,14 +7,12 @@ use std::{
 };
 
 use async_trait::async_trait;
-use cluster::{
-    registry::{NodeSet, Service},
-    services::{
-        ClientCount, ClientMessage, ConnectRequest, LogicApi, LogicError, MessageReply, Renewed, Session,
-        SessionRef,
-    },
+use contract::{
+    ClientCount, ClientMessage, ConnectRequest, LogicApi, LogicError, MessageReply, Renewed, Session,
+    SessionRef,
 };
 use proto::ids::{RoomId, ServerId};
+use registry::{NodeSet, Service};
 use tokio::{
     sync::watch,
     time::{Instant, timeout},
@@ -204,10 +202,8 @@ impl LogicApi for Logics {
 
 #[cfg(test)]
 mod tests {
-    use cluster::{
-        registry::{Fixed, Registry},
-        services::Transport,
-    };
+    use contract::{Arrival, Transport};
+    use registry::{Fixed, Registry};
 
     use super::*;
 
@@ -218,9 +214,7 @@ mod tests {
             token: "{}".into(),
             client_ip: None,
             transport: Transport::Tcp,
-            arrived: Instant::now(),
-            is_repeated: false,
-            arrived_by_us: None,
+            arrival: Arrival::ago(Duration::ZERO),
             wanted_until_us: None,
         }
     }

@@ -7,21 +7,13 @@ use std::{
     time::Duration,
 };
 
-use cluster::{
-    services::{ConnectRequest, LogicError, Session},
-    sim,
-};
+use contract::{Arrival, ConnectRequest, LogicError, Session};
 use proto::close::CloseReason;
-use tokio::{
-    sync::{Semaphore, oneshot, watch},
-    time::Instant,
-};
+use seam::Time;
+use shard::mail::{ConnectionId, Login, Outcome, ToShard, Verdict};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::{Front, client_log::Asked, lock};
-use crate::{
-    clock::Time,
-    shard::mail::{ConnectionId, Login, Outcome, ToShard, Verdict},
-};
 
 /// Logins that logic is asked about at once. The others wait, bounded by the limit of connections before their login.
 const ASKED_AT_ONCE: usize = 256;
@@ -57,7 +49,7 @@ struct Waiting {
 
 impl Default for Logins {
     fn default() -> Logins {
-        let places = || Semaphore::new(sim::bound(ASKED_AT_ONCE));
+        let places = || Semaphore::new(seam::bound(ASKED_AT_ONCE));
         Logins { waiting: Mutex::default(), asking: places(), late: places(), running: watch::Sender::new(0) }
     }
 }
@@ -172,10 +164,8 @@ async fn ask(front: &Front, mut login: Login) -> (Result<Session, Option<LogicEr
         token: login.token.clone(),
         client_ip: Some(login.peer),
         transport: login.transport,
-        arrived: instant(login.arrived),
-        is_repeated: false,
         // The same whenever it is asked, for the same number.
-        arrived_by_us: front.store_time.at(login.arrived),
+        arrival: Arrival::at(login.arrived).by(front.store_time.at(login.arrived)),
         wanted_until_us: None,
     };
     let mut pause = RETRY_MIN;
@@ -204,16 +194,10 @@ async fn ask(front: &Front, mut login: Login) -> (Result<Session, Option<LogicEr
             return (Err(Some(error)), None);
         }
         // Without that clock only its age keeps it from outranking a login its client has made since.
-        request.is_repeated = request.arrived_by_us.is_some();
+        request.arrival.is_repeated = request.arrival.by_us.is_some();
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(RETRY_MAX);
     }
-}
-
-/// A moment of ours for others.
-fn instant(moment: Time) -> Instant {
-    let now = Instant::now();
-    now.checked_sub(Time::now().since(moment)).unwrap_or(now)
 }
 
 /// What logic did not say in time it may have stored all the same: that session ends when it does say so.

@@ -6,10 +6,8 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use cluster::{
-    services::{Dispatch, Payload, Receivers},
-    telemetry::OUTSIDERS,
-};
+use contract::{Dispatch, Payload, Receivers};
+use host::telemetry::OUTSIDERS;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder},
@@ -17,13 +15,11 @@ use prometheus_client::{
     registry::Registry,
 };
 use proto::close::CloseReason;
+use seam::wall_micros;
+use shard::stats::{BAD_INPUT, BUCKETS, DropReason, Histogram, PerTransport, Stats};
 use tracing::{Level, debug};
 
 use super::lock;
-use crate::{
-    clock::wall_micros,
-    shard::stats::{BAD_INPUT, BUCKETS, DropReason, Histogram, PerTransport, Stats},
-};
 
 /// Part of the counters at one moment, all shards together: what a page shows.
 #[derive(Clone, Debug, Default)]

@@ -38,7 +38,7 @@ use std::{
     time::Duration,
 };
 
-use cluster::services::{ClientCount, LogicApi, LogicError, Renewed, Session, SessionRef};
+use contract::{ClientCount, LogicApi, LogicError, Renewed, Session, SessionRef};
 use proto::ids::ServerId;
 use tokio::{sync::Notify, time::Instant};
 
@@ -49,7 +49,8 @@ pub use self::{
     metrics::{Metrics, Snapshot},
     outbox::{Outboxes, RING_CAPACITY},
 };
-use crate::{clock::Time, shard::mail::ToShard};
+use seam::Time;
+use shard::mail::ToShard;
 
 /// How often changed room counts are reported to logic.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
@@ -310,7 +311,7 @@ mod tests {
     use std::{net::IpAddr, sync::atomic::AtomicUsize};
 
     use async_trait::async_trait;
-    use cluster::services::{
+    use contract::{
         ClientMessage, CometApi as _, ConnectRequest, Dispatch, DispatchError, MessageReply, Payload,
         Receivers, Transport,
     };
@@ -319,15 +320,13 @@ mod tests {
         ids::{Generation, Key, Mid, RoomId},
         op::Op,
     };
+    use shard::{
+        Wire,
+        mail::{Attach, Carried, ConnectionId, Descriptor, Handover, Login, Outcome, Ticket, ToFront},
+    };
 
     use super::*;
-    use crate::{
-        mailbox::{Bell, Receiver, ShardBell, channel},
-        shard::{
-            Wire,
-            mail::{Attach, Carried, ConnectionId, Descriptor, Handover, Login, Outcome, Ticket, ToFront},
-        },
-    };
+    use crate::mailbox::{Bell, Receiver, ShardBell, channel};
 
     fn session() -> Session {
         Session {

@@ -5,8 +5,9 @@ use std::{
     net::IpAddr,
 };
 
-use cluster::{services::ClientCount, sim::RandomState};
+use contract::ClientCount;
 use proto::ids::RoomId;
+use seam::RandomState;
 
 /// Counts of this comet.
 #[derive(Default)]

@@ -6,11 +6,12 @@ use std::{
     time::Duration,
 };
 
-use cluster::sim::RandomState;
 use proto::ids::Key;
 use ring::WakeSender;
+use seam::RandomState;
+use shard::mail::ToShard;
 
-use crate::{mailbox::Sender, shard::mail::ToShard};
+use crate::mailbox::Sender;
 
 /// Commands one shard can be behind.
 pub const RING_CAPACITY: usize = 8192;

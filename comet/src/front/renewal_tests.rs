@@ -4,19 +4,17 @@
 use std::{collections::HashMap, time::Duration};
 
 use async_trait::async_trait;
-use cluster::services::{
+use contract::{
     ClientCount, ClientMessage, CometApi as _, ConnectRequest, LogicError, MessageReply, Renewed, SessionRef,
 };
 use proto::{
     close::CloseReason,
     ids::{Generation, Key, Mid, RoomId},
 };
+use shard::mail::{OpenSession, ToFront};
 
 use super::{lanes::Work, *};
-use crate::{
-    mailbox::{Bell, Receiver, Sender, ShardBell, TaskBell, TaskWake, channel},
-    shard::mail::{OpenSession, ToFront},
-};
+use crate::mailbox::{Bell, Receiver, Sender, ShardBell, TaskBell, TaskWake, channel};
 
 /// What logic was told.
 #[derive(Clone, Debug, PartialEq, Eq)]

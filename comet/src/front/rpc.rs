@@ -3,18 +3,19 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cluster::services::{CometApi, Dispatch, DispatchError, Origin, Payload, Receivers};
+use contract::{CometApi, Dispatch, DispatchError, Payload, Receivers};
+use grpc::{
+    comet::{
+        BroadcastReply, BroadcastReq, BroadcastRoomReply, BroadcastRoomReq, PushMsgReply, PushMsgReq,
+        RoomsReply, RoomsReq, comet_server,
+    },
+    protocol::Proto,
+};
 use proto::{
     frame::{HEADER_LEN, Header, VER, encode},
     ids::{Key, RoomId},
     op::Op,
-    rpc::{
-        comet::{
-            BroadcastReply, BroadcastReq, BroadcastRoomReply, BroadcastRoomReq, PushMsgReply, PushMsgReq,
-            RoomsReply, RoomsReq, comet_server,
-        },
-        protocol::Proto,
-    },
+    origin::Origin,
 };
 use tonic::{Request, Response, Status, codec::CompressionEncoding};
 

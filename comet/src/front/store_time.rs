@@ -6,8 +6,9 @@
 
 use std::{sync::Mutex, time::Duration};
 
+use seam::Time;
+
 use super::lock;
-use crate::clock::Time;
 
 /// What two logics may disagree by about one clock. So much later than it came a login may be dated.
 const DISAGREEMENT: Duration = Duration::from_millis(20);

@@ -6,7 +6,7 @@
 //! the changing side sees the sleeper and wakes it. The atomics themselves can stay relaxed; what they guard is published
 //! by the ring.
 
-use cluster::sim::{self, Bug};
+use seam::Bug;
 
 use super::sync::{AtomicBool, AtomicUsize, Ordering, fence};
 
@@ -43,7 +43,7 @@ impl<W> Bell<W> {
         // A swap like the one in `ring`, so that the two have one order, for loom too.
         self.sleeping.swap(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        let sleeps = sim::planted(Bug::LostWake) || !ready();
+        let sleeps = seam::planted(Bug::LostWake) || !ready();
         if !sleeps {
             self.awake();
         }

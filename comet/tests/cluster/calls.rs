@@ -7,21 +7,16 @@ use std::{
 };
 
 use axum::body::Bytes;
-use cluster::{
-    registry::{Fixed, Node, Registry as _, Service},
-    services::{ClientCount, ConnectRequest, LogicApi, LogicError, SessionRef, Transport},
-};
 use comet::front::{logic_client::GrpcLogic, logics::Logics};
-use control::{
-    logic::{HalleyRpc, Logic, RpcLogic},
-    session::Sessions as _,
+use contract::{Arrival, ClientCount, ConnectRequest, LogicApi, LogicError, SessionRef, Transport};
+use grpc::{
+    halley,
+    halley::{DispatchBatch, DispatchReply, KickReq, comet_client::CometClient, dispatch::Receivers},
 };
-use proto::{
-    ids::{Generation, Key, Mid, RoomId, ServerId},
-    rpc::halley::{
-        self, DispatchBatch, DispatchReply, KickReq, comet_client::CometClient, dispatch::Receivers,
-    },
-};
+use logic::{HalleyRpc, Logic, RpcLogic};
+use proto::ids::{Generation, Key, Mid, RoomId, ServerId};
+use registry::{Fixed, Node, Registry as _, Service};
+use session::Sessions as _;
 use tokio::{
     net::TcpListener,
     runtime::Builder,
@@ -147,7 +142,7 @@ fn serve(ours: bool) -> (tokio::runtime::Runtime, Shared, String) {
             routes.add_service(HalleyRpc::service(Arc::clone(&logic)));
         }
         let server = Server::builder().add_routes(routes.routes());
-        tokio::spawn(server.serve_with_incoming(cluster::accept::incoming(listener)));
+        tokio::spawn(server.serve_with_incoming(host::accept::incoming(listener)));
         address
     });
     (runtime, shared, address)
@@ -172,9 +167,7 @@ fn login(key: &str) -> ConnectRequest {
         token: format!(r#"{{"mid":1,"key":"{key}"}}"#).into(),
         client_ip: None,
         transport: Transport::Tcp,
-        arrived: tokio::time::Instant::now(),
-        is_repeated: false,
-        arrived_by_us: None,
+        arrival: Arrival::ago(Duration::ZERO),
         wanted_until_us: None,
     }
 }

@@ -15,10 +15,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use control::{
-    logic::{PushTarget, Reach},
-    metrics::{DropReason, ReplacedKick},
-};
+use job::metrics::DropReason;
+use logic::{PushTarget, Reach, metrics::ReplacedKick};
 use proto::{ids::Key, op::Op};
 
 use self::world::{Client, LogicProcess, World, eventually, room};

@@ -8,25 +8,21 @@ use std::{
 };
 
 use axum::Router;
-use cluster::{
-    config::{Addr, Addrs, Bounded, load},
-    registry::{Fixed, Node, Registration, Registry, Service},
-    services::LogicApi,
-    shutdown::Drain,
-};
+use broker::{MemoryBroker, MemoryLimits, metrics::BrokerMetrics};
 use comet::{Comet, config::CometConfig, front::logics::Logics};
-use control::{
-    broker::{MemoryBroker, MemoryLimits},
-    config::{JobConfig, LogicConfig},
-    job::{self, Job, JobDeps},
-    logic::{Logic, LogicDeps, Push, PushTarget, Reach, reach_by_grpc},
-    metrics::{BrokerMetrics, JobMetrics, LogicMetrics, SessionMetrics},
-    session::MemorySessions,
+use config::{Addr, Addrs, Bounded, load};
+use contract::LogicApi;
+use host::shutdown::Drain;
+use job::{Job, JobDeps, config::JobConfig, metrics::JobMetrics};
+use logic::{
+    Logic, LogicDeps, Push, PushTarget, Reach, config::LogicConfig, metrics::LogicMetrics, reach_by_grpc,
 };
 use proto::{
     ids::{Key, RoomId, ServerId},
     op::Op,
 };
+use registry::{Fixed, Node, Registration, Registry, Service};
+use session::{MemorySessions, metrics::SessionMetrics};
 use tokio::{
     runtime::Runtime,
     sync::{oneshot, watch},
@@ -97,7 +93,7 @@ impl LogicProcess {
             runtime.block_on(async {
                 let reach = reach.unwrap_or_else(|| reach_by_grpc(&*shared.registry, LIMIT));
                 let deps = shared.deps(reach);
-                let server = control::logic::start(&logic_config(), deps, Router::new(), Drain::new())
+                let server = logic::start(&logic_config(), deps, Router::new(), Drain::new())
                     .await
                     .expect("free ports");
                 let address = server.rpc_addrs()[0];
@@ -142,7 +138,7 @@ impl World {
         config.websocket.bind = config.tcp.bind.clone();
         config.rpc_server.addr = Addr::loopback(0);
         config.reactor.shards = Bounded::of::<2>();
-        config.protocol.renew_interval = cluster::config::BoundedDuration::millis::<1000>();
+        config.protocol.renew_interval = config::BoundedDuration::millis::<1000>();
         let job_metrics = JobMetrics::default();
         let (started, registrations, job) = runtime.block_on(async {
             let (mut started, mut registrations) = (Vec::new(), Vec::new());
@@ -198,7 +194,7 @@ impl World {
 
     /// The comet of each key, as the session store has it.
     pub(crate) fn servers(&self, keys: &[Key]) -> Vec<Option<ServerId>> {
-        use control::session::Sessions as _;
+        use session::Sessions as _;
         self.runtime.block_on(self.shared.sessions.servers_of_keys(keys)).expect("it is in memory")
     }
 }

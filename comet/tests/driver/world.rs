@@ -11,13 +11,13 @@ use std::{
 };
 
 use async_trait::async_trait;
-use cluster::services::{
-    ClientCount, ClientMessage, CometApi, ConnectRequest, Dispatch, LogicApi, LogicError, MessageReply,
-    Payload, Receivers, Renewed, Session, SessionRef,
-};
 use comet::{
     Comet,
     config::{CometConfig, DriverChoice},
+};
+use contract::{
+    ClientCount, ClientMessage, CometApi, ConnectRequest, Dispatch, LogicApi, LogicError, MessageReply,
+    Payload, Receivers, Renewed, Session, SessionRef,
 };
 use proto::{
     ids::{Generation, Key, RoomId, ServerId},
@@ -92,12 +92,12 @@ impl World {
     pub(crate) fn start(driver: DriverChoice) -> World {
         let mut config = CometConfig::default();
         let any: SocketAddr = ([127, 0, 0, 1], 0).into();
-        config.tcp.bind = cluster::config::Addrs::new(vec![any]).expect("an address");
+        config.tcp.bind = config::Addrs::new(vec![any]).expect("an address");
         config.websocket.bind = config.tcp.bind.clone();
-        config.rpc_server.addr = cluster::config::Addr::loopback(0);
+        config.rpc_server.addr = config::Addr::loopback(0);
         config.reactor.driver = driver;
-        config.reactor.shards = cluster::config::Bounded::of::<2>();
-        config.drain.spread = cluster::config::BoundedDuration::millis::<100>();
+        config.reactor.shards = config::Bounded::of::<2>();
+        config.drain.spread = config::BoundedDuration::millis::<100>();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()

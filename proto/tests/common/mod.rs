@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // each test file uses its part
 
+pub(crate) mod spoil;
+
 use proto::{
     frame::{FrameReader, Header, Violation},
     websocket::{

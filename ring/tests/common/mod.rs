@@ -1,11 +1,13 @@
 //! Runs a test on both of monoio's drivers, with a deadline, and makes connections for it.
 #![allow(dead_code, reason = "each test program uses a part")]
 
-use std::future::Future;
-use std::net::TcpStream;
-use std::rc::Rc;
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::Duration;
+use std::{
+    future::Future,
+    net::TcpStream,
+    rc::Rc,
+    sync::mpsc::{self, RecvTimeoutError},
+    time::Duration,
+};
 
 use halley_ring::{ListenOptions, Listener, Socket, Turns, listen};
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};

@@ -3,11 +3,12 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use axum::{body::Body, http::Request};
-use control::{logic::PushTarget, session::Sessions as _};
+use logic::PushTarget;
 use proto::{
     ids::{Key, RoomId},
     op::Op,
 };
+use session::Sessions as _;
 use tower::ServiceExt as _;
 
 use crate::{client::Doing, oracle::connection::Phase, world::World};

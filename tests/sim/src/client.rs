@@ -2,9 +2,10 @@
 
 use std::collections::VecDeque;
 
-use cluster::services::Transport;
-use comet::{clock::Time, driver::sim::network::SocketId};
+use comet::driver::sim::network::SocketId;
+use contract::Transport;
 use proto::op::Op;
+use seam::Time;
 
 use crate::wire::Got;
 

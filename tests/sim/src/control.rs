@@ -8,27 +8,22 @@ use std::{
 };
 
 use async_trait::async_trait;
-use cluster::{
-    registry::{Fixed, Node, Registration, Registry, Service},
-    services::{
-        ClientCount, ClientMessage, CometApi, ConnectRequest, Dispatch, DispatchError, LogicApi, LogicError,
-        MessageReply, Renewed, Session, SessionRef,
-    },
-    shutdown::Drain,
-    sim::Random,
-};
+use broker::{Broker, MemoryBroker, metrics::BrokerMetrics};
 use comet::front::{ClientLog, Front, Inbox, Metrics, Outboxes};
-use control::{
-    broker::{Broker, MemoryBroker},
-    job::{self, Calls, Job, JobDeps},
-    logic::{Logic, LogicDeps},
-    metrics::{BrokerMetrics, JobMetrics, LogicMetrics, SessionMetrics},
-    session::MemorySessions,
+use contract::{
+    ClientCount, ClientMessage, CometApi, ConnectRequest, Dispatch, DispatchError, LogicApi, LogicError,
+    MessageReply, Renewed, Session, SessionRef,
 };
+use host::shutdown::Drain;
+use job::{Calls, Job, JobDeps, metrics::JobMetrics};
+use logic::{Logic, LogicDeps, metrics::LogicMetrics};
 use proto::{
     close::CloseReason,
     ids::{Generation, Key, RoomId, ServerId},
 };
+use registry::{Fixed, Node, Registration, Registry, Service};
+use seam::Random;
+use session::{MemorySessions, metrics::SessionMetrics};
 use tokio::time::Instant;
 
 use crate::plan::{Plan, ServiceFaults};
@@ -320,7 +315,7 @@ impl Control {
         });
         let (job_metrics, drain) = (JobMetrics::default(), Drain::new());
         let deps = JobDeps {
-            group: control::job::GROUP.to_owned(),
+            group: job::GROUP.to_owned(),
             broker: Arc::clone(&broker) as _,
             registry,
             connect,
@@ -328,7 +323,7 @@ impl Control {
             drain: drain.clone(),
         };
         let job = job::start(&plan.job, deps);
-        let api = control::logic::router(Arc::clone(&logic), &plan.logic);
+        let api = logic::router(Arc::clone(&logic), &plan.logic);
         Control {
             logic,
             front,

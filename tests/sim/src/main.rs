@@ -4,7 +4,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use clap::Parser;
-use cluster::sim::Bug;
+use seam::Bug;
 use sim::{
     clock::now,
     million,

@@ -10,26 +10,18 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
-use cluster::{
-    services::Transport,
-    sim::{self, Begin, Random},
+use comet::driver::sim::{
+    network::{ClientRead, Faults, Network, SocketId},
+    reactor::{Event, Reactor, Turn, Watch},
 };
-use comet::{
-    clock::Time,
-    driver::sim::{
-        network::{ClientRead, Faults, Network, SocketId},
-        reactor::{Event, Reactor, Turn, Watch},
-    },
-};
-use control::{
-    logic::{Push, PushTarget},
-    metrics::SessionMetrics,
-    session::{MemorySessions, NewSession, Sessions as _},
-};
+use contract::Transport;
+use logic::{Push, PushTarget};
 use proto::{
     ids::{Generation, Key, Mid, RoomId, ServerId},
     op::Op,
 };
+use seam::{Begin, Random, Time};
+use session::{MemorySessions, NewSession, Sessions as _, metrics::SessionMetrics};
 use tokio::task::yield_now;
 
 use crate::{
@@ -65,7 +57,7 @@ pub fn run(connections: u32) -> (u64, u64) {
 
 fn simulate(connections: usize) -> anyhow::Result<()> {
     println!("sim: {connections} connections at once");
-    let _simulation = sim::begin(Begin { seed: 0, bug: None, shrink: 1 });
+    let _simulation = seam::begin(Begin { seed: 0, bug: None, shrink: 1 });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
     runtime.block_on(async { Crowd::new(connections).await.run().await })
 }
@@ -299,7 +291,7 @@ impl Crowd {
 
     async fn pass(&mut self, time: Duration) {
         self.now = self.now.after(time);
-        sim::set_micros(self.now.as_micros());
+        seam::set_micros(self.now.as_micros());
         tokio::time::advance(time).await;
     }
 

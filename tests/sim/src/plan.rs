@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use cluster::{config::load, sim::Random};
-use comet::{
-    config::CometConfig,
-    driver::sim::network::Faults,
-    front::RING_CAPACITY,
-    shard::{Batch, Rate, ShardConfig, SlowConsumer},
-};
-use control::config::{JobConfig, LogicConfig};
+use comet::{config::CometConfig, driver::sim::network::Faults, front::RING_CAPACITY};
+use config::load;
+use job::config::JobConfig;
+use logic::config::LogicConfig;
+use seam::Random;
+use shard::{Batch, Rate, ShardConfig, SlowConsumer};
 
 /// One run.
 #[derive(Clone, Debug)]
@@ -106,7 +104,7 @@ impl Plan {
             handshake: Duration::from_millis(r.of(&[600, 1500])),
             frame: Duration::from_millis(500),
             queue_bytes_max: r.of(&[512, 2048, 4096, 65_536]),
-            slow_consumer: r.of(&[SlowConsumer::DropOldest, SlowConsumer::DropNewest, SlowConsumer::Close]),
+            slow_consumer: r.of(&[SlowConsumer::DropOldest, SlowConsumer::Close]),
             rate: Rate { per_second: 100, burst: r.of(&[20, 400]) },
             rooms_max: 4,
             accepts_max: 6,

@@ -14,9 +14,9 @@ use std::{
     time::Duration,
 };
 
-use cluster::sim::{self, Begin, Bug};
-use comet::shard::stats::DropReason;
 use proto::close::CloseReason;
+use seam::{Begin, Bug};
+use shard::stats::DropReason;
 
 use crate::{
     plan::Plan,
@@ -104,7 +104,7 @@ pub type Ended = Result<Figures, Box<Failure>>;
 pub fn run(seed: u64, bug: Option<Bug>, lines: Lines) -> Ended {
     catch_panics();
     let plan = Plan::new(seed);
-    let _simulation = sim::begin(Begin { seed, bug, shrink: plan.shrink });
+    let _simulation = seam::begin(Begin { seed, bug, shrink: plan.shrink });
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, fmt::Write as _, hash::Hasher};
 
-use comet::clock::Time;
+use seam::Time;
 
 /// Lines kept: the last ones before a failure.
 const LINES_KEPT: usize = 60;

@@ -1,6 +1,6 @@
 //! The client's side of both wires: what it writes, and what comes out of what it reads.
 
-use cluster::services::Transport;
+use contract::Transport;
 use proto::{
     frame::{FrameReader, HEADER_LEN, Header, encode, frames_of_message},
     op::Op,

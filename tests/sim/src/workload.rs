@@ -4,9 +4,9 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use cluster::services::{CometApi as _, Transport};
 use comet::driver::sim::network::ClientRead;
-use control::logic::{Push, PushTarget};
+use contract::{CometApi as _, Transport};
+use logic::{Push, PushTarget};
 use proto::{
     close::CloseReason,
     ids::{Generation, Key, Mid, RoomId},
@@ -354,12 +354,12 @@ impl World {
         let devices = match &target {
             PushTarget::Keys(keys) => {
                 let keys: Vec<Key> = keys.clone();
-                use control::session::Sessions as _;
+                use session::Sessions as _;
                 let found = self.control.sessions.servers_of_keys(&keys).await.ok()?;
                 Some(found.iter().flatten().count())
             }
             PushTarget::Mids(mids) => {
-                use control::session::Sessions as _;
+                use session::Sessions as _;
                 let found = self.control.sessions.sessions_of_mids(mids).await.ok()?;
                 Some(found.iter().map(Vec::len).sum())
             }

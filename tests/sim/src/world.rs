@@ -2,16 +2,16 @@
 
 use std::{collections::BTreeMap, future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
 
-use cluster::sim::{self, Random};
 use comet::{
-    clock::Time,
     driver::sim::{
         network::{Faults, Injected, Network},
-        reactor::{self, Reactor, Turn},
+        reactor,
+        reactor::{Reactor, Turn},
     },
     front::{Inbox, Outboxes},
     mailbox::{Bell, ShardBell, TaskBell, channel},
 };
+use seam::{Random, Time};
 use tokio::task::yield_now;
 
 use crate::{
@@ -218,7 +218,7 @@ impl World {
     /// Time passes.
     pub(crate) async fn pass(&mut self, time: Duration) {
         self.now = self.now.after(time);
-        sim::set_micros(self.now.as_micros());
+        seam::set_micros(self.now.as_micros());
         let mut advance = pin!(tokio::time::advance(time));
         if self.tokio_frozen > self.now {
             // The clock is set before it yields to the tasks, which is where this leaves it.
@@ -355,12 +355,12 @@ impl World {
 
     /// Dispatches that comet refused.
     pub(crate) fn refused(&self) -> u64 {
-        self.control.job_metrics.drops.of(control::metrics::DropReason::Invalid).get()
+        self.control.job_metrics.drops.of(job::metrics::DropReason::Invalid).get()
     }
 
     /// Dispatches that job gave up for this comet.
     pub(crate) fn given_up(&self) -> u64 {
-        self.control.job_metrics.drops.of(control::metrics::DropReason::CometUnreachable).get()
+        self.control.job_metrics.drops.of(job::metrics::DropReason::CometUnreachable).get()
     }
 
     /// Nothing of anybody is left.

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use cluster::sim::Bug;
+use seam::Bug;
 use sim::{
     run::{Seeds, run, run_many},
     trace::Lines,

@@ -1,13 +1,13 @@
 //! Command line of `comet`.
 
 use clap::Parser;
-use cluster::process::{ConfigArgs, EntryArgs, PlaceArgs};
+use host::process::{ConfigArgs, EntryArgs, PlaceArgs};
 
 /// What can be said to `comet`.
 #[derive(Debug, Parser)]
 #[command(
     name = "comet",
-    version = cluster::build::LONG_VERSION,
+    version = host::build::LONG_VERSION,
     about = "Halley's gateway: it holds the client connections of a cluster. A goim comet can stand in its place.",
     max_term_width = 80,
     after_help = "Flags may have one dash or two, with = or a space before the value.

@@ -1,14 +1,12 @@
 //! What can be set about the program `comet`: the gateway's own sections, and how it finds the others.
 
-use cluster::{
-    config::{Addrs, ConfigError},
-    process::{LogConfig, ProgramConfig, RpcClientConfig},
-    registry::etcd::DiscoveryConfig,
-};
+use config::{Addrs, ConfigError};
 use halley_comet::config::{
     BatchConfig, CometConfig, DrainConfig, LimitsConfig, ProtocolConfig, ReactorConfig, RpcServerConfig,
     TcpConfig, WebSocketConfig, WhitelistConfig,
 };
+use host::process::{LogConfig, ProgramConfig, RpcClientConfig};
+use registry::etcd::DiscoveryConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -150,7 +148,7 @@ impl CometFile {
 
 #[cfg(test)]
 mod tests {
-    use cluster::config::{commented_default, load};
+    use config::{commented_default, load};
 
     use super::*;
 

@@ -9,20 +9,22 @@ mod config;
 
 use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
+use ::config::{Addrs, ConfigError, Listener, Mistakes, shared_ports};
 use anyhow::{Context, anyhow};
-use cluster::{
-    admin::{self, Health},
-    config::{Addrs, ConfigError, Listener, Mistakes, shared_ports},
-    process::{self, Entry, Place},
-    registry::{
-        HEARD, Membership, Registry, Service,
-        etcd::{EtcdRegistry, Scope},
-    },
+use halley_comet::{Comet, OpenFiles, front::logics::Logics};
+use host::{
+    admin,
+    admin::Health,
+    process,
+    process::{Entry, Place},
     shutdown::{Drain, on_signals},
     telemetry,
 };
-use halley_comet::{Comet, OpenFiles, front::logics::Logics};
 use proto::ids::ServerId;
+use registry::{
+    HEARD, Membership, Node, Registry, Service,
+    etcd::{EtcdRegistry, Scope},
+};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -118,7 +120,7 @@ async fn run(file: CometFile, checked: Checked) -> anyhow::Result<()> {
             is_known.send_replace(true);
         }
     });
-    let name = |rpc: SocketAddr| place.server(rpc);
+    let name = |rpc: SocketAddr| ServerId::new(place.server(rpc));
     let comet = Comet::start(&config, name, open_files.connections, logics, comet_metrics)
         .await
         .map_err(|error| anyhow!("{error}"))?;
@@ -126,7 +128,7 @@ async fn run(file: CometFile, checked: Checked) -> anyhow::Result<()> {
     if entry.addrs.is_empty() {
         entry.addrs = addresses(&comet, &server);
     }
-    let node = place.node(Service::Comet, server.clone(), entry);
+    let node = Node::here(Service::Comet, server.clone(), &place, entry);
     let front = Arc::clone(&comet.front);
     // Before anybody is sent here: a port that is taken ends the process.
     let admin = admin::start(&file.admin.addr, admin::router(Arc::clone(&health), Arc::new(metrics)))?;

@@ -2,19 +2,16 @@
 
 use std::{collections::BTreeSet, io, sync::Arc};
 
-use cluster::sim::Random;
 use ring::WakeReceiverSeed;
+use seam::{Random, Time};
+use shard::{
+    Action, Flow, FlushState, Outputs, Run, Sent, Shard, ShardConfig,
+    mail::{Attach, ConnectionId, Descriptor, Handover, ToFront, ToShard},
+    wheel::TICK_MICROS,
+};
 
 use super::network::{Network, SocketId};
-use crate::{
-    clock::Time,
-    mailbox::{Receiver, Sender, ShardBell, TaskWake},
-    shard::{
-        Action, Flow, FlushState, Outputs, Run, Sent, Shard, ShardConfig,
-        mail::{Attach, ConnectionId, Descriptor, Handover, ToFront, ToShard},
-        wheel::TICK_MICROS,
-    },
-};
+use crate::mailbox::{Receiver, Sender, ShardBell, TaskWake};
 
 /// Bytes read at once.
 const READ_BUFFER: usize = 64 * 1024;

@@ -1,7 +1,8 @@
 //! The client's side of the wire without its socket: bytes in, things heard out.
 
 use proto::{
-    frame::{self, Frame, FrameReader, Header},
+    frame,
+    frame::{Frame, FrameReader, Header},
     op::Op,
     websocket::{ClientUpgrade, Item, MessageLimits, Opcode, Reader, client_frame},
 };

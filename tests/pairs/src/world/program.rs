@@ -309,7 +309,7 @@ fn executable(name: &str) -> Result<PathBuf> {
     let path = folder.join(name);
     if !path.is_file() {
         bail!(
-            "{} is not built: cargo build --workspace --features halley-comet/programs,halley-control/programs",
+            "{} is not built: cargo build --workspace --features halley-comet/programs,halley-logic/programs,halley-job/programs",
             path.display()
         );
     }

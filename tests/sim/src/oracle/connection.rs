@@ -2,12 +2,13 @@
 
 use std::{collections::VecDeque, net::IpAddr};
 
-use cluster::services::{Session, Transport};
-use comet::{clock::Time, shard::mail::ConnectionId};
+use contract::{Session, Transport};
 use proto::{
     ids::{Generation, Key, RoomId},
     op::Op,
 };
+use seam::Time;
+use shard::mail::ConnectionId;
 
 use super::Rules;
 use crate::wire::{Got, ServerStream};

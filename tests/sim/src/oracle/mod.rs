@@ -14,23 +14,21 @@ use std::{
     time::Duration,
 };
 
-use cluster::services::Transport;
-use comet::{
-    clock::Time,
-    driver::sim::{
-        network::SocketId,
-        reactor::{Event, Watch},
-    },
-    shard::{
-        Action, Flow, Shard,
-        mail::{Outcome, PushTo, ToFront, ToShard},
-        stats::DropReason,
-    },
+use comet::driver::sim::{
+    network::SocketId,
+    reactor::{Event, Watch},
 };
+use contract::Transport;
 use proto::{
     close::CloseReason,
     ids::{Generation, Key, RoomId},
     op::Op,
+};
+use seam::Time;
+use shard::{
+    Action, Flow, Shard,
+    mail::{Outcome, PushTo, ToFront, ToShard},
+    stats::DropReason,
 };
 
 use self::connection::{Conn, Phase, Request, push_id};

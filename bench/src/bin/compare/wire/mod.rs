@@ -8,7 +8,8 @@ mod lines;
 mod websocket;
 
 use proto::{
-    frame::{self, FrameReader, Header},
+    frame,
+    frame::{FrameReader, Header},
     op::Op,
 };
 

@@ -1,0 +1,233 @@
+//! logic as comet sees it.
+
+use std::{collections::HashMap, net::IpAddr, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use proto::{
+    close::CloseReason,
+    frame::Header,
+    ids::{Generation, Key, Mid, RoomId, ServerId},
+    op::Op,
+    origin::Origin,
+};
+use seam::Time;
+
+/// logic as comet sees it.
+#[async_trait]
+pub trait LogicApi: Send + Sync + 'static {
+    /// Decides a login and stores its session.
+    async fn connect(&self, request: ConnectRequest) -> Result<Session, LogicError>;
+    /// Ends a session; true when there was one and it was this one.
+    async fn disconnect(&self, session: SessionRef) -> Result<bool, LogicError>;
+    /// Says that sessions of one comet live (for each well inside its time to live), and puts back what the store lost.
+    /// With no sessions it only asks for the incarnation of the store.
+    async fn renew(&self, sessions: Vec<SessionRef>) -> Result<Renewed, LogicError>;
+    /// Reports this comet's people per room and returns everybody's in those rooms. goim's logic answers all rooms there
+    /// are.
+    async fn renew_online(
+        &self,
+        server: ServerId,
+        rooms: HashMap<RoomId, u32>,
+        clients: ClientCount,
+    ) -> Result<HashMap<RoomId, u32>, LogicError>;
+    /// Takes one client message.
+    async fn receive(&self, message: ClientMessage) -> Result<MessageReply, LogicError>;
+}
+
+/// How a client reached comet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// Bare goim frames on TCP.
+    Tcp,
+    /// goim frames in WebSocket messages.
+    WebSocket,
+}
+
+impl Transport {
+    /// The word used in metrics, logs and `ConnectReq.transport`.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Transport::Tcp => "tcp",
+            Transport::WebSocket => "websocket",
+        }
+    }
+}
+
+/// One client's login, as comet passes it on: the bytes are the client's own, unread.
+#[derive(Clone, Debug)]
+pub struct ConnectRequest {
+    /// The comet that holds the connection.
+    pub server: ServerId,
+    /// `Cookie` header of the upgrade, empty on TCP.
+    pub cookie: String,
+    /// Body of the login operation, verbatim.
+    pub token: Bytes,
+    /// Address of the client, when known.
+    pub client_ip: Option<IpAddr>,
+    /// How the client came.
+    pub transport: Transport,
+    /// When the login came to the comet.
+    pub arrival: Arrival,
+    /// When its comet stops waiting for the answer, by the session store's clock, at the latest, in µs since the epoch: what is
+    /// found later is not begun, for it was asked of another logic meanwhile, or given up. None where the comet does not know
+    /// that clock.
+    pub wanted_until_us: Option<u64>,
+}
+
+/// When a login came to its comet, as far as whoever has it here knows: its way may have been longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// When this process first saw it.
+    seen: Time,
+    /// How long it had waited by then.
+    waited: Duration,
+    /// Logic was asked before, and may have stored it under a number that only `by_us`, which is there then, is certainly
+    /// not below.
+    pub is_repeated: bool,
+    /// The same by the session store's clock, at the latest, in µs since the epoch; none where the comet does not know
+    /// that clock.
+    pub by_us: Option<u64>,
+}
+
+impl Arrival {
+    /// It came to this process at `seen`, and logic was not asked yet.
+    pub const fn at(seen: Time) -> Arrival {
+        Arrival { seen, waited: Duration::ZERO, is_repeated: false, by_us: None }
+    }
+
+    /// It had waited for `waited` when it came to this process, which is now.
+    pub fn ago(waited: Duration) -> Arrival {
+        Arrival { waited, ..Arrival::at(Time::now()) }
+    }
+
+    /// The same, where the session store's clock is known too.
+    pub const fn by(self, by_us: Option<u64>) -> Arrival {
+        Arrival { by_us, ..self }
+    }
+
+    /// How long it has waited by now.
+    pub fn age(&self) -> Duration {
+        self.waited + Time::now().since(self.seen)
+    }
+}
+
+/// What logic says about a login it accepts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// The user.
+    pub mid: Mid,
+    /// The device key; logic invents one when the client gave none.
+    pub key: Key,
+    /// First room, the one operation 12 changes.
+    pub room: Option<RoomId>,
+    /// Further rooms (docs/PROTOCOL.md section 4); empty under a Go logic.
+    pub rooms: Vec<RoomId>,
+    /// Operations of keyed and broadcast pushes the client wants.
+    pub accepts: Vec<Op>,
+    /// Silence after which comet closes the connection.
+    pub heartbeat: Duration,
+    /// Fence of the session; a Go logic gives none.
+    pub generation: Option<Generation>,
+}
+
+/// Names one login of a key: what ends or renews it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionRef {
+    /// The user.
+    pub mid: Mid,
+    /// The device key.
+    pub key: Key,
+    /// The comet that holds the connection.
+    pub server: ServerId,
+    /// Fence; without one the stored server decides.
+    pub generation: Option<Generation>,
+}
+
+/// What became of a renewal.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Renewed {
+    /// Incarnation of the session store: when it changes, the store may have lost sessions, and comet renews all of its
+    /// own. None: logic does not say.
+    pub incarnation: Option<u64>,
+    /// Sessions that are not the stored ones because a newer login on another comet took their key, with its generation:
+    /// comet closes what is older.
+    pub superseded: Vec<(Key, Generation)>,
+    /// What the session store's clock shows, µs since the epoch; none: logic does not say.
+    pub now_us: Option<u64>,
+}
+
+/// One message of a client for logic.
+#[derive(Clone, Debug)]
+pub struct ClientMessage {
+    /// The sender.
+    pub mid: Mid,
+    /// The sender's device.
+    pub key: Key,
+    /// The sender's first room.
+    pub room: Option<RoomId>,
+    /// Header of the frame as it came.
+    pub header: Header,
+    /// Body of the frame.
+    pub body: Bytes,
+}
+
+impl ClientMessage {
+    /// What stays of its header when it goes into a room.
+    pub fn origin(&self) -> Origin {
+        Origin { key: self.key.clone(), seq: self.header.seq, ver: self.header.ver }
+    }
+}
+
+/// What comet does for the sender of a [`ClientMessage`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MessageReply {
+    /// The message went to the sender's room through the broker: every member gets it as operation 5, and the sender's
+    /// own copy carries its own sequence number.
+    Room,
+    /// Answer the sender alone, with this body.
+    Body(Bytes),
+    /// What goim's logic says: nothing. A message into a room is handed to the members on this comet, as goim's comet
+    /// does; anything else is answered with an empty body.
+    Unsaid,
+}
+
+/// Connections and distinct client addresses of one comet, for `/goim/online/total`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientCount {
+    /// Logged-in connections.
+    pub connections: u64,
+    /// Distinct client addresses among them.
+    pub addresses: u64,
+}
+
+/// Why logic did not do what comet asked.
+#[derive(Debug, thiserror::Error)]
+pub enum LogicError {
+    /// The login is refused for good: the client is closed with this reason and text. Not retried.
+    #[error("refused: {text}")]
+    Refused {
+        /// Close reason for the client.
+        reason: CloseReason,
+        /// Words for the client; never a secret.
+        text: String,
+    },
+    /// Logic or something behind it is away. Retried inside the handshake deadline.
+    #[error("logic is unavailable: {0}")]
+    Unavailable(String),
+    /// Too many requests; retried with backoff inside the handshake deadline.
+    #[error("logic is overloaded")]
+    Overloaded,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_login_gets_older_where_it_waits() {
+        let arrival = Arrival::ago(Duration::from_secs(3));
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(arrival.age() >= Duration::from_millis(3020), "{:?}", arrival.age());
+    }
+}

@@ -1,0 +1,15 @@
+//! The one place of this crate that reads a clock, for it and for those that have none of their own.
+
+use std::time::{Instant, SystemTime};
+
+/// The monotonic clock.
+#[allow(clippy::disallowed_methods)] // the module that exists for it
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// The wall clock, for what people and other machines read.
+#[allow(clippy::disallowed_methods)] // the module that exists for it
+pub fn wall() -> SystemTime {
+    SystemTime::now()
+}

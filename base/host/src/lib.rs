@@ -1,0 +1,35 @@
+//! What makes a program a good citizen of a machine, whatever service it is.
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`process`] | command line, start and exit status of a program |
+//! | [`shutdown`] | SIGTERM and SIGINT: drain, then exit |
+//! | [`telemetry`] | logs, a limit on lines that outsiders cause, metrics of the process |
+//! | [`metrics`] | counters by a label, latencies |
+//! | [`admin`] | `/metrics`, `/healthz`, `/readyz` |
+//! | [`http`] | a bounded HTTP server |
+//! | [`accept`] | connections from a listener, for gRPC servers |
+//! | [`dial`] | gRPC connections to the other processes, ours and goim's |
+//! | [`awake`] | deadlines of a process that may stand still |
+//! | [`backoff`] | pauses between attempts |
+//! | [`clock`] | the one place of this crate that reads a clock |
+//! | [`build`] | version and commit |
+//!
+//! It knows no service, no client and no rule of the protocol, and has no global state but the logs. Nothing here runs on a
+//! shard's hot path: [`telemetry::LogLimit`] is the one thing a driver calls.
+
+#![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)] // they panic when nobody takes it, or wait for ever
+
+pub mod accept;
+pub mod admin;
+pub mod awake;
+pub mod backoff;
+pub mod build;
+pub mod clock;
+pub mod dial;
+pub mod http;
+pub mod metrics;
+pub mod process;
+pub mod shutdown;
+pub mod telemetry;

@@ -1,0 +1,279 @@
+//! Connections to etcd, one member at a time, and what can go wrong with them.
+
+use std::{error::Error as _, future::Future, time::Duration};
+
+use config::ConfigError;
+use etcd_client::{Client, ConnectOptions, Error, GetOptions};
+use host::{awake, backoff::Backoff};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::{
+    DiscoveryConfig,
+    metrics::{Failure, RegistryMetrics},
+};
+
+/// What etcd says to a user while its access control is off.
+const NO_ACCESS_CONTROL: &str = "authentication is not enabled";
+
+/// Pause between two attempts to reach a member. None waits for the one before it, which may hang in a cut link for
+/// `dialTimeout`: so a member that is back is noticed at once.
+const ATTEMPT_EVERY: Duration = Duration::from_millis(300);
+
+/// Attempts under way at most. One that finds so many waits for the end of one.
+const ATTEMPTS_MAX: usize = 12;
+
+/// Longest pause after an attempt that was refused: etcd takes time over a password.
+const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// The members of etcd and how to reach them. Everybody who talks to etcd has one: a connection is to the next member in
+/// the circle, so that one that is away is passed over.
+#[derive(Clone)]
+pub(super) struct Members {
+    urls: Vec<String>,
+    /// The one connected to last: the last one at first, so that the first is the first.
+    at: usize,
+    options: ConnectOptions,
+    user: Option<(String, String)>,
+    /// How long a request may take.
+    deadline: Duration,
+    metrics: RegistryMetrics,
+}
+
+/// What a member is asked to see whether it answers.
+#[derive(Clone, Debug)]
+pub(super) struct Question {
+    key: String,
+    options: GetOptions,
+}
+
+impl Question {
+    /// Is there this key?
+    pub(super) fn key(key: &str) -> Self {
+        Self { key: key.to_owned(), options: GetOptions::new().with_keys_only() }
+    }
+
+    /// Is there any key that begins so?
+    pub(super) fn prefix(prefix: &str) -> Self {
+        let Self { key, options } = Self::key(prefix);
+        Self { key, options: options.with_prefix().with_limit(1) }
+    }
+}
+
+/// Why there was no answer, or a bad one. Everything is tried again.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Trouble {
+    /// etcd is away.
+    #[error("{0}")]
+    Away(String),
+    /// etcd answers and refuses: an operator has to repair something.
+    #[error("{0}")]
+    Refused(String),
+    /// The lease has run out.
+    #[error("the lease is gone")]
+    LeaseGone,
+}
+
+/// Codes of gRPC by which etcd refuses: INVALID_ARGUMENT (wrong password), PERMISSION_DENIED, FAILED_PRECONDITION,
+/// UNAUTHENTICATED.
+const REFUSALS: [i32; 4] = [3, 7, 9, 16];
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        let Error::GRpcStatus(status) = &error else {
+            return match error {
+                Error::LeaseKeepAliveError(_) => Self::LeaseGone,
+                error => Self::Away(error.to_string()),
+            };
+        };
+        // The words that help ("Connection refused") are at the bottom.
+        let mut words = status.message().to_owned();
+        let mut source = status.source();
+        while let Some(error) = source {
+            words = error.to_string();
+            source = error.source();
+        }
+        match REFUSALS.contains(&i32::from(status.code())) {
+            true => Self::Refused(words),
+            // etcd's own word, whichever code it comes with.
+            false if words.contains("requested lease not found") => Self::LeaseGone,
+            false => Self::Away(words),
+        }
+    }
+}
+
+impl Members {
+    pub(super) fn new(config: &DiscoveryConfig, metrics: RegistryMetrics) -> Result<Self, ConfigError> {
+        let deadline = config.dial_timeout.get();
+        let mut options = ConnectOptions::new()
+            .with_connect_timeout(deadline)
+            .with_require_leader(true)
+            .with_auto_token_refresh(true);
+        if let Some(tls) = config.tls()? {
+            options = options.with_tls(tls);
+        }
+        let user = (!config.username.is_empty())
+            .then(|| (config.username.clone(), config.password.get().to_owned()));
+        let urls = config.urls()?;
+        Ok(Self { at: urls.len() - 1, urls, options, user, deadline, metrics })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.urls.len()
+    }
+
+    /// The member connected to last, for a log line.
+    pub(super) fn current(&self) -> &str {
+        &self.urls[self.at]
+    }
+
+    /// A client of the first member that answers, asked one after the other without an end, several at once. What went
+    /// wrong meanwhile is `failed`, with its member.
+    pub(super) async fn reach(
+        &mut self,
+        question: Question,
+        mut failed: impl FnMut(&str, &Trouble),
+    ) -> Client {
+        let mut attempts = JoinSet::new();
+        let mut refused_pause = Backoff::new(ATTEMPT_EVERY, REFUSED_PAUSE_MAX);
+        let mut next = Instant::now();
+        loop {
+            let (at, answer) = tokio::select! {
+                biased;
+                Some(attempt) = attempts.join_next() => match attempt {
+                    Ok(attempt) => attempt,
+                    // It is not cancelled, and a panic has been reported where it happened.
+                    Err(_) => continue,
+                },
+                () = sleep_until(next), if attempts.len() < ATTEMPTS_MAX => {
+                    next = Instant::now() + ATTEMPT_EVERY;
+                    self.at = self.next();
+                    let (member, question) = (self.clone(), question.clone());
+                    attempts.spawn(async move { (member.at, member.answering(question).await) });
+                    continue;
+                }
+            };
+            let result = match answer {
+                Ok(client) if self.user.is_none() => Ok(client),
+                // One at a time: a password costs etcd more time than all the rest.
+                Ok(_) => {
+                    attempts.abort_all();
+                    attempts = JoinSet::new();
+                    self.at = at;
+                    self.logged_in().await
+                }
+                Err(trouble) => Err(trouble),
+            };
+            match result {
+                Ok(client) => {
+                    self.at = at;
+                    return client;
+                }
+                Err(trouble) => {
+                    if matches!(trouble, Trouble::Refused(_)) {
+                        next = Instant::now() + refused_pause.step();
+                    }
+                    failed(&self.urls[at], &trouble);
+                }
+            }
+        }
+    }
+
+    /// A client of this member that has asked, as nobody. Where a user is needed a refusal is an answer.
+    async fn answering(&self, question: Question) -> Result<Client, Trouble> {
+        let mut client = self.client(self.options.clone()).await?;
+        let Question { key, options } = question;
+        match self.uncounted(client.get(key, Some(options))).await {
+            Ok(_) => Ok(client),
+            Err((_, Trouble::Refused(_))) if self.user.is_some() => Ok(client),
+            Err(failed) => Err(self.counted(failed)),
+        }
+    }
+
+    /// Does it answer?
+    pub(super) async fn question(&self, client: &mut Client, question: Question) -> Result<(), Trouble> {
+        let Question { key, options } = question;
+        self.ask(client.get(key, Some(options))).await?;
+        Ok(())
+    }
+
+    fn next(&self) -> usize {
+        (self.at + 1) % self.urls.len()
+    }
+
+    /// A client of the next member. Nothing but a user's login is sent yet.
+    pub(super) async fn connect(&mut self) -> Result<Client, Trouble> {
+        self.at = self.next();
+        self.logged_in().await
+    }
+
+    /// A client of this member. Nothing but a user's login is sent yet.
+    async fn logged_in(&self) -> Result<Client, Trouble> {
+        let Some((name, password)) = self.user.clone() else {
+            return self.client(self.options.clone()).await;
+        };
+        match self.client(self.options.clone().with_user(name, password)).await {
+            // goim's client goes on without, too.
+            Err(Trouble::Refused(why)) if why.contains(NO_ACCESS_CONTROL) => {
+                self.client(self.options.clone()).await
+            }
+            answer => answer,
+        }
+    }
+
+    async fn client(&self, options: ConnectOptions) -> Result<Client, Trouble> {
+        self.ask(Client::connect([self.current()], Some(options))).await
+    }
+
+    /// Waits for an answer, but not for ever, and counts what is none.
+    pub(super) async fn ask<T>(&self, request: impl Future<Output = Result<T, Error>>) -> Result<T, Trouble> {
+        self.uncounted(request).await.map_err(|failed| self.counted(failed))
+    }
+
+    fn counted(&self, (failure, trouble): (Failure, Trouble)) -> Trouble {
+        self.metrics.failed(failure);
+        trouble
+    }
+
+    /// The request is boxed: those of the client are large.
+    fn uncounted<T>(
+        &self,
+        request: impl Future<Output = Result<T, Error>>,
+    ) -> impl Future<Output = Result<T, (Failure, Trouble)>> {
+        let (deadline, request) = (self.deadline, Box::pin(request));
+        async move {
+            match awake::timeout(deadline, request).await {
+                Ok(answer) => answer.map_err(|error| {
+                    let trouble = Trouble::from(error);
+                    (trouble.failure(), trouble)
+                }),
+                Err(_) => Err((Failure::Timeout, Trouble::Away(format!("no answer within {deadline:?}")))),
+            }
+        }
+    }
+}
+
+impl Trouble {
+    fn failure(&self) -> Failure {
+        match self {
+            Trouble::Away(_) => Failure::Away,
+            Trouble::Refused(_) => Failure::Refused,
+            Trouble::LeaseGone => Failure::LeaseGone,
+        }
+    }
+}
+
+/// Pauses before a member is reached again: well below the second in which a node is to be registered again.
+pub(super) fn backoff() -> Backoff {
+    Backoff::new(Duration::from_millis(50), Duration::from_millis(400))
+}
+
+/// Pauses before etcd is asked again after this.
+pub(super) async fn pause(backoff: &mut Backoff, trouble: &Trouble) {
+    match trouble {
+        Trouble::Refused(_) => sleep(REFUSED_PAUSE_MAX).await,
+        _ => backoff.pause().await,
+    }
+}

@@ -1,0 +1,198 @@
+//! The watch: a list, then every change since, and a new list when that breaks.
+
+use std::{collections::BTreeSet, convert::Infallible, sync::Arc, time::Duration};
+
+use etcd_client::{
+    Client, Event, EventType, GetOptions, KeyValue, Txn, TxnOp, TxnOpResponse, WatchOptions, WatchResponse,
+};
+use host::backoff::Backoff;
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval_at, sleep_until},
+};
+
+use super::{
+    super::NodeSet,
+    connect::{Members, Question, Trouble, backoff, pause},
+    contact::{Contact, Talker},
+    metrics::RegistryMetrics,
+    view::{Record, View},
+};
+
+/// Who wakes later than this has mostly stood still.
+const LATE: Duration = Duration::from_secs(1);
+
+/// Follows the keys of some scopes.
+///
+/// **A node vanishes at once only when etcd was there all the time.** After an outage the nodes that are gone may be
+/// alive and about to register again. They stay until etcd has been back for one lease. An outage that ends a lease is
+/// never overlooked: a lease is renewed when a third of it is gone, and a silence of a fifth and `dialTimeout` (a third
+/// at most) ends the watch.
+pub(super) struct Watcher {
+    pub(super) members: Members,
+    pub(super) view: View,
+    /// What all watched keys begin with.
+    pub(super) prefixes: BTreeSet<String>,
+    pub(super) nodes: watch::Sender<Arc<NodeSet>>,
+    pub(super) contact: Arc<Contact>,
+    pub(super) metrics: RegistryMetrics,
+    pub(super) lease_ttl: Duration,
+    /// There has been a list.
+    pub(super) listed: watch::Sender<bool>,
+    /// Until then a node that is gone is kept as missing.
+    pub(super) grace_until: Instant,
+}
+
+impl Watcher {
+    pub(super) async fn run(mut self) -> Infallible {
+        let mut backoff = backoff();
+        loop {
+            let mut client = self.reach().await;
+            let trouble = match self.list(&mut client).await {
+                Ok(revision) => {
+                    self.contact.worked(Talker::WATCH);
+                    let Err(broken) = self.follow(&mut client, revision + 1, &mut backoff).await;
+                    // Is etcd away? The next list tells.
+                    tracing::debug!("the watch of etcd begins anew: {broken}");
+                    broken
+                }
+                Err(trouble) => {
+                    self.contact.failed(Talker::WATCH, self.members.current(), &trouble);
+                    trouble
+                }
+            };
+            pause(&mut backoff, &trouble).await;
+        }
+    }
+
+    /// A client of a member that answers.
+    async fn reach(&mut self) -> Client {
+        let (question, contact) = (self.question(), &self.contact);
+        let failed = |member: &str, trouble: &Trouble| contact.failed(Talker::WATCH, member, trouble);
+        self.members.reach(question, failed).await
+    }
+
+    fn question(&self) -> Question {
+        Question::prefix(self.prefixes.first().expect("a registry watches something"))
+    }
+
+    /// Reads everything at one revision, which is returned.
+    async fn list(&mut self, client: &mut Client) -> Result<i64, Trouble> {
+        let get = |prefix: &String| TxnOp::get(prefix.as_str(), Some(GetOptions::new().with_prefix()));
+        let gets: Vec<_> = self.prefixes.iter().map(get).collect();
+        let answer = self.members.ask(client.txn(Txn::new().and_then(gets))).await?;
+        self.metrics.lists.inc();
+        if *self.listed.borrow() {
+            self.grace_until = Instant::now() + self.lease_ttl;
+        }
+        let answers = answer.op_responses();
+        let records = answers.iter().flat_map(|answer| match answer {
+            TxnOpResponse::Get(got) => got.kvs(),
+            _ => &[],
+        });
+        self.view.replace(records.filter_map(record), host::clock::wall());
+        self.publish();
+        self.listed.send_replace(true);
+        Ok(answer.header().map_or(0, |header| header.revision()))
+    }
+
+    /// Takes every change from `revision` on, until that breaks.
+    pub(super) async fn follow(
+        &mut self,
+        client: &mut Client,
+        revision: i64,
+        backoff: &mut Backoff,
+    ) -> Result<Infallible, Trouble> {
+        let options = || Some(WatchOptions::new().with_prefix().with_start_revision(revision));
+        let mut prefixes = self.prefixes.iter();
+        let first = prefixes.next().expect("a registry watches something").as_str();
+        let mut changes = self.members.ask(client.watch(first, options())).await?;
+        for prefix in prefixes {
+            self.members.ask(changes.watch(prefix.as_str(), options())).await?;
+        }
+        let every = self.lease_ttl / 5;
+        let mut probe = interval_at(Instant::now() + every, every);
+        probe.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let (missing, turn) = (self.view.missing() > 0, Instant::now());
+            tokio::select! {
+                change = changes.message() => {
+                    let change = change?.ok_or_else(|| Trouble::Away("the watch has ended".to_owned()))?;
+                    self.take(client, &change).await?;
+                }
+                // A watch says nothing while nothing changes, and a dead etcd says nothing either.
+                _ = probe.tick() => {
+                    self.members.question(client, self.question()).await?;
+                    backoff.reset();
+                }
+                () = sleep_until(self.grace_until), if missing => {
+                    // Those that came back while this process stood still are in the socket.
+                    if turn.elapsed() > every + LATE || self.grace_until.elapsed() > LATE {
+                        self.grace_until = Instant::now() + LATE;
+                        continue;
+                    }
+                    self.view.forget_missing();
+                    self.publish();
+                }
+            }
+        }
+    }
+
+    async fn take(&mut self, client: &mut Client, change: &WatchResponse) -> Result<(), Trouble> {
+        if change.compact_revision() > 0 {
+            return Err(Trouble::Away("its history was compacted".to_owned()));
+        }
+        if change.canceled() {
+            return Err(Trouble::Away(format!("the watch was cancelled: {}", change.cancel_reason())));
+        }
+        let kept = Instant::now() < self.grace_until;
+        for event in change.events() {
+            if let Some(meta) = self.event(event, kept) {
+                // The key is told apart from its meta, and nobody should see a node half described.
+                let got = self.members.ask(client.get(meta, None)).await?;
+                for record in got.kvs().iter().filter_map(record) {
+                    self.view.put(record, host::clock::wall());
+                }
+            }
+        }
+        if !change.events().is_empty() {
+            self.publish();
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, event: &Event, kept: bool) -> Option<String> {
+        let record = event.kv().and_then(record)?;
+        match event.event_type() {
+            EventType::Put => self.view.put(record, host::clock::wall()),
+            EventType::Delete => {
+                self.view.delete(record.key, kept);
+                None
+            }
+        }
+    }
+
+    fn publish(&self) {
+        let set = self.view.nodes();
+        self.metrics.nodes.set(gauge(set.len()));
+        self.metrics.missing.set(gauge(self.view.missing()));
+        self.metrics.ignored.set(gauge(self.view.ignored()));
+        self.nodes.send_if_modified(|nodes| {
+            let changed = **nodes != set;
+            if changed {
+                *nodes = Arc::new(set);
+            }
+            changed
+        });
+    }
+}
+
+fn gauge(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// A key that is text; others cannot be of this layout.
+fn record(kv: &KeyValue) -> Option<Record<'_>> {
+    let key = std::str::from_utf8(kv.key()).ok()?;
+    Some(Record { key, value: kv.value(), lease: kv.lease(), revision: kv.mod_revision() })
+}

@@ -1,0 +1,158 @@
+//! One process of the cluster, and all of them.
+
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+
+use contract::ClientCount;
+use host::{
+    build,
+    process::{Entry, Place, hostname},
+};
+use proto::ids::ServerId;
+
+/// What a registered process does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Service {
+    /// The gateway.
+    Comet,
+    /// The control plane's entrance.
+    Logic,
+}
+
+impl Service {
+    /// goim's application id: the first part of the etcd key, `appid` in `/goim/nodes/instances`.
+    pub const fn app_id(self) -> &'static str {
+        match self {
+            Service::Comet => "goim.comet",
+            Service::Logic => "goim.logic",
+        }
+    }
+}
+
+/// One process, as `/goim/nodes/*` shows it and job dials it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// What it does.
+    pub service: Service,
+    /// `host:port` of its gRPC server: its identity.
+    pub server: ServerId,
+    /// `sh`.
+    pub region: String,
+    /// `sh001`.
+    pub zone: String,
+    /// goim's `deploy.env`, `prod`.
+    pub env: String,
+    /// Name of the host.
+    pub hostname: String,
+    /// Where clients reach it, addresses or names without a port; goim's flag `-addrs`.
+    pub addrs: Vec<String>,
+    /// Share of new clients it should get, relative to the others.
+    pub weight: u32,
+    /// True when no new clients should be sent to it, as it last said. It gets pushes all the same.
+    pub offline: bool,
+    /// Its connections and their distinct addresses, as it last said; 0 for logic.
+    pub clients: ClientCount,
+    /// What it runs, such as `0.1.0`.
+    pub version: String,
+    /// When it last registered or updated its counts. The registry's to set: what is given to `register` is ignored.
+    pub updated: SystemTime,
+}
+
+/// What changes of a node while it is registered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodeState {
+    /// Its connections and their distinct addresses.
+    pub clients: ClientCount,
+    /// True when no new clients should be sent to it. It gets pushes all the same.
+    pub offline: bool,
+}
+
+impl Node {
+    /// A process of this place, by its command line.
+    pub fn here(service: Service, server: ServerId, place: &Place, entry: Entry) -> Node {
+        let Entry { addrs, weight, offline } = entry;
+        Node {
+            region: place.region.clone(),
+            zone: place.zone.clone(),
+            env: place.env.clone(),
+            hostname: hostname(),
+            addrs,
+            weight,
+            offline,
+            version: build::VERSION.to_owned(),
+            ..Node::new(service, server)
+        }
+    }
+
+    /// A node of which nothing more is known: weight 10, goim's default, and everything else empty.
+    pub fn new(service: Service, server: ServerId) -> Self {
+        Self {
+            service,
+            server,
+            region: String::new(),
+            zone: String::new(),
+            env: String::new(),
+            hostname: String::new(),
+            addrs: Vec::new(),
+            weight: 10,
+            offline: false,
+            clients: ClientCount::default(),
+            version: String::new(),
+            updated: SystemTime::UNIX_EPOCH,
+        }
+    }
+
+    /// What may change of it.
+    pub fn state(&self) -> NodeState {
+        NodeState { clients: self.clients, offline: self.offline }
+    }
+
+    /// Takes note of what has changed.
+    pub fn set_state(&mut self, state: NodeState) {
+        let NodeState { clients, offline } = state;
+        (self.clients, self.offline) = (clients, offline);
+    }
+}
+
+/// All nodes, by service and server. Cheap to clone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeSet(BTreeMap<(Service, ServerId), Arc<Node>>);
+
+impl NodeSet {
+    /// The nodes of one service, in the order of their servers.
+    pub fn of(&self, service: Service) -> impl Iterator<Item = &Arc<Node>> {
+        self.0.values().filter(move |node| node.service == service)
+    }
+
+    /// One node.
+    pub fn get(&self, service: Service, server: &ServerId) -> Option<&Arc<Node>> {
+        self.0.get(&(service, server.clone()))
+    }
+
+    /// Puts a node in, in place of the one of the same service and server.
+    pub fn insert(&mut self, node: Node) {
+        self.0.insert((node.service, node.server.clone()), Arc::new(node));
+    }
+
+    /// Takes a node out; true when it was there.
+    pub fn remove(&mut self, service: Service, server: &ServerId) -> bool {
+        self.0.remove(&(service, server.clone())).is_some()
+    }
+
+    /// Number of nodes, of both services.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// True when there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl FromIterator<Node> for NodeSet {
+    fn from_iter<I: IntoIterator<Item = Node>>(nodes: I) -> Self {
+        let mut set = Self::default();
+        nodes.into_iter().for_each(|node| set.insert(node));
+        set
+    }
+}

@@ -1,0 +1,271 @@
+//! Every way a connection ends, in steps: its place in rooms and keys goes at once, what is queued still goes out, then
+//! our side is shut, then both, and the slot is free when the driver holds nothing of it.
+
+use std::time::Duration;
+
+use contract::Transport;
+use proto::{
+    close::{CloseReason, close_payload, disconnect_body},
+    encoded::Encoded,
+    frame::{Header, VER},
+    ids::{Generation, Key},
+    op::Op,
+    websocket::{Opcode, Refusal},
+};
+use seam::{Bug, Time};
+
+use super::{
+    Action, LINGER, Outputs, Shard,
+    connection::{Open, State, Wire},
+    mail::{ConnectionId, Outcome, ToFront},
+    queue::Outgoing,
+    stats::DropReason,
+    wheel::{TICK_MICROS, Tick},
+};
+
+/// A drain under way: everybody is closed, so many a tick.
+pub(super) struct Draining {
+    next_slot: u32,
+    per_tick: u32,
+    over: Duration,
+    /// Arrivals from other shards when the front was last told that nobody is left.
+    told: Option<u64>,
+}
+
+impl Shard {
+    /// Ends a connection for `reason`; `text` is what the client reads.
+    pub(super) fn close(
+        &mut self,
+        now: Time,
+        id: ConnectionId,
+        reason: CloseReason,
+        text: &str,
+        out: &mut Outputs,
+    ) {
+        let draining =
+            self.draining.as_ref().filter(|_| reason == CloseReason::GoingAway).map(|drain| drain.over);
+        let Some(connection) = self.slots.get_mut(id) else { return };
+        let reasons = match &mut connection.state {
+            State::Closing { .. } | State::Ended => return,
+            State::Open(open) => open.reasons,
+            State::Lobby(lobby) => {
+                match lobby.outcome.take() {
+                    // The front has forgotten the login: what is left of it is the session.
+                    Some(Outcome::Open(session) | Outcome::Move { session, .. }) => {
+                        out.mail.push_back(ToFront::Abandoned(session));
+                    }
+                    // It never heard of it.
+                    None if lobby.login.is_some() => {}
+                    Some(Outcome::Refuse { .. }) | None => out.mail.push_back(ToFront::LoginGone(id)),
+                }
+                lobby.reasons
+            }
+            State::Handshaking { .. } | State::AwaitAuth { .. } => false,
+        };
+        *self.stats.closes.entry(reason).or_default() += 1;
+        if connection.is_unauthenticated() {
+            self.unauthenticated_now -= 1;
+        }
+        let upgraded = matches!(connection.wire, Wire::WebSocket(_))
+            || (connection.transport == Transport::WebSocket
+                && !matches!(connection.state, State::Handshaking { .. }));
+        let handshaking = matches!(connection.state, State::Handshaking { .. });
+        let before_login = connection.is_unauthenticated();
+        let still_reading = connection.reading;
+        let left = connection.begin_close(Tick::not_before(now.after(LINGER)));
+        if let Some(left) = left {
+            self.leave(id, left.open, left.peer, reason, out);
+        }
+        if matches!(reason, CloseReason::SlowConsumer) {
+            self.drop_waiting(id, DropReason::SlowConsumer);
+        }
+        if reason == CloseReason::ConnectionLost || !still_reading {
+            return self.shut(id, false, out);
+        }
+        if reason.is_announced() {
+            if reasons {
+                let delay = draining.map(|over| jitter(id, over));
+                let body = disconnect_body(reason, text, delay);
+                let header = Header { ver: VER, op: Op::DISCONNECT_REPLY, seq: 0 };
+                self.reply(id.slot, &Encoded::reply(header, &body));
+            }
+            if upgraded {
+                self.reply(id.slot, &Encoded::ws_control(Opcode::Close, &close_payload(reason, text)));
+            } else if handshaking && reason == CloseReason::LoginTimeout {
+                self.stats.bad("http", Refusal::Timeout.label());
+                self.reply_bytes(id.slot, Refusal::Timeout.response());
+            }
+        }
+        // Whoever breaks the protocol before the login gets no place to linger in.
+        if before_login && reason == CloseReason::ProtocolViolation && !upgraded && !handshaking {
+            return self.shut(id, true, out);
+        }
+        self.arm(id.slot);
+        self.fanout.flush_soon(id.slot);
+    }
+
+    /// Queues bytes of no frame: an HTTP answer.
+    pub(super) fn reply_bytes(&mut self, slot: u32, bytes: Vec<u8>) {
+        self.enqueue(slot, Outgoing::raw(bytes), true);
+    }
+
+    /// All that was queued is written: shut our side, and both when the peer ended its own.
+    pub(super) fn finish(&mut self, id: ConnectionId, out: &mut Outputs) {
+        let Some(connection) = self.slots.get_mut(id) else { return };
+        if !connection.reading {
+            return self.shut(id, false, out);
+        }
+        if let State::Closing { half_closed, .. } = &mut connection.state
+            && !*half_closed
+        {
+            *half_closed = true;
+            out.actions.push(Action::Finish { id });
+        }
+    }
+
+    /// Shuts both sides now.
+    pub(super) fn shut(&mut self, id: ConnectionId, reset: bool, out: &mut Outputs) {
+        self.drop_waiting(id, DropReason::Closed);
+        let Some(connection) = self.slots.get_mut(id) else { return };
+        if matches!(connection.state, State::Ended) {
+            return;
+        }
+        connection.end();
+        out.actions.push(Action::Shut { id, reset });
+        self.release_if_drained(id, out);
+    }
+
+    /// Frees the slot when the driver holds nothing of the connection.
+    pub(super) fn release_if_drained(&mut self, id: ConnectionId, out: &mut Outputs) {
+        if self.slots.get(id).is_some_and(|connection| connection.is_drained()) {
+            let connection = self.slots.remove(id).expect("it was just there");
+            *self.stats.connections.of(connection.transport) -= 1;
+            out.actions.push(Action::Release { id });
+        }
+    }
+
+    /// Closes the connection of a key, unless its session is not older than `below`.
+    pub(super) fn kick(
+        &mut self,
+        now: Time,
+        key: &Key,
+        below: Option<Generation>,
+        reason: CloseReason,
+        text: &str,
+        out: &mut Outputs,
+    ) {
+        let Some(slot) = self.find_key(key) else { return };
+        let Some((id, connection)) = self.slots.at_mut(slot) else { return };
+        let generation = connection.as_open().and_then(|open| open.session_generation);
+        let older = below.is_none_or(|below| generation.is_some_and(|generation| generation < below));
+        if older {
+            self.close(now, id, reason, text, out);
+        }
+    }
+
+    /// Makes room for a new connection before the limit of those not logged in.
+    pub(super) fn evict_oldest_unauthenticated(&mut self, now: Time, out: &mut Outputs) {
+        while let Some((slot, generation)) = self.unauthenticated.pop_front() {
+            let id = ConnectionId { shard: self.index, slot, generation };
+            if self.slots.get(id).is_some_and(|connection| connection.is_unauthenticated()) {
+                self.stats.bad("connection", "unauthenticated_limit");
+                return self.close(now, id, CloseReason::Overloaded, CloseReason::Overloaded.text(), out);
+            }
+        }
+    }
+
+    /// Drops entries of connections that logged in or left from the front of the list, so that it stays as long as the
+    /// handshakes under way.
+    pub(super) fn forget_logged_in(&mut self) {
+        while let Some(&(slot, generation)) = self.unauthenticated.front() {
+            let id = ConnectionId { shard: self.index, slot, generation };
+            if self.slots.get(id).is_some_and(|connection| connection.is_unauthenticated()) {
+                return;
+            }
+            self.unauthenticated.pop_front();
+        }
+    }
+
+    /// Begins a drain: no more accepts, closes spread over `over`. Who has not logged in is closed at once, for no login is
+    /// answered any more, and a broadcast with a speed goes out at once to whom it has not reached.
+    pub(super) fn drain(&mut self, now: Time, over: Duration, out: &mut Outputs) {
+        if self.draining.is_some() {
+            return;
+        }
+        out.actions.push(Action::StopAccepting);
+        let ticks = (over.as_micros() as u64 / TICK_MICROS).max(1) as u32;
+        let per_tick = self.slots.end().div_ceil(ticks).max(1);
+        self.draining = Some(Draining { next_slot: 0, per_tick, over, told: None });
+        self.finish_paced(out);
+        while let Some((slot, generation)) = self.unauthenticated.pop_front() {
+            let id = ConnectionId { shard: self.index, slot, generation };
+            if self.slots.get(id).is_some_and(|connection| connection.is_unauthenticated()) {
+                self.go_away(now, id, out);
+            }
+        }
+        self.drain_some(now, out);
+    }
+
+    /// Closes a connection because of the drain.
+    pub(super) fn go_away(&mut self, now: Time, id: ConnectionId, out: &mut Outputs) {
+        self.close(now, id, CloseReason::GoingAway, CloseReason::GoingAway.text(), out);
+    }
+
+    /// One tick's share of a drain.
+    pub(super) fn drain_some(&mut self, now: Time, out: &mut Outputs) {
+        let Some(draining) = &mut self.draining else { return };
+        let from = draining.next_slot;
+        let to = from.saturating_add(draining.per_tick).min(self.slots.end());
+        draining.next_slot = draining.next_slot.max(to);
+        let arrivals = self.arrivals;
+        let is_news = self.slots.len() == 0 && draining.told.replace(arrivals) != Some(arrivals);
+        for slot in from..to {
+            if let Some((id, _)) = self.slots.at_mut(slot) {
+                self.go_away(now, id, out);
+            }
+        }
+        if is_news {
+            self.report(out);
+            out.mail.push_back(ToFront::Drained { arrivals });
+        }
+    }
+
+    /// Takes what was an open connection out of keys and rooms and tells the front.
+    fn leave(
+        &mut self,
+        id: ConnectionId,
+        mut open: Open,
+        peer: std::net::IpAddr,
+        reason: CloseReason,
+        out: &mut Outputs,
+    ) {
+        self.stats.open -= 1;
+        self.remove_key(&open.key, id.slot);
+        while let Some(membership) = open.memberships.pop() {
+            self.leave_room(membership);
+        }
+        out.mail.push_back(ToFront::Ended {
+            mid: open.mid,
+            key: open.key,
+            generation: open.session_generation,
+            peer: Some(peer),
+            reason,
+        });
+    }
+
+    fn drop_waiting(&mut self, id: ConnectionId, reason: DropReason) {
+        let Some(connection) = self.slots.get_mut(id) else { return };
+        self.stats.queue_bytes -= u64::from(connection.queue.bytes());
+        let frames = connection.queue.clear();
+        if seam::planted(Bug::UncountedDrop) {
+            return;
+        }
+        self.stats.drop_frames(reason, u64::from(frames));
+    }
+}
+
+/// A delay for one client in milliseconds, spread evenly over `over` by its place.
+fn jitter(id: ConnectionId, over: Duration) -> u32 {
+    let spread = (over.as_millis() as u64).max(1);
+    ((u64::from(id.slot.wrapping_mul(2_654_435_761)) * spread) >> 32) as u32
+}

@@ -1,0 +1,326 @@
+//! One client socket and its state. Every transition of the state is in this file.
+//!
+//! ```text
+//! Handshaking ─▶ AwaitAuth ─▶ Lobby ─▶ Open ─▶ Closing ─▶ Ended
+//!   (WebSocket)      │          │                ▲
+//!                    └──────────┴────────────────┘
+//! ```
+//! What belongs to a state lives inside its variant, so nothing of `Open` can be read before the login.
+
+use std::net::IpAddr;
+
+use contract::{Session, Transport};
+use proto::{
+    close::CloseReason,
+    frame::{FrameReader, Header},
+    ids::{Generation, Key, Mid},
+    op::Op,
+    websocket::{Reader, Upgrade},
+};
+use seam::{Bug, Time};
+use smallvec::SmallVec;
+
+use super::{
+    mail::{Carried, Login, Outcome, Ticket},
+    queue::{SendQueue, WireKind},
+    rate::TokenBucket,
+    room::Membership,
+    wheel::Tick,
+};
+
+/// One client socket.
+pub(super) struct Connection {
+    /// Order of its accept in this process.
+    pub(super) ticket: Ticket,
+    pub(super) peer: IpAddr,
+    pub(super) transport: Transport,
+    pub(super) state: State,
+    pub(super) wire: Wire,
+    pub(super) queue: SendQueue,
+    /// Where its live entry stands in the timing wheel.
+    pub(super) timer: Tick,
+    /// True exactly while the driver holds bytes of ours for a write.
+    pub(super) send_in_flight: bool,
+    /// True until the driver said that it reads no more.
+    pub(super) reading: bool,
+    /// It stands in the list of connections to flush.
+    pub(super) dirty: bool,
+}
+
+/// How input becomes frames.
+#[derive(Debug)]
+pub enum Wire {
+    /// Bare frames.
+    Tcp(FrameReader),
+    /// The head of a WebSocket upgrade.
+    Http(Box<Upgrade>),
+    /// WebSocket messages of frames.
+    WebSocket(Reader),
+    /// Nothing is read any more, or somebody is at it.
+    Deaf,
+}
+
+/// Where a connection is in its life.
+pub(super) enum State {
+    /// The upgrade's head is not complete.
+    Handshaking { deadline: Tick },
+    /// The login has not come. `ignored`: other operations that came instead. `cookie`: of the upgrade, for logic.
+    AwaitAuth { deadline: Tick, ignored: u8, cookie: Option<Box<[u8]>> },
+    /// Logic decides; nothing is read.
+    Lobby(Box<Lobby>),
+    /// Logged in.
+    Open(Open),
+    /// What is queued goes out, then our side is shut; input is thrown away until the peer ends its side.
+    Closing { deadline: Tick, half_closed: bool },
+    /// The descriptor is shut both ways; the slot waits for the driver to let go.
+    Ended,
+}
+
+/// A login that waits for logic.
+pub(super) struct Lobby {
+    /// When the login came.
+    pub(super) arrived: Time,
+    pub(super) deadline: Tick,
+    /// Header of the login, for the reply.
+    pub(super) header: Header,
+    pub(super) carried: Carried,
+    pub(super) reasons: bool,
+    /// The login, until logic is asked.
+    pub(super) login: Option<Box<Login>>,
+    /// A verdict that came while bytes of ours were still being written: a connection moves with none in flight.
+    pub(super) outcome: Option<Outcome>,
+}
+
+/// A logged-in connection.
+pub(super) struct Open {
+    pub(super) mid: Mid,
+    pub(super) key: Key,
+    pub(super) session_generation: Option<Generation>,
+    pub(super) accepts: SmallVec<[Op; 4]>,
+    pub(super) memberships: SmallVec<[Membership; 2]>,
+    /// The first membership is the room that operation 12 changes.
+    pub(super) has_first_room: bool,
+    /// The client asked for operation 6 before a close.
+    pub(super) reasons: bool,
+    /// Refused requests so far: too many close.
+    pub(super) refusals: u8,
+    /// Ticks of silence after which it is closed.
+    pub(super) heartbeat_ticks: u32,
+    /// When the last sign of life came, rounded up: silence is never found too long too early.
+    pub(super) heard: Tick,
+    /// When an incomplete frame must be complete.
+    pub(super) frame_deadline: Tick,
+    /// From when on the next sign of life renews the session.
+    pub(super) renew_at: Tick,
+    pub(super) bucket: TokenBucket,
+    /// Input that could not be handed on because the way to the front was full.
+    pub(super) carried: Option<Box<Carried>>,
+}
+
+impl Open {
+    /// Whether a keyed or broadcast push of this operation is for this client.
+    pub(super) fn accepts(&self, op: Op) -> bool {
+        self.accepts.contains(&op)
+    }
+
+    /// The room that operation 12 changes.
+    pub(super) fn first_room(&self) -> Option<Membership> {
+        self.memberships.first().copied().filter(|_| self.has_first_room)
+    }
+
+    /// When it is closed if nothing more comes. Never while it waits for the way to the front: what it says is not read.
+    pub(super) fn deadline(&self) -> Tick {
+        if self.carried.is_some() {
+            return Tick::NEVER;
+        }
+        self.heard.plus(self.heartbeat_ticks).min(self.frame_deadline)
+    }
+}
+
+/// What an open connection leaves behind.
+pub(super) struct Left {
+    pub(super) open: Open,
+    pub(super) peer: IpAddr,
+}
+
+impl Connection {
+    pub(super) fn new(ticket: Ticket, peer: IpAddr, transport: Transport, deadline: Tick) -> Self {
+        let (state, wire) = match transport {
+            Transport::Tcp => {
+                (State::AwaitAuth { deadline, ignored: 0, cookie: None }, Wire::Tcp(FrameReader::new()))
+            }
+            Transport::WebSocket => (State::Handshaking { deadline }, Wire::Http(Box::new(Upgrade::new()))),
+        };
+        Connection {
+            ticket,
+            peer,
+            transport,
+            state,
+            wire,
+            queue: SendQueue::default(),
+            timer: Tick::NEVER,
+            send_in_flight: false,
+            reading: true,
+            dirty: false,
+        }
+    }
+
+    /// The upgrade is done: frames may come.
+    pub(super) fn upgraded(&mut self, cookie: Option<Box<[u8]>>) {
+        if let State::Handshaking { deadline } = self.state {
+            self.state = State::AwaitAuth { deadline, ignored: 0, cookie };
+        }
+    }
+
+    /// The login came: into the lobby.
+    pub(super) fn enter_lobby(
+        &mut self,
+        deadline: Tick,
+        header: Header,
+        reasons: bool,
+        mut login: Box<Login>,
+    ) {
+        if let State::AwaitAuth { cookie, .. } = &mut self.state {
+            login.cookie = cookie.take().unwrap_or_default();
+        }
+        let (carried, arrived, login) = (Carried::default(), login.arrived, Some(login));
+        self.state = State::Lobby(Box::new(Lobby {
+            arrived,
+            deadline,
+            header,
+            carried,
+            reasons,
+            login,
+            outcome: None,
+        }));
+    }
+
+    /// A login came, and logic was not asked.
+    pub(super) fn is_to_be_asked(&self) -> bool {
+        matches!(&self.state, State::Lobby(lobby) if lobby.login.is_some())
+    }
+
+    /// Out of the lobby; `None` when it is not there.
+    pub(super) fn leave_lobby(&mut self) -> Option<Box<Lobby>> {
+        match std::mem::replace(&mut self.state, State::Ended) {
+            State::Lobby(lobby) => Some(lobby),
+            other => {
+                self.state = other;
+                None
+            }
+        }
+    }
+
+    /// Logged in. Rooms are joined by the caller.
+    pub(super) fn open(
+        &mut self,
+        session: &Session,
+        reasons: bool,
+        now: Tick,
+        renew_at: Tick,
+        bucket: TokenBucket,
+    ) {
+        self.state = State::Open(Open {
+            mid: session.mid,
+            key: session.key.clone(),
+            session_generation: session.generation,
+            accepts: session.accepts.iter().copied().collect(),
+            memberships: SmallVec::new(),
+            has_first_room: false,
+            reasons,
+            refusals: 0,
+            heartbeat_ticks: Tick::count_of(session.heartbeat),
+            heard: now,
+            frame_deadline: Tick::NEVER,
+            renew_at,
+            bucket,
+            carried: None,
+        });
+    }
+
+    /// Begins the end: what is queued still goes out. Returns what an open connection was.
+    pub(super) fn begin_close(&mut self, deadline: Tick) -> Option<Left> {
+        let before = std::mem::replace(&mut self.state, State::Closing { deadline, half_closed: false });
+        self.wire = Wire::Deaf;
+        match before {
+            State::Open(open) => Some(Left { open, peer: self.peer }),
+            _ => None,
+        }
+    }
+
+    /// The descriptor is shut both ways.
+    pub(super) fn end(&mut self) {
+        self.state = State::Ended;
+        self.wire = Wire::Deaf;
+        self.queue = SendQueue::default();
+    }
+
+    /// True when the driver holds nothing of this connection: only then may the slot be used again.
+    pub(super) fn is_drained(&self) -> bool {
+        let writes = self.send_in_flight && !seam::planted(Bug::EarlySlotReuse);
+        matches!(self.state, State::Ended) && !writes && !self.reading
+    }
+
+    /// Which form of a frame it takes.
+    pub(super) fn wire_kind(&self) -> WireKind {
+        match self.transport {
+            Transport::Tcp => WireKind::Tcp,
+            Transport::WebSocket => WireKind::WebSocket,
+        }
+    }
+
+    /// Before the login: costs a slot and a deadline, and counts as unauthenticated.
+    pub(super) fn is_unauthenticated(&self) -> bool {
+        matches!(self.state, State::Handshaking { .. } | State::AwaitAuth { .. } | State::Lobby(_))
+    }
+
+    /// On the way out: no input matters any more.
+    pub(super) fn is_closing(&self) -> bool {
+        matches!(self.state, State::Closing { .. } | State::Ended)
+    }
+
+    /// Input that comes now waits behind what is carried already.
+    pub(super) fn is_holding(&self) -> bool {
+        match &self.state {
+            State::Lobby(_) => true,
+            State::Open(open) => open.carried.is_some(),
+            _ => false,
+        }
+    }
+
+    /// Part of a frame or message has come.
+    pub(super) fn has_partial(&self) -> bool {
+        match &self.wire {
+            Wire::Tcp(reader) => reader.has_partial(),
+            Wire::WebSocket(reader) => reader.has_partial(),
+            Wire::Http(_) | Wire::Deaf => false,
+        }
+    }
+
+    pub(super) fn as_open(&self) -> Option<&Open> {
+        match &self.state {
+            State::Open(open) => Some(open),
+            _ => None,
+        }
+    }
+
+    pub(super) fn as_open_mut(&mut self) -> Option<&mut Open> {
+        match &mut self.state {
+            State::Open(open) => Some(open),
+            _ => None,
+        }
+    }
+
+    /// When something happens to it by itself, and what.
+    pub(super) fn deadline(&self) -> (Tick, CloseReason) {
+        match &self.state {
+            State::Handshaking { deadline } | State::AwaitAuth { deadline, .. } => {
+                (*deadline, CloseReason::LoginTimeout)
+            }
+            State::Lobby(lobby) => (lobby.deadline, CloseReason::LoginTimeout),
+            State::Open(open) => (open.deadline(), CloseReason::HeartbeatTimeout),
+            State::Closing { deadline, .. } => (*deadline, CloseReason::ConnectionLost),
+            State::Ended => (Tick::NEVER, CloseReason::ConnectionLost),
+        }
+    }
+}

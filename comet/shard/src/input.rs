@@ -1,0 +1,361 @@
+//! From bytes to frames, on both wires.
+
+use proto::{
+    close::CloseReason,
+    encoded::Encoded,
+    frame::{Frame, FrameReader, HEADER_LEN, frames_of_message},
+    op::Op,
+    websocket::{Item, Opcode, Reader, Request, Upgrade, has_close},
+};
+use seam::Time;
+
+use super::{
+    Outputs, Shard,
+    connection::{State, Wire},
+    mail::{Carried, ConnectionId, ToFront},
+    wheel::Tick,
+};
+
+/// Whether the driver goes on reading a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// It does.
+    Read,
+    /// Not before [`super::Action::Resume`]; it watches for a hang-up.
+    Hold,
+    /// The same, and a login came: the driver looks at once whether its client has left behind it, which it may have done
+    /// long ago. Then it says [`Shard::hung_up`], else [`Shard::ask`].
+    Login,
+}
+
+/// What became of one frame.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// The next one, please.
+    Frame,
+    /// No more for now: what comes behind it is carried.
+    Hold,
+    /// The connection is closing.
+    Closed,
+}
+
+impl Shard {
+    /// Takes input of a connection in any state.
+    pub(super) fn input(
+        &mut self,
+        now: Time,
+        id: ConnectionId,
+        mut bytes: &mut [u8],
+        out: &mut Outputs,
+    ) -> Flow {
+        loop {
+            let Some(connection) = self.slots.get_mut(id) else { return Flow::Hold };
+            // A connection in the lobby, or one that waits for the way to the front, was not to be read; whoever reads
+            // it all the same loses nothing.
+            if connection.is_holding() {
+                self.carry_raw(id, bytes);
+                return Flow::Hold;
+            }
+            let wire = std::mem::replace(&mut connection.wire, Wire::Deaf);
+            let (wire, flow) = match wire {
+                Wire::Deaf => return Flow::Read,
+                Wire::Tcp(mut reader) => {
+                    let flow = self.tcp_input(now, id, &mut reader, bytes, out);
+                    (Wire::Tcp(reader), flow)
+                }
+                Wire::WebSocket(mut reader) => {
+                    let flow = self.websocket_input(now, id, &mut reader, bytes, out);
+                    (Wire::WebSocket(reader), flow)
+                }
+                Wire::Http(mut upgrade) => match self.upgrade_input(now, id, &mut upgrade, &mut bytes, out) {
+                    // What follows the head is WebSocket.
+                    Some(wire) => {
+                        self.put_back(id, wire);
+                        continue;
+                    }
+                    None => (Wire::Http(upgrade), Flow::Read),
+                },
+            };
+            self.put_back(id, wire);
+            self.watch_partial(now, id);
+            return flow;
+        }
+    }
+
+    /// Takes complete frames, one after the other.
+    pub(super) fn frames_of(
+        &mut self,
+        now: Time,
+        id: ConnectionId,
+        frames: &[u8],
+        out: &mut Outputs,
+    ) -> Flow {
+        let mut used = 0;
+        for frame in frames_of_message(frames, self.config.body_max) {
+            let frame = match frame {
+                Ok(frame) => frame,
+                Err(violation) => {
+                    self.bad_frame(now, id, violation.label(), out);
+                    return Flow::Read;
+                }
+            };
+            used += HEADER_LEN + frame.body.len();
+            match self.frame(now, id, &frame, out) {
+                Next::Frame => {}
+                Next::Closed => return Flow::Read,
+                Next::Hold => {
+                    self.carry(id, |carried| carried.frames.extend_from_slice(&frames[used..]));
+                    return Flow::Hold;
+                }
+            }
+        }
+        Flow::Read
+    }
+
+    /// Puts unparsed input aside for when the connection goes on.
+    pub(super) fn carry_raw(&mut self, id: ConnectionId, raw: &[u8]) {
+        self.carry(id, |carried| carried.raw.extend_from_slice(raw));
+    }
+
+    fn carry(&mut self, id: ConnectionId, add: impl FnOnce(&mut Carried)) {
+        match self.slots.get_mut(id).map(|connection| &mut connection.state) {
+            Some(State::Lobby(lobby)) => add(&mut lobby.carried),
+            Some(State::Open(open)) => add(open.carried.get_or_insert_default()),
+            _ => {}
+        }
+    }
+
+    fn tcp_input(
+        &mut self,
+        now: Time,
+        id: ConnectionId,
+        reader: &mut FrameReader,
+        bytes: &[u8],
+        out: &mut Outputs,
+    ) -> Flow {
+        let mut rest = bytes;
+        loop {
+            match reader.next(&mut rest, self.config.body_max) {
+                Ok(None) => return Flow::Read,
+                Ok(Some(frame)) => match self.frame(now, id, &frame, out) {
+                    Next::Frame => {}
+                    Next::Closed => return Flow::Read,
+                    Next::Hold => {
+                        self.carry_raw(id, rest);
+                        return Flow::Hold;
+                    }
+                },
+                Err(violation) => {
+                    self.bad_frame(now, id, violation.label(), out);
+                    return Flow::Read;
+                }
+            }
+        }
+    }
+
+    fn websocket_input(
+        &mut self,
+        now: Time,
+        id: ConnectionId,
+        reader: &mut Reader,
+        bytes: &mut [u8],
+        out: &mut Outputs,
+    ) -> Flow {
+        let mut rest = bytes;
+        let limits = self.config.message;
+        loop {
+            match reader.next(&mut rest, &limits) {
+                Ok(None) => return Flow::Read,
+                // A message without a frame says nothing and costs as much as one that does.
+                Ok(Some(Item::Pong | Item::Message([]))) => {
+                    if !self.take_token(now, id, out) {
+                        return Flow::Read;
+                    }
+                    self.sign_of_life(now, id, out);
+                }
+                Ok(Some(Item::Message(message))) => {
+                    if self.frames_of(now, id, message, out) == Flow::Hold {
+                        // As the end of a TCP stream behind a login: its client has given it up.
+                        if self.is_in_lobby(id) && has_close(rest) {
+                            return self.websocket_closed(now, id, None, out);
+                        }
+                        self.carry_raw(id, rest);
+                        return Flow::Hold;
+                    }
+                }
+                Ok(Some(Item::Ping(payload))) => {
+                    if !self.take_token(now, id, out) {
+                        return Flow::Read;
+                    }
+                    self.sign_of_life(now, id, out);
+                    self.reply(id.slot, &Encoded::ws_control(Opcode::Pong, payload));
+                }
+                Ok(Some(Item::Close(code))) => return self.websocket_closed(now, id, code, out),
+                Err(violation) => {
+                    self.stats.bad("websocket", violation.label);
+                    self.close(now, id, violation.reason, violation.reason.text(), out);
+                    return Flow::Read;
+                }
+            }
+            if self.slots.get(id).is_none_or(|connection| connection.is_closing()) {
+                return Flow::Read;
+            }
+        }
+    }
+
+    /// The client's close frame is answered.
+    fn websocket_closed(
+        &mut self,
+        now: Time,
+        id: ConnectionId,
+        code: Option<u16>,
+        out: &mut Outputs,
+    ) -> Flow {
+        let payload = code.map(u16::to_be_bytes);
+        let payload = payload.as_ref().map_or(&[][..], |code| code);
+        self.reply(id.slot, &Encoded::ws_control(Opcode::Close, payload));
+        let reason = CloseReason::ClientClosed;
+        self.close(now, id, reason, reason.text(), out);
+        Flow::Read
+    }
+
+    /// Reads the head of the upgrade; the new wire when it is complete and right.
+    fn upgrade_input(
+        &mut self,
+        now: Time,
+        id: ConnectionId,
+        upgrade: &mut Upgrade,
+        bytes: &mut &mut [u8],
+        out: &mut Outputs,
+    ) -> Option<Wire> {
+        let mut rest: &[u8] = bytes;
+        let before = rest.len();
+        let result = upgrade.push(&mut rest, &self.config.upgrade);
+        let used = before - rest.len();
+        *bytes = &mut std::mem::take(bytes)[used..];
+        match result {
+            Ok(None) => None,
+            Ok(Some(request)) => {
+                self.upgraded(id, request);
+                Some(Wire::WebSocket(Reader::new()))
+            }
+            Err(refusal) => {
+                self.stats.bad("http", refusal.label());
+                self.reply_bytes(id.slot, refusal.response());
+                let reason = CloseReason::ProtocolViolation;
+                self.close(now, id, reason, reason.text(), out);
+                None
+            }
+        }
+    }
+
+    fn upgraded(&mut self, id: ConnectionId, request: Request) {
+        let response = request.response();
+        if let Some(connection) = self.slots.get_mut(id) {
+            connection.upgraded(request.cookie.map(Vec::into_boxed_slice));
+            self.reply_bytes(id.slot, response);
+        }
+    }
+
+    /// One frame of a client.
+    fn frame(&mut self, now: Time, id: ConnectionId, frame: &Frame<'_>, out: &mut Outputs) -> Next {
+        self.stats.frames_read += 1;
+        #[cfg(feature = "sim")]
+        self.read.push(id);
+        let Some(connection) = self.slots.get_mut(id) else { return Next::Closed };
+        match &mut connection.state {
+            State::AwaitAuth { .. } if frame.header.op == Op::AUTH => {
+                self.login(now, id, frame);
+                Next::Hold
+            }
+            State::AwaitAuth { ignored, .. } => {
+                *ignored += 1;
+                if *ignored <= self.config.ignored_max {
+                    return Next::Frame;
+                }
+                self.bad_frame(now, id, "before_login", out);
+                Next::Closed
+            }
+            State::Open(open) => {
+                open.frame_deadline = Tick::NEVER;
+                if !self.take_token(now, id, out) {
+                    return Next::Closed;
+                }
+                self.sign_of_life(now, id, out);
+                self.operation(now, id, frame, out)
+            }
+            _ => Next::Closed,
+        }
+    }
+
+    /// A frame, or on WebSocket a ping, a pong or an empty message: a logged-in client lives, and with it its session. Both
+    /// follow the same signs, so that who counts as alive can be reached.
+    fn sign_of_life(&mut self, now: Time, id: ConnectionId, out: &mut Outputs) {
+        let renew_at = Tick::not_before(now.after(self.config.renew));
+        let Some(open) = self.slots.get_mut(id).and_then(|connection| connection.as_open_mut()) else {
+            return;
+        };
+        open.heard = Tick::not_before(now);
+        #[cfg(feature = "sim")]
+        self.heard.push(id);
+        // While the way to the front is full the next sign does it.
+        if open.renew_at <= Tick::of(now) && !out.is_congested() {
+            open.renew_at = renew_at;
+            out.mail.push_back(ToFront::Renew {
+                mid: open.mid,
+                key: open.key.clone(),
+                generation: open.session_generation,
+            });
+        }
+    }
+
+    /// Counts one input against the client's rate; false when that closed it.
+    fn take_token(&mut self, now: Time, id: ConnectionId, out: &mut Outputs) -> bool {
+        let (rate, ignored_max) = (self.config.rate, self.config.ignored_max);
+        let allowed = match self.slots.get_mut(id).map(|connection| &mut connection.state) {
+            Some(State::Open(open)) => open.bucket.take(rate, now),
+            Some(State::AwaitAuth { ignored, .. }) => {
+                *ignored += 1;
+                *ignored <= ignored_max
+            }
+            _ => false,
+        };
+        if !allowed {
+            self.stats.bad("frame", "rate");
+            let reason = CloseReason::LimitBroken;
+            self.close(now, id, reason, reason.text(), out);
+        }
+        allowed
+    }
+
+    fn bad_frame(&mut self, now: Time, id: ConnectionId, label: &'static str, out: &mut Outputs) {
+        self.stats.bad("frame", label);
+        let reason = CloseReason::ProtocolViolation;
+        self.close(now, id, reason, reason.text(), out);
+    }
+
+    /// Gives the wire back, unless the connection has closed meanwhile.
+    fn put_back(&mut self, id: ConnectionId, wire: Wire) {
+        if let Some(connection) = self.slots.get_mut(id)
+            && !connection.is_closing()
+        {
+            connection.wire = wire;
+        }
+    }
+
+    /// An incomplete frame has a deadline of its own, or a byte now and then would keep it for ever.
+    fn watch_partial(&mut self, now: Time, id: ConnectionId) {
+        let deadline = Tick::not_before(now.after(self.config.frame));
+        let Some(connection) = self.slots.get_mut(id) else { return };
+        let partial = connection.has_partial();
+        let State::Open(open) = &mut connection.state else { return };
+        match (partial, open.frame_deadline == Tick::NEVER) {
+            (true, true) => {
+                open.frame_deadline = deadline;
+                self.arm(id.slot);
+            }
+            (false, false) => open.frame_deadline = Tick::NEVER,
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,567 @@
+//! The rules of the gateway, without IO.
+//!
+//! A [`Shard`] owns a share of the connections, the rooms they are in and their timers. It is told what happened
+//! (a socket was accepted, bytes came, a write ended, mail from the front, time passed), always with the time, and
+//! answers with [`Action`]s for its driver and mail for the front. It opens no socket, reads no clock, spawns nothing,
+//! takes no lock and shares nothing with other shards but immutable bytes, so the same code runs under every driver
+//! and under the simulator.
+//!
+//! Modules: [`connection`] the state of one socket, [`input`] bytes to frames, [`operation`] what each operation does,
+//! [`login`] lobby, verdict, hand-over and replacement, [`fanout`] pushes to send queues to writes, [`closing`] every
+//! way to end, [`room`], [`queue`], [`wheel`], [`rate`], [`slots`] what these stand on, [`mail`] what shards and front
+//! say to each other, [`stats`] the counters.
+
+#![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)] // they panic when nobody takes it, or wait for ever
+
+mod closing;
+mod connection;
+mod fanout;
+mod input;
+mod login;
+pub mod mail;
+mod operation;
+pub mod queue;
+mod rate;
+mod room;
+mod slots;
+pub mod stats;
+#[cfg(test)]
+mod tests;
+pub mod wheel;
+
+use std::{collections::VecDeque, hash::BuildHasher, net::IpAddr, time::Duration};
+
+use contract::Transport;
+use hashbrown::HashTable;
+use proto::{
+    close::CloseReason,
+    ids::Key,
+    websocket::{MessageLimits, UpgradeRules},
+};
+use seam::{Bug, RandomState};
+
+pub use self::{
+    connection::Wire,
+    fanout::FlushState,
+    input::Flow,
+    queue::{Run, SlowConsumer},
+    rate::Rate,
+};
+use seam::Time;
+
+use self::{
+    connection::{Connection, State},
+    fanout::Fanout,
+    mail::{Attach, ConnectionId, Handover, Ticket, ToFront, ToShard},
+    queue::{JoinedRuns, Outgoing},
+    room::Rooms,
+    slots::Slots,
+    stats::Stats,
+    wheel::{Entry, Tick, Wheel},
+};
+
+/// Time that a closing connection gets to take what is queued and to end its side.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Mail that may wait for a full ring to the front before connections are held: each held one owes one mail at most.
+const MAIL_WAITING_MAX: usize = 1024;
+
+/// Rooms in one report to the front.
+const ROOMS_PAGE: usize = 1024;
+
+/// What the driver has to do.
+#[derive(Debug)]
+pub enum Action {
+    /// Write a run. One at a time per connection; its end is told by [`Shard::sent`].
+    Send {
+        /// The connection.
+        id: ConnectionId,
+        /// The bytes.
+        run: Run,
+    },
+    /// Read again after [`Flow::Hold`].
+    Resume {
+        /// The connection.
+        id: ConnectionId,
+    },
+    /// Shut our side of the connection; go on reading.
+    Finish {
+        /// The connection.
+        id: ConnectionId,
+    },
+    /// Shut both sides, with a reset where `reset`. Reading ends by it ([`Shard::input_ended`]).
+    Shut {
+        /// The connection.
+        id: ConnectionId,
+        /// Throw away what the peer has not taken, at once.
+        reset: bool,
+    },
+    /// The driver holds nothing of it any more: close the descriptor. The slot may be used again.
+    Release {
+        /// The connection.
+        id: ConnectionId,
+    },
+    /// Take the descriptor off and mail it to the shard `to`. No operation of it is in flight. The slot may be used
+    /// again.
+    Detach {
+        /// The connection, until now.
+        id: ConnectionId,
+        /// The shard that owns the key.
+        to: u16,
+        /// What it is there.
+        state: Box<Handover>,
+    },
+    /// Close the listeners.
+    StopAccepting,
+}
+
+/// Where a shard puts what it wants done.
+#[derive(Debug, Default)]
+pub struct Outputs {
+    /// For the driver, in order.
+    pub actions: Vec<Action>,
+    /// For the front, in order. What the ring does not take stays here.
+    pub mail: VecDeque<ToFront>,
+}
+
+impl Outputs {
+    /// The way to the front is full: no connection may add to it.
+    fn is_congested(&self) -> bool {
+        self.mail.len() >= seam::bound(MAIL_WAITING_MAX)
+    }
+}
+
+/// When queued pushes leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Batch {
+    /// As soon as the mailbox is drained.
+    Off,
+    /// At once while the shard is idle; later, up to the window, as its load grows.
+    Adaptive(Duration),
+    /// Always after the window.
+    Fixed(Duration),
+}
+
+/// What a shard is configured with; bounds are checked where the configuration is parsed.
+#[derive(Clone, Debug)]
+pub struct ShardConfig {
+    /// From accept to login, and again for logic's verdict.
+    pub handshake: Duration,
+    /// Time for an incomplete frame to become complete.
+    pub frame: Duration,
+    /// Which upgrades are accepted.
+    pub upgrade: UpgradeRules,
+    /// Bounds of WebSocket messages.
+    pub message: MessageLimits,
+    /// Body bytes of a client's frame.
+    pub body_max: usize,
+    /// Bytes that may wait for one connection.
+    pub queue_bytes_max: u32,
+    /// What happens beyond.
+    pub slow_consumer: SlowConsumer,
+    /// What a client may send.
+    pub rate: Rate,
+    /// Rooms of one device.
+    pub rooms_max: usize,
+    /// Operations of one device.
+    pub accepts_max: usize,
+    /// Connections of this shard that have not logged in.
+    pub unauthenticated_max: usize,
+    /// Connections of this shard in all.
+    pub connections_max: usize,
+    /// Operations other than the login before it.
+    pub ignored_max: u8,
+    /// Refused requests of one connection before it is closed.
+    pub refusals_max: u8,
+    /// Sessions are renewed with the first sign of life after this.
+    pub renew: Duration,
+    /// An unknown operation is answered with its own number, as the original goim does, instead of the next.
+    pub unknown_reply_same: bool,
+    /// When pushes leave.
+    pub batch: Batch,
+}
+
+/// One shard: the rules for its share of the connections.
+pub struct Shard {
+    index: u16,
+    config: ShardConfig,
+    slots: Slots,
+    keys: HashTable<u32>,
+    key_hasher: RandomState,
+    rooms: Rooms,
+    wheel: Wheel,
+    fanout: Fanout,
+    joined: JoinedRuns,
+    stats: Stats,
+    /// Connections before their login, oldest first; entries of others are skipped.
+    unauthenticated: VecDeque<(u32, u32)>,
+    unauthenticated_now: usize,
+    /// Connections that wait for the way to the front, the one that waits longest first.
+    congested: VecDeque<ConnectionId>,
+    last_ticket: u64,
+    draining: Option<closing::Draining>,
+    /// Connections that came from other shards, those whose client had left on the way included.
+    arrivals: u64,
+    reported: Stats,
+    /// Whose frames were read since the simulator last asked.
+    #[cfg(feature = "sim")]
+    read: Vec<ConnectionId>,
+    /// The same for who has shown that it lives.
+    #[cfg(feature = "sim")]
+    heard: Vec<ConnectionId>,
+}
+
+impl Shard {
+    /// An empty shard.
+    pub fn new(index: u16, config: ShardConfig, now: Time) -> Shard {
+        Shard {
+            index,
+            slots: Slots::new(index),
+            keys: HashTable::new(),
+            key_hasher: RandomState::new(),
+            rooms: Rooms::default(),
+            wheel: Wheel::new(now),
+            fanout: Fanout::new(config.batch),
+            joined: JoinedRuns::default(),
+            stats: Stats::default(),
+            unauthenticated: VecDeque::new(),
+            unauthenticated_now: 0,
+            congested: VecDeque::new(),
+            last_ticket: 0,
+            draining: None,
+            arrivals: 0,
+            reported: Stats::default(),
+            #[cfg(feature = "sim")]
+            read: Vec::new(),
+            #[cfg(feature = "sim")]
+            heard: Vec::new(),
+            config,
+        }
+    }
+
+    /// A socket was accepted. `None`: there is no room for it, close it.
+    pub fn accepted(
+        &mut self,
+        now: Time,
+        transport: Transport,
+        peer: IpAddr,
+        out: &mut Outputs,
+    ) -> Option<ConnectionId> {
+        *self.stats.accepted.of(transport) += 1;
+        if self.draining.is_some() || self.slots.len() >= self.config.connections_max {
+            self.stats.refused += 1;
+            return None;
+        }
+        if self.unauthenticated_now >= self.config.unauthenticated_max {
+            self.evict_oldest_unauthenticated(now, out);
+        }
+        let ticket = self.next_ticket(now);
+        let deadline = Tick::not_before(now.after(self.config.handshake));
+        let id = self.slots.insert(Connection::new(ticket, peer, transport, deadline));
+        *self.stats.connections.of(transport) += 1;
+        self.unauthenticated_now += 1;
+        self.forget_logged_in();
+        self.unauthenticated.push_back((id.slot, id.generation));
+        self.arm(id.slot);
+        self.flush_urgent(now, out);
+        Some(id)
+    }
+
+    /// A connection that logged in on another shard arrived with its descriptor.
+    pub fn attached(&mut self, now: Time, state: Handover, out: &mut Outputs) -> ConnectionId {
+        self.arrivals += 1;
+        self.attach(now, state, out)
+    }
+
+    /// Where [`ToShard::Attach`] found that the client has left on the way: the descriptor was closed instead.
+    pub fn left_on_the_way(&mut self, state: Handover, out: &mut Outputs) {
+        self.arrivals += 1;
+        self.abandoned(state.session, out);
+    }
+
+    /// True while logic's verdict on this connection is awaited.
+    pub fn is_in_lobby(&self, id: ConnectionId) -> bool {
+        self.slots.get(id).is_some_and(|connection| matches!(connection.state, State::Lobby(_)))
+    }
+
+    /// A held connection was found hung up: the client has left.
+    pub fn hung_up(&mut self, now: Time, id: ConnectionId, out: &mut Outputs) {
+        let reason = CloseReason::ClientClosed;
+        self.close(now, id, reason, reason.text(), out);
+        self.flush_urgent(now, out);
+    }
+
+    /// Bytes came; WebSocket payloads are unmasked in place.
+    pub fn received(&mut self, now: Time, id: ConnectionId, bytes: &mut [u8], out: &mut Outputs) -> Flow {
+        if self.slots.get(id).is_none() {
+            return Flow::Hold;
+        }
+        self.stats.bytes_read += bytes.len() as u64;
+        let mut flow = self.input(now, id, bytes, out);
+        if flow == Flow::Hold && self.slots.get(id).is_some_and(Connection::is_to_be_asked) {
+            flow = Flow::Login;
+        }
+        self.flush_urgent(now, out);
+        flow
+    }
+
+    /// The driver reads no more of this connection: the peer ended its side (`lost`: it broke), or we shut it.
+    pub fn input_ended(&mut self, now: Time, id: ConnectionId, lost: bool, out: &mut Outputs) {
+        let Some(connection) = self.slots.get_mut(id) else { return };
+        connection.reading = false;
+        match connection.state {
+            State::Ended => {}
+            // We said all we had to say: the peer's end is the answer.
+            State::Closing { half_closed: true, .. } => self.shut(id, false, out),
+            State::Closing { .. } if !lost => {}
+            State::Closing { .. } => self.shut(id, false, out),
+            _ => {
+                let reason = if lost { CloseReason::ConnectionLost } else { CloseReason::ClientClosed };
+                self.close(now, id, reason, reason.text(), out);
+            }
+        }
+        self.release_if_drained(id, out);
+    }
+
+    /// A write ended: all of it was taken, or it failed after `written` bytes. `since` is when the run was handed out.
+    pub fn sent(&mut self, now: Time, id: ConnectionId, done: Sent, out: &mut Outputs) {
+        self.stats.writes += 1;
+        self.stats.bytes_written += done.written;
+        if done.complete {
+            self.stats.deliveries += u64::from(done.frames);
+            self.stats.shard_to_written.record(now.since(done.since).as_micros() as u64);
+            if let Some(accepted) = done.accepted {
+                self.stats.accept_to_written.record(now.since(accepted).as_micros() as u64);
+            }
+        } else {
+            self.stats.drop_frames(stats::DropReason::Closed, u64::from(done.frames));
+        }
+        let Some(connection) = self.slots.get_mut(id) else { return };
+        connection.send_in_flight = false;
+        match connection.state {
+            _ if done.complete => {}
+            State::Ended => {}
+            State::Closing { .. } => self.shut(id, false, out),
+            _ => self.close(now, id, CloseReason::ConnectionLost, "", out),
+        }
+        self.after_send(now, id, out);
+        self.flush_urgent(now, out);
+        self.release_if_drained(id, out);
+    }
+
+    /// A command of the front. [`ToShard::Attach`] carries a descriptor and goes to the driver first, which calls
+    /// [`Shard::attached`].
+    pub fn mail(&mut self, now: Time, mail: ToShard, out: &mut Outputs) {
+        match mail {
+            ToShard::Push(push) => self.push(now, &push, out),
+            ToShard::Verdict(verdict) => self.verdict(now, *verdict, out),
+            ToShard::Look(id) => self.looked_for(id, out),
+            ToShard::Attach(attach) => {
+                let Attach { state, descriptor: _ } = *attach;
+                debug_assert!(false, "the driver attaches: {state:?}");
+            }
+            ToShard::Abandoned(session) => self.abandoned(session, out),
+            ToShard::Kick { key, below, reason, text } => {
+                let text = text.as_deref().unwrap_or(reason.text());
+                self.kick(now, &key, below, reason, text, out);
+            }
+            ToShard::Reply { id, header, body } => self.logic_reply(id, header, &body),
+            ToShard::Elsewhere(rooms) => {
+                rooms.iter().for_each(|(room, people)| self.rooms.set_elsewhere(room, *people));
+            }
+            ToShard::Sessions { from } => self.sessions(from, out),
+            ToShard::Drain { over } => self.drain(now, over, out),
+        }
+        self.flush_urgent(now, out);
+    }
+
+    /// The way to the front has room again: connections that waited for it go on.
+    pub fn mail_taken(&mut self, now: Time, out: &mut Outputs) {
+        while !out.is_congested() {
+            let Some(id) = self.congested.pop_front() else { break };
+            self.go_on(now, id, out);
+        }
+        self.flush_urgent(now, out);
+    }
+
+    /// True while a connection waits for the way to the front.
+    pub fn is_congested(&self) -> bool {
+        !self.congested.is_empty()
+    }
+
+    /// Time passed: to be called about every [`wheel::TICK_MICROS`]. `load` is the busy share of the driver's thread
+    /// since the last tick, 0 to 1000; `mailbox_depth` what waited in the mailbox when it was last drained.
+    pub fn tick(&mut self, now: Time, load: u64, mailbox_depth: u64, out: &mut Outputs) {
+        self.stats.load_permille = load;
+        self.stats.mailbox_depth = mailbox_depth;
+        self.fanout.observe_load(load);
+        let mut expired = Vec::new();
+        self.wheel.expire(now, &mut expired);
+        for entry in expired {
+            self.expire(now, entry, out);
+        }
+        self.joined.clear(); // runs of writes that ended outside of a flush
+        self.pace(now, out);
+        self.drain_some(now, out);
+        self.flush_urgent(now, out);
+        self.report(out);
+    }
+
+    /// An accept failed, for want of descriptors most likely.
+    pub fn accept_failed(&mut self) {
+        self.stats.accept_errors += 1;
+    }
+
+    /// True when [`Shard::flush`] has something to do, now or later.
+    pub fn wants_flush(&self) -> bool {
+        self.fanout.is_dirty()
+    }
+
+    /// Connections in a room, here; for tests and the simulator.
+    pub fn room_members(&self, room: &proto::ids::RoomId) -> usize {
+        self.rooms.find(room).map_or(0, |index| self.rooms.members(index).len())
+    }
+
+    /// Counters since the start.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Slots in use.
+    pub fn connections(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whose frames were read since this was last called, one entry a frame, in order.
+    #[cfg(feature = "sim")]
+    pub fn take_read(&mut self) -> Vec<ConnectionId> {
+        std::mem::take(&mut self.read)
+    }
+
+    /// Which logged-in clients have shown that they live since this was last called.
+    #[cfg(feature = "sim")]
+    pub fn take_heard(&mut self) -> Vec<ConnectionId> {
+        std::mem::take(&mut self.heard)
+    }
+
+    /// What there is; all 0 when everybody has left.
+    #[cfg(feature = "sim")]
+    pub fn census(&self) -> Census {
+        Census {
+            connections: self.slots.len(),
+            unauthenticated: self.unauthenticated_now,
+            keys: self.keys.len(),
+            rooms: self.rooms.len(),
+            congested: self.congested.len(),
+            to_flush: self.fanout.dirty.len(),
+            queue_bytes: self.stats.queue_bytes,
+        }
+    }
+
+    fn expire(&mut self, now: Time, entry: Entry, out: &mut Outputs) {
+        let Some((id, connection)) = self.slots.at_mut(entry.slot) else { return };
+        if connection.timer != entry.tick {
+            return; // another entry of this connection is the live one
+        }
+        connection.timer = Tick::NEVER;
+        let (deadline, reason) = connection.deadline();
+        if deadline > Tick::of(now) {
+            if seam::planted(Bug::MissedHeartbeat) {
+                return;
+            }
+            return self.arm(entry.slot);
+        }
+        match connection.state {
+            State::Closing { .. } => self.shut(id, true, out),
+            State::Ended => {}
+            _ => self.close(now, id, reason, reason.text(), out),
+        }
+    }
+
+    /// Makes sure that the wheel comes up no later than the connection's deadline.
+    fn arm(&mut self, slot: u32) {
+        let Some((_, connection)) = self.slots.at_mut(slot) else { return };
+        let (deadline, _) = connection.deadline();
+        if deadline < connection.timer {
+            connection.timer = self.wheel.schedule(slot, deadline);
+        }
+    }
+
+    fn report(&mut self, out: &mut Outputs) {
+        while !out.is_congested() {
+            let changes = self.rooms.take_changes(ROOMS_PAGE);
+            if changes.is_empty() {
+                break;
+            }
+            out.mail.push_back(ToFront::Rooms(changes));
+        }
+        self.stats.rooms = self.rooms.len() as u64;
+        if !out.is_congested() && self.stats != self.reported {
+            self.reported = self.stats.clone();
+            out.mail.push_back(ToFront::Stats(Box::new(self.stats.clone())));
+        }
+    }
+
+    fn next_ticket(&mut self, now: Time) -> Ticket {
+        self.last_ticket = now.as_micros().max(self.last_ticket + 1);
+        Ticket((self.last_ticket << 10) | u64::from(self.index & 0x3ff))
+    }
+
+    fn find_key(&self, key: &Key) -> Option<u32> {
+        self.keys.find(self.key_hasher.hash_one(key), |slot| self.slots.key(*slot) == Some(key)).copied()
+    }
+
+    fn insert_key(&mut self, key: &Key, slot: u32) {
+        let (slots, hasher) = (&self.slots, &self.key_hasher);
+        self.keys.insert_unique(hasher.hash_one(key), slot, |slot| {
+            hasher.hash_one(slots.key(*slot).expect("a key in the table has an open connection"))
+        });
+    }
+
+    fn remove_key(&mut self, key: &Key, slot: u32) {
+        if let Ok(entry) = self.keys.find_entry(self.key_hasher.hash_one(key), |other| *other == slot) {
+            entry.remove();
+        }
+    }
+
+    /// Queues a reply for a connection; it leaves with the end of this event.
+    fn reply(&mut self, slot: u32, encoded: &proto::encoded::Encoded) {
+        self.enqueue(slot, Outgoing::reply(encoded), true);
+    }
+}
+
+/// What a shard holds, for the simulator.
+#[cfg(feature = "sim")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Slots in use.
+    pub connections: usize,
+    /// Connections that have not logged in.
+    pub unauthenticated: usize,
+    /// Keys of the table.
+    pub keys: usize,
+    /// Rooms with a member.
+    pub rooms: usize,
+    /// Connections that wait for the way to the front.
+    pub congested: usize,
+    /// Connections that wait to be flushed.
+    pub to_flush: usize,
+    /// Bytes in send queues.
+    pub queue_bytes: u64,
+}
+
+/// How a write ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent {
+    /// All of the run was taken.
+    pub complete: bool,
+    /// Bytes that were taken.
+    pub written: u64,
+    /// Frames of the run.
+    pub frames: u32,
+    /// When logic accepted the oldest push of the run.
+    pub accepted: Option<Time>,
+    /// When the run was handed out.
+    pub since: Time,
+}

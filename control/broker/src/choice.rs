@@ -1,0 +1,86 @@
+//! Which broker there is, as the files of logic and job say it.
+
+use config::ConfigError;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Which broker carries the pushes from logic to job; the same one in the files of both. A key that is not there is the
+/// opposite of the other one: goim-example's files used to have both, and have only `kafkaEnable` by now.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct ConsumeConfig {
+    /// Kafka.
+    pub kafka_enable: Option<bool>,
+    /// Redis, as `redis.mode` says.
+    pub redis_enable: Option<bool>,
+}
+
+/// A broker that can be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BrokerChoice {
+    /// Kafka.
+    Kafka,
+    /// Redis.
+    Redis,
+}
+
+impl ConsumeConfig {
+    /// Redis: what the programs take where there is no file.
+    pub const REDIS: ConsumeConfig = ConsumeConfig { redis_enable: Some(true), kafka_enable: Some(false) };
+
+    /// The one that is enabled; Kafka where nothing is said about it, and Redis where the section is there and says
+    /// nothing, as in the programs whose files have it.
+    ///
+    /// # Errors
+    /// None is, or both are.
+    pub fn choice(section: Option<&ConsumeConfig>) -> Result<BrokerChoice, ConfigError> {
+        let Some(section) = section else { return Ok(BrokerChoice::Kafka) };
+        let refuse = |value: bool, reason| Err(ConfigError::value("consume.kafkaEnable", value, reason));
+        match (section.kafka_enable, section.redis_enable) {
+            (Some(true), Some(true)) => refuse(
+                true,
+                "consume.redisEnable is true too, but one broker carries all pushes: set one to false",
+            ),
+            (Some(false), Some(false)) => {
+                refuse(false, "consume.redisEnable is false too, so nothing carries a push: set one to true")
+            }
+            (Some(true), _) | (None, Some(false)) => Ok(BrokerChoice::Kafka),
+            (Some(false), _) | (None, _) => Ok(BrokerChoice::Redis),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exactly_one_broker_is_chosen() {
+        let choice = |kafka_enable, redis_enable| {
+            ConsumeConfig::choice(Some(&ConsumeConfig { kafka_enable, redis_enable }))
+                .map_err(|e| e.to_string())
+        };
+        assert_eq!(ConsumeConfig::choice(None).ok(), Some(BrokerChoice::Kafka));
+        for (kafka, redis, chosen) in [
+            (Some(true), Some(false), BrokerChoice::Kafka),
+            (Some(false), Some(true), BrokerChoice::Redis),
+            // goim-example's newest files have the first key only, and its oldest could do with the second.
+            (Some(false), None, BrokerChoice::Redis),
+            (Some(true), None, BrokerChoice::Kafka),
+            (None, Some(true), BrokerChoice::Redis),
+            (None, Some(false), BrokerChoice::Kafka),
+            (None, None, BrokerChoice::Redis),
+        ] {
+            assert_eq!(choice(kafka, redis), Ok(chosen), "{kafka:?} {redis:?}");
+        }
+        assert_eq!(
+            choice(Some(true), Some(true)).unwrap_err(),
+            "consume.kafkaEnable = true: consume.redisEnable is true too, but one broker carries all pushes: set one to \
+             false"
+        );
+        assert_eq!(
+            choice(Some(false), Some(false)).unwrap_err(),
+            "consume.kafkaEnable = false: consume.redisEnable is false too, so nothing carries a push: set one to true"
+        );
+    }
+}

@@ -1,0 +1,422 @@
+//! One member of a consumer group: what job holds, and the thread that speaks with Kafka.
+//!
+//! librdkafka blocks, while it gives partitions back and when it leaves, so it has a thread of its own. Each partition
+//! has a queue of its own in librdkafka. So while job takes nothing, entries are left there, within librdkafka's bounds,
+//! and the thread still serves the group.
+//!
+//! What is acknowledged is sent to be committed at once, and not waited for; a second thread looks whether Kafka has it
+//! ([`progress`]).
+
+mod callbacks;
+mod progress;
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use host::backoff::Backoff;
+use rdkafka::{
+    ClientConfig, Message,
+    config::FromClientConfigAndContext,
+    consumer::{BaseConsumer, CommitMode, Consumer as _},
+    error::{KafkaError, RDKafkaErrorCode},
+};
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, timeout},
+};
+use tracing::{debug, warn};
+
+use self::{callbacks::Context, progress::Looker};
+use super::{
+    bell::Bell,
+    client::{Voice, settings},
+    config::Assignor,
+    part::Parts,
+};
+use crate::{ConsumeError, Consumer, Delivery, Position, metrics::BrokerMetrics};
+
+/// Acknowledgements are committed together, this often. What a killed job had not committed comes again.
+const COMMIT_EVERY: Duration = Duration::from_millis(100);
+
+/// While Kafka does not say what it has, so that few commits wait in librdkafka.
+const COMMIT_UNANSWERED_EVERY: Duration = Duration::from_secs(1);
+
+/// How long the thread sleeps when nothing happens.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// How long members may take to leave their groups.
+const LEAVE_MAX: Duration = Duration::from_secs(5);
+
+/// Pause before a client that died is made anew; doubled up to the second.
+const REBIRTH: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(5)];
+
+/// How to become a member.
+pub(super) struct Membership {
+    pub(super) brokers: Vec<String>,
+    pub(super) topic: String,
+    pub(super) group: String,
+    pub(super) assignor: Assignor,
+    pub(super) voice: Voice,
+    /// Members that were dropped and have not yet left.
+    pub(super) leaving: watch::Sender<usize>,
+    pub(super) metrics: BrokerMetrics,
+}
+
+impl Membership {
+    fn settings(&self) -> ClientConfig {
+        let mut config = settings(&self.brokers);
+        config
+            .set("group.id", &self.group)
+            .set("partition.assignment.strategy", self.assignor.name())
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "earliest")
+            .set("allow.auto.create.topics", "true")
+            // The least that brokers allow by default: this long a killed job's partitions wait for another one.
+            .set("session.timeout.ms", "6000")
+            // How soon members hear of a rebalance.
+            .set("heartbeat.interval.ms", "1000")
+            // What is fetched ahead, for each partition.
+            .set("queued.min.messages", "4096")
+            .set("queued.max.messages.kbytes", "4096")
+            .set("fetch.queue.backoff.ms", "10")
+            .set("fetch.error.backoff.ms", "100");
+        config
+    }
+}
+
+/// A member of a group.
+pub(super) struct KafkaConsumer {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// Entries are ready.
+    arrived: Notify,
+    /// Wakes the thread.
+    bell: Arc<Bell>,
+    membership: Membership,
+}
+
+struct State {
+    parts: Parts,
+    /// The thread found no room.
+    is_full: bool,
+    /// An acknowledgement waits to be sent.
+    is_dirty: bool,
+    /// Kafka said where the group stands when it was last asked.
+    is_answered: bool,
+    /// Since when the oldest acknowledgement waits that Kafka is not known to have.
+    behind_since: Option<Instant>,
+    /// The group has members of another kind, goim's: it was said that this one stands by.
+    stands_by: bool,
+    is_leaving: bool,
+}
+
+impl KafkaConsumer {
+    pub(super) fn join(membership: Membership) -> Result<Self, ConsumeError> {
+        let state = State {
+            parts: Parts::new(&membership.topic),
+            is_full: false,
+            is_dirty: false,
+            is_answered: true,
+            behind_since: None,
+            stands_by: false,
+            is_leaving: false,
+        };
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            arrived: Notify::new(),
+            bell: Arc::default(),
+            membership,
+        });
+        let unavailable = |error: String| ConsumeError::Unavailable(error);
+        let client = shared.new_client().map_err(|error| unavailable(error.to_string()))?;
+        let of_thread = Arc::clone(&shared);
+        thread::Builder::new()
+            .name("kafka-consumer".into())
+            .spawn(move || of_thread.run(client))
+            .map_err(|error| unavailable(error.to_string()))?;
+        Ok(KafkaConsumer { shared })
+    }
+}
+
+#[async_trait]
+impl Consumer for KafkaConsumer {
+    async fn next_batch(&mut self, max: usize) -> Result<Vec<Delivery>, ConsumeError> {
+        loop {
+            // Registered before looking, so that nothing that arrives between the look and the wait is missed.
+            let mut arrived = std::pin::pin!(self.shared.arrived.notified());
+            arrived.as_mut().enable();
+            let taken = self.shared.hand_out(max.max(1));
+            if !taken.is_empty() {
+                return Ok(taken);
+            }
+            arrived.await;
+        }
+    }
+
+    async fn ack(&mut self, position: &Position) -> Result<(), ConsumeError> {
+        let mut state = self.shared.state();
+        if state.parts.acknowledge(position) {
+            state.behind_since.get_or_insert_with(Instant::now);
+            if !std::mem::replace(&mut state.is_dirty, true) {
+                drop(state);
+                self.shared.bell.ring();
+            }
+        }
+        Ok(())
+    }
+
+    async fn leave(self: Box<Self>) {
+        let leaving = self.shared.membership.leaving.clone();
+        drop(self);
+        all_left(&leaving).await;
+    }
+}
+
+/// Waits until members that were dropped have committed and left, a few seconds at most.
+pub(super) async fn all_left(leaving: &watch::Sender<usize>) {
+    if timeout(LEAVE_MAX, leaving.subscribe().wait_for(|members| *members == 0)).await.is_err() {
+        warn!("Kafka does not take the last commits: their entries will come again");
+    }
+}
+
+impl Drop for KafkaConsumer {
+    fn drop(&mut self) {
+        self.shared.membership.leaving.send_modify(|members| *members += 1);
+        self.shared.state().is_leaving = true;
+        self.shared.bell.ring();
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hand_out(&self, max: usize) -> Vec<Delivery> {
+        let mut state = self.state();
+        let taken = state.parts.hand_out(max);
+        if !taken.is_empty() && std::mem::take(&mut state.is_full) {
+            drop(state);
+            self.bell.ring();
+        }
+        taken
+    }
+
+    /// A client that has joined, or is about to.
+    fn new_client(self: &Arc<Self>) -> Result<Client, KafkaError> {
+        let context = Context::new(Arc::clone(self));
+        let mut client = BaseConsumer::from_config_and_context(&self.membership.settings(), context)?;
+        client.set_nonempty_callback(ringing(&self.bell));
+        let consumer = Arc::new(client);
+        consumer.context().speaks_through(&consumer);
+        consumer.subscribe(&[&self.membership.topic])?;
+        let looker = Looker::start(Arc::clone(self), Arc::clone(&consumer))
+            .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
+        Ok(Client { consumer, looker: Some(looker), turn: 0 })
+    }
+
+    fn tell_age(&self) {
+        let mut state = self.state();
+        if !state.parts.is_behind() {
+            state.behind_since = None;
+        }
+        let age = state.behind_since.map_or(Duration::ZERO, |since| since.elapsed());
+        drop(state);
+        self.membership.metrics.set_commit_age(age);
+    }
+
+    /// The thread.
+    fn run(self: Arc<Self>, mut client: Client) {
+        let [first, max] = REBIRTH;
+        let mut backoff = Backoff::new(first, max);
+        loop {
+            match client.serve(&self) {
+                Ok(()) => break,
+                Err(error) => {
+                    warn!("the Kafka client died and is made anew: {error}");
+                    drop(client);
+                    self.disown();
+                }
+            }
+            client = loop {
+                thread::sleep(backoff.step());
+                if self.state().is_leaving {
+                    return self.left();
+                }
+                match self.new_client() {
+                    Ok(client) => break client,
+                    Err(error) => warn!("cannot make a Kafka client, trying again: {error}"),
+                }
+            };
+        }
+        // Gives the partitions back, committing what was acknowledged.
+        drop(client);
+        self.left();
+    }
+
+    fn disown(&self) {
+        self.state().parts.give_up_all();
+    }
+
+    fn left(&self) {
+        self.membership.leaving.send_modify(|members| *members -= 1);
+    }
+}
+
+fn ringing(bell: &Arc<Bell>) -> impl Fn() + Send + Sync + 'static {
+    let bell = Arc::clone(bell);
+    move || bell.ring()
+}
+
+/// What the thread speaks through.
+struct Client {
+    consumer: Arc<BaseConsumer<Context>>,
+    /// Taken when the client ends.
+    looker: Option<Looker>,
+    /// Which partition is looked into first.
+    turn: usize,
+}
+
+impl Client {
+    /// Serves the group until the member leaves, or the client is dead.
+    fn serve(&mut self, shared: &Shared) -> Result<(), KafkaError> {
+        let mut committed_at = Instant::now();
+        loop {
+            // Rebalances, which go to the context. Entries come by the queues of their partitions.
+            while let Some(event) = self.consumer.poll(Duration::ZERO) {
+                let event = event.map(|message| take_in(shared, [entry(&message)]));
+                event.or_else(|error| survive(shared, &error))?;
+            }
+            let is_drained = self.fetch(shared)?;
+            let mut wait = if is_drained { IDLE } else { Duration::ZERO };
+            let state = shared.state();
+            if state.is_leaving {
+                return Ok(());
+            }
+            if state.is_dirty {
+                let every = if state.is_answered { COMMIT_EVERY } else { COMMIT_UNANSWERED_EVERY };
+                let left = every.saturating_sub(committed_at.elapsed());
+                if left.is_zero() {
+                    self.commit(state);
+                    committed_at = Instant::now();
+                } else {
+                    wait = wait.min(left);
+                    drop(state);
+                }
+            } else {
+                drop(state);
+            }
+            if !wait.is_zero() {
+                shared.bell.wait(wait);
+            }
+        }
+    }
+
+    /// Takes in what the partitions have while there is room; false when there may be more.
+    fn fetch(&mut self, shared: &Shared) -> Result<bool, KafkaError> {
+        /// Entries of a partition, and their bytes, before the next one has its turn.
+        const AT_ONCE: usize = 128;
+        const BYTES_AT_ONCE: usize = 1 << 20;
+        let mut is_drained = true;
+        let queues = self.consumer.context().queues();
+        let first = self.turn;
+        self.turn = self.turn.wrapping_add(1);
+        for place in 0..queues.len() {
+            {
+                let mut state = shared.state();
+                state.is_full = !state.parts.has_room();
+                if state.is_full {
+                    // `hand_out` rings when there is room again.
+                    return Ok(true);
+                }
+            }
+            let queue = &queues[(first + place) % queues.len()];
+            let mut entries = Vec::new();
+            let (mut bytes, mut failed) = (0, None);
+            let has_had_its_turn = loop {
+                if entries.len() == AT_ONCE || bytes >= BYTES_AT_ONCE {
+                    break true;
+                }
+                match queue.poll(Duration::ZERO) {
+                    Some(Ok(message)) => {
+                        bytes += message.payload_len();
+                        entries.push(entry(&message));
+                    }
+                    Some(Err(error)) => failed = Some(error),
+                    None => break false,
+                }
+            };
+            is_drained &= !has_had_its_turn;
+            if !entries.is_empty() {
+                take_in(shared, entries);
+            }
+            failed.map_or(Ok(()), |error| survive(shared, &error))?;
+        }
+        Ok(is_drained)
+    }
+
+    /// Has committed what was acknowledged, without waiting for it.
+    fn commit(&self, mut state: MutexGuard<'_, State>) {
+        state.is_dirty = false;
+        let progress = state.parts.to_commit();
+        // librdkafka is never called with the state locked.
+        drop(state);
+        self.consumer.context().commit(&self.consumer, &progress, CommitMode::Async);
+    }
+}
+
+impl Drop for Client {
+    /// The consumer leaves its group when it is dropped, so nothing else may hold it.
+    fn drop(&mut self) {
+        self.looker = None;
+        self.consumer.context().drop_queues();
+    }
+}
+
+fn entry(message: &impl Message) -> (i32, i64, Bytes) {
+    // A record without a value is no push either; job finds out.
+    let value = message.payload().map(Bytes::copy_from_slice).unwrap_or_default();
+    (message.partition(), message.offset(), value)
+}
+
+fn take_in(shared: &Shared, entries: impl IntoIterator<Item = (i32, i64, Bytes)>) {
+    let mut state = shared.state();
+    for (partition, offset, value) in entries {
+        if state.parts.fetched(partition, offset, value) {
+            let topic = &shared.membership.topic;
+            warn!(
+                "partition {partition} of {topic} starts again at {offset}: the topic was made anew, or lost its end"
+            );
+        }
+    }
+    drop(state);
+    shared.arrived.notify_waiters();
+}
+
+/// Only a fatal error is one: everything else librdkafka gets over by itself.
+fn survive(shared: &Shared, error: &KafkaError) -> Result<(), KafkaError> {
+    if matches!(error, KafkaError::MessageConsumptionFatal(_)) {
+        return Err(error.clone());
+    }
+    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::InconsistentGroupProtocol)
+        && !std::mem::replace(&mut shared.state().stands_by, true)
+    {
+        let Membership { group, assignor, .. } = &shared.membership;
+        warn!(
+            "the group {group} has members that do not share by {}, such as Go jobs: standing by until the last of them \
+             has left",
+            assignor.name()
+        );
+    }
+    debug!("Kafka, while consuming: {error}");
+    Ok(())
+}

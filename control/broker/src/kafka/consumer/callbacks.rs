@@ -1,0 +1,219 @@
+//! What librdkafka asks of a member: to take partitions over and to give them back.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+    time::Duration,
+};
+
+use host::telemetry::OUTSIDERS;
+use rdkafka::{
+    ClientContext, Offset as KafkaOffset, TopicPartitionList,
+    config::RDKafkaLogLevel,
+    consumer::{
+        BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol,
+        base_consumer::PartitionQueue,
+    },
+    error::KafkaError,
+    statistics::Statistics,
+    types::RDKafkaRespErr,
+};
+use tokio::time::Instant;
+use tracing::{Level, info, warn};
+
+use super::{COMMIT_EVERY, Shared, progress, ringing};
+use crate::{kafka::part::Progress, metrics::CommitFailure};
+
+/// Longest time for the last acknowledgements of partitions that are given back.
+const WIND_UP_MAX: Duration = Duration::from_secs(5);
+
+/// How often it is looked for them.
+const WIND_UP_LOOK: Duration = Duration::from_millis(10);
+
+/// Called by librdkafka, on the thread of the member.
+pub(super) struct Context {
+    shared: Arc<Shared>,
+    consumer: OnceLock<Weak<BaseConsumer<Context>>>,
+    /// Of the partitions owned. Each keeps the consumer alive.
+    queues: Mutex<BTreeMap<i32, Arc<PartitionQueue<Context>>>>,
+}
+
+impl Context {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Context { shared, consumer: OnceLock::new(), queues: Mutex::default() }
+    }
+
+    /// Called once, before the consumer joins.
+    pub(super) fn speaks_through(&self, consumer: &Arc<BaseConsumer<Self>>) {
+        self.consumer.get_or_init(|| Arc::downgrade(consumer));
+    }
+
+    /// What the partitions owned have is taken from these.
+    pub(super) fn queues(&self) -> Vec<Arc<PartitionQueue<Self>>> {
+        self.lock_queues().values().cloned().collect()
+    }
+
+    pub(super) fn drop_queues(&self) {
+        // A queue that is dropped may drop the consumer, which calls back.
+        let queues = std::mem::take(&mut *self.lock_queues());
+        drop(queues);
+    }
+
+    fn lock_queues(&self) -> MutexGuard<'_, BTreeMap<i32, Arc<PartitionQueue<Self>>>> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives each partition a queue of its own, before anything is fetched: the first entries would come by the
+    /// consumer's queue else, and be overtaken.
+    fn split(&self, partitions: &TopicPartitionList) {
+        // None while it is being dropped; nothing will be fetched then.
+        let Some(consumer) = self.consumer.get().and_then(Weak::upgrade) else { return };
+        for element in partitions.elements() {
+            let partition = element.partition();
+            // An old one would silence the bell of the new one when it goes.
+            drop(self.lock_queues().remove(&partition));
+            if let Some(mut queue) = consumer.split_partition_queue(element.topic(), partition) {
+                queue.set_nonempty_callback(ringing(&self.shared.bell));
+                self.lock_queues().insert(partition, Arc::new(queue));
+            }
+        }
+    }
+
+    /// After each event: the poll that served it does not say whether another one waits behind it, and librdkafka
+    /// rings only for the first.
+    fn look_again(&self) {
+        self.shared.bell.ring();
+    }
+
+    pub(super) fn list(&self, progress: &[Progress]) -> TopicPartitionList {
+        let mut list = TopicPartitionList::with_capacity(progress.len());
+        for Progress { partition, offset, incarnation } in progress {
+            let mut element = list.add_partition(&self.shared.membership.topic, *partition);
+            element.set_metadata(incarnation);
+            // Offsets of records are never out of range.
+            let _ = element.set_offset(KafkaOffset::Offset(offset.unwrap_or(0)));
+        }
+        list
+    }
+
+    /// Tells librdkafka to commit this, in the order of the calls. Of a commit that is not waited for nothing more is heard.
+    pub(super) fn commit(&self, client: &BaseConsumer<Self>, progress: &[Progress], mode: CommitMode) {
+        if progress.is_empty() {
+            return;
+        }
+        match client.commit(&self.list(progress), mode) {
+            Ok(()) => self.shared.state().parts.sent(progress),
+            Err(error) => {
+                self.shared.membership.metrics.commit_failures.of(CommitFailure::Refused).inc();
+                self.shared.state().is_dirty = true;
+                OUTSIDERS
+                    .log(Level::WARN, || warn!("cannot commit to Kafka, entries may come again: {error}"));
+            }
+        }
+    }
+
+    /// Where the group stands in these partitions; empty when Kafka does not say.
+    fn progress(&self, client: &BaseConsumer<Self>, partitions: &TopicPartitionList) -> Vec<Progress> {
+        progress::committed(client, partitions).unwrap_or_else(|error| {
+            self.shared.membership.metrics.commit_failures.of(CommitFailure::Timeout).inc();
+            warn!("Kafka does not say where the group stands, entries may come again: {error}");
+            Vec::new()
+        })
+    }
+
+    fn take_over(&self, client: &BaseConsumer<Self>, partitions: &mut TopicPartitionList) {
+        let progress = self.progress(client, partitions);
+        let mut state = self.shared.state();
+        for mut element in partitions.elements() {
+            let known = progress.iter().find(|known| known.partition == element.partition()).cloned();
+            if let Some(start) = state.parts.take_over(element.partition(), known) {
+                let _ = element.set_offset(KafkaOffset::Offset(start));
+            }
+        }
+        state.stands_by = false;
+        // What was done while somebody else might have owned them.
+        state.is_dirty |= !state.parts.to_commit().is_empty();
+        info!(group = self.shared.membership.group, partitions = ?state.parts.owned(), "consuming from Kafka");
+    }
+
+    /// What was handed out is on its way to the comets: the next owner would send it again. While a comet does not take it,
+    /// nothing is fetched of the other partitions either, so this is not waited for long.
+    fn wind_up(&self, client: &BaseConsumer<Self>, partitions: &[i32]) {
+        let (began, mut committed_at) = (Instant::now(), Instant::now());
+        while began.elapsed() < WIND_UP_MAX && !client.assignment_lost() {
+            let mut state = self.shared.state();
+            // Who leaves has waited already, or does not wait.
+            if state.is_leaving || !state.parts.wind_up(partitions) {
+                return;
+            }
+            // The thread does so else.
+            let is_due = state.is_dirty && committed_at.elapsed() >= COMMIT_EVERY;
+            let progress = if is_due { state.parts.to_commit() } else { Vec::new() };
+            state.is_dirty &= !is_due;
+            drop(state);
+            if is_due {
+                self.commit(client, &progress, CommitMode::Async);
+                committed_at = Instant::now();
+            }
+            self.shared.bell.wait(WIND_UP_LOOK);
+        }
+    }
+
+    fn give_back(&self, client: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
+        let given: Vec<i32> = partitions.elements().iter().map(|element| element.partition()).collect();
+        self.wind_up(client, &given);
+        let mut state = self.shared.state();
+        let last = state.parts.to_commit_last(&given);
+        given.iter().for_each(|partition| state.parts.give_up(*partition));
+        drop(state);
+        for partition in given {
+            let queue = self.lock_queues().remove(&partition);
+            drop(queue);
+        }
+        // A partition that was lost is another's, who decides what is committed. Others wait for the answer, as the next owner
+        // begins there: no longer than a coordinator may be away or silent (`session.timeout.ms`, `socket.timeout.ms`).
+        if !client.assignment_lost() {
+            self.commit(client, &last, CommitMode::Sync);
+        }
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.shared.membership.voice.log(level, facility, line);
+        self.look_again();
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.shared.membership.voice.error(error, reason);
+        self.look_again();
+    }
+
+    fn stats(&self, _: Statistics) {}
+}
+
+impl ConsumerContext for Context {
+    fn rebalance(
+        &self,
+        client: &BaseConsumer<Self>,
+        what: RDKafkaRespErr,
+        partitions: &mut TopicPartitionList,
+    ) {
+        let is_cooperative = matches!(client.rebalance_protocol(), RebalanceProtocol::Cooperative);
+        let done = match what {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
+                self.take_over(client, partitions);
+                self.split(partitions);
+                if is_cooperative { client.incremental_assign(partitions) } else { client.assign(partitions) }
+            }
+            _ => {
+                self.give_back(client, partitions);
+                if is_cooperative { client.incremental_unassign(partitions) } else { client.unassign() }
+            }
+        };
+        if let Err(error) = done {
+            warn!("a rebalance of the Kafka group failed: {error}");
+        }
+        self.look_again();
+    }
+}

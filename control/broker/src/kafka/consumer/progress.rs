@@ -1,0 +1,184 @@
+//! Where the group stands by Kafka's own word, looked at once a second: whether what was sent to be committed is there, and
+//! how far the group is behind the end of the log.
+//!
+//! A commit is sent and not waited for, because the answer would never come: rust-rdkafka hands none on (its issue 856). So
+//! the answer is read where it is stored. Nothing waits for this thread, and each of its questions has a deadline.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use host::telemetry::OUTSIDERS;
+use rdkafka::{
+    Offset as KafkaOffset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer as _},
+    error::KafkaResult,
+};
+use tokio::time::Instant;
+use tracing::{Level, warn};
+
+use super::{Shared, callbacks::Context};
+use crate::{
+    kafka::{bell::Bell, part::Progress},
+    metrics::CommitFailure,
+};
+
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long Kafka may take to say where the group stands.
+const COMMITTED_MAX: Duration = Duration::from_secs(3);
+
+/// How long Kafka may take to say where the logs end.
+const ENDS_MAX: Duration = Duration::from_secs(1);
+
+/// The thread that looks. It ends, and has given up the consumer, when this is dropped.
+pub(super) struct Looker {
+    stop: Arc<Stop>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Stop {
+    is_over: AtomicBool,
+    bell: Bell,
+}
+
+impl Looker {
+    pub(super) fn start(shared: Arc<Shared>, consumer: Arc<BaseConsumer<Context>>) -> io::Result<Looker> {
+        let stop = Arc::<Stop>::default();
+        let stopped = Arc::clone(&stop);
+        let thread = thread::Builder::new().name("kafka-progress".into()).spawn(move || {
+            loop {
+                stopped.bell.wait(LOOK_EVERY);
+                if stopped.is_over.load(Relaxed) {
+                    break;
+                }
+                look(&shared, &consumer);
+            }
+        })?;
+        Ok(Looker { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Looker {
+    fn drop(&mut self) {
+        self.stop.is_over.store(true, Relaxed);
+        self.stop.bell.ring();
+        if let Some(thread) = self.thread.take() {
+            // It ends within one look, and a panic ends the process.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn look(shared: &Shared, consumer: &BaseConsumer<Context>) {
+    let (asked, expected) = (Instant::now(), shared.state().parts.expected());
+    shared.tell_age();
+    let partitions: Vec<i32> = expected.progress.iter().map(|progress| progress.partition).collect();
+    if partitions.is_empty() {
+        shared.membership.metrics.set_entries(0);
+        return;
+    }
+    let topic = &shared.membership.topic;
+    let known = committed(consumer, &list(topic, &partitions, KafkaOffset::Invalid));
+    let failures = &shared.membership.metrics.commit_failures;
+    let mut state = shared.state();
+    state.is_answered = known.is_ok();
+    match known {
+        Ok(known) => {
+            let refused = state.parts.confirm(&expected, &known);
+            // What was done before this look is confirmed, or is sent again.
+            state.behind_since = if refused > 0 { state.behind_since } else { Some(asked) };
+            state.is_dirty |= refused > 0;
+            drop(state);
+            if refused > 0 {
+                failures.of(CommitFailure::Refused).inc();
+                OUTSIDERS.log(Level::WARN, || {
+                    warn!("Kafka lacks the last commit of {refused} partitions of {topic}, sending it again");
+                });
+                shared.bell.ring();
+            }
+        }
+        Err(error) => {
+            drop(state);
+            failures.of(CommitFailure::Timeout).inc();
+            OUTSIDERS.log(Level::WARN, || {
+                warn!("Kafka does not say whether the last commit is there, asking again: {error}");
+            });
+        }
+    }
+    shared.tell_age();
+    if let Ok(lag) = lag(shared, consumer) {
+        shared.membership.metrics.set_entries(usize::try_from(lag).unwrap_or(usize::MAX));
+    }
+}
+
+/// What Kafka has of the group in these partitions; it may not know of all.
+pub(super) fn committed(
+    consumer: &BaseConsumer<Context>,
+    partitions: &TopicPartitionList,
+) -> KafkaResult<Vec<Progress>> {
+    let known = consumer.committed_offsets(partitions.clone(), COMMITTED_MAX)?;
+    let known = known.elements();
+    let known = known.iter().filter(|element| element.error().is_ok());
+    Ok(known
+        .map(|element| Progress {
+            partition: element.partition(),
+            offset: match element.offset() {
+                KafkaOffset::Offset(offset) => Some(offset),
+                _ => None,
+            },
+            incarnation: element.metadata().to_owned(),
+        })
+        .collect())
+}
+
+/// Entries behind the group's commit, of the partitions owned.
+fn lag(shared: &Shared, consumer: &BaseConsumer<Context>) -> KafkaResult<u64> {
+    let (owned, new) = {
+        let state = shared.state();
+        (state.parts.owned(), state.parts.not_begun())
+    };
+    let topic = &shared.membership.topic;
+    let ends = borders(consumer, topic, &owned, KafkaOffset::End)?;
+    let begins = borders(consumer, topic, &new, KafkaOffset::Beginning)?;
+    Ok(shared.state().parts.lag(&begins, &ends))
+}
+
+/// Where these partitions end, or begin: Kafka takes the words for times.
+fn borders(
+    consumer: &BaseConsumer<Context>,
+    topic: &str,
+    partitions: &[i32],
+    which: KafkaOffset,
+) -> KafkaResult<BTreeMap<i32, i64>> {
+    if partitions.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let found = consumer.offsets_for_times(list(topic, partitions, which), ENDS_MAX)?;
+    let found = found.elements();
+    let found = found.iter().filter(|element| element.error().is_ok());
+    Ok(found
+        .filter_map(|element| match element.offset() {
+            KafkaOffset::Offset(offset) => Some((element.partition(), offset)),
+            _ => None,
+        })
+        .collect())
+}
+
+fn list(topic: &str, partitions: &[i32], offset: KafkaOffset) -> TopicPartitionList {
+    let mut list = TopicPartitionList::with_capacity(partitions.len());
+    for partition in partitions {
+        // Words are never out of range.
+        let _ = list.add_partition_offset(topic, *partition, offset);
+    }
+    list
+}

@@ -1,0 +1,233 @@
+//! Puts records on the topic and knows what became of each.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use host::awake;
+use rdkafka::{
+    ClientContext,
+    client::Client,
+    config::{FromClientConfigAndContext, RDKafkaLogLevel},
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{DeliveryResult, OwnedHeaders},
+    producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer},
+    statistics::Statistics,
+    util::Timeout,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use super::client::{RECORD_BYTES_MAX, Voice, settings};
+use crate::PublishError;
+
+/// How long a record may take to be acknowledged, ms. Then it is given up, and taken out of the queue if it has not been
+/// sent. Which of the two it was librdkafka does not tell through rust-rdkafka, so it is unknown whether the brokers have
+/// it. librdkafka looks once a second.
+const RECORD_MS_MAX: u32 = 3000;
+
+/// How long a publish waits for the client, which answers sooner by itself.
+const LANDING_MAX: Duration = Duration::from_secs(10);
+
+/// Records not yet acknowledged, and their bytes; beyond that a publish is refused as full.
+const IN_FLIGHT_RECORDS_MAX: usize = 65_536;
+const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
+
+/// One record.
+pub(super) struct Record<'a> {
+    pub(super) topic: &'a str,
+    pub(super) key: &'a str,
+    pub(super) value: Bytes,
+    pub(super) headers: Option<OwnedHeaders>,
+}
+
+impl Record<'_> {
+    fn size(&self) -> usize {
+        self.key.len() + self.value.len()
+    }
+}
+
+/// What is not yet acknowledged, over all producers of a broker.
+pub(super) struct InFlight {
+    records: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+}
+
+impl Default for InFlight {
+    fn default() -> Self {
+        let semaphore = |permits| Arc::new(Semaphore::new(permits));
+        InFlight { records: semaphore(IN_FLIGHT_RECORDS_MAX), bytes: semaphore(IN_FLIGHT_BYTES_MAX) }
+    }
+}
+
+/// What will have become of a publish.
+pub(super) struct Landing(oneshot::Receiver<Result<(), PublishError>>);
+
+impl Landing {
+    pub(super) async fn landed(self) -> Result<(), PublishError> {
+        let silent = |_| PublishError::Unknown("the Kafka client does not say what became of it".into());
+        let landed = awake::timeout(LANDING_MAX, self.0).await.map_err(silent)?;
+        // A flight always answers, by its end.
+        landed.unwrap_or_else(|_| Err(PublishError::Unavailable("it is closed".into())))
+    }
+}
+
+/// The records of one publish on their way. Its end tells the publisher.
+pub(super) struct Flight {
+    entries: usize,
+    size: usize,
+    /// The brokers have some of it.
+    has_landed: AtomicBool,
+    refused: Mutex<Option<PublishError>>,
+    landed: Option<oneshot::Sender<Result<(), PublishError>>>,
+    /// Held until every record is acknowledged or refused, whether or not the publisher still waits.
+    _held: [OwnedSemaphorePermit; 2],
+}
+
+impl Flight {
+    fn refuse(&self, error: &KafkaError) {
+        let error = match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
+                PublishError::TooLarge { size: self.size, entries: self.entries }
+            }
+            Some(RDKafkaErrorCode::QueueFull) => PublishError::Full("the producer's queue is full".into()),
+            Some(code) if is_refusal(code) => PublishError::Unavailable(format!("Kafka: {error}")),
+            _ => PublishError::Unknown(format!("Kafka: {error}")),
+        };
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(error) = refused.take_if(|_| self.has_landed.load(Relaxed)) {
+            refused = Some(PublishError::Unknown(format!("Kafka has a part of it: {error}")));
+        }
+        if let Some(landed) = self.landed.take() {
+            // Nobody waits when the publisher was cancelled.
+            let _ = landed.send(refused.map_or(Ok(()), Err));
+        }
+    }
+}
+
+/// Whether Kafka, or the client before it asked Kafka, said that it did not take a record. Everything else may come too
+/// late to say so.
+fn is_refusal(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::UnknownTopic
+            | RDKafkaErrorCode::UnknownPartition
+            | RDKafkaErrorCode::UnknownTopicOrPartition
+            | RDKafkaErrorCode::InvalidTopic
+            | RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::ClusterAuthorizationFailed
+            | RDKafkaErrorCode::PolicyViolation
+            | RDKafkaErrorCode::InvalidRecord
+            | RDKafkaErrorCode::NotEnoughReplicas
+            | RDKafkaErrorCode::PurgeQueue
+    )
+}
+
+/// An idempotent producer and its thread.
+pub(super) struct Producer(ThreadedProducer<Context>);
+
+struct Context(Voice);
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.0.log(level, facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.0.error(error, reason);
+    }
+
+    fn stats(&self, _: Statistics) {}
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = Arc<Flight>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, flight: Arc<Flight>) {
+        match result {
+            Ok(_) => flight.has_landed.store(true, Relaxed),
+            Err((error, _)) => {
+                flight.refuse(error);
+                self.0.trouble.ring();
+            }
+        }
+    }
+}
+
+impl Producer {
+    pub(super) fn new(brokers: &[String], voice: Voice) -> Result<Self, KafkaError> {
+        let mut config = settings(brokers);
+        config
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            // sarama's default partitioner, and what `partition_of` computes.
+            .set("partitioner", "fnv1a_random")
+            .set("message.timeout.ms", RECORD_MS_MAX.to_string())
+            // Records that wait for an answer leave together; none waits for another.
+            .set("queue.buffering.max.ms", "0")
+            // Well below what brokers take by default, so that together no records are too large.
+            .set("batch.size", (256 << 10).to_string())
+            // Never the bound: `InFlight` is, so that a publish is queued whole or not at all.
+            .set("queue.buffering.max.messages", (2 * IN_FLIGHT_RECORDS_MAX).to_string())
+            .set("queue.buffering.max.kbytes", ((4 * IN_FLIGHT_BYTES_MAX) >> 10).to_string());
+        ThreadedProducer::from_config_and_context(&config, Context(voice)).map(Producer)
+    }
+
+    /// Queues all records, or none when they are beyond a bound. The answer comes when each is acknowledged or refused;
+    /// it is the first refusal.
+    pub(super) fn send(
+        &self,
+        in_flight: &InFlight,
+        records: Vec<Record<'_>>,
+    ) -> Result<Landing, PublishError> {
+        let (entries, size) = (records.len(), records.iter().map(Record::size).sum::<usize>());
+        let is_too_large = records.iter().any(|record| record.size() > RECORD_BYTES_MAX);
+        if is_too_large || entries > IN_FLIGHT_RECORDS_MAX || size > IN_FLIGHT_BYTES_MAX {
+            return Err(PublishError::TooLarge { size, entries });
+        }
+        let full = |_| PublishError::Full("too much waits for Kafka's acknowledgement".into());
+        let held = [
+            Arc::clone(&in_flight.records).try_acquire_many_owned(entries as u32).map_err(full)?,
+            Arc::clone(&in_flight.bytes).try_acquire_many_owned(size as u32).map_err(full)?,
+        ];
+        let (landed, landing) = oneshot::channel();
+        let flight = Arc::new(Flight {
+            entries,
+            size,
+            has_landed: AtomicBool::new(false),
+            refused: Mutex::default(),
+            landed: Some(landed),
+            _held: held,
+        });
+        for Record { topic, key, value, headers } in records {
+            let mut record =
+                BaseRecord::with_opaque_to(topic, Arc::clone(&flight)).key(key).payload(&value[..]);
+            record.headers = headers;
+            if let Err((error, _)) = self.0.send(record) {
+                flight.refuse(&error);
+                break;
+            }
+        }
+        Ok(Landing(landing))
+    }
+
+    pub(super) fn client(&self) -> &Client<impl ClientContext> {
+        self.0.client()
+    }
+
+    /// Waits until nothing is on its way, blocking the thread.
+    pub(super) fn flush(&self, longest: Duration) {
+        // What is left then was refused, or is in the hands of the brokers.
+        let _ = self.0.flush(Timeout::After(longest));
+    }
+}

@@ -1,0 +1,374 @@
+//! job: carries every accepted push to the comets it concerns.
+//!
+//! Reads the broker in order and hands each entry to the links of its comets. A link is a bounded queue and a task, so a
+//! comet that is slow or gone delays no other; what it does not take in time is given up for it, and counted. The broker
+//! hears of an entry when all its comets have taken it or were given up, in order. What no comet took, and what is no
+//! push, becomes a dead letter of the broker.
+//!
+//! While every comet's queue is full job stops reading, and the broker fills: a push is then refused instead of lost.
+
+#![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)] // they panic when nobody takes it, or wait for ever
+
+mod awake;
+mod caller;
+mod calls;
+pub mod config;
+mod link;
+pub mod metrics;
+mod route;
+mod stream;
+mod tracker;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use contract::CometApi;
+use grpc::envelope::Envelope;
+use host::{shutdown::Drain, telemetry::OUTSIDERS};
+use proto::ids::ServerId;
+use registry::{Node, NodeSet, Registry, Service};
+use tokio::{
+    sync::watch,
+    task::{JoinHandle, yield_now},
+    time::sleep,
+};
+use tracing::{Level, info, warn};
+
+pub use self::calls::Calls;
+use broker::{Broker, ConsumeError, Consumer, Delivery};
+use comet_client::GrpcComet;
+
+use self::{
+    link::{Common, Link, LinkLimits},
+    route::{To, route},
+    tracker::Settled,
+};
+use crate::{
+    config::JobConfig,
+    metrics::{DropReason, JobMetrics},
+};
+
+/// The group of the broker that all jobs share; goim's.
+pub const GROUP: &str = "goim-push-group-job";
+
+/// Entries read at once. Other tasks of the thread run in between.
+const READ_MAX: usize = 256;
+
+/// Pause before a broker that is away is asked again.
+const BROKER_PAUSE: Duration = Duration::from_millis(200);
+
+/// One comet, and how to call it.
+#[derive(Clone)]
+pub struct Comet {
+    /// Its id.
+    pub server: ServerId,
+    /// What answers for it.
+    pub api: Arc<dyn CometApi>,
+    /// What one call carries.
+    pub calls: Calls,
+    /// Its dispatch stream, tried before calls. None where calls are all there is: inside one process.
+    pub stream: Option<GrpcComet>,
+}
+
+/// Makes the way to a comet that appeared; none when there is no way, which it logs itself.
+pub type Connect = Box<dyn Fn(&Node) -> Option<Comet> + Send + Sync>;
+
+/// What job works with.
+pub struct JobDeps {
+    /// Where pushes come from.
+    pub broker: Arc<dyn Broker>,
+    /// The group of jobs that this one shares the pushes with.
+    pub group: String,
+    /// Which comets there are.
+    pub registry: Arc<dyn Registry>,
+    /// How to reach them.
+    pub connect: Connect,
+    /// What job measures.
+    pub metrics: JobMetrics,
+    /// Tells job to end. Entries of a broker that does not outlive the process are dispatched first, so whoever
+    /// publishes has to close it.
+    pub drain: Drain,
+}
+
+/// job at work.
+pub struct Job {
+    task: JoinHandle<()>,
+}
+
+/// Starts job. Never fails: while the broker is away it waits for it.
+pub fn start(config: &JobConfig, deps: JobDeps) -> Job {
+    let JobDeps { broker, group, registry, connect, metrics, drain } = deps;
+    let limits = LinkLimits {
+        bytes: config.dispatch.queue_bytes.usize(),
+        entries: config.dispatch.queue_entries.usize(),
+        give_up: config.dispatch.give_up.get(),
+    };
+    let (tracker, room) = (Arc::default(), Arc::default());
+    let run = Run {
+        broker,
+        group,
+        nodes: registry.watch(),
+        registry,
+        connect,
+        drain,
+        common: Common { limits, metrics, tracker, room },
+        links: BTreeMap::new(),
+        pending: VecDeque::new(),
+        no_comet_told: false,
+    };
+    Job { task: tokio::spawn(run.run()) }
+}
+
+impl Job {
+    /// Waits until job has ended: after the drain began and everything it read was dispatched or given up.
+    pub async fn stopped(self) {
+        // The task is never cancelled, and a panic ends the process.
+        let _ = self.task.await;
+    }
+}
+
+/// How comets in other processes are reached, for [`JobDeps::connect`]: by the dispatch stream of `halley.v1`, or by
+/// goim's unary calls where a comet knows no stream. To be called on a tokio runtime.
+pub fn connect_by_grpc(config: &JobConfig) -> Connect {
+    let limit = config.dispatch.timeout.get();
+    let calls = Calls::Unary { join_max: config.room.batch.usize(), join_within: config.room.signal.get() };
+    Box::new(move |node| match GrpcComet::new(&node.server, limit) {
+        Ok(comet) => {
+            let (server, stream) = (node.server.clone(), Some(comet.clone()));
+            Some(Comet { server, api: Arc::new(comet), calls, stream })
+        }
+        Err(error) => {
+            warn!("{error}: nothing is dispatched to it");
+            None
+        }
+    })
+}
+
+struct Run {
+    broker: Arc<dyn Broker>,
+    group: String,
+    registry: Arc<dyn Registry>,
+    nodes: watch::Receiver<Arc<NodeSet>>,
+    connect: Connect,
+    drain: Drain,
+    common: Common,
+    links: BTreeMap<ServerId, Way>,
+    /// Read, and not yet handed to a link.
+    pending: VecDeque<Delivery>,
+    /// "No comet" is logged once, until the comets change.
+    no_comet_told: bool,
+}
+
+/// The link of a comet. It outlives the comet's place in the registry until it is empty, so that a comet that comes
+/// back meanwhile gets nothing out of order.
+struct Way {
+    link: Link,
+    is_listed: bool,
+    /// It was marked offline when it was last listed, as a comet is that drains.
+    is_offline: bool,
+}
+
+impl Way {
+    /// Whether pushes go to the comet. One that drains is listed until its last client has gone. One that has lost its
+    /// place without that word has clients as before: pushes go on as long as its stream stands, until it is listed again.
+    fn is_open(&self) -> bool {
+        self.is_listed || (!self.is_offline && self.link.stands())
+    }
+}
+
+impl Run {
+    async fn run(mut self) {
+        // Before that there seem to be no comets, and what is read would be dropped.
+        let drain = self.drain.clone();
+        tokio::select! {
+            () = self.first_comet() => {}
+            () = drain.draining() => return,
+        }
+        let Some(mut consumer) = self.join_group().await else { return };
+        self.update_links();
+        let ends_at_drain = self.broker.outlives_process();
+        let mut is_watching = true;
+        let (tracker, room) = (Arc::clone(&self.common.tracker), Arc::clone(&self.common.room));
+        loop {
+            self.route_pending();
+            tokio::select! {
+                // What frees memory first, what takes more last.
+                biased;
+                () = tracker.moved() => self.settle(&mut *consumer).await,
+                changed = self.nodes.changed(), if is_watching => {
+                    is_watching = changed.is_ok();
+                    if is_watching {
+                        self.update_links();
+                    }
+                }
+                () = self.drain.draining(), if ends_at_drain => break,
+                () = room.notified(), if !self.pending.is_empty() || self.is_parting() => self.part(),
+                read = consumer.next_batch(READ_MAX), if self.pending.is_empty() => match read {
+                    Ok(deliveries) => {
+                        self.pending.extend(deliveries);
+                        yield_now().await;
+                    }
+                    Err(ConsumeError::Ended) => break,
+                    Err(ConsumeError::Unavailable(why)) => self.broker_away(&why).await,
+                },
+            }
+        }
+        self.finish(&mut *consumer).await;
+        consumer.leave().await;
+    }
+
+    /// Waits until the comets are known, and while there is none, as long as a push waits for a comet: where everything
+    /// starts at once, job may be there before them.
+    async fn first_comet(&mut self) {
+        self.registry.known().await;
+        let first = self.nodes.wait_for(|nodes| nodes.of(Service::Comet).next().is_some());
+        let _ = host::awake::timeout(self.common.limits.give_up, first).await;
+    }
+
+    /// None when the drain begins first.
+    async fn join_group(&self) -> Option<Box<dyn Consumer>> {
+        loop {
+            match self.broker.consume(&self.group).await {
+                Ok(consumer) => return Some(consumer),
+                Err(_) if self.drain.is_draining() => return None,
+                Err(error) => self.broker_away(&error).await,
+            }
+        }
+    }
+
+    async fn broker_away(&self, why: &(dyn std::fmt::Display + Sync)) {
+        OUTSIDERS.log(Level::WARN, || warn!("the broker is unavailable, trying again: {why}"));
+        sleep(BROKER_PAUSE).await;
+    }
+
+    /// Takes note of the comets that came and went.
+    fn update_links(&mut self) {
+        let nodes = Arc::clone(&self.nodes.borrow_and_update());
+        for (server, way) in &mut self.links {
+            let node = nodes.get(Service::Comet, server);
+            self.no_comet_told &= node.is_some() == way.is_listed;
+            way.is_listed = node.is_some();
+            way.is_offline = node.map_or(way.is_offline, |node| node.offline);
+        }
+        self.part();
+        for node in nodes.of(Service::Comet) {
+            if !self.links.contains_key(&node.server)
+                && let Some(comet) = (self.connect)(node)
+            {
+                info!(comet = %node.server, "dispatching to it");
+                let link = Link::start(comet, self.common.clone());
+                let way = Way { link, is_listed: true, is_offline: node.offline };
+                self.links.insert(node.server.clone(), way);
+                self.no_comet_told = false;
+            }
+        }
+    }
+
+    /// Whether a link waits for its end.
+    fn is_parting(&self) -> bool {
+        self.links.values().any(|way| !way.is_listed)
+    }
+
+    /// Ends the links of comets that have left. A comet waits for that: then it has all that was meant for it.
+    fn part(&mut self) {
+        self.links.retain(|_, way| way.is_open() || !way.link.is_idle());
+    }
+
+    /// Hands what was read to the links, until all of them are full.
+    fn route_pending(&mut self) {
+        while self.has_room()
+            && let Some(delivery) = self.pending.pop_front()
+        {
+            self.route(delivery);
+        }
+    }
+
+    /// Whether a comet can take more. Without a comet everything is put aside, so there is room.
+    fn has_room(&self) -> bool {
+        let mut open = self.links.values().filter(|way| way.is_open()).peekable();
+        open.peek().is_none() || open.any(|way| way.link.has_room())
+    }
+
+    fn route(&mut self, delivery: Delivery) {
+        let Common { metrics, tracker, .. } = &self.common;
+        let envelope = match Envelope::parse(delivery.bytes.clone()) {
+            Ok(envelope) => envelope,
+            Err(error) => {
+                metrics.drops.of(DropReason::Poison).inc();
+                let size = delivery.bytes.len();
+                OUTSIDERS.log(Level::WARN, || {
+                    warn!("an entry of {size} bytes on the broker is no push, it is put aside: {error}");
+                });
+                tracker.start(delivery, 0);
+                return;
+            }
+        };
+        let open = || self.links.values().filter(|way| way.is_open());
+        let (to, dispatch) = route(envelope, open().count());
+        let links: Vec<&Link> = match &to {
+            To::One(server) => {
+                self.links.get(server).filter(|way| way.is_open()).map(|way| &way.link).into_iter().collect()
+            }
+            To::Every => open().map(|way| &way.link).collect(),
+        };
+        let ticket = tracker.start(delivery, links.len());
+        let Some((last, others)) = links.split_last() else {
+            metrics.drops.of(DropReason::NoComet).inc();
+            if !std::mem::replace(&mut self.no_comet_told, true) {
+                match to {
+                    To::One(server) => {
+                        warn!(comet = %server, "pushes to a comet that is not there are put aside as dead letters");
+                    }
+                    To::Every => warn!("there is no comet, pushes are put aside as dead letters"),
+                }
+            }
+            return;
+        };
+        for link in others {
+            link.offer(dispatch.clone(), ticket);
+        }
+        last.offer(dispatch, ticket);
+    }
+
+    /// Puts aside what no comet took, and acknowledges what is done with.
+    async fn settle(&self, consumer: &mut dyn Consumer) {
+        let Settled { dead, watermarks } = self.common.tracker.settled();
+        if !dead.is_empty() {
+            self.broker.dead_letter(dead).await;
+        }
+        for position in watermarks {
+            // A later acknowledgement covers it; until then the entry may come again.
+            if let Err(error) = consumer.ack(&position).await {
+                OUTSIDERS.log(Level::WARN, || warn!("cannot acknowledge to the broker: {error}"));
+            }
+        }
+    }
+
+    /// Waits until everything read was dispatched or given up.
+    async fn finish(mut self, consumer: &mut dyn Consumer) {
+        let (tracker, room) = (Arc::clone(&self.common.tracker), Arc::clone(&self.common.room));
+        loop {
+            self.route_pending();
+            // Looked at first: what is done while acknowledgements are stored has its own still to come.
+            let is_done = self.pending.is_empty() && tracker.is_idle();
+            self.settle(consumer).await;
+            if is_done {
+                break;
+            }
+            tokio::select! {
+                () = tracker.moved() => {}
+                () = room.notified() => {}
+            }
+        }
+        for (_, way) in std::mem::take(&mut self.links) {
+            way.link.finish().await;
+        }
+    }
+}

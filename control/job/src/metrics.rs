@@ -1,0 +1,81 @@
+//! What job counts.
+
+use host::metrics::{CounterBy, Latency};
+use prometheus_client::{
+    metrics::{counter::Counter, gauge::Gauge},
+    registry::Registry,
+};
+
+host::label! {
+    /// Why a dispatch did not reach a comet. When it reached no other either, it is a dead letter.
+    DropReason, "reason" {
+        /// Not acknowledged within `dispatch.giveUp`, or beyond the link's queue.
+        CometUnreachable = "comet_unreachable",
+        /// No comet is there, or not the one that holds the keys.
+        NoComet = "no_comet",
+        /// comet called it malformed.
+        Invalid = "invalid",
+        /// An entry of the broker that nobody can read.
+        Poison = "poison",
+    }
+}
+
+/// What job measures.
+#[derive(Clone, Debug, Default)]
+pub struct JobMetrics {
+    /// Dispatches a comet acknowledged.
+    pub dispatches: Counter,
+    /// Dispatches and entries that did not arrive.
+    pub drops: CounterBy<DropReason>,
+    /// Bytes waiting for a comet.
+    pub queue_bytes: Gauge,
+    /// From the acceptance of a push to the comet having it.
+    pub accept_to_dispatch: Latency,
+}
+
+impl JobMetrics {
+    /// Adds the metrics to a registry.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "halley_job_dispatches",
+            "Dispatches acknowledged by a comet",
+            self.dispatches.clone(),
+        );
+        self.drops.register(
+            registry,
+            "halley_dispatch_drops",
+            "Dispatches and broker entries that reached no comet",
+        );
+        registry.register(
+            "halley_dispatch_queue_bytes",
+            "Bytes waiting for a comet",
+            self.queue_bytes.clone(),
+        );
+        self.accept_to_dispatch.register(
+            registry,
+            "halley_accept_to_dispatch_seconds",
+            "From the acceptance of a push to the comet having it",
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_exposed_under_its_name() {
+        let mut registry = Registry::default();
+        let job = JobMetrics::default();
+        job.register(&mut registry);
+        job.drops.of(DropReason::NoComet).inc_by(3);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            "halley_dispatch_drops_total{reason=\"no_comet\"} 3",
+            "halley_dispatch_drops_total{reason=\"poison\"} 0",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is missing in:\n{text}");
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! How many people are where: what each comet reported last, here or to another logic, and the sums.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
+
+use contract::ClientCount;
+use proto::ids::{RoomId, ServerId};
+use tokio::time::Instant;
+
+/// A comet that reports here only, and has not for this long, is gone, and so are its people. A Go comet reports every 10 s.
+const REPORT_AGE_MAX: Duration = Duration::from_secs(15);
+
+/// People per room on all comets.
+#[derive(Debug, Default)]
+pub(super) struct Online {
+    comets: HashMap<ServerId, Report>,
+    /// Sums of the reports; no room with nobody in it.
+    rooms: HashMap<RoomId, u64>,
+    /// When the registry was last seen to say something new of a comet, and when it said that by the comet's clock.
+    registered: HashMap<ServerId, (Instant, SystemTime)>,
+}
+
+/// What is known of one comet.
+#[derive(Debug)]
+struct Report {
+    rooms: HashMap<RoomId, u32>,
+    /// When its rooms were so.
+    updated: Instant,
+    /// Its clients, as it said here, and when.
+    said: Option<(ClientCount, Instant)>,
+    /// Where its rooms come from.
+    source: Source,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    /// It said them here, and has to say them again.
+    Here,
+    /// They stand in the store of all logics, until something else stands there.
+    Store(Life),
+}
+
+/// What the store says about a comet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    /// It may be alive.
+    Alive,
+    /// What it reported is too old for a comet that lives.
+    Silent,
+}
+
+impl Online {
+    /// Takes a comet's report in the place of its last one.
+    pub(super) fn report(
+        &mut self,
+        server: ServerId,
+        rooms: HashMap<RoomId, u32>,
+        clients: ClientCount,
+        now: Instant,
+    ) {
+        self.replace(
+            server,
+            Report { rooms, updated: now, said: Some((clients, now)), source: Source::Here },
+        );
+    }
+
+    /// Takes what the store, asked at `asked`, has of a comet, unless the comet has reported here since.
+    pub(super) fn stored(
+        &mut self,
+        server: ServerId,
+        rooms: HashMap<RoomId, u32>,
+        life: Life,
+        asked: Instant,
+    ) {
+        let old = self.comets.get(&server);
+        if old.is_none_or(|old| old.updated < asked) {
+            let said = old.and_then(|old| old.said);
+            self.replace(server, Report { rooms, updated: asked, said, source: Source::Store(life) });
+        }
+    }
+
+    /// Takes note of when the registry's word on each comet is from; of others it says nothing any more.
+    pub(super) fn registered<'a>(
+        &mut self,
+        comets: impl Iterator<Item = (&'a ServerId, SystemTime)>,
+        now: Instant,
+    ) {
+        let mut known = std::mem::take(&mut self.registered);
+        self.registered = comets
+            .map(|(server, said)| {
+                let old = known.remove(server).filter(|(_, old)| *old == said);
+                (server.clone(), old.unwrap_or((now, said)))
+            })
+            .collect();
+    }
+
+    /// The comets that reported here last, for which the store does not stand.
+    pub(super) fn reported_here(&self) -> Vec<ServerId> {
+        let here = self.comets.iter().filter(|(_, report)| report.source == Source::Here);
+        here.map(|(server, _)| server.clone()).collect()
+    }
+
+    /// Forgets a comet of which nothing was in the store at `asked`, unless it has reported here since.
+    pub(super) fn gone(&mut self, gone: &ServerId, asked: Instant) {
+        self.forget(|server, report| server == gone && report.updated < asked);
+    }
+
+    /// Forgets the comets of the store that are not `known` any more.
+    pub(super) fn keep_stored(&mut self, known: impl Fn(&ServerId) -> bool) {
+        self.forget(|server, report| report.source != Source::Here && !known(server));
+    }
+
+    /// Forgets comets that are silent.
+    pub(super) fn expire(&mut self, now: Instant) {
+        let is_old = |at: Instant| now - at >= REPORT_AGE_MAX;
+        for report in self.comets.values_mut() {
+            report.said = report.said.filter(|(_, at)| !is_old(*at));
+        }
+        self.forget(|_, report| report.source == Source::Here && is_old(report.updated));
+    }
+
+    fn replace(&mut self, server: ServerId, report: Report) {
+        for (room, people) in report.rooms.iter().filter(|(_, people)| **people > 0) {
+            *self.rooms.entry(room.clone()).or_default() += u64::from(*people);
+        }
+        let old = self.comets.insert(server, report);
+        self.subtract(old);
+    }
+
+    fn forget(&mut self, which: impl Fn(&ServerId, &Report) -> bool) {
+        let forgotten = self.comets.extract_if(|server, report| which(server, report));
+        let forgotten: Vec<Report> = forgotten.map(|(_, report)| report).collect();
+        self.subtract(forgotten);
+    }
+
+    fn subtract(&mut self, reports: impl IntoIterator<Item = Report>) {
+        for (room, people) in reports.into_iter().flat_map(|report| report.rooms) {
+            if let Some(sum) = self.rooms.get_mut(&room) {
+                *sum -= u64::from(people);
+                if *sum == 0 {
+                    self.rooms.remove(&room);
+                }
+            }
+        }
+    }
+
+    /// Everybody's people per room.
+    pub(super) fn rooms(&self) -> HashMap<RoomId, u32> {
+        self.rooms.iter().map(|(room, people)| (room.clone(), capped(*people))).collect()
+    }
+
+    /// Makes the people of these rooms everybody's; rooms with nobody in them go.
+    pub(super) fn fill(&self, rooms: &mut HashMap<RoomId, u32>) {
+        rooms.retain(|room, people| {
+            *people = capped(self.room(room));
+            *people > 0
+        });
+    }
+
+    /// Rooms with anybody in them.
+    pub(super) fn room_count(&self) -> usize {
+        self.rooms.len()
+    }
+
+    /// People in one room.
+    pub(super) fn room(&self, room: &RoomId) -> u64 {
+        self.rooms.get(room).copied().unwrap_or(0)
+    }
+
+    /// The fullest rooms of one kind, fullest first, equals by name.
+    pub(super) fn top(&self, kind: &str, limit: usize) -> Vec<(RoomId, u64)> {
+        let mut rooms: Vec<(&RoomId, u64)> = self
+            .rooms
+            .iter()
+            .filter(|(room, _)| room.kind() == kind)
+            .map(|(room, sum)| (room, *sum))
+            .collect();
+        let order = |a: &(&RoomId, u64), b: &(&RoomId, u64)| b.1.cmp(&a.1).then_with(|| a.0.cmp(b.0));
+        if limit < rooms.len() {
+            rooms.select_nth_unstable_by(limit, order);
+            rooms.truncate(limit);
+        }
+        rooms.sort_unstable_by(order);
+        rooms.into_iter().map(|(room, sum)| (room.clone(), sum)).collect()
+    }
+
+    /// Clients of one comet: as it said here, or none when it is silent. Nothing when the registry knows better: it may
+    /// have reported to another logic since.
+    pub(super) fn clients(&self, server: &ServerId) -> Option<ClientCount> {
+        let report = self.comets.get(server)?;
+        let silent = report.source == Source::Store(Life::Silent);
+        let registered = self.registered.get(server);
+        let is_newer = |said: Instant| registered.is_none_or(|(seen, _)| *seen <= said);
+        match report.said {
+            Some((clients, said)) if is_newer(said) => Some(clients),
+            _ => silent.then(ClientCount::default),
+        }
+    }
+
+    /// Clients of all comets that reported here.
+    pub(super) fn total(&self) -> ClientCount {
+        sum(self.comets.values().filter_map(|report| report.said).map(|(clients, _)| clients))
+    }
+}
+
+/// What a comet can be told.
+fn capped(people: u64) -> u32 {
+    u32::try_from(people).unwrap_or(u32::MAX)
+}
+
+/// Clients of several comets. An address that is on two of them counts twice, as in goim.
+pub(super) fn sum(clients: impl Iterator<Item = ClientCount>) -> ClientCount {
+    clients.fold(ClientCount::default(), |sum, clients| ClientCount {
+        connections: sum.connections + clients.connections,
+        addresses: sum.addresses + clients.addresses,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn room(id: &str) -> RoomId {
+        RoomId::parse(id).unwrap()
+    }
+
+    fn rooms(counts: &[(&str, u32)]) -> HashMap<RoomId, u32> {
+        counts.iter().map(|(id, people)| (room(id), *people)).collect()
+    }
+
+    fn clients(connections: u64, addresses: u64) -> ClientCount {
+        ClientCount { connections, addresses }
+    }
+
+    fn ids(top: &[(RoomId, u64)]) -> Vec<(&str, u64)> {
+        top.iter().map(|(room, sum)| (room.as_str(), *sum)).collect()
+    }
+
+    #[test]
+    fn reports_of_comets_are_added_and_a_new_one_replaces_the_old() {
+        let (mut online, now) = (Online::default(), Instant::now());
+        let (a, b) = (ServerId::new("a:1"), ServerId::new("b:1"));
+        online.report(a.clone(), rooms(&[("live://1", 2), ("live://2", 1)]), clients(3, 1), now);
+        online.report(b, rooms(&[("live://1", 5)]), clients(5, 2), now);
+        assert_eq!(online.rooms(), rooms(&[("live://1", 7), ("live://2", 1)]));
+        assert_eq!(online.total(), clients(8, 3));
+        online.report(a.clone(), rooms(&[("live://1", 1), ("live://3", 0)]), clients(1, 1), now);
+        assert_eq!(online.rooms(), rooms(&[("live://1", 6)]));
+        assert_eq!((online.room(&room("live://1")), online.room(&room("live://2"))), (6, 0));
+        assert_eq!((online.clients(&a), online.total()), (Some(clients(1, 1)), clients(6, 3)));
+    }
+
+    #[test]
+    fn asked_for_some_rooms_everybody_in_them_is_counted() {
+        let (mut online, now) = (Online::default(), Instant::now());
+        let clients = ClientCount::default();
+        online.report(ServerId::new("a:1"), rooms(&[("live://1", 2), ("live://2", 1)]), clients, now);
+        online.report(ServerId::new("b:1"), rooms(&[("live://1", u32::MAX), ("live://3", 4)]), clients, now);
+        let mut asked = rooms(&[("live://1", 2), ("live://3", 0), ("live://4", 0)]);
+        online.fill(&mut asked);
+        assert_eq!(asked, rooms(&[("live://1", u32::MAX), ("live://3", 4)]));
+    }
+
+    #[test]
+    fn people_of_a_silent_comet_are_gone() {
+        let (mut online, now) = (Online::default(), Instant::now());
+        online.report(ServerId::new("a:1"), rooms(&[("live://1", 2)]), clients(2, 1), now);
+        online.report(
+            ServerId::new("b:1"),
+            rooms(&[("live://1", 3)]),
+            clients(3, 1),
+            now + REPORT_AGE_MAX / 2,
+        );
+        online.expire(now + REPORT_AGE_MAX - Duration::from_millis(1));
+        assert_eq!(online.room(&room("live://1")), 5);
+        online.expire(now + REPORT_AGE_MAX);
+        assert_eq!((online.room(&room("live://1")), online.total()), (3, clients(3, 1)));
+    }
+
+    #[test]
+    fn what_the_store_says_stands_until_it_says_otherwise() {
+        let (mut online, start) = (Online::default(), Instant::now());
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let (a, b) = (ServerId::new("a:1"), ServerId::new("b:1"));
+        online.report(a.clone(), rooms(&[("live://1", 2)]), clients(2, 1), after(1));
+        online.stored(a.clone(), rooms(&[("live://1", 7)]), Life::Alive, after(0));
+        assert_eq!(online.room(&room("live://1")), 2, "asked before the comet reported here");
+        online.stored(b.clone(), rooms(&[("live://1", 3)]), Life::Alive, after(2));
+        online.stored(a.clone(), rooms(&[("live://2", 1)]), Life::Alive, after(2));
+        assert_eq!(online.rooms(), rooms(&[("live://1", 3), ("live://2", 1)]), "a reported elsewhere since");
+        assert_eq!((online.clients(&a), online.clients(&b)), (Some(clients(2, 1)), None));
+        online.expire(after(100));
+        assert_eq!(online.rooms(), rooms(&[("live://1", 3), ("live://2", 1)]), "the store may be away");
+        assert_eq!(online.clients(&a), None, "another logic knows better by now");
+        online.stored(b.clone(), rooms(&[]), Life::Silent, after(101));
+        assert_eq!((online.room(&room("live://1")), online.clients(&b)), (0, Some(clients(0, 0))));
+        online.keep_stored(|server| *server == b);
+        assert_eq!((online.room_count(), online.clients(&a)), (0, None));
+    }
+
+    /// What a comet had said here stood for 15 s, while it reported to other logics and the registry knew.
+    #[test]
+    fn of_what_a_comet_said_here_and_to_the_registry_the_newer_counts() {
+        let (mut online, start) = (Online::default(), Instant::now());
+        let (after, a) = (|seconds| start + Duration::from_secs(seconds), ServerId::new("a:1"));
+        let said = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        online.registered([(&a, said(1))].into_iter(), after(1));
+        assert_eq!(online.clients(&a), None, "only the registry knows");
+        online.report(a.clone(), HashMap::new(), clients(3, 1), after(2));
+        assert_eq!(online.clients(&a), Some(clients(3, 1)));
+        // Seen again, and no newer for it; the comet's clock may show what it will.
+        online.registered([(&a, said(1))].into_iter(), after(3));
+        assert_eq!(online.clients(&a), Some(clients(3, 1)));
+        online.registered([(&a, said(0))].into_iter(), after(4));
+        assert_eq!(online.clients(&a), None);
+        online.stored(a.clone(), HashMap::new(), Life::Silent, after(5));
+        assert_eq!(online.clients(&a), Some(clients(0, 0)), "it is dead");
+        online.report(a.clone(), HashMap::new(), clients(4, 1), after(6));
+        online.registered([].into_iter(), after(7));
+        assert_eq!(online.clients(&a), Some(clients(4, 1)), "the registry says nothing");
+    }
+
+    #[test]
+    fn a_comet_of_which_nothing_is_stored_is_gone_unless_it_has_reported_since() {
+        let (mut online, start) = (Online::default(), Instant::now());
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let (a, b) = (ServerId::new("a:1"), ServerId::new("b:1"));
+        online.report(a.clone(), rooms(&[("live://1", 2)]), clients(2, 1), after(1));
+        online.report(b.clone(), rooms(&[("live://1", 3)]), clients(3, 1), after(3));
+        online.gone(&a, after(2));
+        online.gone(&b, after(2));
+        assert_eq!((online.room(&room("live://1")), online.reported_here()), (3, vec![b]));
+    }
+
+    #[test]
+    fn the_top_is_of_one_kind_fullest_first() {
+        let (mut online, now) = (Online::default(), Instant::now());
+        let counts = [("live://a", 2), ("live://c", 9), ("live://b", 2), ("game://z", 50), ("plain", 7)];
+        online.report(ServerId::new("a:1"), rooms(&counts), ClientCount::default(), now);
+        assert_eq!(ids(&online.top("live", 2)), [("live://c", 9), ("live://a", 2)]);
+        assert_eq!(ids(&online.top("live", 99)).len(), 3);
+        assert_eq!(ids(&online.top("live", 0)), []);
+        assert_eq!(ids(&online.top("none", 5)), []);
+    }
+
+    proptest! {
+        /// The sums never drift from what the comets last said.
+        #[test]
+        fn sums_equal_the_reports(steps in prop::collection::vec((0..3u8, prop::collection::hash_map(0..5u8, 0..9u32, 0..5), 0..20u64), 1..40)) {
+            let (mut online, mut now) = (Online::default(), Instant::now());
+            for (comet, counts, pause) in steps {
+                now += Duration::from_secs(pause);
+                online.expire(now);
+                let counts = counts.into_iter().map(|(n, people)| (room(&format!("live://{n}")), people)).collect();
+                online.report(ServerId::new(comet.to_string()), counts, ClientCount::default(), now);
+                let mut sums: HashMap<RoomId, u32> = HashMap::new();
+                for (room, people) in online.comets.values().flat_map(|report| &report.rooms) {
+                    *sums.entry(room.clone()).or_default() += people;
+                }
+                sums.retain(|_, people| *people > 0);
+                prop_assert_eq!(online.rooms(), sums);
+            }
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! The comets of a registry over gRPC, for kicks.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use comet_client::GrpcComet;
+use proto::ids::ServerId;
+use registry::{Registry, Service};
+use tracing::warn;
+
+use super::Reach;
+
+/// The way to every comet that `registry` knows, by gRPC; no call takes longer than `limit`. Connections are made with
+/// the first call and kept until their comet leaves the registry. To be called on a tokio runtime.
+pub fn reach_by_grpc(registry: &dyn Registry, limit: Duration) -> Reach {
+    let nodes = registry.watch();
+    let comets = Mutex::new(HashMap::<ServerId, Arc<GrpcComet>>::new());
+    Arc::new(move |server| {
+        let nodes = Arc::clone(&nodes.borrow());
+        let mut comets = comets.lock().unwrap_or_else(PoisonError::into_inner);
+        comets.retain(|server, _| nodes.get(Service::Comet, server).is_some());
+        nodes.get(Service::Comet, server)?;
+        if let Some(comet) = comets.get(server) {
+            return Some(Arc::clone(comet) as _);
+        }
+        match GrpcComet::new(server, limit) {
+            Ok(comet) => Some(Arc::clone(comets.entry(server.clone()).or_insert(Arc::new(comet))) as _),
+            Err(error) => {
+                warn!("{error}: nobody is kicked there");
+                None
+            }
+        }
+    })
+}

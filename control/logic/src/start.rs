@@ -1,0 +1,166 @@
+//! logic at work: bound, serving, drained.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::Router;
+use broker::Broker;
+use config::Addrs;
+use futures_util::TryStreamExt as _;
+use host::{
+    accept::{incoming, listen},
+    http as http_server,
+    http::{Guard, HttpLimits, IDLE_TIMEOUT},
+    process::hostname,
+    shutdown::Drain,
+};
+use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
+use tonic::transport::Server;
+use tracing::warn;
+
+use super::{HalleyRpc, Logic, LogicDeps, RpcLogic, authority::ValidAuthority, http};
+use crate::config::{AuthMode, LogicConfig};
+
+/// A silent comet is probed this often, and let go when it does not answer within 20 s.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// How long the gRPC server may take to end after the HTTP server has: its calls are shorter, but a peer may be dead.
+const RPC_END_MAX: Duration = Duration::from_secs(2);
+
+/// logic at work.
+pub struct LogicServer {
+    logic: Arc<Logic>,
+    http_addrs: Vec<SocketAddr>,
+    rpc_addrs: Vec<SocketAddr>,
+    task: JoinHandle<()>,
+}
+
+/// An address that logic cannot have. Not retried: the process ends and names it.
+#[derive(Debug, thiserror::Error)]
+#[error("{key} = {addr} cannot be listened on: {error}")]
+pub struct StartError {
+    /// The key, without the section that logic's keys stand in.
+    pub key: &'static str,
+    /// The address.
+    pub addr: SocketAddr,
+    /// What the system said.
+    pub error: io::Error,
+}
+
+/// Binds logic's addresses and starts to serve on them. `extra` are routes served beside the API on the same addresses:
+/// metrics and health.
+///
+/// When the drain begins logic takes no more requests, answers those under way, and closes the broker for publishing.
+///
+/// # Errors
+/// [`StartError`]; nothing was started.
+pub async fn start(
+    config: &LogicConfig,
+    deps: LogicDeps,
+    extra: Router,
+    drain: Drain,
+) -> Result<LogicServer, StartError> {
+    let http_listeners = bind("httpServer.addr", &config.http_server.addr)?;
+    let rpc_listeners = bind("rpcServer.addr", &config.rpc_server.addr)?;
+    let (http_addrs, rpc_addrs) = (addrs(&http_listeners), addrs(&rpc_listeners));
+
+    let broker = Arc::clone(&deps.broker);
+    let logic = Arc::new(Logic::new(config, deps));
+    logic.follow_counts();
+    let router = http::router(Arc::clone(&logic), config).merge(extra);
+    let limits = HttpLimits {
+        read_timeout: config.http_server.read_timeout.get(),
+        write_timeout: config.http_server.write_timeout.get(),
+        idle_timeout: IDLE_TIMEOUT,
+        connections: config.limits.http_connections.usize(),
+    };
+    let guard = match config.push.tokens.is_empty() {
+        true => Guard::pages([hostname(), config.node.default_domain.to_string()]),
+        false => Guard::Token,
+    };
+    let http = tokio::spawn(http_server::serve(http_listeners, router, guard, limits, drain.clone()));
+    let mut rpc = Vec::new();
+    for listener in rpc_listeners {
+        let server = Server::builder()
+            .timeout(config.rpc_server.timeout.get())
+            .http2_keepalive_interval(Some(KEEP_ALIVE))
+            .add_service(RpcLogic::service(Arc::clone(&logic)))
+            .add_service(HalleyRpc::service(Arc::clone(&logic)));
+        let drain = drain.clone();
+        rpc.push(tokio::spawn(async move {
+            let connections = incoming(listener).map_ok(ValidAuthority::new);
+            let served =
+                server.serve_with_incoming_shutdown(connections, async move { drain.draining().await });
+            if let Err(error) = served.await {
+                warn!("the gRPC server of logic ended: {error}");
+            }
+        }));
+    }
+    let task = tokio::spawn(drained(http, rpc, broker));
+    Ok(LogicServer { logic, http_addrs, rpc_addrs, task })
+}
+
+/// Waits for the end of the HTTP server, the one way in for pushes, before the broker is closed.
+async fn drained(http: JoinHandle<()>, rpc: Vec<JoinHandle<()>>, broker: Arc<dyn Broker>) {
+    // The tasks are never cancelled, and a panic ends the process.
+    let _ = http.await;
+    broker.close().await;
+    for server in rpc {
+        let _ = timeout(RPC_END_MAX, server).await;
+    }
+}
+
+impl LogicServer {
+    /// The service, for a comet in this process.
+    pub fn logic(&self) -> Arc<Logic> {
+        Arc::clone(&self.logic)
+    }
+
+    /// Addresses of the HTTP API, with the ports the system chose.
+    pub fn http_addrs(&self) -> &[SocketAddr] {
+        &self.http_addrs
+    }
+
+    /// Addresses of the gRPC service, with the ports the system chose.
+    pub fn rpc_addrs(&self) -> &[SocketAddr] {
+        &self.rpc_addrs
+    }
+
+    /// What a start says about it, by name: the HTTP API, gRPC, logins, the push API.
+    pub fn rows(&self, config: &LogicConfig) -> [(&'static str, String); 4] {
+        let http: Vec<String> = self.http_addrs.iter().map(|address| format!("http://{address}")).collect();
+        let rpc: Vec<String> = self.rpc_addrs.iter().map(ToString::to_string).collect();
+        let login = match config.auth.mode {
+            AuthMode::Trust => "trust: clients say who they are",
+        };
+        let push = match config.push.tokens.is_empty() {
+            false => "needs a bearer token",
+            true => "open to whoever reaches it",
+        };
+        [
+            ("HTTP API", http.join(", ")),
+            ("gRPC", rpc.join(", ")),
+            ("login", login.to_owned()),
+            ("push API", push.to_owned()),
+        ]
+    }
+
+    /// Waits until logic has ended: after the drain began and every request was answered. The service itself goes on
+    /// answering a comet in this process; it only publishes nothing any more.
+    pub async fn stopped(self) {
+        // The task is never cancelled, and a panic ends the process.
+        let _ = self.task.await;
+    }
+}
+
+fn bind(key: &'static str, addrs: &Addrs) -> Result<Vec<TcpListener>, StartError> {
+    let mut listeners = Vec::new();
+    for addr in addrs.iter().copied() {
+        let listener = listen(addr).map_err(|error| StartError { key, addr, error })?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+fn addrs(listeners: &[TcpListener]) -> Vec<SocketAddr> {
+    listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+}

@@ -1,0 +1,246 @@
+//! logic over a memory broker, memory sessions and a registry with two comets.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use axum::{Router, body::Body};
+use broker::{Consumer, MemoryBroker, metrics::BrokerMetrics};
+use bytes::Bytes;
+use contract::{
+    Arrival, ClientCount, ClientMessage, CometApi, ConnectRequest, Dispatch, DispatchError, LogicApi,
+    MessageReply, SessionRef, Transport,
+};
+use grpc::envelope::{Envelope, Target};
+use proto::{
+    frame::Header,
+    ids::{Generation, Key, Mid, RoomId, ServerId},
+    op::Op,
+    origin::Origin,
+};
+use registry::{Fixed, Node, Service};
+use seam::wall_micros;
+use session::{MemorySessions, Renewal, SessionsUnavailable, StoredSession, metrics::SessionMetrics};
+
+use super::*;
+use crate::config::LogicConfig;
+
+mod devices;
+mod http;
+mod replaced;
+mod rpc;
+mod server;
+mod service;
+mod several;
+
+const ROOM: &str = "live://1000";
+
+fn config(sets: &[&str]) -> LogicConfig {
+    let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
+    ::config::load(None, &sets, &[]).expect("a readable configuration").config
+}
+
+fn room(id: &str) -> RoomId {
+    RoomId::parse(id).unwrap()
+}
+
+fn server(id: &str) -> ServerId {
+    ServerId::new(id)
+}
+
+/// A login as comet passes it on.
+fn login(on: &str, token: &str) -> ConnectRequest {
+    ConnectRequest {
+        server: server(on),
+        cookie: String::new(),
+        token: Bytes::copy_from_slice(token.as_bytes()),
+        client_ip: None,
+        transport: Transport::Tcp,
+        arrival: Arrival::ago(Duration::ZERO),
+        wanted_until_us: None,
+    }
+}
+
+/// logic with everything behind it.
+struct Setup {
+    config: LogicConfig,
+    deps: LogicDeps,
+    logic: Arc<Logic>,
+    broker: MemoryBroker,
+    published: Box<dyn Consumer>,
+    /// The comet behind every server but `away:1`.
+    comet: Arc<KickedComet>,
+}
+
+impl Setup {
+    async fn new(sets: &[&str]) -> Self {
+        Self::with_sessions(
+            sets,
+            Arc::new(MemorySessions::new(Duration::from_secs(1800), SessionMetrics::default())),
+        )
+        .await
+    }
+
+    async fn with_sessions(sets: &[&str], sessions: Arc<dyn Sessions>) -> Self {
+        let config = config(sets);
+        assert!(config.check("").is_empty());
+        let broker = MemoryBroker::new(config.broker_limits(), BrokerMetrics::default());
+        let comet = |id: &str, hostname: &str| Node {
+            region: "sh".to_owned(),
+            zone: "sh001".to_owned(),
+            env: "prod".to_owned(),
+            hostname: hostname.to_owned(),
+            addrs: vec![format!("{hostname}.addr")],
+            ..Node::new(Service::Comet, server(id))
+        };
+        let registry = Fixed::new([comet("a:1", "host-a"), comet("b:1", "host-b")]);
+        let comet_behind = Arc::<KickedComet>::default();
+        let deps = LogicDeps {
+            broker: Arc::new(broker.clone()),
+            sessions,
+            counts: None,
+            registry: Arc::new(registry),
+            reach: {
+                let comet = Arc::clone(&comet_behind);
+                Arc::new(move |server| (server.as_str() != "away:1").then(|| Arc::clone(&comet) as _))
+            },
+            metrics: LogicMetrics::default(),
+        };
+        let published = broker.consume("test").await.unwrap();
+        let logic = Arc::new(Logic::new(&config, deps.clone()));
+        Setup { config, deps, logic, broker, published, comet: comet_behind }
+    }
+
+    /// Devices k1 and k2 of user 1 on comets a and b, device k3 of user 2 on comet a.
+    async fn with_clients(sets: &[&str]) -> Self {
+        let setup = Self::new(sets).await;
+        for (on, token) in [
+            ("a:1", r#"{"mid":1,"key":"k1"}"#),
+            ("b:1", r#"{"mid":1,"key":"k2"}"#),
+            ("a:1", r#"{"mid":2,"key":"k3"}"#),
+        ] {
+            setup.logic.connect(login(on, token)).await.unwrap();
+        }
+        setup
+    }
+
+    fn router(&self) -> Router {
+        router(Arc::clone(&self.logic), &self.config)
+    }
+
+    /// What was published since the last call, acknowledged.
+    async fn published(&mut self) -> Vec<Envelope> {
+        let entries = self.broker.depth();
+        let mut envelopes = Vec::new();
+        while envelopes.len() < entries {
+            let batch = self.published.next_batch(entries).await.unwrap();
+            self.published.ack(&batch[batch.len() - 1].position).await.unwrap();
+            envelopes.extend(batch.into_iter().map(|delivery| Envelope::parse(delivery.bytes).unwrap()));
+        }
+        envelopes
+    }
+}
+
+/// A comet that remembers its kicks.
+#[derive(Default)]
+struct KickedComet {
+    kicks: Mutex<Vec<Kick>>,
+    /// How it answers.
+    state: Mutex<CometState>,
+}
+
+#[derive(Clone, Copy, Default)]
+enum CometState {
+    #[default]
+    Well,
+    Unreachable,
+    Stuck,
+    /// It knows no kick.
+    Goims,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Kick {
+    key: Key,
+    below: Option<Generation>,
+    reason: CloseReason,
+    text: Option<String>,
+}
+
+impl KickedComet {
+    fn set(&self, state: CometState) {
+        *self.state.lock().unwrap() = state;
+    }
+
+    /// The kicks since the last call.
+    fn kicks(&self) -> Vec<Kick> {
+        std::mem::take(&mut *self.kicks.lock().unwrap())
+    }
+}
+
+#[async_trait]
+impl CometApi for KickedComet {
+    async fn dispatch(&self, _: Vec<Dispatch>) -> Result<(), DispatchError> {
+        Ok(())
+    }
+
+    async fn kick(
+        &self,
+        key: Key,
+        below: Option<Generation>,
+        reason: CloseReason,
+        text: Option<Arc<str>>,
+    ) -> Result<(), DispatchError> {
+        let state = *self.state.lock().unwrap();
+        match state {
+            CometState::Well => {
+                let text = text.map(|text| text.to_string());
+                self.kicks.lock().unwrap().push(Kick { key, below, reason, text });
+                Ok(())
+            }
+            CometState::Unreachable => Err(DispatchError::Unreachable("gone".into())),
+            CometState::Goims => Err(DispatchError::Invalid("as told".into())),
+            CometState::Stuck => std::future::pending().await,
+        }
+    }
+
+    async fn rooms(&self) -> Result<Vec<RoomId>, DispatchError> {
+        Ok(Vec::new())
+    }
+}
+
+/// A store that is away.
+struct NoSessions;
+
+#[async_trait]
+impl Sessions for NoSessions {
+    fn now_us(&self) -> u64 {
+        wall_micros()
+    }
+
+    async fn put(&self, _: NewSession) -> Result<Put, SessionsUnavailable> {
+        Err(SessionsUnavailable::Away("gone".into()))
+    }
+
+    async fn end(&self, _: &SessionRef) -> Result<bool, SessionsUnavailable> {
+        Err(SessionsUnavailable::Away("gone".into()))
+    }
+
+    fn incarnation(&self) -> Option<u64> {
+        None
+    }
+
+    async fn renew(&self, _: &[SessionRef]) -> Result<Vec<Renewal>, SessionsUnavailable> {
+        Err(SessionsUnavailable::Away("gone".into()))
+    }
+
+    async fn sessions_of_keys(&self, _: &[Key]) -> Result<Vec<Option<StoredSession>>, SessionsUnavailable> {
+        Err(SessionsUnavailable::Away("gone".into()))
+    }
+
+    async fn servers_of_keys(&self, _: &[Key]) -> Result<Vec<Option<ServerId>>, SessionsUnavailable> {
+        Err(SessionsUnavailable::Away("gone".into()))
+    }
+
+    async fn sessions_of_mids(&self, _: &[Mid]) -> Result<Vec<Vec<StoredSession>>, SessionsUnavailable> {
+        Err(SessionsUnavailable::Away("gone".into()))
+    }
+}
