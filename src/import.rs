@@ -10,7 +10,7 @@ use host::{
 };
 use toml::{Table, Value};
 
-use crate::config::{CLUSTER_ONLY, HalleyConfig};
+use crate::file::{CLUSTER_ONLY, HalleyConfig};
 
 /// By which sections goim's files are told apart. job's has none of its own that it must have.
 const MARKS: [(&str, &[&str]); 2] = [

@@ -28,9 +28,9 @@ pub struct CometConfig {
     /// Users that the log names.
     pub whitelist: WhitelistConfig,
     /// gRPC goim.comet.Comet, called by job. It has no login of its own: leave it on a private address.
-    pub rpc_server: RpcServerConfig,
+    pub rpc_server: PushServerConfig,
     /// What one client, and all of them, may cost.
-    pub limits: LimitsConfig,
+    pub limits: ClientLimitsConfig,
     /// When pushes that wait for a connection are written.
     pub batch: BatchConfig,
     /// The threads that hold the connections.
@@ -154,21 +154,21 @@ pub enum UnknownOpReply {
 /// gRPC goim.comet.Comet, called by job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub struct RpcServerConfig {
+pub struct PushServerConfig {
     /// Address to listen on. Its port is part of this comet's name in the cluster.
     pub addr: Addr,
 }
 
-impl Default for RpcServerConfig {
-    fn default() -> RpcServerConfig {
-        RpcServerConfig { addr: Addr::loopback(3109) }
+impl Default for PushServerConfig {
+    fn default() -> PushServerConfig {
+        PushServerConfig { addr: Addr::loopback(3109) }
     }
 }
 
 /// What one client, and all of them, may cost.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub struct LimitsConfig {
+pub struct ClientLimitsConfig {
     /// Connections in all; 0: as many as the open-file limit allows. Each of several shards takes up to an eighth more
     /// than its share, since clients do not spread evenly.
     pub connections: Bounded<0, 100_000_000>,
@@ -191,9 +191,9 @@ pub struct LimitsConfig {
     pub push: ByteSize<1024, 67_108_864>,
 }
 
-impl Default for LimitsConfig {
-    fn default() -> LimitsConfig {
-        LimitsConfig {
+impl Default for ClientLimitsConfig {
+    fn default() -> ClientLimitsConfig {
+        ClientLimitsConfig {
             connections: Bounded::of::<0>(),
             unauthenticated: Bounded::of::<20_000>(),
             send_queue: ByteSize::kib::<64>(),

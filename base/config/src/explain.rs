@@ -6,10 +6,13 @@
 
 use std::collections::BTreeMap;
 
-use serde_path_to_error::Segment;
 use toml::Value;
 
-use super::{ConfigError, error::one_line};
+use super::{
+    ConfigError,
+    error::one_line,
+    parts::{Located, Place},
+};
 
 /// Elements of lists that were taken out, by the key of the list: the others have moved up since they were read.
 #[derive(Debug, Default)]
@@ -32,26 +35,21 @@ impl Removed {
 }
 
 /// Turns what serde says into key, value and reason. `root` is what was read, but for what was `removed` before.
-pub(super) fn explain(
-    root: &Value,
-    error: &serde_path_to_error::Error<toml::de::Error>,
-    removed: &Removed,
-) -> ConfigError {
-    let message = error.inner().message();
+pub(super) fn explain(root: &Value, error: &Located, removed: &Removed) -> ConfigError {
+    let message = error.message.as_str();
     let mut key = String::new();
     let mut value = Some(root);
-    for segment in error.path() {
-        match segment {
-            Segment::Map { key: name } => {
+    for place in &error.path {
+        match place {
+            Place::Key(name) => {
                 join(&mut key, name);
                 value = value.and_then(|value| value.get(name));
             }
-            Segment::Seq { index } => {
+            Place::Element(index) => {
                 let original = removed.original(&key, *index);
                 key.push_str(&format!("[{original}]"));
                 value = value.and_then(|value| value.get(*index));
             }
-            Segment::Enum { .. } | Segment::Unknown => {}
         }
     }
     if let Some(name) = quoted_after(message, "unknown field ") {

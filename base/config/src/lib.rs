@@ -36,6 +36,7 @@ mod explain;
 mod list;
 mod load;
 mod mistakes;
+mod parts;
 mod secret;
 mod source;
 
@@ -48,6 +49,7 @@ pub use error::ConfigError;
 pub use list::{List, StringList};
 pub use load::{Draft, Loaded, draft, load};
 pub use mistakes::Mistakes;
+pub use parts::Parts;
 pub use secret::{Secret, SecretError, SecretList};
 pub use source::read_table;
 

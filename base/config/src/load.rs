@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
-use serde_path_to_error::Segment;
 use toml::{Table, Value};
 
 use super::{
     ConfigError, Mistakes,
     error::one_line,
     explain::{Removed, explain},
+    parts::{Located, Place},
     source::Source,
 };
 
@@ -86,8 +86,9 @@ pub fn draft<T: DeserializeOwned>(
             Ok(config) => break config,
             Err(error) => error,
         };
+        let error = Located::of(&error);
         mistakes.add(explain(&root, &error, &removed));
-        if !take_out(&mut table, error.path(), &mut removed) {
+        if !take_out(&mut table, &error.path, &mut removed) {
             return Err(mistakes);
         }
     };
@@ -96,31 +97,28 @@ pub fn draft<T: DeserializeOwned>(
 
 /// Takes what a path leads to out of the table, and remembers it where later elements of a list move up. False when there
 /// is no such thing.
-fn take_out(table: &mut Table, path: &serde_path_to_error::Path, removed: &mut Removed) -> bool {
-    let places: Vec<&Segment> =
-        path.iter().filter(|place| matches!(place, Segment::Map { .. } | Segment::Seq { .. })).collect();
-    let Some((last, before)) = places.split_last() else { return false };
-    let [Segment::Map { key: first }, before @ ..] = before else {
-        return matches!(last, Segment::Map { key } if table.remove(key.as_str()).is_some());
+fn take_out(table: &mut Table, path: &[Place], removed: &mut Removed) -> bool {
+    let Some((last, before)) = path.split_last() else { return false };
+    let [Place::Key(first), before @ ..] = before else {
+        return matches!(last, Place::Key(key) if table.remove(key.as_str()).is_some());
     };
     let mut at = table.get_mut(first.as_str());
     let mut list = first.clone();
     for place in before {
         at = match place {
-            Segment::Map { key } => {
+            Place::Key(key) => {
                 list.push_str(&format!(".{key}"));
                 at.and_then(|value| value.get_mut(key.as_str()))
             }
-            Segment::Seq { index } => {
+            Place::Element(index) => {
                 list.push_str(&format!("[{index}]"));
                 at.and_then(|value| value.get_mut(*index))
             }
-            _ => None,
         };
     }
     match (at, last) {
-        (Some(Value::Table(section)), Segment::Map { key }) => section.remove(key.as_str()).is_some(),
-        (Some(Value::Array(elements)), Segment::Seq { index }) if *index < elements.len() => {
+        (Some(Value::Table(section)), Place::Key(key)) => section.remove(key.as_str()).is_some(),
+        (Some(Value::Array(elements)), Place::Element(index)) if *index < elements.len() => {
             elements.remove(*index);
             removed.note(list, *index);
             true

@@ -15,7 +15,10 @@ use contract::LogicApi;
 use host::shutdown::Drain;
 use job::{Job, JobDeps, config::JobConfig, metrics::JobMetrics};
 use logic::{
-    Logic, LogicDeps, Push, PushTarget, Reach, config::LogicConfig, metrics::LogicMetrics, reach_by_grpc,
+    Logic, LogicDeps, Push, PushTarget, Reach,
+    config::{LimitsConfig, LogicConfig},
+    metrics::LogicMetrics,
+    reach_by_grpc,
 };
 use proto::{
     ids::{Key, RoomId, ServerId},
@@ -93,9 +96,15 @@ impl LogicProcess {
             runtime.block_on(async {
                 let reach = reach.unwrap_or_else(|| reach_by_grpc(&*shared.registry, LIMIT));
                 let deps = shared.deps(reach);
-                let server = logic::start(&logic_config(), deps, Router::new(), Drain::new())
-                    .await
-                    .expect("free ports");
+                let server = logic::start(
+                    &logic_config(),
+                    &LimitsConfig::default(),
+                    deps,
+                    Router::new(),
+                    Drain::new(),
+                )
+                .await
+                .expect("free ports");
                 let address = server.rpc_addrs()[0];
                 let node = Node::new(Service::Logic, ServerId::new(address.to_string()));
                 let registration = shared.registry.register(node).await.expect("it is in memory");

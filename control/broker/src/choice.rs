@@ -1,8 +1,10 @@
-//! Which broker there is, as the files of logic and job say it.
+//! What files say about the broker: which one it is, and how much waits there.
 
-use config::ConfigError;
+use config::{Bounded, ByteSize, ConfigError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::MemoryLimits;
 
 /// Which broker carries the pushes from logic to job; the same one in the files of both. A key that is not there is the
 /// opposite of the other one: goim-example's files used to have both, and have only `kafkaEnable` by now.
@@ -47,6 +49,45 @@ impl ConsumeConfig {
             (Some(true), _) | (None, Some(false)) => Ok(BrokerChoice::Kafka),
             (Some(false), _) | (None, _) => Ok(BrokerChoice::Redis),
         }
+    }
+}
+
+/// How much waits in the memory broker: keys of the section `limits` in `halley`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct MemoryLimitsConfig {
+    /// Pushes that wait in the memory broker until comet has them, bytes; beyond that a push is answered with 503.
+    /// At least four times `push.maxBody`.
+    pub broker_bytes: ByteSize<{ 64 << 10 }, { 64 << 30 }>,
+    /// The same, in pushes.
+    pub broker_entries: Bounded<100, 100_000_000>,
+}
+
+impl Default for MemoryLimitsConfig {
+    fn default() -> Self {
+        MemoryLimitsConfig { broker_bytes: ByteSize::mib::<64>(), broker_entries: Bounded::of::<262_144>() }
+    }
+}
+
+impl MemoryLimitsConfig {
+    /// As the memory broker has them.
+    pub fn limits(&self) -> MemoryLimits {
+        MemoryLimits { bytes: self.broker_bytes.usize(), entries: self.broker_entries.usize() }
+    }
+}
+
+/// How much waits in Redis: a key of the section `limits` in `logic`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct QueueLimitsConfig {
+    /// Pushes that wait in Redis until job has them, in each stream or in the list; beyond that a push is answered with
+    /// 503. Kafka has bounds of its own.
+    pub broker_entries: Bounded<100, 100_000_000>,
+}
+
+impl Default for QueueLimitsConfig {
+    fn default() -> Self {
+        QueueLimitsConfig { broker_entries: MemoryLimitsConfig::default().broker_entries }
     }
 }
 

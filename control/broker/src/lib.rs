@@ -42,7 +42,7 @@ mod redis_stream;
 #[cfg(all(test, feature = "redis"))]
 mod redis_testing;
 
-pub use choice::{BrokerChoice, ConsumeConfig};
+pub use choice::{BrokerChoice, ConsumeConfig, MemoryLimitsConfig, QueueLimitsConfig};
 #[cfg(feature = "kafka")]
 pub use kafka::{Assignor, KafkaBroker, KafkaConfig, KafkaJobConfig, KafkaStartError};
 pub use memory::{MemoryBroker, MemoryLimits};

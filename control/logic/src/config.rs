@@ -5,7 +5,6 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use broker::MemoryLimits;
 pub use config::Listener;
 use config::{Addrs, Bounded, BoundedDuration, ByteSize, ConfigError, SecretList, StringList};
 use schemars::JsonSchema;
@@ -14,8 +13,11 @@ use serde::{Deserialize, Serialize};
 /// From 100 ms to 10 min.
 type Timeout = BoundedDuration<100, 600_000>;
 
-/// Configuration of logic: logins, sessions, the push API.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// How long a session lives that its comet does not renew.
+pub type Expire = BoundedDuration<10_000, 604_800_000>;
+
+/// logic's own sections, wherever it runs: logins, the APIs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct LogicConfig {
     /// What happens to an operation 4 of a client.
@@ -24,14 +26,12 @@ pub struct LogicConfig {
     pub http_server: HttpServerConfig,
     /// The gRPC service `goim.logic.Logic`, which comets call.
     pub rpc_server: RpcServerConfig,
-    /// Who may log in, and how that is decided.
-    pub auth: AuthConfig,
+    /// Who may log in, and how that is decided. A file of goim's has no such section: with it the program `logic` starts as
+    /// goim does, whoever can reach it, and warns.
+    #[serde(default)]
+    pub auth: Option<AuthConfig>,
     /// The push API.
     pub push: PushConfig,
-    /// Bounds of what logic holds and takes.
-    pub limits: LimitsConfig,
-    /// Sessions. They are in memory; the section has goim's name.
-    pub redis: RedisConfig,
     /// What clients are told about where and how to connect.
     pub node: NodeConfig,
     /// What clients are told about how long to wait between attempts to connect.
@@ -40,6 +40,21 @@ pub struct LogicConfig {
     /// region first (`node.regionWeight`). goim lists provinces here, for which it has no address table either: what is
     /// no network matches nobody.
     pub regions: BTreeMap<String, StringList>,
+}
+
+impl Default for LogicConfig {
+    fn default() -> Self {
+        LogicConfig {
+            client_messages: ClientMessages::default(),
+            http_server: HttpServerConfig::default(),
+            rpc_server: RpcServerConfig::default(),
+            auth: Some(AuthConfig::default()),
+            push: PushConfig::default(),
+            node: NodeConfig::default(),
+            backoff: BackoffConfig::default(),
+            regions: BTreeMap::new(),
+        }
+    }
 }
 
 /// What logic does with an operation 4 of a client.
@@ -130,7 +145,7 @@ impl Default for PushConfig {
     }
 }
 
-/// Bounds of what logic holds and takes.
+/// Bounds of what logic takes, wherever it runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct LimitsConfig {
@@ -139,36 +154,11 @@ pub struct LimitsConfig {
     /// Connections to the HTTP API. Beyond them the oldest idle ones are closed; when all are busy, a request waits up to a
     /// second and is answered with 503, probes at once.
     pub http_connections: Bounded<1, 65_535>,
-    /// Pushes that wait in the memory broker until comet has them, bytes; beyond that a push is answered with 503.
-    /// At least four times `push.maxBody`.
-    pub broker_bytes: ByteSize<{ 64 << 10 }, { 64 << 30 }>,
-    /// The same, in pushes.
-    pub broker_entries: Bounded<100, 100_000_000>,
 }
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        LimitsConfig {
-            push_rate: Bounded::of::<0>(),
-            http_connections: Bounded::of::<1024>(),
-            broker_bytes: ByteSize::mib::<64>(),
-            broker_entries: Bounded::of::<262_144>(),
-        }
-    }
-}
-
-/// Sessions.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub struct RedisConfig {
-    /// How long a session lives that its comet does not renew; goim's. Comets renew well inside it. More than
-    /// `node.heartbeat` times `node.heartbeatMax`.
-    pub expire: BoundedDuration<10_000, 604_800_000>,
-}
-
-impl Default for RedisConfig {
-    fn default() -> Self {
-        RedisConfig { expire: BoundedDuration::millis::<1_800_000>() }
+        LimitsConfig { push_rate: Bounded::of::<0>(), http_connections: Bounded::of::<1024>() }
     }
 }
 
@@ -262,13 +252,13 @@ impl LogicConfig {
     ];
 
     /// Checks what concerns several keys, or more than a type can say, and gives all that is wrong. The keys stand in
-    /// `section` (`logic.`, or nothing), by which an error names them.
-    pub fn check(&self, section: &str) -> Vec<ConfigError> {
+    /// `section` (`logic.`, or nothing), by which an error names them. `expire` is `redis.expire` there.
+    pub fn check(&self, section: &str, expire: Expire) -> Vec<ConfigError> {
         let mut wrong = Vec::new();
         let mut error = |key: &str, value: &dyn fmt::Display, reason: &str| {
             wrong.push(ConfigError::value(format!("{section}{key}"), value, reason));
         };
-        let LogicConfig { push, limits, redis, node, backoff, regions, .. } = self;
+        let LogicConfig { push, node, backoff, regions, .. } = self;
         for (key, addrs) in
             [("httpServer.addr", &self.http_server.addr), ("rpcServer.addr", &self.rpc_server.addr)]
         {
@@ -280,16 +270,12 @@ impl LogicConfig {
             let reason = "each must be at least one printable ASCII character, without spaces";
             error("push.tokens", &"(hidden)", reason);
         }
-        if limits.broker_bytes.get() < 4 * push.max_body.get() {
-            let reason = format!("below four times {section}push.maxBody = {}", push.max_body);
-            error("limits.brokerBytes", &limits.broker_bytes, &reason);
-        }
-        if node.heartbeat_deadline() >= redis.expire.get() {
+        if node.heartbeat_deadline() >= expire.get() {
             let reason = format!(
                 "not above {section}node.heartbeat × heartbeatMax = {} × {}: sessions would expire under living clients",
                 node.heartbeat, node.heartbeat_max
             );
-            error("redis.expire", &redis.expire, &reason);
+            error("redis.expire", &expire, &reason);
         }
         for (key, value, range) in [
             ("node.regionWeight", node.region_weight, 1.0..=1000.0),
@@ -318,7 +304,7 @@ impl LogicConfig {
     /// [`check`](LogicConfig::check).
     ///
     /// # Errors
-    /// The addresses that are open to strangers, unless `auth.allowInsecure` is set.
+    /// The addresses that are open to strangers, unless `auth.allowInsecure` is set, or there is no section `auth`.
     pub fn check_exposure(
         &self,
         section: &str,
@@ -332,7 +318,7 @@ impl LogicConfig {
             let danger = "anybody who reaches it could push to everybody".to_owned();
             open.push((push, danger, format!("set {section}push.tokens")));
         }
-        if self.auth.mode == AuthMode::Trust {
+        if self.auth_mode() == AuthMode::Trust {
             for listener in [rpc].iter().chain(clients).filter(|listener| !listener.addrs.is_loopback()) {
                 let danger = format!(
                     "with {section}auth.mode = \"trust\" anybody who reaches it could log in as anybody"
@@ -346,7 +332,7 @@ impl LogicConfig {
         let addrs = |listener: &Listener<'_>| {
             listener.addrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
         };
-        if self.auth.allow_insecure {
+        if self.auth.as_ref().is_none_or(|auth| auth.allow_insecure) {
             let sentence = |(listener, danger, _): &(Listener<'_>, String, String)| {
                 format!("{} = {}: {danger}", listener.key, addrs(listener))
             };
@@ -361,10 +347,9 @@ impl LogicConfig {
         Err(open.iter().map(refuse).collect())
     }
 
-    /// Bounds of the memory broker.
-    pub fn broker_limits(&self) -> MemoryLimits {
-        let LimitsConfig { broker_bytes, broker_entries, .. } = &self.limits;
-        MemoryLimits { bytes: broker_bytes.usize(), entries: broker_entries.usize() }
+    /// How a login is decided.
+    pub fn auth_mode(&self) -> AuthMode {
+        self.auth.as_ref().map_or_else(AuthMode::default, |auth| auth.mode)
     }
 }
 
@@ -384,6 +369,8 @@ fn is_mistyped_network(text: &str) -> bool {
 mod tests {
     use super::*;
 
+    const EXPIRE: Expire = Expire::secs::<1800>();
+
     fn logic(sets: &[&str]) -> LogicConfig {
         let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
         config::load(None, &sets, &[]).expect("a readable configuration").config
@@ -393,7 +380,7 @@ mod tests {
     fn the_commented_default_is_the_default() {
         let text = config::commented_default::<LogicConfig>();
         assert!(toml_reads_as::<LogicConfig>(&text), "{text}");
-        assert!(LogicConfig::default().check("").is_empty());
+        assert!(LogicConfig::default().check("", EXPIRE).is_empty());
     }
 
     fn toml_reads_as<T: serde::de::DeserializeOwned + Default + PartialEq>(text: &str) -> bool {
@@ -407,9 +394,7 @@ mod tests {
     #[test]
     fn keys_at_odds_are_refused_by_name() {
         for (sets, key) in [
-            (&["redis.expire=90s"][..], "logic.redis.expire"),
-            (&["node.heartbeat=10m", "node.heartbeatMax=3"], "logic.redis.expire"),
-            (&["limits.brokerBytes=3MiB"], "logic.limits.brokerBytes"),
+            (&["node.heartbeat=10m", "node.heartbeatMax=3"][..], "logic.redis.expire"),
             (&["push.tokens=a b"], "logic.push.tokens"),
             (&["push.tokens=[\"\"]"], "logic.push.tokens"),
             (&["httpServer.addr=[]"], "logic.httpServer.addr"),
@@ -420,7 +405,7 @@ mod tests {
             (&["regions.sh=[\"10.1.0.0/33\"]"], "logic.regions.sh"),
             (&["regions.sh=10.1.0/16"], "logic.regions.sh"),
         ] {
-            let wrong = logic(sets).check("logic.");
+            let wrong = logic(sets).check("logic.", EXPIRE);
             assert_eq!(wrong.len(), 1, "{sets:?}: {wrong:?}");
             let error = wrong[0].to_string();
             assert!(error.starts_with(key), "{sets:?}: {error}");
@@ -430,14 +415,12 @@ mod tests {
 
     #[test]
     fn all_keys_at_odds_are_told_at_once() {
-        let sets = [
-            "redis.expire=90s",
-            "backoff.jitter=2",
-            "rpcServer.addr=",
-            "regions.bj=[\"北京\", \"10.1.0.0/16\"]",
-        ];
-        let keys: Vec<String> =
-            logic(&sets).check("").iter().filter_map(|error| error.key().map(str::to_owned)).collect();
+        let sets = ["backoff.jitter=2", "rpcServer.addr=", "regions.bj=[\"北京\", \"10.1.0.0/16\"]"];
+        let keys: Vec<String> = logic(&sets)
+            .check("", Expire::millis::<90_000>())
+            .iter()
+            .filter_map(|error| error.key().map(str::to_owned))
+            .collect();
         assert_eq!(
             keys,
             ["rpcServer.addr", "redis.expire", "backoff.jitter"],
@@ -447,7 +430,7 @@ mod tests {
 
     #[test]
     fn what_is_not_there_yet_is_refused() {
-        for set in ["auth.mode=jwt", "clientMessages=webhook", "redis.addr=127.0.0.1:6379"] {
+        for set in ["auth.mode=jwt", "clientMessages=webhook"] {
             let loaded = config::load::<LogicConfig>(None, &[set.to_owned()], &[]);
             assert!(loaded.is_err(), "{set}");
         }
@@ -458,7 +441,8 @@ mod tests {
         let comet = |addr: &str| Addrs::new(vec![addr.parse().unwrap()]).unwrap();
         let (loopback, open) = (comet("127.0.0.1:3101"), comet("0.0.0.0:3101"));
         let exposed = |sets: &[&str], addrs| {
-            logic(sets)
+            let sets: Vec<&str> = [&["auth.mode=trust"], sets].concat();
+            logic(&sets)
                 .check_exposure("logic.", &[Listener { key: "comet.tcp.bind", addrs }])
                 .map_err(|wrong| wrong[0].to_string())
         };

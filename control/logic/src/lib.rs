@@ -115,7 +115,7 @@ impl Logic {
         let (nodes, reach_of, sessions_of) = (registry.watch(), Arc::clone(&reach), Arc::clone(&sessions));
         let replaced = Replaced::new(reach_of, metrics.clone(), sessions_of, nodes.clone());
         Logic {
-            auth: Auth::new(config.auth.mode),
+            auth: Auth::new(config.auth_mode()),
             client_messages: config.client_messages,
             heartbeat: config.node.heartbeat_deadline(),
             chooser: Chooser::new(config),

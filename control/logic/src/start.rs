@@ -18,7 +18,7 @@ use tonic::transport::Server;
 use tracing::warn;
 
 use super::{HalleyRpc, Logic, LogicDeps, RpcLogic, authority::ValidAuthority, http};
-use crate::config::{AuthMode, LogicConfig};
+use crate::config::{AuthMode, LimitsConfig, LogicConfig};
 
 /// A silent comet is probed this often, and let go when it does not answer within 20 s.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -55,6 +55,7 @@ pub struct StartError {
 /// [`StartError`]; nothing was started.
 pub async fn start(
     config: &LogicConfig,
+    limits: &LimitsConfig,
     deps: LogicDeps,
     extra: Router,
     drain: Drain,
@@ -66,18 +67,18 @@ pub async fn start(
     let broker = Arc::clone(&deps.broker);
     let logic = Arc::new(Logic::new(config, deps));
     logic.follow_counts();
-    let router = http::router(Arc::clone(&logic), config).merge(extra);
-    let limits = HttpLimits {
+    let router = http::router(Arc::clone(&logic), config, limits).merge(extra);
+    let http_limits = HttpLimits {
         read_timeout: config.http_server.read_timeout.get(),
         write_timeout: config.http_server.write_timeout.get(),
         idle_timeout: IDLE_TIMEOUT,
-        connections: config.limits.http_connections.usize(),
+        connections: limits.http_connections.usize(),
     };
     let guard = match config.push.tokens.is_empty() {
         true => Guard::pages([hostname(), config.node.default_domain.to_string()]),
         false => Guard::Token,
     };
-    let http = tokio::spawn(http_server::serve(http_listeners, router, guard, limits, drain.clone()));
+    let http = tokio::spawn(http_server::serve(http_listeners, router, guard, http_limits, drain.clone()));
     let mut rpc = Vec::new();
     for listener in rpc_listeners {
         let server = Server::builder()
@@ -129,7 +130,7 @@ impl LogicServer {
     pub fn rows(&self, config: &LogicConfig) -> [(&'static str, String); 4] {
         let http: Vec<String> = self.http_addrs.iter().map(|address| format!("http://{address}")).collect();
         let rpc: Vec<String> = self.rpc_addrs.iter().map(ToString::to_string).collect();
-        let login = match config.auth.mode {
+        let login = match config.auth_mode() {
             AuthMode::Trust => "trust: clients say who they are",
         };
         let push = match config.push.tokens.is_empty() {

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body};
-use broker::{Consumer, MemoryBroker, metrics::BrokerMetrics};
+use broker::{Consumer, MemoryBroker, MemoryLimitsConfig, metrics::BrokerMetrics};
 use bytes::Bytes;
 use contract::{
     Arrival, ClientCount, ClientMessage, CometApi, ConnectRequest, Dispatch, DispatchError, LogicApi,
@@ -18,10 +18,11 @@ use proto::{
 };
 use registry::{Fixed, Node, Service};
 use seam::wall_micros;
+use serde::de::DeserializeOwned;
 use session::{MemorySessions, Renewal, SessionsUnavailable, StoredSession, metrics::SessionMetrics};
 
 use super::*;
-use crate::config::LogicConfig;
+use crate::config::{Expire, LimitsConfig, LogicConfig};
 
 mod devices;
 mod http;
@@ -33,7 +34,7 @@ mod several;
 
 const ROOM: &str = "live://1000";
 
-fn config(sets: &[&str]) -> LogicConfig {
+fn config<C: DeserializeOwned>(sets: &[&str]) -> C {
     let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
     ::config::load(None, &sets, &[]).expect("a readable configuration").config
 }
@@ -62,6 +63,7 @@ fn login(on: &str, token: &str) -> ConnectRequest {
 /// logic with everything behind it.
 struct Setup {
     config: LogicConfig,
+    limits: LimitsConfig,
     deps: LogicDeps,
     logic: Arc<Logic>,
     broker: MemoryBroker,
@@ -80,9 +82,15 @@ impl Setup {
     }
 
     async fn with_sessions(sets: &[&str], sessions: Arc<dyn Sessions>) -> Self {
-        let config = config(sets);
-        assert!(config.check("").is_empty());
-        let broker = MemoryBroker::new(config.broker_limits(), BrokerMetrics::default());
+        // As in the file of `halley`, where the broker's limits stand beside logic's.
+        let limits: Vec<&str> = sets.iter().filter_map(|set| set.strip_prefix("limits.")).collect();
+        let (broker, limits): (Vec<&str>, Vec<&str>) =
+            limits.iter().partition(|set| set.starts_with("broker"));
+        let sets: Vec<&str> = sets.iter().copied().filter(|set| !set.starts_with("limits.")).collect();
+        let (config, limits) = (config::<LogicConfig>(&sets), config::<LimitsConfig>(&limits));
+        assert!(config.check("", Expire::secs::<1800>()).is_empty());
+        let broker = self::config::<MemoryLimitsConfig>(&broker);
+        let broker = MemoryBroker::new(broker.limits(), BrokerMetrics::default());
         let comet = |id: &str, hostname: &str| Node {
             region: "sh".to_owned(),
             zone: "sh001".to_owned(),
@@ -106,7 +114,7 @@ impl Setup {
         };
         let published = broker.consume("test").await.unwrap();
         let logic = Arc::new(Logic::new(&config, deps.clone()));
-        Setup { config, deps, logic, broker, published, comet: comet_behind }
+        Setup { config, limits, deps, logic, broker, published, comet: comet_behind }
     }
 
     /// Devices k1 and k2 of user 1 on comets a and b, device k3 of user 2 on comet a.
@@ -123,7 +131,7 @@ impl Setup {
     }
 
     fn router(&self) -> Router {
-        router(Arc::clone(&self.logic), &self.config)
+        router(Arc::clone(&self.logic), &self.config, &self.limits)
     }
 
     /// What was published since the last call, acknowledged.

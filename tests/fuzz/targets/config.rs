@@ -14,7 +14,7 @@ use config::{Loaded, Mistakes, load};
 use fuzz::bounded;
 use job::config::JobConfig;
 use libfuzzer_sys::fuzz_target;
-use logic::config::LogicConfig;
+use logic::config::{Expire, LogicConfig};
 use serde::{Deserialize, Serialize};
 
 /// As the `halley` program has it.
@@ -65,7 +65,9 @@ fn read(text: &[u8], sets: &[String]) -> Result<Loaded<Config>, Mistakes> {
 
 /// What the program does with it before it binds a port.
 fn usable(config: &Config) {
-    for error in config.logic.check("logic.").into_iter().chain(config.comet.check("comet.")) {
+    for error in
+        config.logic.check("logic.", Expire::secs::<1800>()).into_iter().chain(config.comet.check("comet."))
+    {
         assert!(is_one_line(&error.to_string()), "{error}");
     }
     config.comet.shard(3, 1000);

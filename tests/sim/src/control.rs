@@ -8,7 +8,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use broker::{Broker, MemoryBroker, metrics::BrokerMetrics};
+use broker::{Broker, MemoryBroker, MemoryLimitsConfig, metrics::BrokerMetrics};
 use comet::front::{ClientLog, Front, Inbox, Metrics, Outboxes};
 use contract::{
     ClientCount, ClientMessage, CometApi, ConnectRequest, Dispatch, DispatchError, LogicApi, LogicError,
@@ -16,7 +16,7 @@ use contract::{
 };
 use host::shutdown::Drain;
 use job::{Calls, Job, JobDeps, metrics::JobMetrics};
-use logic::{Logic, LogicDeps, metrics::LogicMetrics};
+use logic::{Logic, LogicDeps, config::LimitsConfig, metrics::LogicMetrics};
 use proto::{
     close::CloseReason,
     ids::{Generation, Key, RoomId, ServerId},
@@ -272,7 +272,8 @@ impl Control {
         random: Random,
     ) -> Control {
         let registry: Arc<dyn Registry> = Arc::new(Fixed::new([]));
-        let broker = Arc::new(MemoryBroker::new(plan.logic.broker_limits(), BrokerMetrics::default()));
+        let broker =
+            Arc::new(MemoryBroker::new(MemoryLimitsConfig::default().limits(), BrokerMetrics::default()));
         let sessions = Arc::new(MemorySessions::new(plan.session_ttl, SessionMetrics::default()));
         sessions.start_sweeping();
         let gateway: Arc<OnceLock<Weak<FarComet>>> = Arc::default();
@@ -323,7 +324,7 @@ impl Control {
             drain: drain.clone(),
         };
         let job = job::start(&plan.job, deps);
-        let api = logic::router(Arc::clone(&logic), &plan.logic);
+        let api = logic::router(Arc::clone(&logic), &plan.logic, &LimitsConfig::default());
         Control {
             logic,
             front,

@@ -92,7 +92,6 @@ impl Plan {
         let logic = config::<LogicConfig>(&[
             "node.heartbeat=1s".to_owned(),
             format!("node.heartbeatMax={heartbeat_max}"),
-            format!("redis.expire={expire}s"),
             format!("clientMessages={messages}"),
         ]);
         let give_up = r.of(&["1s", "10s"]);
@@ -121,7 +120,7 @@ impl Plan {
             shrink: r.of(&[1, 64, 512]),
             shard,
             sends_per_turn: r.of(&[1, 3, 1000]),
-            session_ttl: logic.redis.expire.get(),
+            session_ttl: Duration::from_secs(expire),
             logic,
             job,
             tokio_interval: r.of(&[1, 3, 61]),
@@ -155,7 +154,7 @@ impl Plan {
             shrink: 1,
             shard: comet.shard(shards, connections),
             sends_per_turn: 1000,
-            session_ttl: logic.redis.expire.get(),
+            session_ttl: Duration::from_secs(1800),
             logic,
             job: JobConfig::default(),
             tokio_interval: 61,

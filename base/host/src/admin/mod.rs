@@ -13,6 +13,8 @@ use axum::{
 };
 use config::Addrs;
 use prometheus_client::registry::Registry;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use self::exposition::Exposition;
@@ -28,6 +30,21 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connections at once: some scrapers and probes.
 const CONNECTIONS_MAX: usize = 64;
+
+/// Metrics and health.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct AdminConfig {
+    /// Addresses of /metrics, /healthz and /readyz. Nobody is asked for a token there.
+    pub addr: Addrs,
+}
+
+impl AdminConfig {
+    /// On loopback: a program's default.
+    pub fn loopback(port: u16) -> AdminConfig {
+        AdminConfig { addr: Addrs::loopback(port) }
+    }
+}
 
 /// Serves `router` on these addresses until the process ends, while it drains too; gives the addresses with the ports
 /// the system chose.

@@ -2,11 +2,12 @@
 //!
 //! - [`ConfigArgs`]: where the configuration comes from, and the two questions about it
 //! - [`PlaceArgs`], [`EntryArgs`], [`go_args`]: goim's own flags and environment, for the programs of a cluster
-//! - [`parse`], [`run`]: from the command line to the exit status
+//! - [`Program`]: from the command line to the exit status, for all of them
 //! - [`print`], [`print_banner`]: what is printed beside the logs
 
 mod args;
 mod output;
+mod program;
 
 use std::{
     fmt::Display,
@@ -18,9 +19,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tracing::{error, info};
 
-pub use self::args::{BadFlag, ConfigArgs, Entry, EntryArgs, Place, PlaceArgs, go_args, goims_flag};
 use self::output::failed;
-pub use self::output::{EXIT_OUTPUT, misused, parse, print};
+pub use self::{
+    args::{BadFlag, ConfigArgs, Entry, EntryArgs, Place, PlaceArgs, go_args, goims_flag},
+    output::{EXIT_OUTPUT, misused, print},
+    program::{Program, Start, Threads},
+};
 use config::{BoundedDuration, ConfigError, Draft, Mistakes, commented_default, draft};
 
 use crate::{
@@ -89,7 +93,7 @@ pub trait ProgramConfig: Serialize + DeserializeOwned + JsonSchema + Default {
 /// Runs `program` to its end: prints the default configuration, or reads one, has it checked, begins the logs and
 /// serves. `check` tells what cannot be checked key by key, before any port is bound, may change what the command line
 /// says differently, and gives what `serve` works with.
-pub fn run<C: ProgramConfig, T, F: Display>(
+fn run<C: ProgramConfig, T, F: Display>(
     program: &str,
     args: &ConfigArgs,
     check: impl FnOnce(&mut C) -> Result<T, Vec<ConfigError>>,

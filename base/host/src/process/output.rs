@@ -18,7 +18,7 @@ pub const EXIT_OUTPUT: u8 = 74;
 ///
 /// # Errors
 /// That status.
-pub fn parse<C: Parser>(args: impl IntoIterator<Item = OsString>) -> Result<C, ExitCode> {
+pub(super) fn parse<C: Parser>(args: impl IntoIterator<Item = OsString>) -> Result<C, ExitCode> {
     C::try_parse_from(args).map_err(|answer| {
         let text = answer.render().to_string();
         if answer.use_stderr() {

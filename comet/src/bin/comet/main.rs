@@ -5,19 +5,16 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)] // they panic when nobody takes it, or wait for ever
 
 mod cli;
-mod config;
+mod file;
 
 use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
-use ::config::{Addrs, ConfigError, Listener, Mistakes, shared_ports};
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
+use config::{Addrs, ConfigError, Listener, Mistakes, shared_ports};
 use halley_comet::{Comet, OpenFiles, front::logics::Logics};
 use host::{
     admin,
-    admin::Health,
-    process,
-    process::{Entry, Place},
-    shutdown::{Drain, on_signals},
+    process::{self, Entry, Place, Program, Start, Threads},
     telemetry,
 };
 use proto::ids::ServerId;
@@ -31,7 +28,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use self::{cli::Cli, config::CometFile};
+use self::{cli::Cli, file::CometFile};
 
 /// Longest wait for the entry to leave etcd. Without etcd it stays there until its lease ends.
 const LEAVE_MAX: Duration = Duration::from_secs(3);
@@ -43,11 +40,14 @@ const PART_MAX: Duration = Duration::from_secs(1);
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli: Cli = match process::parse(process::go_args(std::env::args_os())) {
-        Ok(cli) => cli,
-        Err(status) => return status,
+    let program = Program {
+        name: "comet",
+        config: |cli: &Cli| &cli.config,
+        instead: |_| None,
+        check,
+        threads: Threads::Main,
     };
-    process::run("comet", &cli.config, |file| check(&cli, file), serve)
+    program.main(std::env::args_os(), run)
 }
 
 /// What was found out before a port is bound.
@@ -62,16 +62,16 @@ fn check(cli: &Cli, file: &mut CometFile) -> Result<Checked, Vec<ConfigError>> {
     if cli.config.config.is_none() {
         file.without_a_file();
     }
-    let rpc = Addrs::from(file.rpc_server.addr);
+    let rpc = Addrs::from(file.comet.rpc_server.addr);
     let mut wrong = Mistakes::default();
-    wrong.unless(cli.place.set_log(&mut file.log));
-    wrong.extend(file.comet().check(""));
-    wrong.extend(file.discovery.check());
+    wrong.unless(cli.place.set_log(&mut file.cluster.log));
+    wrong.extend(file.comet.check(""));
+    wrong.extend(file.cluster.discovery.check());
     wrong.extend(shared_ports(&[
-        Listener { key: "tcp.bind", addrs: &file.tcp.bind },
-        Listener { key: "websocket.bind", addrs: &file.websocket.bind },
+        Listener { key: "tcp.bind", addrs: &file.comet.tcp.bind },
+        Listener { key: "websocket.bind", addrs: &file.comet.websocket.bind },
         Listener { key: "rpcServer.addr", addrs: &rpc },
-        Listener { key: "admin.addr", addrs: &file.admin.addr },
+        Listener { key: "admin.addr", addrs: &file.cluster.admin.addr },
     ]));
     let place = wrong.unless(cli.place.place());
     let entry = wrong.unless(cli.entry.entry());
@@ -85,33 +85,25 @@ fn check(cli: &Cli, file: &mut CometFile) -> Result<Checked, Vec<ConfigError>> {
 }
 
 /// Runs until a signal ends it.
-fn serve(file: CometFile, checked: Checked) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
-    runtime.block_on(run(file, checked))
-}
-
-async fn run(file: CometFile, checked: Checked) -> anyhow::Result<()> {
+async fn run(file: CometFile, checked: Checked, start: Start) -> anyhow::Result<()> {
+    let CometFile { comet: config, cluster } = file;
     let Checked { place, mut entry, exposed } = checked;
-    let drain = Drain::new();
-    on_signals(drain.clone()).context("no signal handlers")?;
-    let config = file.comet();
+    let Start { drain, mut metrics, health } = start;
     let open_files = OpenFiles::raise(&config)?;
 
-    let mut metrics = prometheus_client::registry::Registry::default();
-    telemetry::register(&mut metrics);
     telemetry::register_insecure(&mut metrics, exposed.is_some());
     let comet_metrics = Comet::metrics(&config);
     comet_metrics.register(&mut metrics);
-    let registry = Arc::new(EtcdRegistry::new(&file.discovery, vec![Scope::logics(&place)])?);
+    let registry = Arc::new(EtcdRegistry::new(&cluster.discovery, vec![Scope::logics(&place)])?);
     registry.metrics().register(&mut metrics);
 
-    let health = Arc::new(Health::new());
     health.follow("etcd", "it does not answer", registry.up(), |up| *up);
     health.follow("logic", "there is none in etcd", registry.watch(), |nodes| {
         nodes.of(Service::Logic).next().is_some()
     });
     let (registered, is_known) = (watch::Sender::new(false), watch::Sender::new(false));
-    let logics = Arc::new(Logics::new(registry.watch(), file.rpc_client.timeout.get(), is_known.subscribe()));
+    let logics =
+        Arc::new(Logics::new(registry.watch(), cluster.rpc_client.timeout.get(), is_known.subscribe()));
     let mut is_registered = registered.subscribe();
     tokio::spawn(async move {
         // Ends with the registration, or without one.
@@ -131,7 +123,7 @@ async fn run(file: CometFile, checked: Checked) -> anyhow::Result<()> {
     let node = Node::here(Service::Comet, server.clone(), &place, entry);
     let front = Arc::clone(&comet.front);
     // Before anybody is sent here: a port that is taken ends the process.
-    let admin = admin::start(&file.admin.addr, admin::router(Arc::clone(&health), Arc::new(metrics)))?;
+    let admin = admin::start(&cluster.admin.addr, admin::router(Arc::clone(&health), Arc::new(metrics)))?;
     let membership =
         Membership::join(registry, node, Arc::clone(&health), registered, move || front.clients());
 
@@ -143,7 +135,7 @@ async fn run(file: CometFile, checked: Checked) -> anyhow::Result<()> {
             ("gRPC", comet.rpc.to_string()),
             ("admin", admin.join(", ")),
             ("name", format!("{server} in {}", place.words())),
-            ("etcd", file.discovery.nodes.join(", ")),
+            ("etcd", cluster.discovery.nodes.join(", ")),
         ],
     );
     process::print_banner("comet", &rows);

@@ -30,7 +30,7 @@ use self::{
     query::{Query, number},
 };
 use super::{Logic, NodesApi as _, Offline, Push, PushFailure, PushTarget};
-use crate::config::LogicConfig;
+use crate::config::{LimitsConfig, LogicConfig};
 
 /// What the handlers share.
 struct Api {
@@ -45,11 +45,11 @@ struct Api {
 
 /// The routes below `/goim` and `/halley`, each with a slash at its end or without, and the answers for every other path
 /// and method.
-pub fn router(logic: Arc<Logic>, config: &LogicConfig) -> Router {
+pub fn router(logic: Arc<Logic>, config: &LogicConfig, limits: &LimitsConfig) -> Router {
     let api = Arc::new(Api {
         logic,
         tokens: Tokens::new(&config.push.tokens),
-        rate: Rate::new(config.limits.push_rate.get()),
+        rate: Rate::new(limits.push_rate.get()),
         body_max: config.push.max_body.usize(),
         body_timeout: config.http_server.read_timeout.get(),
     });

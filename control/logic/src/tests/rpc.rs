@@ -28,7 +28,8 @@ async fn serve_all(sets: &[&str]) -> (Setup, Channel) {
         .chain(sets.iter().copied())
         .collect();
     let setup = Setup::new(&sets).await;
-    let server = start(&setup.config, setup.deps.clone(), Router::new(), Drain::new()).await.unwrap();
+    let server =
+        start(&setup.config, &setup.limits, setup.deps.clone(), Router::new(), Drain::new()).await.unwrap();
     let channel = Endpoint::from_shared(format!("http://{}", server.rpc_addrs()[0])).unwrap();
     (setup, channel.connect().await.unwrap())
 }

@@ -256,7 +256,7 @@ async fn counts_are_not_written_before_the_time_is_known() {
         counts: Some(Arc::new(RedisCounts::new(redis.clone(), &config))),
         ..Setup::new(&[]).await.deps
     };
-    let logic = Logic::new(&super::config(&[]), deps);
+    let logic = Logic::new(&LogicConfig::default(), deps);
     let written = async || redis.command::<bool>(::redis::cmd("EXISTS").arg("golang_im:ol_a:1")).await;
     assert_eq!(report(&logic, "a:1", 2).await, 2);
     assert_eq!(written().await, Ok(false));

@@ -3,37 +3,35 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)] // they panic when nobody takes it, or wait for ever
 
 mod cli;
-mod config;
+mod file;
 
 use std::{process::ExitCode, sync::Arc};
 
-use ::config::{ConfigError, Mistakes};
-use anyhow::Context;
 use broker::{BrokerChoice, ConsumeConfig, Queue, metrics::BrokerMetrics};
+use config::{ConfigError, Mistakes};
 use halley_job::{self as job, JobDeps, metrics::JobMetrics};
 use host::{
     admin,
-    admin::Health,
-    process,
-    process::Place,
-    shutdown::{Drain, on_signals},
-    telemetry,
+    process::{self, Place, Program, Start, Threads},
 };
 use registry::etcd::{EtcdRegistry, Scope};
 use store::Redis;
 use tracing::info;
 
-use self::{cli::Cli, config::JobFile};
+use self::{cli::Cli, file::JobFile};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli: Cli = match process::parse(process::go_args(std::env::args_os())) {
-        Ok(cli) => cli,
-        Err(status) => return status,
+    let program = Program {
+        name: "job",
+        config: |cli: &Cli| &cli.config,
+        instead: |_| None,
+        check,
+        threads: Threads::PerCore,
     };
-    process::run("job", &cli.config, |file| check(&cli, file), serve)
+    program.main(std::env::args_os(), run)
 }
 
 /// What was found out before a port is bound.
@@ -47,10 +45,10 @@ fn check(cli: &Cli, file: &mut JobFile) -> Result<Checked, Vec<ConfigError>> {
         file.without_a_file();
     }
     let mut wrong = Mistakes::default();
-    wrong.unless(cli.place.set_log(&mut file.log));
-    wrong.extend(file.discovery.check());
+    wrong.unless(cli.place.set_log(&mut file.cluster.log));
+    wrong.extend(file.cluster.discovery.check());
     let place = wrong.unless(cli.place.place());
-    let choice = wrong.unless(ConsumeConfig::choice(file.consume.as_ref()));
+    let choice = wrong.unless(ConsumeConfig::choice(file.cluster.consume.as_ref()));
     match (place, choice) {
         (Some(place), Some(choice)) if wrong.is_empty() => Ok(Checked { place, choice }),
         _ => Err(wrong.errors()),
@@ -58,44 +56,35 @@ fn check(cli: &Cli, file: &mut JobFile) -> Result<Checked, Vec<ConfigError>> {
 }
 
 /// Runs until a signal ends it.
-fn serve(file: JobFile, checked: Checked) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
-    runtime.block_on(run(file, checked))
-}
-
-async fn run(file: JobFile, checked: Checked) -> anyhow::Result<()> {
+async fn run(file: JobFile, checked: Checked, start: Start) -> anyhow::Result<()> {
+    let JobFile { job: config, cluster } = file;
     let Checked { place, choice } = checked;
-    let drain = Drain::new();
-    on_signals(drain.clone()).context("no signal handlers")?;
+    let Start { drain, mut metrics, health } = start;
     ring::raise_open_file_limit();
-    let config = file.job();
 
-    let mut metrics = prometheus_client::registry::Registry::default();
-    telemetry::register(&mut metrics);
     let job_metrics = JobMetrics::default();
     job_metrics.register(&mut metrics);
     let broker_metrics = BrokerMetrics::default();
     broker_metrics.register(&mut metrics);
-    let registry = Arc::new(EtcdRegistry::new(&file.discovery, vec![Scope::comets(&place)])?);
+    let registry = Arc::new(EtcdRegistry::new(&cluster.discovery, vec![Scope::comets(&place)])?);
     registry.metrics().register(&mut metrics);
 
-    let health = Arc::new(Health::new());
     health.follow("etcd", "it does not answer", registry.up(), |up| *up);
     let queue = match choice {
         BrokerChoice::Redis => {
-            let redis = Redis::connect(&file.redis);
+            let redis = Redis::connect(&cluster.redis);
             redis.metrics().register(&mut metrics);
             // Nothing is published here.
-            Queue::redis(redis, &file.redis, &file.kafka.topic, usize::MAX, broker_metrics)
+            Queue::redis(redis, &cluster.redis, &cluster.kafka.topic, usize::MAX, broker_metrics)
         }
-        BrokerChoice::Kafka => Queue::kafka_for_job(&file.kafka, broker_metrics).await?,
+        BrokerChoice::Kafka => Queue::kafka_for_job(&cluster.kafka, broker_metrics).await?,
     };
     health.follow(queue.name, "it does not answer", queue.ready, |ready| *ready);
-    let admin = admin::start(&file.admin.addr, admin::router(Arc::clone(&health), Arc::new(metrics)))?;
+    let admin = admin::start(&cluster.admin.addr, admin::router(Arc::clone(&health), Arc::new(metrics)))?;
     let broker = Arc::clone(&queue.broker);
     let deps = JobDeps {
         broker: queue.broker,
-        group: file.kafka.group.clone(),
+        group: cluster.kafka.group.clone(),
         registry,
         connect: job::connect_by_grpc(&config),
         metrics: job_metrics,
@@ -107,9 +96,9 @@ async fn run(file: JobFile, checked: Checked) -> anyhow::Result<()> {
     let rows = [
         ("admin", admin.join(", ")),
         ("comets of", place.words()),
-        ("etcd", file.discovery.nodes.join(", ")),
+        ("etcd", cluster.discovery.nodes.join(", ")),
         ("queue", queue.words),
-        ("group", file.kafka.group.clone()),
+        ("group", cluster.kafka.group.clone()),
     ];
     process::print_banner("job", &rows);
 

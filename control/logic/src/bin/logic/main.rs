@@ -4,21 +4,18 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)] // they panic when nobody takes it, or wait for ever
 
 mod cli;
-mod config;
+mod file;
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
-use ::config::{ConfigError, Listener, Mistakes, shared_ports};
-use anyhow::Context;
 use broker::{BrokerChoice, ConsumeConfig, Queue, metrics::BrokerMetrics};
+use config::{ConfigError, Listener, Mistakes, shared_ports};
 use contract::ClientCount;
 use halley_logic::{self as logic, LogicDeps, config::Exposure, metrics::LogicMetrics};
 use host::{
     admin,
-    admin::Health,
-    process,
-    process::{Entry, Place},
-    shutdown::{Drain, on_signals},
+    process::{self, Entry, Place, Program, Start, Threads},
+    shutdown::Drain,
     telemetry,
 };
 use proto::ids::ServerId;
@@ -34,7 +31,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use self::{cli::Cli, config::LogicFile};
+use self::{cli::Cli, file::LogicFile};
 
 /// Longest wait for the entry to leave etcd. Without etcd it stays there until its lease ends.
 const LEAVE_MAX: Duration = Duration::from_secs(3);
@@ -43,11 +40,14 @@ const LEAVE_MAX: Duration = Duration::from_secs(3);
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli: Cli = match process::parse(process::go_args(std::env::args_os())) {
-        Ok(cli) => cli,
-        Err(status) => return status,
+    let program = Program {
+        name: "logic",
+        config: |cli: &Cli| &cli.config,
+        instead: |_| None,
+        check,
+        threads: Threads::PerCore,
     };
-    process::run("logic", &cli.config, |file| check(&cli, file), serve)
+    program.main(std::env::args_os(), run)
 }
 
 /// What was found out before a port is bound.
@@ -63,17 +63,17 @@ fn check(cli: &Cli, file: &mut LogicFile) -> Result<Checked, Vec<ConfigError>> {
         file.without_a_file();
     }
     let mut wrong = Mistakes::default();
-    wrong.unless(cli.place.set_log(&mut file.log));
-    wrong.extend(file.logic().check(""));
-    wrong.extend(file.discovery.check());
+    wrong.unless(cli.place.set_log(&mut file.cluster.log));
+    wrong.extend(file.logic.check("", file.cluster.redis.expire));
+    wrong.extend(file.cluster.discovery.check());
     wrong.extend(shared_ports(&[
-        Listener { key: "httpServer.addr", addrs: &file.http_server.addr },
-        Listener { key: "rpcServer.addr", addrs: &file.rpc_server.addr },
+        Listener { key: "httpServer.addr", addrs: &file.logic.http_server.addr },
+        Listener { key: "rpcServer.addr", addrs: &file.logic.rpc_server.addr },
     ]));
     let place = wrong.unless(cli.place.place());
     let entry = wrong.unless(cli.entry.entry());
-    let choice = wrong.unless(ConsumeConfig::choice(file.consume.as_ref()));
-    let exposure = file.exposure().map_err(|open| wrong.extend(open)).ok();
+    let choice = wrong.unless(ConsumeConfig::choice(file.cluster.consume.as_ref()));
+    let exposure = file.logic.check_exposure("", &[]).map_err(|open| wrong.extend(open)).ok();
     match (place, entry, choice, exposure) {
         (Some(place), Some(entry), Some(choice), Some(exposure)) if wrong.is_empty() => {
             Ok(Checked { place, entry, choice, exposure })
@@ -83,20 +83,12 @@ fn check(cli: &Cli, file: &mut LogicFile) -> Result<Checked, Vec<ConfigError>> {
 }
 
 /// Runs until a signal ends it.
-fn serve(file: LogicFile, checked: Checked) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
-    runtime.block_on(run(file, checked))
-}
-
-async fn run(file: LogicFile, checked: Checked) -> anyhow::Result<()> {
+async fn run(file: LogicFile, checked: Checked, start: Start) -> anyhow::Result<()> {
+    let LogicFile { logic: config, cluster } = file;
     let Checked { place, entry, choice, exposure } = checked;
-    let drain = Drain::new();
-    on_signals(drain.clone()).context("no signal handlers")?;
+    let Start { drain, mut metrics, health } = start;
     ring::raise_open_file_limit();
-    let config = file.logic();
 
-    let mut metrics = prometheus_client::registry::Registry::default();
-    telemetry::register(&mut metrics);
     telemetry::register_insecure(&mut metrics, exposure != Exposure::Closed);
     let logic_metrics = LogicMetrics::default();
     logic_metrics.register(&mut metrics);
@@ -104,36 +96,35 @@ async fn run(file: LogicFile, checked: Checked) -> anyhow::Result<()> {
     session_metrics.register(&mut metrics);
     let broker_metrics = BrokerMetrics::default();
     broker_metrics.register(&mut metrics);
-    let registry = Arc::new(EtcdRegistry::new(&file.discovery, vec![Scope::comets(&place)])?);
+    let registry = Arc::new(EtcdRegistry::new(&cluster.discovery, vec![Scope::comets(&place)])?);
     registry.metrics().register(&mut metrics);
 
-    let health = Arc::new(Health::new());
     health.follow("etcd", "it does not answer", registry.up(), |up| *up);
-    let redis = Redis::connect(&file.redis);
+    let redis = Redis::connect(&cluster.redis);
     redis.metrics().register(&mut metrics);
     health.follow("redis", "it does not answer", redis.ready(), |ready| *ready);
     let queue = match choice {
         BrokerChoice::Redis => {
-            let entries_max = config.limits.broker_entries.usize();
-            Queue::redis(redis.clone(), &file.redis, &file.kafka.topic, entries_max, broker_metrics)
+            let entries_max = cluster.limits.queue.broker_entries.usize();
+            Queue::redis(redis.clone(), &cluster.redis, &cluster.kafka.topic, entries_max, broker_metrics)
         }
-        BrokerChoice::Kafka => Queue::kafka_for_logic(&file.kafka, broker_metrics).await?,
+        BrokerChoice::Kafka => Queue::kafka_for_logic(&cluster.kafka, broker_metrics).await?,
     };
     health.follow(queue.name, "it does not answer", queue.ready, |ready| *ready);
 
-    let sessions = Arc::new(RedisSessions::new(redis.clone(), &file.redis));
+    let sessions = Arc::new(RedisSessions::new(redis.clone(), &cluster.redis));
     health.follow("sessions", "Redis has not told its time yet", sessions.ready(), |ready| *ready);
     let deps = LogicDeps {
         broker: queue.broker,
         sessions,
-        counts: Some(Arc::new(RedisCounts::new(redis, &file.redis))),
+        counts: Some(Arc::new(RedisCounts::new(redis, &cluster.redis))),
         registry: Arc::clone(&registry) as _,
-        reach: logic::reach_by_grpc(&*registry, file.rpc_client.timeout.get()),
+        reach: logic::reach_by_grpc(&*registry, cluster.rpc_client.timeout.get()),
         metrics: logic_metrics,
     };
     let extra = admin::router(Arc::clone(&health), Arc::new(metrics));
     let serving = Drain::new();
-    let logic = logic::start(&config, deps, extra, serving.clone()).await?;
+    let logic = logic::start(&config, &cluster.limits.logic, deps, extra, serving.clone()).await?;
 
     let server = ServerId::new(place.server(logic.rpc_addrs()[0]));
     let node = Node::here(Service::Logic, server.clone(), &place, entry);
@@ -145,8 +136,8 @@ async fn run(file: LogicFile, checked: Checked) -> anyhow::Result<()> {
         http,
         rpc,
         ("name", format!("{server} in {}", place.words())),
-        ("etcd", file.discovery.nodes.join(", ")),
-        ("sessions", file.redis.place()),
+        ("etcd", cluster.discovery.nodes.join(", ")),
+        ("sessions", cluster.redis.place()),
         ("queue", queue.words),
         login,
         push,

@@ -1,93 +1,67 @@
-//! What can be set about the program `comet`: the gateway's own sections, and how it finds the others.
+//! The file of the program `comet`: the gateway's own sections, and how it finds the others.
 
-use config::{Addrs, ConfigError};
-use halley_comet::config::{
-    BatchConfig, CometConfig, DrainConfig, LimitsConfig, ProtocolConfig, ReactorConfig, RpcServerConfig,
-    TcpConfig, WebSocketConfig, WhitelistConfig,
+use config::{ConfigError, Parts};
+use halley_comet::config::CometConfig;
+use host::{
+    admin::AdminConfig,
+    process::{LogConfig, ProgramConfig, RpcClientConfig},
 };
-use host::process::{LogConfig, ProgramConfig, RpcClientConfig};
 use registry::etcd::DiscoveryConfig;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// The gateway of a cluster.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
+pub(crate) struct CometFile {
+    #[serde(flatten)]
+    pub(crate) cluster: ClusterConfig,
+    #[serde(flatten)]
+    pub(crate) comet: CometConfig,
+}
+
+impl<'de> Deserialize<'de> for CometFile {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut parts = Parts::of(deserializer)?;
+        let file = CometFile { cluster: parts.read()?, comet: parts.read()? };
+        parts.end().map(|()| file)
+    }
+}
+
+/// How the gateway finds the others of its cluster, and is found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub(crate) struct CometFile {
+pub(crate) struct ClusterConfig {
     /// Logs, on standard error.
     pub(crate) log: LogConfig,
     /// Metrics and health.
     pub(crate) admin: AdminConfig,
     /// What strangers may do. Without this section the program starts as goim does, whoever can reach it, and warns.
     #[serde(default)]
-    pub(crate) auth: Option<AuthConfig>,
+    pub(crate) auth: Option<StrangersConfig>,
     /// etcd, where comets and logics find each other.
     pub(crate) discovery: DiscoveryConfig,
-    /// Clients that speak bare goim frames.
-    pub(crate) tcp: TcpConfig,
-    /// Clients that speak goim frames in WebSocket messages.
-    pub(crate) websocket: WebSocketConfig,
-    /// The client wire.
-    pub(crate) protocol: ProtocolConfig,
-    /// Users that the log names.
-    pub(crate) whitelist: WhitelistConfig,
-    /// gRPC goim.comet.Comet, called by job. It has no login of its own: leave it on a private address.
-    pub(crate) rpc_server: RpcServerConfig,
     /// Calls of logics.
     pub(crate) rpc_client: RpcClientConfig,
-    /// What one client, and all of them, may cost.
-    pub(crate) limits: LimitsConfig,
-    /// When pushes that wait for a connection are written.
-    pub(crate) batch: BatchConfig,
-    /// The threads that hold the connections.
-    pub(crate) reactor: ReactorConfig,
-    /// How the gateway leaves.
-    pub(crate) drain: DrainConfig,
-}
-
-/// Metrics and health.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub(crate) struct AdminConfig {
-    /// Addresses of /metrics, /healthz and /readyz. Nobody is asked for a token there.
-    pub(crate) addr: Addrs,
 }
 
 /// What strangers may do.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub(crate) struct AuthConfig {
+pub(crate) struct StrangersConfig {
     /// Start although anybody who reaches rpcServer.addr, which is not loopback, could push to everybody. Warned about at
     /// every start. Who may log in is decided by logic.
     pub(crate) allow_insecure: bool,
 }
 
-impl Default for CometFile {
+impl Default for ClusterConfig {
     fn default() -> Self {
-        let CometConfig { tcp, websocket, protocol, whitelist, rpc_server, limits, batch, reactor, drain } =
-            CometConfig::default();
-        CometFile {
+        ClusterConfig {
             log: LogConfig::default(),
-            admin: AdminConfig::default(),
-            auth: Some(AuthConfig::default()),
+            admin: AdminConfig::loopback(3110),
+            auth: Some(StrangersConfig::default()),
             discovery: DiscoveryConfig::default(),
-            tcp,
-            websocket,
-            protocol,
-            whitelist,
-            rpc_server,
             rpc_client: RpcClientConfig::default(),
-            limits,
-            batch,
-            reactor,
-            drain,
         }
-    }
-}
-
-impl Default for AdminConfig {
-    fn default() -> Self {
-        AdminConfig { addr: Addrs::loopback(3110) }
     }
 }
 
@@ -97,33 +71,18 @@ impl ProgramConfig for CometFile {
     }
 
     fn log(&self) -> &LogConfig {
-        &self.log
+        &self.cluster.log
     }
 
     fn doubts(&self) -> Vec<String> {
-        self.comet().doubts("")
+        self.comet.doubts("")
     }
 }
 
 impl CometFile {
-    /// The gateway's own sections.
-    pub(crate) fn comet(&self) -> CometConfig {
-        CometConfig {
-            tcp: self.tcp.clone(),
-            websocket: self.websocket.clone(),
-            protocol: self.protocol.clone(),
-            whitelist: self.whitelist.clone(),
-            rpc_server: self.rpc_server.clone(),
-            limits: self.limits.clone(),
-            batch: self.batch.clone(),
-            reactor: self.reactor.clone(),
-            drain: self.drain.clone(),
-        }
-    }
-
     /// Where there is no file, nothing that it does not say is goim's.
     pub(crate) fn without_a_file(&mut self) {
-        self.auth = self.auth.take().or(CometFile::default().auth);
+        self.cluster.auth = self.cluster.auth.take().or(ClusterConfig::default().auth);
     }
 
     /// What strangers could do, in a sentence for the log; none when nobody else reaches this comet.
@@ -131,11 +90,11 @@ impl CometFile {
     /// # Errors
     /// They could do something, and nothing allows it.
     pub(crate) fn exposure(&self) -> Result<Option<String>, ConfigError> {
-        let addr = self.rpc_server.addr;
+        let addr = self.comet.rpc_server.addr;
         let danger = "anybody who reaches it could push to everybody";
-        match &self.auth {
+        match &self.cluster.auth {
             _ if addr.is_loopback() => Ok(None),
-            Some(AuthConfig { allow_insecure: false }) => {
+            Some(StrangersConfig { allow_insecure: false }) => {
                 let reason = format!(
                     "is not loopback, and {danger}: bind it to a private address and set auth.allowInsecure = true"
                 );

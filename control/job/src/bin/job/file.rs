@@ -1,18 +1,38 @@
-//! What can be set about the program `job`: job's own sections, and what it works with in a cluster.
+//! The file of the program `job`: job's own sections, and what it works with in a cluster.
 
 use broker::{ConsumeConfig, KafkaJobConfig};
-use config::Addrs;
-use halley_job::config::{DispatchConfig, JobConfig, RoomConfig};
-use host::process::{LogConfig, ProgramConfig};
+use config::Parts;
+use halley_job::config::JobConfig;
+use host::{
+    admin::AdminConfig,
+    process::{LogConfig, ProgramConfig},
+};
 use registry::etcd::DiscoveryConfig;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use store::RedisConfig;
 
 /// The carrier of a cluster.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
+pub(crate) struct JobFile {
+    #[serde(flatten)]
+    pub(crate) cluster: ClusterConfig,
+    #[serde(flatten)]
+    pub(crate) job: JobConfig,
+}
+
+impl<'de> Deserialize<'de> for JobFile {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut parts = Parts::of(deserializer)?;
+        let file = JobFile { cluster: parts.read()?, job: parts.read()? };
+        parts.end().map(|()| file)
+    }
+}
+
+/// What job works with in a cluster.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub(crate) struct JobFile {
+pub(crate) struct ClusterConfig {
     /// Logs, on standard error.
     pub(crate) log: LogConfig,
     /// Metrics and health.
@@ -27,40 +47,18 @@ pub(crate) struct JobFile {
     pub(crate) redis: RedisConfig,
     /// The queue when `consume.kafkaEnable` says so. The topic is the queue's name in Redis too.
     pub(crate) kafka: KafkaJobConfig,
-    /// Joining of room messages, on the way to comets that are called once per message. Only messages that wait anyway,
-    /// because the link is busy, are joined; none waits for another one.
-    pub(crate) room: RoomConfig,
-    /// The way to each comet.
-    pub(crate) dispatch: DispatchConfig,
 }
 
-/// Metrics and health.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub(crate) struct AdminConfig {
-    /// Addresses of /metrics, /healthz and /readyz. Nobody is asked for a token there.
-    pub(crate) addr: Addrs,
-}
-
-impl Default for JobFile {
+impl Default for ClusterConfig {
     fn default() -> Self {
-        let JobConfig { room, dispatch } = JobConfig::default();
-        JobFile {
+        ClusterConfig {
             log: LogConfig::default(),
-            admin: AdminConfig::default(),
+            admin: AdminConfig::loopback(3112),
             consume: Some(ConsumeConfig::REDIS),
             discovery: DiscoveryConfig::default(),
             redis: RedisConfig::default(),
             kafka: KafkaJobConfig::default(),
-            room,
-            dispatch,
         }
-    }
-}
-
-impl Default for AdminConfig {
-    fn default() -> Self {
-        AdminConfig { addr: Addrs::loopback(3112) }
     }
 }
 
@@ -71,19 +69,14 @@ impl ProgramConfig for JobFile {
     }
 
     fn log(&self) -> &LogConfig {
-        &self.log
+        &self.cluster.log
     }
 }
 
 impl JobFile {
     /// Where there is no file, nothing that it does not say is goim's.
     pub(crate) fn without_a_file(&mut self) {
-        self.consume = self.consume.take().or(JobFile::default().consume);
-    }
-
-    /// Job's own sections.
-    pub(crate) fn job(&self) -> JobConfig {
-        JobConfig { room: self.room.clone(), dispatch: self.dispatch.clone() }
+        self.cluster.consume = self.cluster.consume.take().or(ClusterConfig::default().consume);
     }
 }
 
@@ -98,6 +91,5 @@ mod tests {
         let text = commented_default::<JobFile>();
         let parsed: JobFile = toml::from_str(&text).expect("the default file is valid");
         assert_eq!(parsed, JobFile::default());
-        assert_eq!(parsed.job(), JobConfig::default());
     }
 }

@@ -1,0 +1,82 @@
+//! One `main` for every program. What differs between them is a value.
+
+use std::{ffi::OsString, fmt::Display, process::ExitCode, sync::Arc};
+
+use clap::Parser;
+use config::ConfigError;
+use prometheus_client::registry::Registry;
+
+use super::{ConfigArgs, ProgramConfig, args::go_args, output::parse, run};
+use crate::{
+    admin::Health,
+    shutdown::{Drain, on_signals},
+    telemetry,
+};
+
+/// What differs between programs. `L` is the command line, `C` the configuration, `K` what a check of both finds out.
+pub struct Program<L, C, K> {
+    /// Its name.
+    pub name: &'static str,
+    /// Where the configuration comes from.
+    pub config: fn(&L) -> &ConfigArgs,
+    /// What is done instead of serving, if the command line asks for it: the status to end with.
+    pub instead: fn(&L) -> Option<ExitCode>,
+    /// Checks what cannot be checked key by key, before any port is bound. It may change what the command line says
+    /// differently, and gives what the program works with.
+    pub check: fn(&L, &mut C) -> Result<K, Vec<ConfigError>>,
+    /// Threads of the runtime.
+    pub threads: Threads,
+}
+
+/// Threads of a program's tokio runtime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threads {
+    /// The main thread alone: the shards have the cores.
+    Main,
+    /// One per core.
+    PerCore,
+}
+
+/// What a program starts with.
+pub struct Start {
+    /// Begun by the first signal that ends a process.
+    pub drain: Drain,
+    /// The metrics of the process; a program adds its own and serves them.
+    pub metrics: Registry,
+    /// What `/readyz` answers.
+    pub health: Arc<Health>,
+}
+
+impl<L: Parser, C: ProgramConfig, K> Program<L, C, K> {
+    /// From the command line to the exit status: answers questions, reads and checks the configuration, begins the logs and
+    /// runs until `serve` ends.
+    pub fn main<F: Display>(
+        self,
+        args: impl IntoIterator<Item = OsString>,
+        serve: impl AsyncFnOnce(C, K, Start) -> Result<(), F>,
+    ) -> ExitCode {
+        // goim's programs take their flags with one dash.
+        let cli: L = match parse(go_args(args)) {
+            Ok(cli) => cli,
+            Err(status) => return status,
+        };
+        if let Some(status) = (self.instead)(&cli) {
+            return status;
+        }
+        let check = |config: &mut C| (self.check)(&cli, config);
+        run(self.name, (self.config)(&cli), check, |config, checked| {
+            let mut builder = match self.threads {
+                Threads::Main => tokio::runtime::Builder::new_current_thread(),
+                Threads::PerCore => tokio::runtime::Builder::new_multi_thread(),
+            };
+            let runtime = builder.enable_all().build().map_err(|error| format!("no runtime: {error}"))?;
+            runtime.block_on(async {
+                let (drain, mut metrics) = (Drain::new(), Registry::default());
+                on_signals(drain.clone()).map_err(|error| format!("no signal handlers: {error}"))?;
+                telemetry::register(&mut metrics);
+                let start = Start { drain, metrics, health: Arc::new(Health::new()) };
+                serve(config, checked, start).await.map_err(|error| format!("{error:#}"))
+            })
+        })
+    }
+}
