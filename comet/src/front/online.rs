@@ -122,12 +122,8 @@ impl Online {
     }
 }
 
-/// Tells each shard with members in the room how many people are elsewhere. One shard alone on one comet has nobody
-/// elsewhere, which is what it assumes.
+/// Tells each shard with members in the room how many people are elsewhere.
 fn tell(id: &RoomId, room: &RoomCount, news: &mut Elsewhere) {
-    if news.len() == 1 && room.other_comets == 0 && room.shards[0] == 0 {
-        return;
-    }
     let all = room.here() + room.other_comets;
     for (shard, members) in room.shards.iter().enumerate() {
         if *members > 0 {

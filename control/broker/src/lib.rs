@@ -23,31 +23,31 @@ use grpc::envelope::Envelope;
 use proto::ids::Key;
 
 mod choice;
+#[cfg(all(feature = "kafka", feature = "redis"))]
+mod chosen;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod memory;
 pub mod metrics;
-#[cfg(all(feature = "kafka", feature = "redis"))]
-mod queue;
 #[cfg(any(test, feature = "kafka", feature = "redis"))]
 mod record;
 #[cfg(feature = "redis")]
 mod redis_list;
 #[cfg(feature = "redis")]
-mod redis_queue;
+mod redis_shared;
 #[cfg(feature = "redis")]
 mod redis_stream;
 #[cfg(all(test, feature = "redis"))]
 mod redis_testing;
 
 pub use choice::{BrokerChoice, ConsumeConfig, MemoryLimitsConfig, QueueLimitsConfig};
+#[cfg(all(feature = "kafka", feature = "redis"))]
+pub use chosen::ChosenBroker;
 #[cfg(feature = "kafka")]
 pub use kafka::{Assignor, KafkaBroker, KafkaConfig, KafkaJobConfig, KafkaStartError};
 pub use memory::{MemoryBroker, MemoryLimits};
-#[cfg(all(feature = "kafka", feature = "redis"))]
-pub use queue::Queue;
 #[cfg(feature = "redis")]
 pub use redis_list::RedisListBroker;
 #[cfg(feature = "redis")]

@@ -34,7 +34,7 @@ use uuid::Uuid;
 
 use super::{
     Broker, ConsumeError, Consumer, Delivery, Offset, Position, PublishError, Source,
-    redis_queue::{Trouble, check_size, put_dead_letters, refused},
+    redis_shared::{Trouble, check_size, put_dead_letters, refused},
 };
 use crate::metrics::BrokerMetrics;
 

@@ -11,13 +11,10 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)] // they panic when nobody takes it, or wait for ever
 
 mod awake;
-mod caller;
-mod calls;
 pub mod config;
 mod link;
 pub mod metrics;
 mod route;
-mod stream;
 mod tracker;
 
 #[cfg(test)]
@@ -41,7 +38,7 @@ use tokio::{
 };
 use tracing::{Level, info, warn};
 
-pub use self::calls::Calls;
+pub use self::link::batch::Calls;
 use broker::{Broker, ConsumeError, Consumer, Delivery};
 use comet_client::GrpcComet;
 

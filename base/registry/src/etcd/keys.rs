@@ -13,7 +13,7 @@ use super::{
     connect::{Members, Trouble},
     layout::{META, PlaceError},
     meta::Meta,
-    registration::{Terms, UPDATE_EVERY},
+    terms::{Terms, UPDATE_EVERY},
 };
 
 /// The keys of one node. Both are attached to one lease: with the lease they go, and what another process has put in

@@ -22,6 +22,7 @@ mod layout;
 mod meta;
 mod metrics;
 mod registration;
+mod terms;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -40,11 +41,7 @@ use ::config::ConfigError;
 use host::process::Place;
 
 use self::{
-    connect::Members,
-    contact::Contact,
-    layout::META,
-    registration::{Own, Terms},
-    view::View,
+    connect::Members, contact::Contact, layout::META, registration::Own, terms::Terms, view::View,
     watcher::Watcher,
 };
 use super::{Node, NodeSet, Registration, Registry, RegistryError, Service, Standing};

@@ -1,6 +1,6 @@
 //! One's own key, kept in etcd whatever happens to it.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::convert::Infallible;
 
 use async_trait::async_trait;
 use etcd_client::{Client, EventType, WatchOptions, WatchStream};
@@ -14,23 +14,11 @@ use tokio::{
 use super::{
     super::{Node, NodeState, Registration, RegistryError, Standing},
     connect::{Members, Question, Trouble, backoff, pause},
-    contact::{Contact, Talker},
+    contact::Talker,
     keys::Keys,
-    layout::{Layout, PlaceError},
-    metrics::RegistryMetrics,
+    layout::PlaceError,
+    terms::Terms,
 };
-
-/// Pause between two updates of the counts.
-pub(super) const UPDATE_EVERY: Duration = Duration::from_secs(1);
-
-/// What a registration shares with its registry.
-#[derive(Clone)]
-pub(super) struct Terms {
-    pub(super) layout: Layout,
-    pub(super) lease_ttl: Duration,
-    pub(super) contact: Arc<Contact>,
-    pub(super) metrics: RegistryMetrics,
-}
 
 /// The registration of one node.
 ///

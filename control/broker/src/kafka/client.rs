@@ -8,7 +8,7 @@ use rdkafka::{
 };
 use tracing::{Level, debug, info, warn};
 
-use super::bell::Bell;
+use super::wake_flag::WakeFlag;
 
 /// Largest record, bytes of key and value. What the brokers take is theirs to say: `message.max.bytes`, or the topic's
 /// `max.message.bytes`, by default 1 MiB, which is a little too small for the largest body that logic takes.
@@ -37,7 +37,7 @@ pub(super) fn settings(brokers: &[String]) -> ClientConfig {
 #[derive(Clone)]
 pub(super) struct Voice {
     /// Rung when the brokers may be away.
-    pub(super) trouble: Arc<Bell>,
+    pub(super) trouble: Arc<WakeFlag>,
 }
 
 impl ClientContext for Voice {
@@ -54,7 +54,7 @@ impl ClientContext for Voice {
 
     fn error(&self, error: KafkaError, reason: &str) {
         debug!("Kafka: {error}: {reason}");
-        self.trouble.ring();
+        self.trouble.set();
     }
 
     fn stats(&self, _: Statistics) {}

@@ -8,6 +8,7 @@
 //! ([`progress`]).
 
 mod callbacks;
+mod offsets;
 mod progress;
 
 use std::{
@@ -33,10 +34,10 @@ use tracing::{debug, warn};
 
 use self::{callbacks::Context, progress::Looker};
 use super::{
-    bell::Bell,
+    assignment::Assignment,
     client::{Voice, settings},
     config::Assignor,
-    part::Parts,
+    wake_flag::WakeFlag,
 };
 use crate::{ConsumeError, Consumer, Delivery, Position, metrics::BrokerMetrics};
 
@@ -100,12 +101,12 @@ struct Shared {
     /// Entries are ready.
     arrived: Notify,
     /// Wakes the thread.
-    bell: Arc<Bell>,
+    wake: Arc<WakeFlag>,
     membership: Membership,
 }
 
 struct State {
-    parts: Parts,
+    parts: Assignment,
     /// The thread found no room.
     is_full: bool,
     /// An acknowledgement waits to be sent.
@@ -122,7 +123,7 @@ struct State {
 impl KafkaConsumer {
     pub(super) fn join(membership: Membership) -> Result<Self, ConsumeError> {
         let state = State {
-            parts: Parts::new(&membership.topic),
+            parts: Assignment::new(&membership.topic),
             is_full: false,
             is_dirty: false,
             is_answered: true,
@@ -133,7 +134,7 @@ impl KafkaConsumer {
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             arrived: Notify::new(),
-            bell: Arc::default(),
+            wake: Arc::default(),
             membership,
         });
         let unavailable = |error: String| ConsumeError::Unavailable(error);
@@ -168,7 +169,7 @@ impl Consumer for KafkaConsumer {
             state.behind_since.get_or_insert_with(Instant::now);
             if !std::mem::replace(&mut state.is_dirty, true) {
                 drop(state);
-                self.shared.bell.ring();
+                self.shared.wake.set();
             }
         }
         Ok(())
@@ -192,7 +193,7 @@ impl Drop for KafkaConsumer {
     fn drop(&mut self) {
         self.shared.membership.leaving.send_modify(|members| *members += 1);
         self.shared.state().is_leaving = true;
-        self.shared.bell.ring();
+        self.shared.wake.set();
     }
 }
 
@@ -206,7 +207,7 @@ impl Shared {
         let taken = state.parts.hand_out(max);
         if !taken.is_empty() && std::mem::take(&mut state.is_full) {
             drop(state);
-            self.bell.ring();
+            self.wake.set();
         }
         taken
     }
@@ -215,7 +216,7 @@ impl Shared {
     fn new_client(self: &Arc<Self>) -> Result<Client, KafkaError> {
         let context = Context::new(Arc::clone(self));
         let mut client = BaseConsumer::from_config_and_context(&self.membership.settings(), context)?;
-        client.set_nonempty_callback(ringing(&self.bell));
+        client.set_nonempty_callback(waking(&self.wake));
         let consumer = Arc::new(client);
         consumer.context().speaks_through(&consumer);
         consumer.subscribe(&[&self.membership.topic])?;
@@ -272,9 +273,9 @@ impl Shared {
     }
 }
 
-fn ringing(bell: &Arc<Bell>) -> impl Fn() + Send + Sync + 'static {
-    let bell = Arc::clone(bell);
-    move || bell.ring()
+fn waking(wake: &Arc<WakeFlag>) -> impl Fn() + Send + Sync + 'static {
+    let wake = Arc::clone(wake);
+    move || wake.set()
 }
 
 /// What the thread speaks through.
@@ -316,7 +317,7 @@ impl Client {
                 drop(state);
             }
             if !wait.is_zero() {
-                shared.bell.wait(wait);
+                shared.wake.wait(wait);
             }
         }
     }

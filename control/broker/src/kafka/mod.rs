@@ -12,14 +12,14 @@
 //!   running jobs is noticed when its offsets go back, and only then: stop the jobs first.
 //! - **Dead letters** go to the topic `<topic>.dead`, with the source and the offset as headers.
 
-mod bell;
+mod assignment;
 mod client;
 mod config;
 mod consumer;
 mod monitor;
-mod part;
-mod partition;
+mod placement;
 mod producer;
+mod wake_flag;
 
 #[cfg(test)]
 mod tests;
@@ -43,11 +43,11 @@ use tracing::{Level, warn};
 
 pub use self::config::{Assignor, KafkaConfig, KafkaJobConfig};
 use self::{
-    bell::Bell,
     client::Voice,
     consumer::{KafkaConsumer, Membership},
-    partition::partition_of,
+    placement::partition_of,
     producer::{InFlight, Landing, Producer, Record},
+    wake_flag::WakeFlag,
 };
 use super::{Broker, ConsumeError, Consumer, Delivery, PublishError, record::record_key};
 use crate::metrics::BrokerMetrics;
@@ -111,7 +111,7 @@ impl KafkaBroker {
         if brokers.is_empty() {
             return Err(KafkaStartError("kafka.brokers is empty".into()));
         }
-        let voice = Voice { trouble: Arc::new(Bell::default()) };
+        let voice = Voice { trouble: Arc::new(WakeFlag::default()) };
         let producer =
             Producer::new(brokers, voice.clone()).map_err(|error| KafkaStartError(error.to_string()))?;
         let shared = Arc::new(Shared {
@@ -237,6 +237,6 @@ impl Broker for KafkaBroker {
 impl Drop for KafkaBroker {
     fn drop(&mut self) {
         self.shared.is_dropped.store(true, Relaxed);
-        self.shared.voice.trouble.ring();
+        self.shared.voice.trouble.set();
     }
 }

@@ -158,7 +158,7 @@ impl ProducerContext for Context {
             Ok(_) => flight.has_landed.store(true, Relaxed),
             Err((error, _)) => {
                 flight.refuse(error);
-                self.0.trouble.ring();
+                self.0.trouble.set();
             }
         }
     }

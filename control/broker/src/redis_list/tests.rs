@@ -5,7 +5,7 @@ use futures_util::FutureExt as _;
 use super::*;
 use crate::{
     MemoryLimits, conformance,
-    redis_queue::PUBLISH_BYTES_MAX,
+    redis_shared::PUBLISH_BYTES_MAX,
     redis_testing::{Site, bodies, command, connect, publish_until_taken, samples, take, to_room, topic},
 };
 

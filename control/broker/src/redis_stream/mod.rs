@@ -48,7 +48,7 @@ use self::{consumer::StreamConsumer, scripts::Outcome};
 use super::{
     Broker, ConsumeError, Consumer, Delivery, PublishError,
     record::{fnv1a, record_key},
-    redis_queue::{check_size, put_dead_letters, refused},
+    redis_shared::{check_size, put_dead_letters, refused},
 };
 use crate::metrics::BrokerMetrics;
 

@@ -8,7 +8,7 @@ use store::RedisError;
 use tokio::{sync::mpsc, time::timeout};
 
 use super::{entry, member::Membership, share::Batch};
-use crate::redis_queue::Trouble;
+use crate::redis_shared::Trouble;
 
 /// Longest wait of one `XREAD`, after which streams that came or went are noticed.
 const WAIT: Duration = Duration::from_millis(250);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::*;
 use crate::{
     MemoryLimits, conformance,
-    redis_queue::PUBLISH_BYTES_MAX,
+    redis_shared::PUBLISH_BYTES_MAX,
     redis_testing::{Site, command, topic},
 };
 

@@ -131,11 +131,11 @@ proptest! {
                     _ => to_room(&room_id, &body),
                 };
                 let ticket = tracker.start(delivery.clone(), 1);
-                queue.push_back(super::link::Item::new(route(envelope, 1).1, ticket, clock.now()));
+                queue.push_back(super::link::queue::Item::new(route(envelope, 1).1, ticket, clock.now()));
             }
             let calls = Calls::Unary { join_max, join_within: Duration::from_secs(1) };
             let mut seen: HashMap<String, Vec<usize>> = HashMap::new();
-            let (mut busy, mut under_way) = (calls::Busy::default(), Vec::new());
+            let (mut busy, mut under_way) = (link::batch::Busy::default(), Vec::new());
             let mut answers = answers.iter().cycle();
             loop {
                 let items = match under_way.len() < calls.at_once() {
@@ -160,7 +160,7 @@ proptest! {
                     seen.entry(to).or_default().push(body.parse().unwrap());
                 }
                 let to = items[0].dispatch.receivers.clone();
-                let is_other = |other: &Vec<link::Item>| other[0].dispatch.receivers != to;
+                let is_other = |other: &Vec<link::queue::Item>| other[0].dispatch.receivers != to;
                 prop_assert!(under_way.iter().all(is_other), "two calls for {:?}", to);
                 under_way.push(items);
             }

@@ -21,8 +21,8 @@ use rdkafka::{
 use tokio::time::Instant;
 use tracing::{Level, info, warn};
 
-use super::{COMMIT_EVERY, Shared, progress, ringing};
-use crate::{kafka::part::Progress, metrics::CommitFailure};
+use super::{COMMIT_EVERY, Shared, offsets, waking};
+use crate::{kafka::assignment::Progress, metrics::CommitFailure};
 
 /// Longest time for the last acknowledgements of partitions that are given back.
 const WIND_UP_MAX: Duration = Duration::from_secs(5);
@@ -70,10 +70,10 @@ impl Context {
         let Some(consumer) = self.consumer.get().and_then(Weak::upgrade) else { return };
         for element in partitions.elements() {
             let partition = element.partition();
-            // An old one would silence the bell of the new one when it goes.
+            // An old one would silence the wake of the new one when it goes.
             drop(self.lock_queues().remove(&partition));
             if let Some(mut queue) = consumer.split_partition_queue(element.topic(), partition) {
-                queue.set_nonempty_callback(ringing(&self.shared.bell));
+                queue.set_nonempty_callback(waking(&self.shared.wake));
                 self.lock_queues().insert(partition, Arc::new(queue));
             }
         }
@@ -82,7 +82,7 @@ impl Context {
     /// After each event: the poll that served it does not say whether another one waits behind it, and librdkafka
     /// rings only for the first.
     fn look_again(&self) {
-        self.shared.bell.ring();
+        self.shared.wake.set();
     }
 
     pub(super) fn list(&self, progress: &[Progress]) -> TopicPartitionList {
@@ -114,7 +114,7 @@ impl Context {
 
     /// Where the group stands in these partitions; empty when Kafka does not say.
     fn progress(&self, client: &BaseConsumer<Self>, partitions: &TopicPartitionList) -> Vec<Progress> {
-        progress::committed(client, partitions).unwrap_or_else(|error| {
+        offsets::committed(client, partitions).unwrap_or_else(|error| {
             self.shared.membership.metrics.commit_failures.of(CommitFailure::Timeout).inc();
             warn!("Kafka does not say where the group stands, entries may come again: {error}");
             Vec::new()
@@ -155,7 +155,7 @@ impl Context {
                 self.commit(client, &progress, CommitMode::Async);
                 committed_at = Instant::now();
             }
-            self.shared.bell.wait(WIND_UP_LOOK);
+            self.shared.wake.wait(WIND_UP_LOOK);
         }
     }
 

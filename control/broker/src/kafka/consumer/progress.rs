@@ -5,7 +5,6 @@
 //! the answer is read where it is stored. Nothing waits for this thread, and each of its questions has a deadline.
 
 use std::{
-    collections::BTreeMap,
     io,
     sync::{
         Arc,
@@ -16,28 +15,15 @@ use std::{
 };
 
 use host::telemetry::OUTSIDERS;
-use rdkafka::{
-    Offset as KafkaOffset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer as _},
-    error::KafkaResult,
-};
+use rdkafka::{Offset as KafkaOffset, consumer::BaseConsumer, error::KafkaResult};
 use tokio::time::Instant;
 use tracing::{Level, warn};
 
-use super::{Shared, callbacks::Context};
-use crate::{
-    kafka::{bell::Bell, part::Progress},
-    metrics::CommitFailure,
-};
+use super::{Shared, callbacks::Context, offsets};
+use crate::{kafka::wake_flag::WakeFlag, metrics::CommitFailure};
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-/// How long Kafka may take to say where the group stands.
-const COMMITTED_MAX: Duration = Duration::from_secs(3);
-
-/// How long Kafka may take to say where the logs end.
-const ENDS_MAX: Duration = Duration::from_secs(1);
 
 /// The thread that looks. It ends, and has given up the consumer, when this is dropped.
 pub(super) struct Looker {
@@ -48,7 +34,7 @@ pub(super) struct Looker {
 #[derive(Default)]
 struct Stop {
     is_over: AtomicBool,
-    bell: Bell,
+    wake: WakeFlag,
 }
 
 impl Looker {
@@ -57,7 +43,7 @@ impl Looker {
         let stopped = Arc::clone(&stop);
         let thread = thread::Builder::new().name("kafka-progress".into()).spawn(move || {
             loop {
-                stopped.bell.wait(LOOK_EVERY);
+                stopped.wake.wait(LOOK_EVERY);
                 if stopped.is_over.load(Relaxed) {
                     break;
                 }
@@ -71,7 +57,7 @@ impl Looker {
 impl Drop for Looker {
     fn drop(&mut self) {
         self.stop.is_over.store(true, Relaxed);
-        self.stop.bell.ring();
+        self.stop.wake.set();
         if let Some(thread) = self.thread.take() {
             // It ends within one look, and a panic ends the process.
             let _ = thread.join();
@@ -88,7 +74,7 @@ fn look(shared: &Shared, consumer: &BaseConsumer<Context>) {
         return;
     }
     let topic = &shared.membership.topic;
-    let known = committed(consumer, &list(topic, &partitions, KafkaOffset::Invalid));
+    let known = offsets::committed(consumer, &offsets::list(topic, &partitions, KafkaOffset::Invalid));
     let failures = &shared.membership.metrics.commit_failures;
     let mut state = shared.state();
     state.is_answered = known.is_ok();
@@ -104,7 +90,7 @@ fn look(shared: &Shared, consumer: &BaseConsumer<Context>) {
                 OUTSIDERS.log(Level::WARN, || {
                     warn!("Kafka lacks the last commit of {refused} partitions of {topic}, sending it again");
                 });
-                shared.bell.ring();
+                shared.wake.set();
             }
         }
         Err(error) => {
@@ -121,26 +107,6 @@ fn look(shared: &Shared, consumer: &BaseConsumer<Context>) {
     }
 }
 
-/// What Kafka has of the group in these partitions; it may not know of all.
-pub(super) fn committed(
-    consumer: &BaseConsumer<Context>,
-    partitions: &TopicPartitionList,
-) -> KafkaResult<Vec<Progress>> {
-    let known = consumer.committed_offsets(partitions.clone(), COMMITTED_MAX)?;
-    let known = known.elements();
-    let known = known.iter().filter(|element| element.error().is_ok());
-    Ok(known
-        .map(|element| Progress {
-            partition: element.partition(),
-            offset: match element.offset() {
-                KafkaOffset::Offset(offset) => Some(offset),
-                _ => None,
-            },
-            incarnation: element.metadata().to_owned(),
-        })
-        .collect())
-}
-
 /// Entries behind the group's commit, of the partitions owned.
 fn lag(shared: &Shared, consumer: &BaseConsumer<Context>) -> KafkaResult<u64> {
     let (owned, new) = {
@@ -148,37 +114,7 @@ fn lag(shared: &Shared, consumer: &BaseConsumer<Context>) -> KafkaResult<u64> {
         (state.parts.owned(), state.parts.not_begun())
     };
     let topic = &shared.membership.topic;
-    let ends = borders(consumer, topic, &owned, KafkaOffset::End)?;
-    let begins = borders(consumer, topic, &new, KafkaOffset::Beginning)?;
+    let ends = offsets::borders(consumer, topic, &owned, KafkaOffset::End)?;
+    let begins = offsets::borders(consumer, topic, &new, KafkaOffset::Beginning)?;
     Ok(shared.state().parts.lag(&begins, &ends))
-}
-
-/// Where these partitions end, or begin: Kafka takes the words for times.
-fn borders(
-    consumer: &BaseConsumer<Context>,
-    topic: &str,
-    partitions: &[i32],
-    which: KafkaOffset,
-) -> KafkaResult<BTreeMap<i32, i64>> {
-    if partitions.is_empty() {
-        return Ok(BTreeMap::new());
-    }
-    let found = consumer.offsets_for_times(list(topic, partitions, which), ENDS_MAX)?;
-    let found = found.elements();
-    let found = found.iter().filter(|element| element.error().is_ok());
-    Ok(found
-        .filter_map(|element| match element.offset() {
-            KafkaOffset::Offset(offset) => Some((element.partition(), offset)),
-            _ => None,
-        })
-        .collect())
-}
-
-fn list(topic: &str, partitions: &[i32], offset: KafkaOffset) -> TopicPartitionList {
-    let mut list = TopicPartitionList::with_capacity(partitions.len());
-    for partition in partitions {
-        // Words are never out of range.
-        let _ = list.add_partition_offset(topic, *partition, offset);
-    }
-    list
 }

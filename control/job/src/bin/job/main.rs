@@ -7,7 +7,7 @@ mod file;
 
 use std::{process::ExitCode, sync::Arc};
 
-use broker::{BrokerChoice, ConsumeConfig, Queue, metrics::BrokerMetrics};
+use broker::{BrokerChoice, ChosenBroker, ConsumeConfig, metrics::BrokerMetrics};
 use config::{ConfigError, Mistakes};
 use halley_job::{self as job, JobDeps, metrics::JobMetrics};
 use host::{
@@ -75,9 +75,9 @@ async fn run(file: JobFile, checked: Checked, start: Start) -> anyhow::Result<()
             let redis = Redis::connect(&cluster.redis);
             redis.metrics().register(&mut metrics);
             // Nothing is published here.
-            Queue::redis(redis, &cluster.redis, &cluster.kafka.topic, usize::MAX, broker_metrics)
+            ChosenBroker::redis(redis, &cluster.redis, &cluster.kafka.topic, usize::MAX, broker_metrics)
         }
-        BrokerChoice::Kafka => Queue::kafka_for_job(&cluster.kafka, broker_metrics).await?,
+        BrokerChoice::Kafka => ChosenBroker::kafka_for_job(&cluster.kafka, broker_metrics).await?,
     };
     health.follow(queue.name, "it does not answer", queue.ready, |ready| *ready);
     let admin = admin::start(&cluster.admin.addr, admin::router(Arc::clone(&health), Arc::new(metrics)))?;

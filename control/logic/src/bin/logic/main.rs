@@ -8,7 +8,7 @@ mod file;
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
-use broker::{BrokerChoice, ConsumeConfig, Queue, metrics::BrokerMetrics};
+use broker::{BrokerChoice, ChosenBroker, ConsumeConfig, metrics::BrokerMetrics};
 use config::{ConfigError, Listener, Mistakes, shared_ports};
 use contract::ClientCount;
 use halley_logic::{self as logic, LogicDeps, config::Exposure, metrics::LogicMetrics};
@@ -106,9 +106,15 @@ async fn run(file: LogicFile, checked: Checked, start: Start) -> anyhow::Result<
     let queue = match choice {
         BrokerChoice::Redis => {
             let entries_max = cluster.limits.queue.broker_entries.usize();
-            Queue::redis(redis.clone(), &cluster.redis, &cluster.kafka.topic, entries_max, broker_metrics)
+            ChosenBroker::redis(
+                redis.clone(),
+                &cluster.redis,
+                &cluster.kafka.topic,
+                entries_max,
+                broker_metrics,
+            )
         }
-        BrokerChoice::Kafka => Queue::kafka_for_logic(&cluster.kafka, broker_metrics).await?,
+        BrokerChoice::Kafka => ChosenBroker::kafka_for_logic(&cluster.kafka, broker_metrics).await?,
     };
     health.follow(queue.name, "it does not answer", queue.ready, |ready| *ready);
 

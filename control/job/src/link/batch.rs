@@ -14,10 +14,11 @@ use proto::{
     op::Op,
 };
 
-use super::{awake::Moment, link::Item};
+use super::queue::Item;
+use crate::awake::Moment;
 
 /// Most entries in one call: what a failed call repeats is bounded.
-pub(super) const BATCH_MAX: usize = 4096;
+pub(crate) const BATCH_MAX: usize = 4096;
 
 /// Unary calls of one comet that are under way at once; goim's job makes up to 32.
 const AT_ONCE: usize = 16;
@@ -46,7 +47,7 @@ pub enum Calls {
 
 impl Calls {
     /// How many calls may be under way at once.
-    pub(super) fn at_once(self) -> usize {
+    pub(crate) fn at_once(self) -> usize {
         match self {
             Calls::Batches => 1,
             Calls::Unary { .. } => AT_ONCE,
@@ -55,7 +56,7 @@ impl Calls {
 
     /// Takes what the next call carries from the queue, and notes who is busy with it; nothing when all that waits is for
     /// busy receivers.
-    pub(super) fn take(self, queue: &mut VecDeque<Item>, busy: &mut Busy) -> Vec<Item> {
+    pub(crate) fn take(self, queue: &mut VecDeque<Item>, busy: &mut Busy) -> Vec<Item> {
         match self {
             Calls::Batches => queue.drain(..queue.len().min(BATCH_MAX)).collect(),
             Calls::Unary { join_max, join_within } => {
@@ -74,7 +75,7 @@ impl Calls {
     }
 
     /// What to hand to the comet for these items.
-    pub(super) fn dispatches(self, items: &[Item]) -> Vec<Dispatch> {
+    pub(crate) fn dispatches(self, items: &[Item]) -> Vec<Dispatch> {
         match (self, items) {
             (Calls::Unary { .. }, [first, _, ..]) => vec![join(first, items)],
             _ => items.iter().map(|item| item.dispatch.clone()).collect(),
@@ -85,7 +86,7 @@ impl Calls {
 /// Receivers of calls under way, and how many pushes for each: what else is for them waits. Of a comet that gets one call
 /// after the other nobody is noted.
 #[derive(Default)]
-pub(super) struct Busy(HashMap<Receiver, usize>);
+pub(crate) struct Busy(HashMap<Receiver, usize>);
 
 /// Whoever gets pushes in order.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -103,7 +104,7 @@ impl Busy {
     }
 
     /// These pushes are no longer under way.
-    pub(super) fn remove(&mut self, items: &[Item]) {
+    pub(crate) fn remove(&mut self, items: &[Item]) {
         if self.0.is_empty() {
             return;
         }

@@ -15,9 +15,9 @@ const READY_BYTES_MAX: usize = 4 << 20;
 
 /// What a member has.
 #[derive(Default)]
-pub(super) struct Parts {
+pub(super) struct Assignment {
     topic: String,
-    parts: BTreeMap<i32, Part>,
+    parts: BTreeMap<i32, Partition>,
     /// Partitions taken over or given up so far.
     moves: u64,
     ready: VecDeque<(i32, i64, Bytes)>,
@@ -25,7 +25,7 @@ pub(super) struct Parts {
 }
 
 /// A partition that this member owns, or owned.
-struct Part {
+struct Partition {
     incarnation: String,
     source: Source,
     is_owned: bool,
@@ -58,9 +58,9 @@ pub(super) struct Progress {
     pub(super) incarnation: String,
 }
 
-impl Parts {
+impl Assignment {
     pub(super) fn new(topic: &str) -> Self {
-        Parts { topic: topic.to_owned(), ..Parts::default() }
+        Assignment { topic: topic.to_owned(), ..Assignment::default() }
     }
 
     /// Takes over a partition, and says where to start: `None` = where the group stands, or at the oldest entry.
@@ -86,7 +86,7 @@ impl Parts {
             }
         }
         let incarnation = if incarnation.is_empty() { new_incarnation() } else { incarnation };
-        let part = Part {
+        let part = Partition {
             source: source(&self.topic, partition, &incarnation),
             incarnation,
             is_owned: true,
@@ -113,7 +113,7 @@ impl Parts {
     /// is not acknowledged.
     pub(super) fn wind_up(&mut self, partitions: &[i32]) -> bool {
         partitions.iter().for_each(|partition| self.forget_ready(*partition));
-        let is_open = |part: &Part| part.is_owned && part.acked < part.handed_out;
+        let is_open = |part: &Partition| part.is_owned && part.acked < part.handed_out;
         partitions.iter().filter_map(|partition| self.parts.get(partition)).any(is_open)
     }
 
@@ -163,7 +163,7 @@ impl Parts {
     /// Hands out up to `max` entries.
     pub(super) fn hand_out(&mut self, max: usize) -> Vec<Delivery> {
         let count = self.ready.len().min(max);
-        let Parts { ready, ready_bytes, parts, .. } = self;
+        let Assignment { ready, ready_bytes, parts, .. } = self;
         let taken = ready.drain(..count).filter_map(|(partition, offset, bytes)| {
             *ready_bytes -= bytes.len();
             let part = parts.get_mut(&partition)?;
@@ -193,7 +193,7 @@ impl Parts {
 
     /// What is acknowledged and not yet sent to be committed, of the partitions owned.
     pub(super) fn to_commit(&self) -> Vec<Progress> {
-        let is_due = |part: &Part| part.is_owned && part.acked > part.sent;
+        let is_due = |part: &Partition| part.is_owned && part.acked > part.sent;
         self.progress(is_due, |part| part.acked)
     }
 
@@ -258,7 +258,7 @@ impl Parts {
 
     /// Partitions owned of which the group has committed nothing.
     pub(super) fn not_begun(&self) -> Vec<i32> {
-        let is_new = |part: &Part| part.is_owned && part.committed == 0;
+        let is_new = |part: &Partition| part.is_owned && part.committed == 0;
         self.progress(is_new, |_| 0).into_iter().map(|progress| progress.partition).collect()
     }
 
@@ -274,7 +274,11 @@ impl Parts {
         behind.sum()
     }
 
-    fn progress(&self, is_meant: impl Fn(&Part) -> bool, offset: impl Fn(&Part) -> i64) -> Vec<Progress> {
+    fn progress(
+        &self,
+        is_meant: impl Fn(&Partition) -> bool,
+        offset: impl Fn(&Partition) -> i64,
+    ) -> Vec<Progress> {
         let meant = self.parts.iter().filter(|(_, part)| is_meant(part));
         meant
             .map(|(&partition, part)| Progress {
@@ -298,8 +302,8 @@ fn source(topic: &str, partition: i32, incarnation: &str) -> Source {
 mod tests {
     use super::*;
 
-    fn parts() -> Parts {
-        Parts::new("t")
+    fn parts() -> Assignment {
+        Assignment::new("t")
     }
 
     fn progress(offset: Option<i64>, incarnation: &str) -> Option<Progress> {
@@ -307,7 +311,7 @@ mod tests {
     }
 
     /// Fetches entries and hands them out.
-    fn through(parts: &mut Parts, offsets: std::ops::Range<i64>) -> Vec<Delivery> {
+    fn through(parts: &mut Assignment, offsets: std::ops::Range<i64>) -> Vec<Delivery> {
         let count = offsets.clone().count();
         for offset in offsets {
             assert!(!parts.fetched(0, offset, Bytes::from_static(b"x")));
@@ -318,7 +322,7 @@ mod tests {
     }
 
     /// Commits what is due, and Kafka has it.
-    fn commit(parts: &mut Parts) -> Vec<Progress> {
+    fn commit(parts: &mut Assignment) -> Vec<Progress> {
         let progress = parts.to_commit();
         parts.sent(&progress);
         assert_eq!(parts.confirm(&parts.expected(), &progress), 0);

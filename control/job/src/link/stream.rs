@@ -14,9 +14,9 @@ use tokio::{sync::mpsc, time::sleep};
 use tonic::Streaming;
 
 use super::{
-    caller::{Caller, until},
-    calls::BATCH_MAX,
-    link::Item,
+    batch::BATCH_MAX,
+    queue::Item,
+    sender::{Sender, until},
 };
 
 /// Bytes of one batch; the last push in it may stand over that.
@@ -32,7 +32,7 @@ struct Sent {
 
 /// One stream.
 struct Session<'a> {
-    link: &'a mut Caller,
+    link: &'a mut Sender,
     sent: VecDeque<Sent>,
     next_serial: u64,
     /// Bytes of the batches in `sent`.
@@ -42,7 +42,7 @@ struct Session<'a> {
     batch_max: usize,
 }
 
-impl Caller {
+impl Sender {
     /// Dispatches over one stream, until it breaks (then returns after a pause) or the link ends with nothing left. False
     /// when comet has no stream.
     pub(super) async fn stream(&mut self, comet: &GrpcComet) -> bool {

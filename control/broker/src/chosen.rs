@@ -12,7 +12,7 @@ use super::{
 use crate::metrics::BrokerMetrics;
 
 /// A broker, and what a program says about it.
-pub struct Queue {
+pub struct ChosenBroker {
     /// The broker.
     pub broker: Arc<dyn Broker>,
     /// Whether it answers.
@@ -23,7 +23,7 @@ pub struct Queue {
     pub words: String,
 }
 
-impl Queue {
+impl ChosenBroker {
     /// The one that `redis.mode` names, called `topic`. It holds `entries_max` entries at most, a stream each.
     pub fn redis(
         redis: Redis,
@@ -31,7 +31,7 @@ impl Queue {
         topic: &str,
         entries_max: usize,
         metrics: BrokerMetrics,
-    ) -> Queue {
+    ) -> ChosenBroker {
         let ready = redis.ready();
         let (broker, how): (Arc<dyn Broker>, _) = match config.mode {
             RedisMode::Stream => {
@@ -45,7 +45,7 @@ impl Queue {
             }
         };
         let words = format!("{topic}: {how}, {}", config.place());
-        Queue { broker, ready, name: "redis", words }
+        ChosenBroker { broker, ready, name: "redis", words }
     }
 
     /// Kafka, for logic.
@@ -55,9 +55,9 @@ impl Queue {
     pub async fn kafka_for_logic(
         config: &KafkaConfig,
         metrics: BrokerMetrics,
-    ) -> Result<Queue, KafkaStartError> {
+    ) -> Result<ChosenBroker, KafkaStartError> {
         let broker = KafkaBroker::start_logic(config, metrics).await?;
-        Ok(Queue::kafka(broker, &config.topic, &config.brokers))
+        Ok(ChosenBroker::kafka(broker, &config.topic, &config.brokers))
     }
 
     /// Kafka, for job.
@@ -67,13 +67,13 @@ impl Queue {
     pub async fn kafka_for_job(
         config: &KafkaJobConfig,
         metrics: BrokerMetrics,
-    ) -> Result<Queue, KafkaStartError> {
+    ) -> Result<ChosenBroker, KafkaStartError> {
         let broker = KafkaBroker::start_job(config, metrics).await?;
-        Ok(Queue::kafka(broker, &config.topic, &config.brokers))
+        Ok(ChosenBroker::kafka(broker, &config.topic, &config.brokers))
     }
 
-    fn kafka(broker: KafkaBroker, topic: &str, brokers: &[String]) -> Queue {
+    fn kafka(broker: KafkaBroker, topic: &str, brokers: &[String]) -> ChosenBroker {
         let words = format!("{topic}: Kafka, {}", brokers.join(", "));
-        Queue { ready: broker.ready(), broker: Arc::new(broker), name: "kafka", words }
+        ChosenBroker { ready: broker.ready(), broker: Arc::new(broker), name: "kafka", words }
     }
 }

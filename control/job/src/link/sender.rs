@@ -19,12 +19,10 @@ use tracing::{Level, info, warn};
 use uuid::Uuid;
 
 use super::{
-    Comet,
-    awake::Moment,
-    calls::{Busy, Calls},
-    link::{Common, Item, Shared},
+    batch::{Busy, Calls},
+    queue::{Common, Item, Shared},
 };
-use crate::metrics::DropReason;
+use crate::{Comet, awake::Moment, metrics::DropReason};
 
 /// First pause after a failed call; doubled up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -33,7 +31,7 @@ const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// The task of a link.
-pub(super) struct Caller {
+pub(super) struct Sender {
     pub(super) shared: Arc<Shared>,
     api: Arc<dyn CometApi>,
     calls: Calls,
@@ -65,11 +63,11 @@ struct Call {
     under_way: Option<(u64, AbortHandle)>,
 }
 
-impl Caller {
-    pub(super) fn new(comet: Comet, shared: Arc<Shared>) -> Caller {
+impl Sender {
+    pub(super) fn new(comet: Comet, shared: Arc<Shared>) -> Sender {
         let Comet { api, calls, stream, .. } = comet;
         let (name, backoff) = (Uuid::new_v4().to_string(), Backoff::new(PAUSE_MIN, PAUSE_MAX));
-        Caller { shared, api, calls, stream, name, backoff, is_away: false }
+        Sender { shared, api, calls, stream, name, backoff, is_away: false }
     }
 
     pub(super) async fn run(mut self) {
@@ -209,7 +207,7 @@ pub(super) async fn until(at: Option<Instant>) {
 
 impl Round {
     /// Makes calls that are to be made again, and new ones as long as more may be under way.
-    fn start(&mut self, link: &Caller) {
+    fn start(&mut self, link: &Sender) {
         let Round { calls, under_way, last_serial, busy, .. } = self;
         let mut make = |items: &[Item]| {
             *last_serial += 1;
@@ -232,7 +230,7 @@ impl Round {
         }
     }
 
-    fn answered(&mut self, link: &mut Caller, (serial, result): Answer) {
+    fn answered(&mut self, link: &mut Sender, (serial, result): Answer) {
         let is_it = |call: &Call| call.under_way.as_ref().is_some_and(|(its, _)| *its == serial);
         let Some(place) = self.calls.iter().position(is_it) else { return };
         let call = &mut self.calls[place];
@@ -263,7 +261,7 @@ impl Round {
     }
 
     /// Gives up what is overdue. A call with nothing left is abandoned.
-    fn give_up_overdue(&mut self, link: &Caller) {
+    fn give_up_overdue(&mut self, link: &Sender) {
         let (busy, now) = (&mut self.busy, link.now());
         self.calls.retain_mut(|call| {
             while let Some(part) = call.parts.front_mut() {
