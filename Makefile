@@ -121,8 +121,8 @@ page-test: ## The page: its goim client in node, and all of it in real browsers 
 	$(CARGO) build --quiet
 	node --test page/tests/*.test.js
 
-.PHONY: lint lint-format lint-clippy lint-scripts lint-go
-lint: lint-format lint-clippy lint-scripts lint-go ## Formatting and clippy, warnings are errors; deploy/; the Go program of the tests; the sysctl file
+.PHONY: lint lint-format lint-clippy lint-house lint-scripts lint-go
+lint: lint-format lint-clippy lint-house lint-scripts lint-go ## Formatting and clippy, warnings are errors; who may use whom; documents, deploy/, the sysctl file
 
 lint-format:
 	$(CARGO) fmt --all --check
@@ -133,6 +133,11 @@ lint-clippy:
 	$(CARGO) clippy --workspace --all-targets $(PROGRAMS) --quiet -- -D warnings
 	$(CARGO) clippy --workspace --lib --bins --quiet -- -D warnings
 	$(CARGO) clippy $(IN_SIM) --all-targets --quiet -- -D warnings
+
+# Which crate may use which, circles of files, and whether the documents name what is there.
+lint-house:
+	$(CARGO) test --quiet -p halley-house
+	tests/docs.sh
 
 lint-scripts:
 	deploy/check.sh
