@@ -53,7 +53,7 @@ use seam::Time;
 use self::{
     connection::{Connection, State},
     fanout::Fanout,
-    mail::{Attach, ConnectionId, Handover, Ticket, ToFront, ToShard},
+    mail::{ConnectionId, Handover, Ticket, ToFront, ToShard},
     queue::{JoinedRuns, Outgoing},
     room::Rooms,
     slots::Slots,
@@ -121,14 +121,16 @@ pub enum Action {
 pub struct Outputs {
     /// For the driver, in order.
     pub actions: Vec<Action>,
-    /// For the front, in order. What the ring does not take stays here.
+    /// For the front, in order. It stays here until the driver takes it.
     pub mail: VecDeque<ToFront>,
+    /// How much of the mail that the driver took waits for a place in the mailbox; the driver says so.
+    pub waiting: usize,
 }
 
 impl Outputs {
     /// The way to the front is full: no connection may add to it.
     fn is_congested(&self) -> bool {
-        self.mail.len() >= seam::bound(MAIL_WAITING_MAX)
+        self.mail.len() + self.waiting >= seam::bound(MAIL_WAITING_MAX)
     }
 }
 
@@ -274,7 +276,7 @@ impl Shard {
         self.attach(now, state, out)
     }
 
-    /// Where [`ToShard::Attach`] found that the client has left on the way: the descriptor was closed instead.
+    /// The client of a connection that logged in on another shard has left on the way: the descriptor was closed instead.
     pub fn left_on_the_way(&mut self, state: Handover, out: &mut Outputs) {
         self.arrivals += 1;
         self.abandoned(state.session, out);
@@ -350,17 +352,12 @@ impl Shard {
         self.release_if_drained(id, out);
     }
 
-    /// A command of the front. [`ToShard::Attach`] carries a descriptor and goes to the driver first, which calls
-    /// [`Shard::attached`].
+    /// A command of the front.
     pub fn mail(&mut self, now: Time, mail: ToShard, out: &mut Outputs) {
         match mail {
             ToShard::Push(push) => self.push(now, &push, out),
             ToShard::Verdict(verdict) => self.verdict(now, *verdict, out),
             ToShard::Look(id) => self.looked_for(id, out),
-            ToShard::Attach(attach) => {
-                let Attach { state, descriptor: _ } = *attach;
-                debug_assert!(false, "the driver attaches: {state:?}");
-            }
             ToShard::Abandoned(session) => self.abandoned(session, out),
             ToShard::Kick { key, below, reason, text } => {
                 let text = text.as_deref().unwrap_or(reason.text());

@@ -1,4 +1,6 @@
-//! What shards and front tell each other. Every mail is a value: nothing is shared but immutable bytes.
+//! What the rules and the front tell each other. Every mail is a value: nothing is shared but immutable bytes.
+//!
+//! A connection on its way from one shard to another is none of this: it has a descriptor, so drivers mail it.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -40,8 +42,6 @@ pub enum ToShard {
     /// Logic is about to be asked, later than the client was last looked for: the driver looks again, and what is still
     /// there is told by [`ToFront::LoginThere`].
     Look(ConnectionId),
-    /// A connection that logged in on another shard comes to live here.
-    Attach(Box<Attach>),
     /// A login of one of this shard's keys was accepted after its client had left.
     Abandoned(Session),
     /// Close the connection of a key, if its generation is below `below` (none: whatever it is).
@@ -139,25 +139,7 @@ pub enum Outcome {
     },
 }
 
-/// Everything of a connection that changes shards, but for its descriptor, which the driver carries.
-#[derive(Debug)]
-pub struct Attach {
-    /// The descriptor.
-    pub descriptor: Descriptor,
-    /// What the shard needs.
-    pub state: Handover,
-}
-
-/// A socket between two drivers.
-#[derive(Debug)]
-pub enum Descriptor {
-    /// A real one, with no operation in flight.
-    Os(std::os::fd::OwnedFd),
-    /// One of the simulator's.
-    Simulated(u64),
-}
-
-/// Protocol state of a connection that changes shards.
+/// Protocol state of a connection that changes shards: all of it but the descriptor, which only drivers know.
 #[derive(Debug)]
 pub struct Handover {
     /// Order of its accept.
@@ -200,13 +182,6 @@ pub enum ToFront {
     LoginThere(ConnectionId),
     /// Logic accepted a login whose client had left: the shard that owns the key says what becomes of the session.
     Abandoned(Session),
-    /// A connection is on its way to the shard that owns its key.
-    Moved {
-        /// That shard.
-        to: u16,
-        /// The connection.
-        attach: Box<Attach>,
-    },
     /// A login became an open connection.
     Opened {
         /// The user.

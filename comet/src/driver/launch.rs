@@ -11,12 +11,12 @@ use contract::Transport;
 use host::accept::bindable;
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 use ring::{ListenOptions, WakeSender, listen, probe_io_uring, refuse_second_process, wake_pair};
-use shard::mail::ToShard;
 
 use super::monoio::{Plan, run};
 use crate::{
     config::{CometConfig, DriverChoice},
     front::{Inbox, Outboxes, RING_CAPACITY},
+    mail::ToShard,
     mailbox::{Bell, Sender, ShardBell, TaskBell, channel},
 };
 

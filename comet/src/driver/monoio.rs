@@ -6,7 +6,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     future::poll_fn,
     io,
     net::Shutdown,
@@ -23,12 +23,15 @@ use rustix::time::{ClockId, clock_gettime};
 use seam::Time;
 use shard::{
     Action, Flow, FlushState, Outputs, Sent, Shard, ShardConfig,
-    mail::{Attach, ConnectionId, Descriptor, Handover, ToFront, ToShard},
+    mail::{self, ConnectionId, Handover},
     queue::Run,
     wheel::TICK_MICROS,
 };
 
-use crate::mailbox::{Receiver, Sender, ShardBell, ShardSleeper, TaskWake};
+use crate::{
+    mail::{Attach, Descriptor, ToFront, ToShard},
+    mailbox::{Receiver, Sender, ShardBell, ShardSleeper, TaskWake},
+};
 
 /// Bytes read at once.
 const READ_BUFFER: usize = 64 * 1024;
@@ -88,6 +91,7 @@ pub async fn run(plan: Plan) -> io::Result<()> {
         core: RefCell::new(Core {
             shard: Shard::new(plan.index, plan.config, now),
             out: Outputs::default(),
+            mail: VecDeque::new(),
             to_front: plan.to_front,
             sockets: Vec::new(),
             held: HashMap::new(),
@@ -126,6 +130,8 @@ struct Reactor {
 struct Core {
     shard: Shard,
     out: Outputs,
+    /// What the mailbox has had no place for yet: mail of the rules, and connections that leave, in their order.
+    mail: VecDeque<ToFront>,
     to_front: Sender<ToFront, TaskWake>,
     /// By slot.
     sockets: Vec<Option<Rc<Socket>>>,
@@ -179,7 +185,7 @@ impl Reactor {
             if core.post() {
                 self.posted.set();
             }
-            if !core.out.mail.is_empty() || !core.shard.is_congested() {
+            if !core.mail.is_empty() || !core.shard.is_congested() {
                 break;
             }
             core.shard.mail_taken(now, &mut core.out);
@@ -221,7 +227,7 @@ impl Reactor {
                     core.release(id, Released::Detach { to, state });
                 } else {
                     // Its reader was let go to see a hang-up: the client has left.
-                    core.out.mail.push_back(ToFront::Abandoned(state.session));
+                    core.out.mail.push_back(mail::ToFront::Abandoned(state.session));
                     let _ = socket.map(|socket| socket.shutdown(Shutdown::Both));
                 }
             }
@@ -245,7 +251,11 @@ impl Reactor {
 
     fn attach(self: &Rc<Self>, attach: Attach) {
         let Attach { descriptor, state } = attach;
-        let Descriptor::Os(fd) = descriptor else { return };
+        let fd = match descriptor {
+            Descriptor::Os(fd) => fd,
+            #[cfg(feature = "sim")]
+            Descriptor::Simulated(_) => return,
+        };
         match Socket::adopt(fd) {
             // Whoever hung up meanwhile must not take the key from the connection it has made since.
             Ok(socket) if socket.has_hung_up() => {
@@ -335,17 +345,23 @@ impl Core {
 
     /// Mail waits and the ring has room for some of it. While it has none, the shard's bell rings when it has.
     fn may_post(&self) -> bool {
-        !self.out.mail.is_empty() && self.to_front.has_space(POST_AT_LEAST)
+        !self.mail.is_empty() && self.to_front.has_space(POST_AT_LEAST)
+    }
+
+    /// Takes the mail of the rules, to send it or to put something behind it.
+    fn take_mail(&mut self) {
+        self.mail.extend(self.out.mail.drain(..).map(ToFront::Rules));
     }
 
     /// Moves mail into the ring to the front, as far as it goes. True: there was some, and the front is to be told.
     fn post(&mut self) -> bool {
+        self.take_mail();
         let mut posted = false;
-        while let Some(mail) = self.out.mail.pop_front() {
+        while let Some(mail) = self.mail.pop_front() {
             match self.to_front.push(mail) {
                 Ok(()) => posted = true,
                 Err(mail) => {
-                    self.out.mail.push_front(mail);
+                    self.mail.push_front(mail);
                     // Who sleeps with an empty hand has left no wish for room.
                     if !self.may_post() {
                         break;
@@ -353,6 +369,7 @@ impl Core {
                 }
             }
         }
+        self.out.waiting = self.mail.len();
         posted
     }
 }
@@ -395,9 +412,12 @@ fn detach(reactor: &Rc<Reactor>, socket: Rc<Socket>, to: u16, state: Handover) {
     let mail = match Socket::detach(socket) {
         Ok(fd) => ToFront::Moved { to, attach: Box::new(Attach { descriptor: Descriptor::Os(fd), state }) },
         // Cannot be: the shard detaches with nothing in flight. If it were, the session must not outlive the connection.
-        Err(_) => ToFront::Abandoned(state.session),
+        Err(_) => mail::ToFront::Abandoned(state.session).into(),
     };
-    reactor.tell(|core, _| core.out.mail.push_back(mail));
+    reactor.tell(|core, _| {
+        core.take_mail();
+        core.mail.push_back(mail);
+    });
 }
 
 async fn accept(reactor: Rc<Reactor>, transport: Transport, listener: Rc<Listener>) {
@@ -437,12 +457,12 @@ async fn take_mail(
         for mail in inbox.drain().take(MAIL_PER_TURN) {
             match mail {
                 ToShard::Attach(attach) => reactor.attach(*attach),
-                mail => {
+                ToShard::Rules(mail) => {
                     let mut core = reactor.core.borrow_mut();
                     match &mail {
-                        ToShard::Verdict(verdict) => core.look_for_hang_up(verdict.id),
-                        ToShard::Look(id) => core.look_for_hang_up(*id),
-                        ToShard::Push(push) => bytes += push.encoded.bytes().len(),
+                        mail::ToShard::Verdict(verdict) => core.look_for_hang_up(verdict.id),
+                        mail::ToShard::Look(id) => core.look_for_hang_up(*id),
+                        mail::ToShard::Push(push) => bytes += push.encoded.bytes().len(),
                         _ => {}
                     }
                     let core = &mut *core;

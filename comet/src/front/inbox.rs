@@ -5,15 +5,18 @@ use std::sync::Arc;
 use contract::SessionRef;
 use proto::close::CloseReason;
 use ring::WakeSender;
-use shard::mail::{OpenSession, ToFront, ToShard};
+use shard::mail::{OpenSession, ToFront};
 
 use super::{Front, lanes::Work, lock};
-use crate::mailbox::{Receiver, TaskBell};
+use crate::{
+    mail::{self, ToShard},
+    mailbox::{Receiver, TaskBell},
+};
 
 /// The ring of one shard to the front.
 pub struct Inbox {
     /// Its end.
-    pub receiver: Receiver<ToFront, WakeSender>,
+    pub receiver: Receiver<mail::ToFront, WakeSender>,
     /// Rung when something is in it.
     pub bell: Arc<TaskBell>,
 }
@@ -31,16 +34,23 @@ pub(super) async fn drain(front: Arc<Front>, shard: u16, inbox: Inbox) {
     }
 }
 
-pub(super) fn take(front: &Arc<Front>, shard: u16, mail: ToFront) {
+pub(super) fn take(front: &Arc<Front>, shard: u16, mail: impl Into<mail::ToFront>) {
+    match mail.into() {
+        // Bounded by the connections on their way, each of which waits here and nowhere else.
+        mail::ToFront::Moved { to, attach } => {
+            lock(&front.moves)[usize::from(to)].sent += 1;
+            front.send_soon(to, ToShard::Attach(attach));
+        }
+        mail::ToFront::Rules(mail) => heed(front, shard, mail),
+    }
+}
+
+/// Does what the rules of a shard ask for.
+fn heed(front: &Arc<Front>, shard: u16, mail: ToFront) {
     match mail {
         ToFront::Login(login) => front.logins.begin(front, *login),
         ToFront::LoginGone(id) => front.logins.gone(id),
         ToFront::LoginThere(id) => front.logins.there(id),
-        // Bounded by the connections on their way, each of which waits here and nowhere else.
-        ToFront::Moved { to, attach } => {
-            lock(&front.moves)[usize::from(to)].sent += 1;
-            front.send_soon(to, ToShard::Attach(attach));
-        }
         ToFront::Abandoned(session) => front.abandoned(session),
         ToFront::Opened { mid, key, generation, peer } => {
             front.online().opened(peer);

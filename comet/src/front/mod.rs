@@ -52,6 +52,8 @@ pub use self::{
 use seam::Time;
 use shard::mail::ToShard;
 
+use crate::mail;
+
 /// How often changed room counts are reported to logic.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
@@ -232,7 +234,7 @@ impl Front {
 
     /// Sends what must arrive without waiting for it: a full ring is waited for by a task of its own, so the caller has
     /// to bound how often that can happen.
-    fn send_soon(self: &Arc<Self>, shard: u16, mail: ToShard) {
+    fn send_soon(self: &Arc<Self>, shard: u16, mail: impl Into<mail::ToShard>) {
         if let Err(mail) = self.outboxes.try_send(shard, mail) {
             let front = Arc::clone(self);
             tokio::spawn(async move { front.outboxes.send(shard, mail).await });
@@ -322,11 +324,14 @@ mod tests {
     };
     use shard::{
         Wire,
-        mail::{Attach, Carried, ConnectionId, Descriptor, Handover, Login, Outcome, Ticket, ToFront},
+        mail::{Carried, ConnectionId, Handover, Login, Outcome, Ticket, ToFront},
     };
 
     use super::*;
-    use crate::mailbox::{Bell, Receiver, ShardBell, channel};
+    use crate::{
+        mail::{Attach, Descriptor},
+        mailbox::{Bell, Receiver, ShardBell, channel},
+    };
 
     fn session() -> Session {
         Session {
@@ -450,7 +455,7 @@ mod tests {
     }
 
     /// A front with one shard, of which here is the ring.
-    fn with_a_shard(logic: Arc<Slow>) -> (Arc<Front>, Receiver<ToShard, ()>) {
+    fn with_a_shard(logic: Arc<Slow>) -> (Arc<Front>, Receiver<mail::ToShard, ()>) {
         let (wake, _) = ring::wake_pair().expect("two descriptors");
         let (sender, inbox) = channel(8, Arc::new(ShardBell::new(wake)), Arc::<Bell<()>>::default());
         let outboxes = Outboxes::new(vec![sender]);
@@ -523,13 +528,14 @@ mod tests {
             wire: Wire::Deaf,
             carried: Carried::default(),
         };
-        let attach = Box::new(Attach { descriptor: Descriptor::Simulated(1), state });
-        inbox::take(&front, 0, ToFront::Moved { to: 0, attach });
+        let descriptor = Descriptor::Os(std::io::pipe().expect("two descriptors").0.into());
+        let attach = Box::new(Attach { descriptor, state });
+        inbox::take(&front, 0, mail::ToFront::Moved { to: 0, attach });
         inbox::take(&front, 0, ToFront::Drained { arrivals: 0 });
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert!(!draining.is_finished());
-        let mails: Vec<ToShard> = std::iter::from_fn(|| inbox.pop()).collect();
-        assert!(mails.iter().any(|mail| matches!(mail, ToShard::Attach(_))), "{mails:?}");
+        let mails: Vec<mail::ToShard> = std::iter::from_fn(|| inbox.pop()).collect();
+        assert!(mails.iter().any(|mail| matches!(mail, mail::ToShard::Attach(_))), "{mails:?}");
         inbox::take(&front, 0, ToFront::Drained { arrivals: 1 });
         assert!(draining.await.expect("no panic"));
     }
@@ -544,7 +550,7 @@ mod tests {
             let looked = Time::now().before(Duration::from_secs(1));
             front.logins.begin(&front, Login { looked, ..login() });
             tokio::time::sleep(Duration::from_millis(1)).await;
-            assert!(matches!(inbox.pop(), Some(ToShard::Look(id)) if id == login().id));
+            assert!(matches!(inbox.pop(), Some(mail::ToShard::Rules(ToShard::Look(id))) if id == login().id));
             assert_eq!(logic.asked.load(Ordering::Relaxed), 0);
             match stays {
                 true => front.logins.there(login().id),
@@ -563,10 +569,13 @@ mod tests {
         front.logins.begin(&front, login());
         tokio::time::sleep(takes / 2).await;
         let refused = inbox.pop();
-        let Some(ToShard::Verdict(verdict)) = refused else { panic!("{refused:?}") };
+        let Some(mail::ToShard::Rules(ToShard::Verdict(verdict))) = refused else { panic!("{refused:?}") };
         assert!(matches!(verdict.outcome, Outcome::Refuse { .. }), "{verdict:?}");
         tokio::time::sleep(takes).await;
         let ended = inbox.pop();
-        assert!(matches!(&ended, Some(ToShard::Abandoned(session)) if session.mid == Mid(7)), "{ended:?}");
+        assert!(
+            matches!(&ended, Some(mail::ToShard::Rules(ToShard::Abandoned(session))) if session.mid == Mid(7)),
+            "{ended:?}"
+        );
     }
 }

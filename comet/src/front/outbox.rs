@@ -9,9 +9,8 @@ use std::{
 use proto::ids::Key;
 use ring::WakeSender;
 use seam::RandomState;
-use shard::mail::ToShard;
 
-use crate::mailbox::Sender;
+use crate::{mail::ToShard, mailbox::Sender};
 
 /// Commands one shard can be behind.
 pub const RING_CAPACITY: usize = 8192;
@@ -46,15 +45,16 @@ impl Outboxes {
     }
 
     /// Sends what has reserved places: verdicts, attaches, kicks, replies. Gives the mail back when even those are used up.
-    pub fn try_send(&self, shard: u16, mail: ToShard) -> Result<(), ToShard> {
+    pub fn try_send(&self, shard: u16, mail: impl Into<ToShard>) -> Result<(), ToShard> {
         let mut sender = self.lock(shard);
-        sender.push(mail)?;
+        sender.push(mail.into())?;
         sender.notify();
         Ok(())
     }
 
     /// The same, waiting for a place.
-    pub async fn send(&self, shard: u16, mut mail: ToShard) {
+    pub async fn send(&self, shard: u16, mail: impl Into<ToShard>) {
+        let mut mail = mail.into();
         while let Err(back) = self.try_send(shard, mail) {
             mail = back;
             tokio::time::sleep(RETRY).await;
@@ -62,8 +62,8 @@ impl Outboxes {
     }
 
     /// Puts part of a dispatch into a ring without waking the shard, waiting while pushes have used up their places.
-    pub async fn push(&self, shard: u16, mail: ToShard) {
-        let mut mail = Some(mail);
+    pub async fn push(&self, shard: u16, mail: impl Into<ToShard>) {
+        let mut mail = Some(mail.into());
         loop {
             {
                 let mut sender = self.lock(shard);
@@ -104,8 +104,8 @@ mod tests {
     use super::*;
     use crate::mailbox::{Bell, ShardBell, channel};
 
-    fn mail() -> ToShard {
-        ToShard::Drain { over: Duration::ZERO }
+    fn mail() -> shard::mail::ToShard {
+        shard::mail::ToShard::Drain { over: Duration::ZERO }
     }
 
     /// A push for all shards puts its parts into the rings and wakes nobody until the last has its own. While one ring

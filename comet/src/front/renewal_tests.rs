@@ -14,7 +14,10 @@ use proto::{
 use shard::mail::{OpenSession, ToFront};
 
 use super::{lanes::Work, *};
-use crate::mailbox::{Bell, Receiver, Sender, ShardBell, TaskBell, TaskWake, channel};
+use crate::{
+    mail,
+    mailbox::{Bell, Receiver, Sender, ShardBell, TaskBell, TaskWake, channel},
+};
 
 /// What logic was told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,8 +81,8 @@ impl LogicApi for Recorder {
 struct Setup {
     logic: Arc<Recorder>,
     front: Arc<Front>,
-    shard: Receiver<ToShard, ()>,
-    to_front: Sender<ToFront, TaskWake>,
+    shard: Receiver<mail::ToShard, ()>,
+    to_front: Sender<mail::ToFront, TaskWake>,
 }
 
 impl Setup {
@@ -108,7 +111,7 @@ impl Setup {
     }
 
     fn say(&mut self, mail: ToFront) {
-        assert!(self.to_front.push(mail).is_ok(), "there is room");
+        assert!(self.to_front.push(mail.into()).is_ok(), "there is room");
         self.to_front.notify();
     }
 
@@ -270,7 +273,9 @@ async fn what_logic_calls_superseded_is_closed_if_it_is_older() {
     setup.front.lanes.renew(&setup.front, session("k", 1));
     secs(2).await;
     let kick = setup.shard.pop();
-    let Some(ToShard::Kick { key, below, reason, text }) = kick else { panic!("{kick:?}") };
+    let Some(mail::ToShard::Rules(ToShard::Kick { key, below, reason, text })) = kick else {
+        panic!("{kick:?}")
+    };
     assert_eq!((key.as_str(), below, reason), ("k", Some(Generation(9)), CloseReason::Replaced));
     assert!(text.is_none());
 }
@@ -280,7 +285,8 @@ async fn all_sessions_go_again_chunk_by_chunk_when_the_incarnation_changes() {
     let mut setup = Setup::new();
     let asked = |setup: &mut Setup, from: u32| {
         let mail = setup.shard.pop();
-        assert!(matches!(mail, Some(ToShard::Sessions { from: asked }) if asked == from), "{mail:?}");
+        let Some(mail::ToShard::Rules(ToShard::Sessions { from: asked })) = mail else { panic!("{mail:?}") };
+        assert_eq!(asked, from);
         assert!(setup.shard.is_empty());
     };
     // The first one that is heard of: sessions may be older.

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, io, net::IpAddr};
 use contract::Transport;
 use seam::{Random, Time};
 
-/// Names one socket of a [`Network`]. It is what [`Descriptor::Simulated`](shard::mail::Descriptor) holds.
+/// Names one socket of a [`Network`]. It is what [`Descriptor::Simulated`](crate::mail::Descriptor) holds.
 pub type SocketId = u64;
 
 /// How often, in a thousand, the network does what a program may not rely on it not to do.

@@ -1,17 +1,24 @@
 //! One simulated shard: what [`super::super::monoio`] does with tasks, one step at a time.
 
-use std::{collections::BTreeSet, io, sync::Arc};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    io,
+    sync::Arc,
+};
 
 use ring::WakeReceiverSeed;
 use seam::{Random, Time};
 use shard::{
     Action, Flow, FlushState, Outputs, Run, Sent, Shard, ShardConfig,
-    mail::{Attach, ConnectionId, Descriptor, Handover, ToFront, ToShard},
+    mail::{self, ConnectionId, Handover},
     wheel::TICK_MICROS,
 };
 
 use super::network::{Network, SocketId};
-use crate::mailbox::{Receiver, Sender, ShardBell, TaskWake};
+use crate::{
+    mail::{Attach, Descriptor, ToFront, ToShard},
+    mailbox::{Receiver, Sender, ShardBell, TaskWake},
+};
 
 /// Bytes read at once.
 const READ_BUFFER: usize = 64 * 1024;
@@ -63,7 +70,7 @@ pub enum Event<'a> {
     /// A write ended; true when all of its frames were taken.
     Sent(ConnectionId, SocketId, bool, u32),
     /// Mail of the front is handed to the shard. With the socket of the connection it names, when there is one.
-    Mail(&'a ToShard, Option<SocketId>),
+    Mail(&'a mail::ToShard, Option<SocketId>),
     /// All has been said about it.
     MailDone,
     /// A connection of another shard is handed to this one.
@@ -72,10 +79,12 @@ pub enum Event<'a> {
     Attached(ConnectionId, SocketId),
     /// Its client had left.
     LeftOnTheWay(SocketId, &'a Handover),
+    /// It is on its way to another shard.
+    Moved(SocketId, u16),
     /// Time passed.
     Ticked,
     /// The shard says something to the front.
-    Said(&'a ToFront),
+    Said(&'a mail::ToFront),
     /// The shard wants something done with a socket.
     Act(&'a Action, Option<SocketId>),
 }
@@ -103,6 +112,8 @@ pub struct Reactor {
     index: u16,
     shard: Shard,
     out: Outputs,
+    /// What the mailbox has had no place for yet.
+    outgoing: VecDeque<ToFront>,
     inbox: Receiver<ToShard, ()>,
     bell: Arc<ShardBell>,
     wake: WakeReceiverSeed,
@@ -171,6 +182,7 @@ impl Reactor {
             bytes_per_turn: config.queue_bytes_max as usize,
             shard: Shard::new(index, config, now),
             out: Outputs::default(),
+            outgoing: VecDeque::new(),
             inbox,
             bell,
             wake,
@@ -208,7 +220,7 @@ impl Reactor {
 
     /// Commands that wait, and mail that waits: in the ring and before it.
     pub fn waiting(&self) -> (usize, usize, usize) {
-        (self.inbox.depth(), self.to_front.depth(), self.out.mail.len())
+        (self.inbox.depth(), self.to_front.depth(), self.outgoing.len())
     }
 
     /// Mail of which the front was told waits in the ring.
@@ -291,7 +303,7 @@ impl Reactor {
                 self.act(turn, action);
             }
             self.post();
-            if !self.out.mail.is_empty() || !self.shard.is_congested() {
+            if !self.outgoing.is_empty() || !self.shard.is_congested() {
                 break;
             }
             let now = turn.now;
@@ -356,7 +368,7 @@ impl Reactor {
                 } else {
                     // It was let go to see a hang-up: the client has left.
                     self.say(turn, Event::LeftOnTheWay(socket, &state));
-                    self.tell(turn, |_, out| out.mail.push_back(ToFront::Abandoned(state.session)));
+                    self.tell(turn, |_, out| out.mail.push_back(mail::ToFront::Abandoned(state.session)));
                     turn.network.close(socket);
                 }
             }
@@ -519,14 +531,18 @@ impl Reactor {
 
     fn detach(&mut self, turn: &mut Turn<'_>, socket: SocketId, to: u16, state: Handover) {
         let attach = Box::new(Attach { descriptor: Descriptor::Simulated(socket), state });
-        self.tell(turn, |_, out| out.mail.push_back(ToFront::Moved { to, attach }));
+        self.say(turn, Event::Moved(socket, to));
+        self.take_rules_mail();
+        self.outgoing.push_back(ToFront::Moved { to, attach });
         self.settle(turn);
     }
 
     fn attach(&mut self, turn: &mut Turn<'_>, attach: Attach) {
         let now = turn.now;
         let Attach { descriptor, state } = attach;
-        let Descriptor::Simulated(socket) = descriptor else { return };
+        let Descriptor::Simulated(socket) = descriptor else {
+            unreachable!("the simulator opens no sockets")
+        };
         // Whoever hung up meanwhile must not take the key from the connection it has made since.
         if turn.network.has_hung_up(socket) {
             self.say(turn, Event::LeftOnTheWay(socket, &state));
@@ -564,7 +580,7 @@ impl Reactor {
         // Taken out of the ring before the first is handed on: the drain borrows the ring.
         let (mut commands, mut bytes) = (Vec::new(), 0);
         for mail in self.inbox.drain().take(most) {
-            if let ToShard::Push(push) = &mail {
+            if let ToShard::Rules(mail::ToShard::Push(push)) = &mail {
                 bytes += push.encoded.bytes().len();
             }
             commands.push(mail);
@@ -575,17 +591,17 @@ impl Reactor {
         for mail in commands {
             match mail {
                 ToShard::Attach(attach) => self.attach(turn, *attach),
-                mail => {
+                ToShard::Rules(mail) => {
                     let mut socket = None;
-                    if let ToShard::Verdict(verdict) = &mail {
+                    if let mail::ToShard::Verdict(verdict) = &mail {
                         socket = self.place(verdict.id).map(|place| place.socket);
                         self.look_for_hang_up(turn, verdict.id);
                     }
-                    if let ToShard::Look(id) = &mail {
+                    if let mail::ToShard::Look(id) = &mail {
                         socket = self.place(*id).map(|place| place.socket);
                         self.look_for_hang_up(turn, *id);
                     }
-                    if let ToShard::Reply { id, .. } = &mail {
+                    if let mail::ToShard::Reply { id, .. } = &mail {
                         socket = self.place(*id).map(|place| place.socket);
                     }
                     self.say(turn, Event::Mail(&mail, socket));
@@ -649,13 +665,13 @@ impl Reactor {
     /// What others ring the bell for: a command, or room for the mail that waits, for which a wish is left.
     fn is_ready(&mut self) -> bool {
         let places = self.post_at_least();
-        !self.inbox.is_empty() || (!self.out.mail.is_empty() && self.to_front.has_space(places))
+        !self.inbox.is_empty() || (!self.outgoing.is_empty() && self.to_front.has_space(places))
     }
 
     /// The same without a wish: a look that changes nothing.
     fn has_work(&mut self) -> bool {
         let places = self.post_at_least();
-        !self.inbox.is_empty() || (!self.out.mail.is_empty() && self.to_front.free() >= places)
+        !self.inbox.is_empty() || (!self.outgoing.is_empty() && self.to_front.free() >= places)
     }
 
     fn post_at_least(&self) -> usize {
@@ -664,12 +680,13 @@ impl Reactor {
 
     /// Moves mail into the ring to the front, as far as it goes. The front is told by a task of its own.
     fn post(&mut self) {
-        while let Some(mail) = self.out.mail.pop_front() {
+        self.take_rules_mail();
+        while let Some(mail) = self.outgoing.pop_front() {
             match self.to_front.push(mail) {
                 Ok(()) => self.posted = true,
                 Err(mail) => {
                     self.full += 1;
-                    self.out.mail.push_front(mail);
+                    self.outgoing.push_front(mail);
                     // Who sleeps with an empty hand has left no wish for room.
                     if !self.to_front.has_space(self.post_at_least()) {
                         break;
@@ -677,6 +694,11 @@ impl Reactor {
                 }
             }
         }
+        self.out.waiting = self.outgoing.len();
+    }
+
+    fn take_rules_mail(&mut self) {
+        self.outgoing.extend(self.out.mail.drain(..).map(ToFront::Rules));
     }
 
     fn ring_front(&mut self) {

@@ -303,7 +303,6 @@ impl World {
                 self.asked.push_front((id, message.header));
             }
             ToFront::Drained { .. } => self.told.drained += 1,
-            ToFront::Moved { .. } => panic!("only a driver says so"),
             ToFront::Login(_)
             | ToFront::LoginGone(_)
             | ToFront::LoginThere(_)

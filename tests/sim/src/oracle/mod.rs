@@ -522,7 +522,10 @@ impl Oracle {
 impl Watch for Oracle {
     fn event(&mut self, now: Time, shard: u16, event: Event<'_>) {
         self.trace.event(now, |trace| words::hash(trace, shard, &event), || words::line(shard, &event));
-        if !matches!(event, Event::Said(_) | Event::Act(..) | Event::Read(_) | Event::Heard(_)) {
+        if !matches!(
+            event,
+            Event::Said(_) | Event::Moved(..) | Event::Act(..) | Event::Read(_) | Event::Heard(_)
+        ) {
             self.last_event_is_over();
         }
         match event {
@@ -601,6 +604,7 @@ impl Watch for Oracle {
             }
             Event::Ticked => self.unticked = Some((now, shard)),
             Event::Said(said) => self.said(now, said),
+            Event::Moved(..) => {}
             Event::Act(action, socket) => self.act(now, shard, action, socket),
         }
     }

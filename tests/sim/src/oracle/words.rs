@@ -33,7 +33,6 @@ pub(super) fn hash(trace: &mut Trace, shard: u16, event: &Event<'_>) {
                     }
                 }
                 ToShard::Verdict(verdict) => verdict.id.hash(trace),
-                ToShard::Attach(_) => {}
                 ToShard::Look(id) => id.hash(trace),
                 ToShard::Abandoned(session) => (&session.key, session.generation).hash(trace),
                 ToShard::Kick { key, below, .. } => (key, below).hash(trace),
@@ -47,6 +46,7 @@ pub(super) fn hash(trace: &mut Trace, shard: u16, event: &Event<'_>) {
         Event::Attaching(socket, state) => (10, socket, &state.session.key).hash(trace),
         Event::Attached(id, _) => (11, id).hash(trace),
         Event::LeftOnTheWay(socket, _) => (12, socket).hash(trace),
+        Event::Moved(socket, to) => (18, socket, to).hash(trace),
         Event::Ticked => trace.write_u8(14),
         Event::Said(said) => {
             trace.write_u8(15);
@@ -54,7 +54,6 @@ pub(super) fn hash(trace: &mut Trace, shard: u16, event: &Event<'_>) {
                 ToFront::Login(login) => (login.id, &login.token).hash(trace),
                 ToFront::LoginGone(id) | ToFront::LoginThere(id) => id.hash(trace),
                 ToFront::Abandoned(session) => (&session.key, session.generation).hash(trace),
-                ToFront::Moved { to, .. } => to.hash(trace),
                 ToFront::Opened { key, generation, .. } => (key, generation).hash(trace),
                 ToFront::Ended { key, generation, reason, .. } => (key, generation, reason).hash(trace),
                 ToFront::Renew { key, generation, .. } => (key, generation).hash(trace),
@@ -103,6 +102,7 @@ pub(super) fn line(shard: u16, event: &Event<'_>) -> String {
         Event::MailDone => "has done so".to_owned(),
         Event::Attaching(socket, state) => format!("is handed {socket} with key {}", state.session.key),
         Event::Attached(id, socket) => format!("has {socket} in slot {}.{}", id.slot, id.generation),
+        Event::Moved(socket, to) => format!("hands {socket} to shard {to}"),
         Event::LeftOnTheWay(socket, _) => format!("is handed {socket}, which has left"),
         Event::Ticked => "ticks".to_owned(),
         Event::Said(ToFront::Stats(stats)) => format!("says it has {} open", stats.open),

@@ -194,7 +194,6 @@ impl World {
             ToFront::LoginGone(id) => Said::LoginGone(id),
             ToFront::LoginThere(id) => Said::LoginThere(id),
             ToFront::Abandoned(session) => Said::Abandoned(session.key),
-            ToFront::Moved { .. } => unreachable!("only a driver says so"),
             ToFront::Opened { key, .. } => Said::Opened(key),
             ToFront::Ended { key, generation, reason, peer, .. } => {
                 let replaced = reason == CloseReason::Replaced;
