@@ -5,7 +5,7 @@
 //! - [`driver`]: what moves bytes and time for a shard.
 //! - [`front`]: the tokio side: dispatch in, logins and client messages out, registration, metrics.
 //! - [`mail`]: what the two tell each other.
-//! - [`mailbox`]: the bounded rings between front and shards, with their sleep and wake.
+//! - [`mailbox`]: the bounded queues between front and shards, with their sleep and wake.
 //! - [`service`]: all of it together.
 //! - [`config`]: what can be set.
 //!

@@ -3,7 +3,6 @@
 
 use std::rc::Rc;
 
-use bell::{Bell, Wake, Wish};
 use loom::{
     sync::{
         Arc, Notify,
@@ -11,10 +10,11 @@ use loom::{
     },
     thread,
 };
+use wake_flag::{Wake, WakeFlag, Wish};
 
-#[path = "../src/mailbox/bell.rs"]
+#[path = "../src/mailbox/wake_flag.rs"]
 #[allow(dead_code, unreachable_pub, reason = "it is a module of another crate")]
-mod bell;
+mod wake_flag;
 
 /// What the crate takes from std.
 mod sync {
@@ -45,7 +45,7 @@ fn model(switches: usize, check: impl Fn() + Sync + Send + 'static) {
 }
 
 /// The sleeper: takes until it has `total`, and gives how often it set out to sleep.
-fn take(total: usize, pushed: impl Fn() -> usize, bell: &Bell<Event>) -> usize {
+fn take(total: usize, pushed: impl Fn() -> usize, flag: &WakeFlag<Event>) -> usize {
     let (mut taken, mut tried) = (0, 0);
     loop {
         taken += pushed() - taken;
@@ -53,64 +53,64 @@ fn take(total: usize, pushed: impl Fn() -> usize, bell: &Bell<Event>) -> usize {
             return tried;
         }
         tried += 1;
-        if bell.try_sleep(|| pushed() != taken) {
-            bell.wake().notify.wait();
-            bell.awake();
+        if flag.try_sleep(|| pushed() != taken) {
+            flag.waker().notify.wait();
+            flag.awake();
         }
     }
 }
 
-fn wakes(bell: &Bell<Event>) -> usize {
-    bell.wake().wakes.load(std::sync::atomic::Ordering::Relaxed)
+fn wakes(flag: &WakeFlag<Event>) -> usize {
+    flag.waker().wakes.load(std::sync::atomic::Ordering::Relaxed)
 }
 
 #[test]
 fn no_wake_of_one_producer_is_lost_nor_paid_twice() {
     model(3, || {
-        let bell = Arc::new(Bell::new(Event::default()));
+        let flag = Arc::new(WakeFlag::new(Event::default()));
         let tail = Arc::new(AtomicUsize::new(0));
         let producer = thread::spawn({
-            let (bell, tail) = (Arc::clone(&bell), Arc::clone(&tail));
+            let (flag, tail) = (Arc::clone(&flag), Arc::clone(&tail));
             move || {
                 for pushed in 1..=2 {
-                    tail.store(pushed, Ordering::Release); // as the ring does
-                    bell.ring();
+                    tail.store(pushed, Ordering::Release); // as the queue does
+                    flag.wake();
                 }
             }
         });
-        let tried = take(2, || tail.load(Ordering::Acquire), &bell);
+        let tried = take(2, || tail.load(Ordering::Acquire), &flag);
         producer.join().unwrap();
-        assert!(wakes(&bell) <= tried, "{} wakes for {tried} sleeps", wakes(&bell));
+        assert!(wakes(&flag) <= tried, "{} wakes for {tried} sleeps", wakes(&flag));
     });
 }
 
 #[test]
 fn no_wake_of_two_producers_is_lost() {
     model(2, || {
-        let bell = Arc::new(Bell::new(Event::default()));
+        let flag = Arc::new(WakeFlag::new(Event::default()));
         let tails = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
         let producer = |index: usize| {
-            let (bell, tails) = (Arc::clone(&bell), Arc::clone(&tails));
+            let (flag, tails) = (Arc::clone(&flag), Arc::clone(&tails));
             move || {
                 tails[index].store(1, Ordering::Release);
-                bell.ring();
+                flag.wake();
             }
         };
         let first = thread::spawn(producer(0));
         let second = thread::spawn(producer(1));
-        take(2, || tails.iter().map(|tail| tail.load(Ordering::Acquire)).sum(), &bell);
+        take(2, || tails.iter().map(|tail| tail.load(Ordering::Acquire)).sum(), &flag);
         first.join().unwrap();
         second.join().unwrap();
     });
 }
 
-/// A ring of one place and three values: both sides sleep, each wakes the other.
+/// A queue of one place and three values: both sides sleep, each wakes the other.
 #[test]
 fn no_wish_for_space_is_lost() {
     const VALUES: usize = 3;
     model(1, || {
         let (consumer, producer) =
-            (Arc::new(Bell::new(Event::default())), Arc::new(Bell::new(Event::default())));
+            (Arc::new(WakeFlag::new(Event::default())), Arc::new(WakeFlag::new(Event::default())));
         let (head, tail) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let wish = Arc::new(Wish::default());
         let producing = thread::spawn({
@@ -121,12 +121,12 @@ fn no_wish_for_space_is_lost() {
                     let free = || 1 - (pushed - head.load(Ordering::Acquire));
                     while free() == 0 {
                         if producer.try_sleep(|| wish.satisfied(1, free)) {
-                            producer.wake().notify.wait();
+                            producer.waker().notify.wait();
                             producer.awake();
                         }
                     }
                     tail.store(pushed + 1, Ordering::Release);
-                    consumer.ring();
+                    consumer.wake();
                 }
             }
         });
@@ -137,10 +137,10 @@ fn no_wish_for_space_is_lost() {
                 taken.set(there);
                 head.store(there, Ordering::Release);
                 if wish.grant(|| 1 - (tail.load(Ordering::Acquire) - there)) {
-                    producer.ring();
+                    producer.wake();
                 }
             } else if consumer.try_sleep(|| tail.load(Ordering::Acquire) != taken.get()) {
-                consumer.wake().notify.wait();
+                consumer.waker().notify.wait();
                 consumer.awake();
             }
         }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use halley_comet::mailbox::{Receiver, Sender, ShardBell, ShardSleeper, TaskBell, TaskWake, channel};
+use halley_comet::mailbox::{Receiver, Sender, ShardFlag, ShardSleeper, TaskFlag, TaskWake, channel};
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 use ring::{WakeReceiverSeed, WakeSender, probe_io_uring, wake_pair};
 
@@ -14,34 +14,34 @@ use ring::{WakeReceiverSeed, WakeSender, probe_io_uring, wake_pair};
 const DEADLINE: Duration = Duration::from_secs(60);
 
 struct Front {
-    bell: Arc<TaskBell>,
+    flag: Arc<TaskFlag>,
     to_shard: Sender<u32, WakeSender>,
     from_shard: Receiver<u32, WakeSender>,
 }
 
 struct Shard {
-    bell: Arc<ShardBell>,
+    flag: Arc<ShardFlag>,
     seed: WakeReceiverSeed,
     from_front: Receiver<u32, TaskWake>,
     to_front: Sender<u32, TaskWake>,
 }
 
-/// Small rings, so that both sides run out of space and of values all the time.
+/// Small queues, so that both sides run out of space and of values all the time.
 fn pair(capacity: usize) -> (Front, Shard) {
     let (wake, seed) = wake_pair().unwrap();
-    let shard = Arc::new(ShardBell::new(wake));
-    let front = Arc::new(TaskBell::default());
+    let shard = Arc::new(ShardFlag::new(wake));
+    let front = Arc::new(TaskFlag::default());
     let (to_shard, from_front) = channel(capacity, Arc::clone(&shard), Arc::clone(&front));
     let (to_front, from_shard) = channel(capacity, Arc::clone(&front), Arc::clone(&shard));
-    (Front { bell: front, to_shard, from_shard }, Shard { bell: shard, seed, from_front, to_front })
+    (Front { flag: front, to_shard, from_shard }, Shard { flag: shard, seed, from_front, to_front })
 }
 
 /// Sends the numbers below `count`, `in_flight` at most on their way, and sees them come back in order.
-async fn front(Front { bell, mut to_shard, mut from_shard }: Front, count: u32, in_flight: u32) {
+async fn front(Front { flag, mut to_shard, mut from_shard }: Front, count: u32, in_flight: u32) {
     let (mut sent, mut returned) = (0, 0);
     while returned < count {
         let may_send = |sent: u32, returned: u32| sent < count && sent - returned < in_flight;
-        bell.until(|| !from_shard.is_empty() || may_send(sent, returned) && to_shard.has_space(1)).await;
+        flag.until(|| !from_shard.is_empty() || may_send(sent, returned) && to_shard.has_space(1)).await;
         for value in from_shard.drain() {
             assert_eq!(value, returned);
             returned += 1;
@@ -54,8 +54,8 @@ async fn front(Front { bell, mut to_shard, mut from_shard }: Front, count: u32, 
 }
 
 /// Sends everything back until the front is gone.
-async fn shard(Shard { bell, seed, mut from_front, mut to_front }: Shard) {
-    let mut sleeper = ShardSleeper::new(bell, seed).unwrap();
+async fn shard(Shard { flag, seed, mut from_front, mut to_front }: Shard) {
+    let mut sleeper = ShardSleeper::new(flag, seed).unwrap();
     while !from_front.is_closed() {
         sleeper
             .sleep_until(|| from_front.is_closed() || !from_front.is_empty() && to_front.has_space(1))
@@ -114,8 +114,8 @@ fn no_wake_is_lost_when_both_sides_sleep_between_values() {
     run(25_000, 16, 1);
 }
 
-/// Every second push finds the ring full.
+/// Every second push finds the queue full.
 #[test]
-fn no_wish_is_lost_in_rings_of_one_place() {
+fn no_wish_is_lost_in_queues_of_one_place() {
     run(25_000, 1, u32::MAX);
 }

@@ -1,18 +1,21 @@
-//! The rings between front and shard.
+//! The queues between front and shard.
 #![allow(missing_docs)] // criterion's macros
 
 use std::{sync::Arc, thread};
 
-use comet::mailbox::{Bell, Receiver, Sender, ShardBell, ShardSleeper, TaskBell, TaskWake, channel};
+use comet::mailbox::{Receiver, Sender, ShardFlag, ShardSleeper, TaskFlag, TaskWake, WakeFlag, channel};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 use ring::{WakeReceiverSeed, WakeSender, probe_io_uring, wake_pair};
 
-/// Both ends on one thread, the consumer awake: what the ring itself costs.
+/// Both ends on one thread, the consumer awake: what the queue itself costs.
 fn batch(criterion: &mut Criterion) {
     const BATCH: u64 = 64;
-    let (mut sender, mut receiver) =
-        channel(1024, Arc::<Bell<()>>::new(Bell::new(())), Arc::<Bell<()>>::new(Bell::new(())));
+    let (mut sender, mut receiver) = channel(
+        1024,
+        Arc::<WakeFlag<()>>::new(WakeFlag::new(())),
+        Arc::<WakeFlag<()>>::new(WakeFlag::new(())),
+    );
     let mut group = criterion.benchmark_group("mailbox");
     group.throughput(Throughput::Elements(BATCH));
     group.bench_function("push, notify and drain on one thread/64", |bencher| {
@@ -27,14 +30,14 @@ fn batch(criterion: &mut Criterion) {
 
 /// The shard's end: sends everything back until the front is gone.
 struct Shard {
-    bell: Arc<ShardBell>,
+    flag: Arc<ShardFlag>,
     seed: WakeReceiverSeed,
     from_front: Receiver<u64, ()>,
     to_front: Sender<u64, TaskWake>,
 }
 
-async fn echo(Shard { bell, seed, mut from_front, mut to_front }: Shard) {
-    let mut sleeper = ShardSleeper::new(bell, seed).expect("an eventfd");
+async fn echo(Shard { flag, seed, mut from_front, mut to_front }: Shard) {
+    let mut sleeper = ShardSleeper::new(flag, seed).expect("an eventfd");
     while !from_front.is_closed() {
         sleeper.sleep_until(|| from_front.is_closed() || !from_front.is_empty()).await.expect("a wait");
         from_front.drain().for_each(|value| to_front.push(value).expect("room"));
@@ -58,11 +61,11 @@ fn run(shard: Shard) {
 /// One value to the shard's thread and back, both asleep each time: what a lone push or a login pays, wakes included.
 fn round_trip(criterion: &mut Criterion) {
     let (wake, seed) = wake_pair().expect("an eventfd");
-    let (shard_bell, front_bell) = (Arc::<ShardBell>::new(Bell::new(wake)), Arc::<TaskBell>::default());
+    let (shard_flag, front_flag) = (Arc::<ShardFlag>::new(WakeFlag::new(wake)), Arc::<TaskFlag>::default());
     let (mut to_shard, from_front): (Sender<u64, WakeSender>, _) =
-        channel(64, Arc::clone(&shard_bell), Arc::new(Bell::new(())));
-    let (to_front, mut from_shard) = channel(64, Arc::clone(&front_bell), Arc::clone(&shard_bell));
-    let shard = Shard { bell: shard_bell, seed, from_front, to_front };
+        channel(64, Arc::clone(&shard_flag), Arc::new(WakeFlag::new(())));
+    let (to_front, mut from_shard) = channel(64, Arc::clone(&front_flag), Arc::clone(&shard_flag));
+    let shard = Shard { flag: shard_flag, seed, from_front, to_front };
     let thread = thread::Builder::new().name("shard".into()).spawn(move || run(shard)).expect("a thread");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
 
@@ -73,7 +76,7 @@ fn round_trip(criterion: &mut Criterion) {
             runtime.block_on(async {
                 to_shard.push(7).expect("room");
                 to_shard.notify();
-                front_bell.until(|| !from_shard.is_empty()).await;
+                front_flag.until(|| !from_shard.is_empty()).await;
                 assert_eq!(from_shard.pop(), Some(7));
             });
         });

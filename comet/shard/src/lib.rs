@@ -64,7 +64,7 @@ use self::{
 /// Time that a closing connection gets to take what is queued and to end its side.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Mail that may wait for a full ring to the front before connections are held: each held one owes one mail at most.
+/// Mail that may wait for a full mailbox to the front before connections are held: each held one owes one mail at most.
 const MAIL_WAITING_MAX: usize = 1024;
 
 /// Rooms in one report to the front.

@@ -15,9 +15,9 @@ use ring::{ListenOptions, WakeSender, listen, probe_io_uring, refuse_second_proc
 use super::monoio::{Plan, run};
 use crate::{
     config::{CometConfig, DriverChoice},
-    front::{Inbox, Outboxes, RING_CAPACITY},
+    front::{Inbox, Outboxes, QUEUE_CAPACITY},
     mail::ToShard,
-    mailbox::{Bell, Sender, ShardBell, TaskBell, channel},
+    mailbox::{Sender, ShardFlag, TaskFlag, WakeFlag, channel},
 };
 
 /// Why the shards could not be started. Nothing is served then.
@@ -36,7 +36,7 @@ pub enum LaunchError {
     /// io_uring was asked for by name and the kernel refuses it.
     #[error("reactor.driver = \"io_uring\": {0}")]
     Refused(#[from] ring::Refusal),
-    /// No thread, pipe or ring could be made.
+    /// No thread, pipe or io_uring could be made.
     #[error("the shards could not be started: {0}")]
     System(#[from] io::Error),
 }
@@ -79,9 +79,9 @@ pub struct Launched {
     pub driver: DriverReport,
     /// The core that each shard is pinned to.
     pub cpus: Vec<Option<usize>>,
-    /// Rings to the shards.
+    /// Queues to the shards.
     pub outboxes: Outboxes,
-    /// Rings from them.
+    /// Queues from them.
     pub inboxes: Vec<Inbox>,
 }
 
@@ -110,14 +110,14 @@ pub fn launch(config: &CometConfig, connections: usize) -> Result<Launched, Laun
     let (tell, pinned) = mpsc::sync_channel(shards);
     for (index, listeners) in listening.per_shard.into_iter().enumerate() {
         let (wake, seed) = wake_pair()?;
-        let bell = Arc::new(ShardBell::new(wake));
-        let task = Arc::new(TaskBell::default());
-        let (sender, inbox) = channel(RING_CAPACITY, Arc::clone(&bell), Arc::<Bell<()>>::default());
-        let (to_front, receiver) = channel(RING_CAPACITY, Arc::clone(&task), Arc::clone(&bell));
+        let flag = Arc::new(ShardFlag::new(wake));
+        let task = Arc::new(TaskFlag::default());
+        let (sender, inbox) = channel(QUEUE_CAPACITY, Arc::clone(&flag), Arc::<WakeFlag<()>>::default());
+        let (to_front, receiver) = channel(QUEUE_CAPACITY, Arc::clone(&task), Arc::clone(&flag));
         senders.push(sender);
-        inboxes.push(Inbox { receiver, bell: task });
+        inboxes.push(Inbox { receiver, flag: task });
         let plan =
-            Plan { index: index as u16, config: rules.clone(), listeners, inbox, bell, wake: seed, to_front };
+            Plan { index: index as u16, config: rules.clone(), listeners, inbox, flag, wake: seed, to_front };
         let cpu = cpus.get(index % cpus.len().max(1)).copied();
         let (io_uring, tell) = (driver.io_uring, tell.clone());
         thread::Builder::new().name(format!("shard-{index}")).spawn(move || {

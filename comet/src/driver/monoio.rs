@@ -30,7 +30,7 @@ use shard::{
 
 use crate::{
     mail::{Attach, Descriptor, ToFront, ToShard},
-    mailbox::{Receiver, Sender, ShardBell, ShardSleeper, TaskWake},
+    mailbox::{Receiver, Sender, ShardFlag, ShardSleeper, TaskWake},
 };
 
 /// Bytes read at once.
@@ -54,7 +54,7 @@ const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 const STOOD_STILL: Duration = Duration::from_secs(1);
 const CATCH_UP: Duration = Duration::from_millis(500);
 
-/// Free places in the ring to the front that are worth waking up for, once it was full.
+/// Free places in the queue to the front that are worth waking up for, once it was full.
 const POST_AT_LEAST: usize = 256;
 
 /// What a shard's thread is started with.
@@ -67,9 +67,9 @@ pub struct Plan {
     pub listeners: Vec<(Transport, std::net::TcpListener)>,
     /// Commands of the front.
     pub inbox: Receiver<ToShard, ()>,
-    /// Rung when the shard sleeps and there is something for it: a command, or room for its mail.
-    pub bell: Arc<ShardBell>,
-    /// The bell's other end.
+    /// Wakes the shard when it sleeps and there is something for it: a command, or room for its mail.
+    pub flag: Arc<ShardFlag>,
+    /// The flag's other end.
     pub wake: WakeReceiverSeed,
     /// Mail for the front.
     pub to_front: Sender<ToFront, TaskWake>,
@@ -110,8 +110,8 @@ pub async fn run(plan: Plan) -> io::Result<()> {
     }
     monoio::spawn(tick(Rc::clone(&reactor)));
     monoio::spawn(flush(Rc::clone(&reactor)));
-    monoio::spawn(ring_front(Rc::clone(&reactor)));
-    let sleeper = ShardSleeper::new(plan.bell, plan.wake)?;
+    monoio::spawn(wake_front(Rc::clone(&reactor)));
+    let sleeper = ShardSleeper::new(plan.flag, plan.wake)?;
     take_mail(reactor, plan.inbox, sleeper, bytes_per_turn).await
 }
 
@@ -123,7 +123,7 @@ struct Reactor {
     listeners: Vec<Rc<Listener>>,
     /// There is something to flush.
     flush: Signal,
-    /// There is mail in the ring to the front.
+    /// There is mail in the queue to the front.
     posted: Signal,
 }
 
@@ -343,7 +343,7 @@ impl Core {
         }
     }
 
-    /// Mail waits and the ring has room for some of it. While it has none, the shard's bell rings when it has.
+    /// Mail waits and the queue has room for some of it. While it has none, the shard is woken when it has.
     fn may_post(&self) -> bool {
         !self.mail.is_empty() && self.to_front.has_space(POST_AT_LEAST)
     }
@@ -353,7 +353,7 @@ impl Core {
         self.mail.extend(self.out.mail.drain(..).map(ToFront::Rules));
     }
 
-    /// Moves mail into the ring to the front, as far as it goes. True: there was some, and the front is to be told.
+    /// Moves mail into the queue to the front, as far as it goes. True: there was some, and the front is to be told.
     fn post(&mut self) -> bool {
         self.take_mail();
         let mut posted = false;
@@ -495,7 +495,7 @@ async fn flush(reactor: Rc<Reactor>) {
 }
 
 /// Tells the front of its mail: once for all that the tasks of a turn posted, since waking it can cost more than an event.
-async fn ring_front(reactor: Rc<Reactor>) {
+async fn wake_front(reactor: Rc<Reactor>) {
     loop {
         reactor.posted.wait().await;
         reactor.core.borrow().to_front.notify();

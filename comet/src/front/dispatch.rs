@@ -23,7 +23,7 @@ impl CometApi for Front {
         // Before any of it is handed out: who is refused a batch makes it again without what was wrong.
         let encoded: Vec<Encoded> =
             batch.iter().map(|dispatch| self.encode(dispatch)).collect::<Result<_, _>>()?;
-        // Whoever came first is handed out first, even where a full ring makes it wait.
+        // Whoever came first is handed out first, even where a full queue makes it wait.
         let _turn = self.turn.lock().await;
         for (dispatch, encoded) in batch.into_iter().zip(encoded) {
             self.metrics.dispatched(&dispatch);

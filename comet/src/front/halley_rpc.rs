@@ -134,7 +134,7 @@ type Replies = Pin<Box<dyn Stream<Item = Result<DispatchReply, Status>> + Send>>
 impl<C: CometApi> comet_server::Comet for HalleyRpc<C> {
     type DispatchStream = Replies;
 
-    /// One batch after the other: the next is read when this one is in the shards' rings, so a job that is faster than
+    /// One batch after the other: the next is read when this one is in the shards' queues, so a job that is faster than
     /// the shards runs out of credit. Ends with the job's side of the stream, wherever it stands.
     async fn dispatch(
         &self,

@@ -10,25 +10,25 @@ use shard::mail::{OpenSession, ToFront};
 use super::{Front, lanes::Work, lock};
 use crate::{
     mail::{self, ToShard},
-    mailbox::{Receiver, TaskBell},
+    mailbox::{Receiver, TaskFlag},
 };
 
-/// The ring of one shard to the front.
+/// The queue of one shard to the front.
 pub struct Inbox {
     /// Its end.
     pub receiver: Receiver<mail::ToFront, WakeSender>,
-    /// Rung when something is in it.
-    pub bell: Arc<TaskBell>,
+    /// Set while the front's task for it sleeps.
+    pub flag: Arc<TaskFlag>,
 }
 
 /// Mail taken before other tasks of the thread get a turn.
 const PER_TURN: usize = 256;
 
-/// Drains the ring of one shard, for ever.
+/// Drains the queue of one shard, for ever.
 pub(super) async fn drain(front: Arc<Front>, shard: u16, inbox: Inbox) {
-    let Inbox { mut receiver, bell } = inbox;
+    let Inbox { mut receiver, flag } = inbox;
     loop {
-        bell.until(|| !receiver.is_empty()).await;
+        flag.until(|| !receiver.is_empty()).await;
         receiver.drain().take(PER_TURN).for_each(|mail| take(&front, shard, mail));
         tokio::task::yield_now().await;
     }

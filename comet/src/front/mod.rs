@@ -11,7 +11,7 @@
 //! - [`rpc`]: gRPC `goim.comet.Comet`, for goim's job. [`halley_rpc`]: `halley.v1.Comet`, for ours.
 //! - [`logic_client`]: logic over gRPC. [`logics`]: several of them.
 //! - [`metrics`]: the gateway's counters.
-//! - [`outbox`]: the rings to the shards.
+//! - [`outbox`]: the queues to the shards.
 //! - [`store_time`]: the session store's clock, as logic tells it.
 
 mod announce;
@@ -47,7 +47,7 @@ pub use self::{
     client_log::ClientLog,
     inbox::Inbox,
     metrics::{Metrics, Snapshot},
-    outbox::{Outboxes, RING_CAPACITY},
+    outbox::{Outboxes, QUEUE_CAPACITY},
 };
 use seam::Time;
 use shard::mail::ToShard;
@@ -105,7 +105,7 @@ struct Moves {
 }
 
 impl Front {
-    /// A front for shards that run already; `inboxes` are their rings, in order.
+    /// A front for shards that run already; `inboxes` are their queues, in order.
     pub fn start(
         server: ServerId,
         outboxes: Outboxes,
@@ -232,7 +232,7 @@ impl Front {
         self.send_soon(owner, ToShard::Abandoned(session));
     }
 
-    /// Sends what must arrive without waiting for it: a full ring is waited for by a task of its own, so the caller has
+    /// Sends what must arrive without waiting for it: a full queue is waited for by a task of its own, so the caller has
     /// to bound how often that can happen.
     fn send_soon(self: &Arc<Self>, shard: u16, mail: impl Into<mail::ToShard>) {
         if let Err(mail) = self.outboxes.try_send(shard, mail) {
@@ -330,7 +330,7 @@ mod tests {
     use super::*;
     use crate::{
         mail::{Attach, Descriptor},
-        mailbox::{Bell, Receiver, ShardBell, channel},
+        mailbox::{Receiver, ShardFlag, WakeFlag, channel},
     };
 
     fn session() -> Session {
@@ -454,10 +454,10 @@ mod tests {
         assert_eq!(at[1] - at[0], REPORT_EVERY);
     }
 
-    /// A front with one shard, of which here is the ring.
+    /// A front with one shard, of which here is the queue.
     fn with_a_shard(logic: Arc<Slow>) -> (Arc<Front>, Receiver<mail::ToShard, ()>) {
         let (wake, _) = ring::wake_pair().expect("two descriptors");
-        let (sender, inbox) = channel(8, Arc::new(ShardBell::new(wake)), Arc::<Bell<()>>::default());
+        let (sender, inbox) = channel(8, Arc::new(ShardFlag::new(wake)), Arc::<WakeFlag<()>>::default());
         let outboxes = Outboxes::new(vec![sender]);
         let (name, metrics) = (ServerId::new("a:1"), Metrics::new(1));
         let front = Front::start(name, outboxes, Vec::new(), logic, metrics, ClientLog::default(), 5);

@@ -1,4 +1,4 @@
-//! The front's end of the rings to the shards.
+//! The front's end of the queues to the shards.
 
 use std::{
     hash::BuildHasher,
@@ -13,23 +13,23 @@ use seam::RandomState;
 use crate::{mail::ToShard, mailbox::Sender};
 
 /// Commands one shard can be behind.
-pub const RING_CAPACITY: usize = 8192;
+pub const QUEUE_CAPACITY: usize = 8192;
 
-/// The part of a ring, one in so many, that dispatches leave to verdicts, attaches and kicks: a flood of pushes never
+/// The part of a queue, one in so many, that dispatches leave to verdicts, attaches and kicks: a flood of pushes never
 /// keeps a client from logging in.
 const RESERVED: usize = 4;
 
-/// How often a full ring is looked at again. It holds thousands of commands then, so this adds nothing that matters.
+/// How often a full queue is looked at again. It holds thousands of commands then, so this adds nothing that matters.
 const RETRY: Duration = Duration::from_millis(1);
 
-/// The rings to all shards. Locked only by tasks of the front's own thread, for the time of a push.
+/// The queues to all shards. Locked only by tasks of the front's own thread, for the time of a push.
 pub struct Outboxes {
     senders: Vec<Mutex<Sender<ToShard, WakeSender>>>,
     hasher: RandomState,
 }
 
 impl Outboxes {
-    /// One ring per shard, in their order.
+    /// One queue per shard, in their order.
     pub fn new(senders: Vec<Sender<ToShard, WakeSender>>) -> Outboxes {
         Outboxes { senders: senders.into_iter().map(Mutex::new).collect(), hasher: RandomState::new() }
     }
@@ -61,7 +61,7 @@ impl Outboxes {
         }
     }
 
-    /// Puts part of a dispatch into a ring without waking the shard, waiting while pushes have used up their places.
+    /// Puts part of a dispatch into a queue without waking the shard, waiting while pushes have used up their places.
     pub async fn push(&self, shard: u16, mail: impl Into<ToShard>) {
         let mut mail = Some(mail.into());
         loop {
@@ -102,32 +102,32 @@ mod tests {
     use ring::wake_pair;
 
     use super::*;
-    use crate::mailbox::{Bell, ShardBell, channel};
+    use crate::mailbox::{ShardFlag, WakeFlag, channel};
 
     fn mail() -> shard::mail::ToShard {
         shard::mail::ToShard::Drain { over: Duration::ZERO }
     }
 
-    /// A push for all shards puts its parts into the rings and wakes nobody until the last has its own. While one ring
+    /// A push for all shards puts its parts into the queues and wakes nobody until the last has its own. While one queue
     /// was full, a shard that had its part slept on it; and when the call was given up meanwhile, until the next push.
     #[tokio::test(start_paused = true)]
-    async fn who_has_its_part_is_woken_while_another_ring_is_full() {
+    async fn who_has_its_part_is_woken_while_another_queue_is_full() {
         let (mut senders, mut ends) = (Vec::new(), Vec::new());
         for _ in 0..2 {
             let (wake, seed) = wake_pair().expect("two descriptors");
-            let bell = Arc::new(ShardBell::new(wake));
-            let (sender, receiver) = channel(8, Arc::clone(&bell), Arc::<Bell<()>>::default());
+            let flag = Arc::new(ShardFlag::new(wake));
+            let (sender, receiver) = channel(8, Arc::clone(&flag), Arc::<WakeFlag<()>>::default());
             senders.push(sender);
-            ends.push((receiver, bell, seed));
+            ends.push((receiver, flag, seed));
         }
         let outboxes = Outboxes::new(senders);
         while outboxes.try_send(1, mail()).is_ok() {}
-        let (inbox, bell, wake) = &mut ends[0];
-        assert!(bell.try_sleep(|| !inbox.is_empty()), "nothing is there yet");
+        let (inbox, flag, wake) = &mut ends[0];
+        assert!(flag.try_sleep(|| !inbox.is_empty()), "nothing is there yet");
 
         outboxes.push(0, mail()).await;
         let second = tokio::time::timeout(RETRY * 3, outboxes.push(1, mail())).await;
-        assert!(second.is_err(), "the ring is full, and whoever waits gives up");
+        assert!(second.is_err(), "the queue is full, and whoever waits gives up");
         assert!(wake.try_take(), "the first shard sleeps on what it was given");
     }
 }

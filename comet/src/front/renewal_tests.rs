@@ -16,7 +16,7 @@ use shard::mail::{OpenSession, ToFront};
 use super::{lanes::Work, *};
 use crate::{
     mail,
-    mailbox::{Bell, Receiver, Sender, ShardBell, TaskBell, TaskWake, channel},
+    mailbox::{Receiver, Sender, ShardFlag, TaskFlag, TaskWake, WakeFlag, channel},
 };
 
 /// What logic was told.
@@ -94,14 +94,14 @@ impl Setup {
             answer: Mutex::new(Renewed { incarnation: Some(7), ..Renewed::default() }),
         });
         let (wake, _) = ring::wake_pair().expect("two descriptors");
-        let bell = Arc::new(ShardBell::new(wake));
-        let task = Arc::new(TaskBell::default());
-        let (sender, shard) = channel(8, Arc::clone(&bell), Arc::<Bell<()>>::default());
-        let (to_front, receiver) = channel(64, Arc::clone(&task), bell);
+        let flag = Arc::new(ShardFlag::new(wake));
+        let task = Arc::new(TaskFlag::default());
+        let (sender, shard) = channel(8, Arc::clone(&flag), Arc::<WakeFlag<()>>::default());
+        let (to_front, receiver) = channel(64, Arc::clone(&task), flag);
         let front = Front::start(
             ServerId::new("a:1"),
             Outboxes::new(vec![sender]),
-            vec![Inbox { receiver, bell: task }],
+            vec![Inbox { receiver, flag: task }],
             Arc::clone(&logic) as _,
             Metrics::new(1),
             ClientLog::default(),
@@ -256,7 +256,7 @@ async fn a_session_whose_key_was_ended_lately_is_put_back_at_once() {
 async fn a_login_that_was_overtaken_by_its_kick_is_renewed_at_once() {
     let setup = Setup::new();
     let kick = setup.front.kick(Key::new("k"), Some(Generation(2)), CloseReason::Replaced, None);
-    kick.await.expect("a place in the ring");
+    kick.await.expect("a place in the queue");
     for key in ["k", "another"] {
         setup.front.lanes.opened(&setup.front, session(key, 1));
     }

@@ -1,54 +1,54 @@
-//! A bounded ring with one producer and one consumer, that rings the other's bell.
+//! A bounded queue with one producer and one consumer, each of which can wake the other.
 
 use std::{fmt, sync::Arc};
 
-use super::bell::{Bell, Wake, Wish};
+use super::wake_flag::{Wake, WakeFlag, Wish};
 
-/// A ring of `capacity` places; memory for all of them is taken now.
+/// A queue of `capacity` places; memory for all of them is taken now.
 ///
-/// `consumer` is the bell of whoever will receive, `producer` of whoever will send; the same bells may serve many rings.
-/// A producer that never waits for space is given `Bell<()>`.
+/// `consumer` is the flag of whoever will receive, `producer` of whoever will send; one flag may serve many queues.
+/// A producer that never waits for space is given `WakeFlag<()>`.
 ///
 /// # Panics
 /// When `capacity` is 0.
 pub fn channel<T, C: Wake, P: Wake>(
     capacity: usize,
-    consumer: Arc<Bell<C>>,
-    producer: Arc<Bell<P>>,
+    consumer: Arc<WakeFlag<C>>,
+    producer: Arc<WakeFlag<P>>,
 ) -> (Sender<T, C>, Receiver<T, P>) {
-    assert!(capacity > 0, "a ring without places can carry nothing");
+    assert!(capacity > 0, "a queue without places can carry nothing");
     let (pushing, popping) = rtrb::RingBuffer::new(capacity);
     let wish = Arc::new(Wish::default());
-    let sender = Sender { ring: pushing, wish: Arc::clone(&wish), consumer: LastRing(consumer) };
-    let receiver = Receiver { ring: popping, wish, producer: LastRing(producer) };
+    let sender = Sender { queue: pushing, wish: Arc::clone(&wish), consumer: LastWake(consumer) };
+    let receiver = Receiver { queue: popping, wish, producer: LastWake(producer) };
     (sender, receiver)
 }
 
 /// The producing end.
 pub struct Sender<T, C: Wake> {
-    ring: rtrb::Producer<T>,
+    queue: rtrb::Producer<T>,
     wish: Arc<Wish>,
-    /// After `ring`: fields are dropped in order, and the last ring tells of an end already marked.
-    consumer: LastRing<C>,
+    /// After `queue`: fields are dropped in order, and the last wake tells of an end already marked.
+    consumer: LastWake<C>,
 }
 
 impl<T, C: Wake> Sender<T, C> {
-    /// Puts a value into the ring and wakes nobody: [`notify`](Self::notify) follows after the last of a batch.
+    /// Puts a value into the queue and wakes nobody: [`notify`](Self::notify) follows after the last of a batch.
     ///
     /// # Errors
-    /// Gives the value back when the ring is full.
+    /// Gives the value back when the queue is full.
     pub fn push(&mut self, value: T) -> Result<(), T> {
-        self.ring.push(value).map_err(|rtrb::PushError::Full(value)| value)
+        self.queue.push(value).map_err(|rtrb::PushError::Full(value)| value)
     }
 
     /// Makes sure that the consumer sees what was pushed, waking it if it sleeps.
     pub fn notify(&self) {
-        self.consumer.0.ring();
+        self.consumer.0.wake();
     }
 
     /// Free places. Only the consumer changes the figure meanwhile, and only upwards.
     pub fn free(&self) -> usize {
-        self.ring.slots()
+        self.queue.slots()
     }
 
     /// Values the consumer has not taken.
@@ -58,38 +58,38 @@ impl<T, C: Wake> Sender<T, C> {
 
     /// Places, free or not.
     pub fn capacity(&self) -> usize {
-        self.ring.buffer().capacity()
+        self.queue.buffer().capacity()
     }
 
-    /// Whether `places` are free or the consumer is gone. If not, the producer's bell is rung once they are; leaving
+    /// Whether `places` are free or the consumer is gone. If not, the producer is woken once they are; leaving
     /// another wish replaces this one.
     ///
-    /// What the producer gives its own bell as `ready` when it waits for space; to keep some in reserve, it asks for more
+    /// What the producer gives its own flag as `ready` when it waits for space; to keep some in reserve, it asks for more
     /// than the reserve.
     ///
     /// # Panics
     /// When `places` exceeds the capacity: nobody could ever grant that.
     pub fn has_space(&self, places: usize) -> bool {
-        assert!(places <= self.capacity(), "a wish for {places} places in a ring of {}", self.capacity());
+        assert!(places <= self.capacity(), "a wish for {places} places in a queue of {}", self.capacity());
         self.wish.satisfied(places, || self.free()) || self.is_closed()
     }
 
-    /// Whether the consumer is gone; what is pushed now is dropped with the ring.
+    /// Whether the consumer is gone; what is pushed now is dropped with the queue.
     pub fn is_closed(&self) -> bool {
-        self.ring.is_abandoned()
+        self.queue.is_abandoned()
     }
 }
 
 /// The consuming end.
 pub struct Receiver<T, P: Wake> {
-    ring: rtrb::Consumer<T>,
+    queue: rtrb::Consumer<T>,
     wish: Arc<Wish>,
-    /// After `ring`, as in [`Sender`].
-    producer: LastRing<P>,
+    /// After `queue`, as in [`Sender`].
+    producer: LastWake<P>,
 }
 
 impl<T, P: Wake> Receiver<T, P> {
-    /// Takes values until the ring is found empty or the caller stops, and tells a waiting producer once, when dropped.
+    /// Takes values until the queue is found empty or the caller stops, and tells a waiting producer once, when dropped.
     /// Bound it by `take` where a producer that keeps up could hold the caller for ever.
     pub fn drain(&mut self) -> Drain<'_, T, P> {
         Drain { receiver: self }
@@ -100,28 +100,28 @@ impl<T, P: Wake> Receiver<T, P> {
         self.drain().next()
     }
 
-    /// Whether there is nothing to take: what the consumer gives its bell, negated, as `ready`. Takes `&mut` so that what
+    /// Whether there is nothing to take: what the consumer gives its flag, negated, as `ready`. Takes `&mut` so that what
     /// waits can move between threads, as a tokio task must.
     pub fn is_empty(&mut self) -> bool {
-        self.ring.is_empty()
+        self.queue.is_empty()
     }
 
     /// Values to take.
     pub fn depth(&self) -> usize {
-        self.ring.slots()
+        self.queue.slots()
     }
 
     /// Whether the producer is gone. What it had pushed can still be taken.
     pub fn is_closed(&self) -> bool {
-        self.ring.is_abandoned()
+        self.queue.is_abandoned()
     }
 
     fn free(&self) -> usize {
-        self.ring.buffer().capacity() - self.depth()
+        self.queue.buffer().capacity() - self.depth()
     }
 }
 
-/// Takes values out of a ring; see [`Receiver::drain`].
+/// Takes values out of a queue; see [`Receiver::drain`].
 #[must_use = "an iterator takes nothing until it is asked"]
 pub struct Drain<'a, T, P: Wake> {
     receiver: &'a mut Receiver<T, P>,
@@ -131,7 +131,7 @@ impl<T, P: Wake> Iterator for Drain<'_, T, P> {
     type Item = T;
 
     fn next(&mut self) -> Option<T> {
-        self.receiver.ring.pop().ok()
+        self.receiver.queue.pop().ok()
     }
 }
 
@@ -139,17 +139,17 @@ impl<T, P: Wake> Drop for Drain<'_, T, P> {
     fn drop(&mut self) {
         let receiver = &self.receiver;
         if receiver.wish.grant(|| receiver.free()) {
-            receiver.producer.0.ring();
+            receiver.producer.0.wake();
         }
     }
 }
 
-/// Rings once more when its end of the ring is gone, so that a sleeper learns of it.
-struct LastRing<W: Wake>(Arc<Bell<W>>);
+/// Wakes once more when its end of the queue is gone, so that a sleeper learns of it.
+struct LastWake<W: Wake>(Arc<WakeFlag<W>>);
 
-impl<W: Wake> Drop for LastRing<W> {
+impl<W: Wake> Drop for LastWake<W> {
     fn drop(&mut self) {
-        self.0.ring();
+        self.0.wake();
     }
 }
 
@@ -181,26 +181,26 @@ mod tests {
         }
     }
 
-    fn wakes(bell: &Bell<Count>) -> u32 {
-        bell.wake().0.load(Ordering::Relaxed)
+    fn wakes(flag: &WakeFlag<Count>) -> u32 {
+        flag.waker().0.load(Ordering::Relaxed)
     }
 
     struct Ends {
         sender: Sender<u32, Count>,
         receiver: Receiver<u32, Count>,
-        consumer: Arc<Bell<Count>>,
-        producer: Arc<Bell<Count>>,
+        consumer: Arc<WakeFlag<Count>>,
+        producer: Arc<WakeFlag<Count>>,
     }
 
-    fn ring_of(capacity: usize) -> Ends {
-        let (consumer, producer) = (Arc::<Bell<Count>>::default(), Arc::<Bell<Count>>::default());
+    fn queue_of(capacity: usize) -> Ends {
+        let (consumer, producer) = (Arc::<WakeFlag<Count>>::default(), Arc::<WakeFlag<Count>>::default());
         let (sender, receiver) = channel(capacity, Arc::clone(&consumer), Arc::clone(&producer));
         Ends { sender, receiver, consumer, producer }
     }
 
     #[test]
-    fn values_come_out_in_order_and_a_full_ring_gives_the_value_back() {
-        let Ends { mut sender, mut receiver, .. } = ring_of(2);
+    fn values_come_out_in_order_and_a_full_queue_gives_the_value_back() {
+        let Ends { mut sender, mut receiver, .. } = queue_of(2);
         assert_eq!((sender.push(1), sender.push(2), sender.push(3)), (Ok(()), Ok(()), Err(3)));
         assert_eq!((sender.free(), sender.depth(), receiver.depth()), (0, 2, 2));
         assert_eq!(receiver.drain().collect::<Vec<_>>(), [1, 2]);
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn a_consumer_that_is_awake_costs_no_wake_and_a_sleeping_one_a_single_one() {
-        let Ends { mut sender, mut receiver, consumer, .. } = ring_of(8);
+        let Ends { mut sender, mut receiver, consumer, .. } = queue_of(8);
         for value in 0..3 {
             sender.push(value).unwrap();
             sender.notify();
@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_wish_for_space_is_granted_once_and_only_when_enough_is_free() {
-        let Ends { mut sender, mut receiver, producer, .. } = ring_of(4);
+        let Ends { mut sender, mut receiver, producer, .. } = queue_of(4);
         (0..4).for_each(|value| sender.push(value).unwrap());
         assert!(producer.try_sleep(|| sender.has_space(3)));
         assert_eq!(receiver.drain().take(2).collect::<Vec<_>>(), [0, 1]);
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn the_end_of_one_side_wakes_the_other() {
-        let Ends { mut sender, mut receiver, consumer, .. } = ring_of(4);
+        let Ends { mut sender, mut receiver, consumer, .. } = queue_of(4);
         sender.push(7).unwrap();
         assert!(consumer.try_sleep(|| receiver.is_closed()));
         drop(sender);
@@ -254,7 +254,7 @@ mod tests {
         assert!(receiver.is_closed());
         assert_eq!(receiver.pop(), Some(7), "what was pushed is not lost");
 
-        let Ends { mut sender, receiver, producer, .. } = ring_of(1);
+        let Ends { mut sender, receiver, producer, .. } = queue_of(1);
         sender.push(1).unwrap();
         assert!(producer.try_sleep(|| sender.has_space(1)));
         drop(receiver);

@@ -1,27 +1,28 @@
-//! Bounded rings between threads, with sleep and wake: nobody blocks, no wake is lost, nobody pays for waking who is awake.
+//! Bounded queues between threads, with sleep and wake: nobody blocks, no wake is lost, nobody pays for waking who is
+//! awake.
 //!
-//! A ring has one producer and one consumer, on any two threads ([`channel`]). Whoever may sleep owns one [`Bell`],
-//! whatever the number of its rings; the others ring it after they made something visible, once per batch. Ringing is a
-//! memory fence and a load while the sleeper is awake, and one wake per sleep otherwise.
+//! A queue has one producer and one consumer, on any two threads ([`channel`]). Whoever may sleep owns one [`WakeFlag`],
+//! whatever the number of its queues; the others wake it after they made something visible, once per batch. That is a
+//! memory fence and a load while the flag says that the sleeper is awake, and one wake per sleep otherwise.
 //!
 //! - A shard sleeps in the kernel, by [`ShardSleeper`]; waking it is one write to an eventfd.
-//! - A task of the front sleeps in tokio, by [`TaskBell`].
+//! - A task of the front sleeps in tokio, by [`TaskFlag`].
 //!
-//! A producer never waits in [`Sender::push`]: a full ring gives the value back. It may then leave a wish for space
-//! ([`Sender::has_space`]), and the consumer rings the producer's bell once that much has become free.
+//! A producer never waits in [`Sender::push`]: a full queue gives the value back. It may then leave a wish for space
+//! ([`Sender::has_space`]), and the consumer wakes the producer once that much has become free.
 //!
-//! The protocol is in `bell`, alone with its atomics, so that `tests/mailbox_model.rs` can run it through every
+//! The protocol is in `wake_flag`, alone with its atomics, so that `tests/mailbox_model.rs` can run it through every
 //! interleaving.
 
-mod bell;
 mod channel;
 mod sleep;
+mod wake_flag;
 
-/// What `bell` is built on; the model test puts loom's in their place.
+/// What `wake_flag` is built on; the model test puts loom's in their place.
 mod sync {
     pub(super) use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 }
 
-pub use bell::{Bell, Wake};
 pub use channel::{Drain, Receiver, Sender, channel};
-pub use sleep::{ShardBell, ShardSleeper, TaskBell, TaskWake};
+pub use sleep::{ShardFlag, ShardSleeper, TaskFlag, TaskWake};
+pub use wake_flag::{Wake, WakeFlag};

@@ -10,13 +10,13 @@ use std::{
 use atomic_waker::AtomicWaker;
 use ring::{WakeReceiver, WakeReceiverSeed, WakeSender};
 
-use super::bell::{Bell, Wake};
+use super::wake_flag::{Wake, WakeFlag};
 
-/// The bell of a shard.
-pub type ShardBell = Bell<WakeSender>;
+/// The flag of a shard.
+pub type ShardFlag = WakeFlag<WakeSender>;
 
-/// The bell of one task on the tokio side.
-pub type TaskBell = Bell<TaskWake>;
+/// The flag of one task on the tokio side.
+pub type TaskFlag = WakeFlag<TaskWake>;
 
 impl Wake for WakeSender {
     fn wake(&self) {
@@ -27,27 +27,27 @@ impl Wake for WakeSender {
 /// A shard's sleep. Belongs to its thread; made there from the seed.
 #[derive(Debug)]
 pub struct ShardSleeper {
-    bell: Arc<ShardBell>,
+    flag: Arc<ShardFlag>,
     receiver: WakeReceiver,
 }
 
 impl ShardSleeper {
-    /// Moves into the monoio runtime of the calling thread. `seed` is the other end of the bell's own wake.
+    /// Moves into the monoio runtime of the calling thread. `seed` is the other end of the flag's own wake.
     ///
     /// # Errors
     /// What [`WakeReceiverSeed::into_receiver`] reports.
-    pub fn new(bell: Arc<ShardBell>, seed: WakeReceiverSeed) -> io::Result<Self> {
-        Ok(Self { bell, receiver: seed.into_receiver()? })
+    pub fn new(flag: Arc<ShardFlag>, seed: WakeReceiverSeed) -> io::Result<Self> {
+        Ok(Self { flag, receiver: seed.into_receiver()? })
     }
 
-    /// Sleeps until `ready`, which must look at everything others ring the bell for: every ring, every wish. May be
+    /// Sleeps until `ready`, which must look at everything others wake by the flag for: every queue, every wish. May be
     /// dropped while pending, as one of several things waited for.
     ///
     /// # Errors
     /// What the driver reports for the wait; none are known.
     pub async fn sleep_until(&mut self, mut ready: impl FnMut() -> bool) -> io::Result<()> {
-        while !ready() && self.bell.try_sleep(&mut ready) {
-            let _asleep = Asleep(&self.bell);
+        while !ready() && self.flag.try_sleep(&mut ready) {
+            let _asleep = Asleep(&self.flag);
             self.receiver.wait().await?;
         }
         Ok(())
@@ -55,7 +55,7 @@ impl ShardSleeper {
 }
 
 /// However the wait ends: who is awake wants no wakes.
-struct Asleep<'a>(&'a ShardBell);
+struct Asleep<'a>(&'a ShardFlag);
 
 impl Drop for Asleep<'_> {
     fn drop(&mut self) {
@@ -74,14 +74,14 @@ impl Wake for TaskWake {
     }
 }
 
-impl Bell<TaskWake> {
-    /// Ready once `ready` is, which must look at everything others ring the bell for. Only one task may wait by a bell.
+impl WakeFlag<TaskWake> {
+    /// Ready once `ready` is, which must look at everything others wake by the flag for. Only one task may wait by a flag.
     pub fn poll_until(&self, cx: &mut Context<'_>, mut ready: impl FnMut() -> bool) -> Poll<()> {
         if ready() {
             return Poll::Ready(());
         }
         // Before the sleep is announced: from then on the waker may be called.
-        self.wake().0.register(cx.waker());
+        self.waker().0.register(cx.waker());
         if self.try_sleep(ready) { Poll::Pending } else { Poll::Ready(()) }
     }
 

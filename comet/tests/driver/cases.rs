@@ -43,7 +43,7 @@ pub(crate) fn order_holds_over_many_pushes_to_a_slow_reader(world: World) {
     }
 }
 
-/// Every write that ended rang the front's bell, mail or not: the front's thread was woken for nothing once for every few
+/// Every write that ended woke the front, mail or not: the front's thread was woken for nothing once for every few
 /// deliveries, which was a third of the process's CPU in a large room.
 pub(crate) fn deliveries_do_not_wake_the_front(world: World) {
     let mut clients: Vec<_> = (0..50).map(|n| world.login(&format!("k{n}"))).collect();

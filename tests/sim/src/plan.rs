@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use comet::{config::CometConfig, driver::sim::network::Faults, front::RING_CAPACITY};
+use comet::{config::CometConfig, driver::sim::network::Faults, front::QUEUE_CAPACITY};
 use config::load;
 use job::config::JobConfig;
 use logic::config::LogicConfig;
@@ -14,8 +14,8 @@ use shard::{Batch, Rate, ShardConfig, SlowConsumer};
 pub struct Plan {
     /// Shards of the comet.
     pub shards: usize,
-    /// Places of each ring.
-    pub ring: usize,
+    /// Places of each queue.
+    pub queue: usize,
     /// By how much large bounds are divided.
     pub shrink: usize,
     /// Rules of each shard.
@@ -116,7 +116,7 @@ impl Plan {
         };
         Plan {
             shards,
-            ring: r.of(&[8, 32, 256]),
+            queue: r.of(&[8, 32, 256]),
             shrink: r.of(&[1, 64, 512]),
             shard,
             sends_per_turn: r.of(&[1, 3, 1000]),
@@ -150,7 +150,7 @@ impl Plan {
         let logic = LogicConfig::default();
         Plan {
             shards,
-            ring: RING_CAPACITY,
+            queue: QUEUE_CAPACITY,
             shrink: 1,
             shard: comet.shard(shards, connections),
             sends_per_turn: 1000,

@@ -311,7 +311,7 @@ impl World {
             _ => Some(Generation(0)),
         };
         let front = Arc::clone(&self.control.front);
-        // A ring without room makes it wait.
+        // A queue without room makes it wait.
         tokio::spawn(async move { front.kick(key, below, CloseReason::Kicked, None).await });
     }
 

@@ -2,7 +2,15 @@
 
 use std::{collections::BTreeMap, future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
 
-use comet::{driver::sim::{network::{Faults, Injected, Network}, reactor, reactor::{Reactor, Turn}}, front::{Inbox, Outboxes}, mailbox::{Bell, ShardBell, TaskBell, channel}};
+use comet::{
+    driver::sim::{
+        network::{Faults, Injected, Network},
+        reactor,
+        reactor::{Reactor, Turn},
+    },
+    front::{Inbox, Outboxes},
+    mailbox::{ShardFlag, TaskFlag, WakeFlag, channel},
+};
 use seam::{Random, Time};
 use tokio::task::yield_now;
 
@@ -17,7 +25,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(25);
 /// How long a wake may take: none does, but a thread may be held up in between.
 const WAKE_MAX: Duration = Duration::from_millis(20);
 
-/// Steps of the tokio side in which what was put into a ring has to be taken.
+/// Steps of the tokio side in which what was put into a queue has to be taken.
 const TOKIO_STEPS_MAX: u64 = 200;
 
 /// What a run came to.
@@ -56,8 +64,8 @@ pub(crate) struct World {
     pub(crate) next_push: u32,
     pub(crate) seen: BTreeMap<&'static str, u64>,
     tokio_steps: u64,
-    /// Since when, and since which step of the tokio side, each ring has been left alone with something in it.
-    unrung: Vec<Option<(Time, u64)>>,
+    /// Since when, and since which step of the tokio side, each queue has been left alone with something in it.
+    unwoken: Vec<Option<(Time, u64)>>,
     unread: Vec<Option<(Time, u64)>>,
 }
 
@@ -87,7 +95,7 @@ impl World {
             next_push: 0,
             seen: BTreeMap::new(),
             tokio_steps: 0,
-            unrung: vec![None; plan.shards],
+            unwoken: vec![None; plan.shards],
             unread: vec![None; plan.shards],
             shards,
             plan,
@@ -234,8 +242,8 @@ impl World {
                 let (began, step) = *since.get_or_insert(moment);
                 moment.0.since(began) > WAKE_MAX && moment.1 - step > steps
             };
-            let (inbox, in_ring, outside) = shard.waiting();
-            if self.frozen[index] <= self.now && long(&mut self.unrung[index], shard.sleeps_on_work(), 3) {
+            let (inbox, in_queue, outside) = shard.waiting();
+            if self.frozen[index] <= self.now && long(&mut self.unwoken[index], shard.sleeps_on_work(), 3) {
                 self.oracle.fail(format!(
                     "shard {index} sleeps, nobody has woken it, and {inbox} commands wait for it ({outside} of its own mails wait for room)"
                 ));
@@ -243,7 +251,7 @@ impl World {
             if self.tokio_frozen <= self.now
                 && long(&mut self.unread[index], shard.front_is_told(), TOKIO_STEPS_MAX)
             {
-                self.oracle.fail(format!("{in_ring} mails of shard {index} wait, and the front sleeps"));
+                self.oracle.fail(format!("{in_queue} mails of shard {index} wait, and the front sleeps"));
             }
         }
     }
@@ -352,13 +360,13 @@ impl World {
     /// Nothing of anybody is left.
     async fn check_empty(&mut self) -> Result<(), String> {
         for (index, shard) in self.shards.iter().enumerate() {
-            let (inbox, in_ring, outside) = shard.waiting();
+            let (inbox, in_queue, outside) = shard.waiting();
             let census = shard.shard().census();
             if census != Default::default() {
                 self.oracle.fail(format!("everybody has left, and shard {index} still has {census:?}"));
-            } else if inbox + in_ring + outside > 0 {
+            } else if inbox + in_queue + outside > 0 {
                 self.oracle.fail(format!(
-                    "everybody has left, and {inbox} commands, {in_ring} + {outside} mails of shard {index} wait"
+                    "everybody has left, and {inbox} commands, {in_queue} + {outside} mails of shard {index} wait"
                 ));
             }
         }
@@ -377,22 +385,22 @@ impl World {
     }
 }
 
-/// The shards of a comet, and the front's ends of their rings.
+/// The shards of a comet, and the front's ends of their queues.
 pub(crate) fn reactors(plan: &Plan, now: Time) -> (Vec<Reactor>, Outboxes, Vec<Inbox>) {
     let (mut senders, mut inboxes, mut shards) = (Vec::new(), Vec::new(), Vec::new());
     for index in 0..plan.shards {
         let (wake, seed) = ring::wake_pair().expect("a descriptor or two");
-        let bell = Arc::new(ShardBell::new(wake));
-        let task = Arc::new(TaskBell::default());
-        let (sender, inbox) = channel(plan.ring, Arc::clone(&bell), Arc::<Bell<()>>::default());
-        let (to_front, receiver) = channel(plan.ring, Arc::clone(&task), Arc::clone(&bell));
+        let flag = Arc::new(ShardFlag::new(wake));
+        let task = Arc::new(TaskFlag::default());
+        let (sender, inbox) = channel(plan.queue, Arc::clone(&flag), Arc::<WakeFlag<()>>::default());
+        let (to_front, receiver) = channel(plan.queue, Arc::clone(&task), Arc::clone(&flag));
         senders.push(sender);
-        inboxes.push(Inbox { receiver, bell: task });
+        inboxes.push(Inbox { receiver, flag: task });
         let plan = reactor::Plan {
             index: index as u16,
             config: plan.shard.clone(),
             inbox,
-            bell,
+            flag,
             wake: seed,
             to_front,
             sends_per_turn: plan.sends_per_turn,

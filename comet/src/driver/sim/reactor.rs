@@ -17,7 +17,7 @@ use shard::{
 use super::network::{Network, SocketId};
 use crate::{
     mail::{Attach, Descriptor, ToFront, ToShard},
-    mailbox::{Receiver, Sender, ShardBell, TaskWake},
+    mailbox::{Receiver, Sender, ShardFlag, TaskWake},
 };
 
 /// Bytes read at once.
@@ -26,7 +26,7 @@ const READ_BUFFER: usize = 64 * 1024;
 /// Commands taken from the mailbox in one step at most.
 const MAIL_PER_TURN: usize = 1024;
 
-/// Free places in the ring to the front that are worth waking up for, once it was full; fewer in a small ring.
+/// Free places in the queue to the front that are worth waking up for, once it was full; fewer in a small queue.
 const POST_AT_LEAST: usize = 256;
 
 /// What a simulated shard is made of.
@@ -37,9 +37,9 @@ pub struct Plan {
     pub config: ShardConfig,
     /// Commands of the front.
     pub inbox: Receiver<ToShard, ()>,
-    /// Rung when the shard sleeps and there is something for it.
-    pub bell: Arc<ShardBell>,
-    /// The bell's other end.
+    /// Wakes the shard when it sleeps and there is something for it.
+    pub flag: Arc<ShardFlag>,
+    /// The flag's other end.
     pub wake: WakeReceiverSeed,
     /// Mail for the front.
     pub to_front: Sender<ToFront, TaskWake>,
@@ -115,7 +115,7 @@ pub struct Reactor {
     /// What the mailbox has had no place for yet.
     outgoing: VecDeque<ToFront>,
     inbox: Receiver<ToShard, ()>,
-    bell: Arc<ShardBell>,
+    flag: Arc<ShardFlag>,
     wake: WakeReceiverSeed,
     to_front: Sender<ToFront, TaskWake>,
     sends_per_turn: usize,
@@ -129,7 +129,7 @@ pub struct Reactor {
     /// What could be done now.
     tasks: Vec<Task>,
     mail: MailTask,
-    /// There is mail in the ring of which the front has not been told.
+    /// There is mail in the queue of which the front has not been told.
     posted: bool,
     mailbox_depth: u64,
     flush_at: Option<Time>,
@@ -176,7 +176,7 @@ enum MailTask {
 impl Reactor {
     /// An empty shard.
     pub fn new(plan: Plan, now: Time) -> Reactor {
-        let Plan { index, config, inbox, bell, wake, to_front, sends_per_turn } = plan;
+        let Plan { index, config, inbox, flag, wake, to_front, sends_per_turn } = plan;
         Reactor {
             index,
             bytes_per_turn: config.queue_bytes_max as usize,
@@ -184,7 +184,7 @@ impl Reactor {
             out: Outputs::default(),
             outgoing: VecDeque::new(),
             inbox,
-            bell,
+            flag,
             wake,
             to_front,
             sends_per_turn,
@@ -213,17 +213,17 @@ impl Reactor {
         size_of::<Option<Place>>()
     }
 
-    /// How often a ring was found full: that to the front for any mail, that from it for pushes.
+    /// How often a queue was found full: that to the front for any mail, that from it for pushes.
     pub fn full(&self) -> u64 {
         self.full
     }
 
-    /// Commands that wait, and mail that waits: in the ring and before it.
+    /// Commands that wait, and mail that waits: in the queue and before it.
     pub fn waiting(&self) -> (usize, usize, usize) {
         (self.inbox.depth(), self.to_front.depth(), self.outgoing.len())
     }
 
-    /// Mail of which the front was told waits in the ring.
+    /// Mail of which the front was told waits in the queue.
     pub fn front_is_told(&self) -> bool {
         !self.posted && self.to_front.depth() > 0
     }
@@ -234,11 +234,11 @@ impl Reactor {
         self.mail == MailTask::Asleep && self.has_work()
     }
 
-    /// The task that takes the mail is woken, if somebody rang. Without work for it the look costs a system call and
+    /// The task that takes the mail is woken, if somebody woke it. Without work for it the look costs a system call and
     /// finds nothing.
     fn wake_up(&mut self) {
         if self.mail == MailTask::Asleep && self.has_work() && self.wake.try_take() {
-            self.bell.awake();
+            self.flag.awake();
             self.mail = MailTask::Awake;
         }
     }
@@ -263,7 +263,7 @@ impl Reactor {
             Some(1) => self.take_mail(turn),
             Some(2) => self.flush(turn),
             Some(3) => self.tick(turn),
-            Some(_) => self.ring_front(),
+            Some(_) => self.wake_front(),
             None => match self.tasks.swap_remove(chosen - others) {
                 Task::Read(id) => self.read(turn, id),
                 Task::Write(id) => self.write(turn, id),
@@ -565,8 +565,8 @@ impl Reactor {
         match self.mail {
             MailTask::Asleep => return,
             MailTask::Drowsy => {
-                let bell = Arc::clone(&self.bell);
-                let asleep = bell.try_sleep(|| self.is_ready());
+                let flag = Arc::clone(&self.flag);
+                let asleep = flag.try_sleep(|| self.is_ready());
                 self.mail = if asleep { MailTask::Asleep } else { MailTask::Awake };
                 return;
             }
@@ -574,10 +574,10 @@ impl Reactor {
         }
         let now = turn.now;
         let depth = self.inbox.depth();
-        // Both rings are as long; the last quarter is not for pushes.
+        // Both queues are as long; the last quarter is not for pushes.
         self.full += u64::from(depth >= self.to_front.capacity() * 3 / 4);
         let most = 1 + turn.schedule.below(MAIL_PER_TURN);
-        // Taken out of the ring before the first is handed on: the drain borrows the ring.
+        // Taken out of the queue before the first is handed on: the drain borrows the queue.
         let (mut commands, mut bytes) = (Vec::new(), 0);
         for mail in self.inbox.drain().take(most) {
             if let ToShard::Rules(mail::ToShard::Push(push)) = &mail {
@@ -662,7 +662,7 @@ impl Reactor {
         }
     }
 
-    /// What others ring the bell for: a command, or room for the mail that waits, for which a wish is left.
+    /// What others wake the task for: a command, or room for the mail that waits, for which a wish is left.
     fn is_ready(&mut self) -> bool {
         let places = self.post_at_least();
         !self.inbox.is_empty() || (!self.outgoing.is_empty() && self.to_front.has_space(places))
@@ -678,7 +678,7 @@ impl Reactor {
         POST_AT_LEAST.min(self.to_front.capacity() / 4)
     }
 
-    /// Moves mail into the ring to the front, as far as it goes. The front is told by a task of its own.
+    /// Moves mail into the queue to the front, as far as it goes. The front is told by a task of its own.
     fn post(&mut self) {
         self.take_rules_mail();
         while let Some(mail) = self.outgoing.pop_front() {
@@ -701,7 +701,7 @@ impl Reactor {
         self.outgoing.extend(self.out.mail.drain(..).map(ToFront::Rules));
     }
 
-    fn ring_front(&mut self) {
+    fn wake_front(&mut self) {
         self.posted = false;
         self.to_front.notify();
     }

@@ -1,10 +1,10 @@
 //! Sleep and wake without a lost wake.
 //!
-//! One side *stores* something the other waits for (an item in a ring, a free place), the other *stores* that it is about
+//! One side *stores* something the other waits for (an item in a queue, a free place), the other *stores* that it is about
 //! to wait; then each *loads* what the other stored. The sequentially consistent fence between store and load on both
 //! sides makes it impossible that both load the old value: either the waiting side sees the change and does not sleep, or
 //! the changing side sees the sleeper and wakes it. The atomics themselves can stay relaxed; what they guard is published
-//! by the ring.
+//! by the queue.
 
 use seam::Bug;
 
@@ -23,24 +23,24 @@ impl Wake for () {
 
 /// Whether one thread or task sleeps, and how to wake it.
 #[derive(Debug, Default)]
-pub struct Bell<W> {
+pub struct WakeFlag<W> {
     sleeping: AtomicBool,
-    wake: W,
+    waker: W,
 }
 
-impl<W> Bell<W> {
-    /// The bell of somebody who is awake and can be woken by `wake`.
-    pub fn new(wake: W) -> Self {
-        Self { sleeping: AtomicBool::new(false), wake }
+impl<W> WakeFlag<W> {
+    /// The flag of somebody who is awake and can be woken by `waker`.
+    pub fn new(waker: W) -> Self {
+        Self { sleeping: AtomicBool::new(false), waker }
     }
 
     /// For the sleeper: announces the sleep, then looks once more whether there is something to do. `true`: sleep, until
     /// woken. `false`: do not, there is.
     ///
-    /// `ready` must look at everything others ring this bell for.
+    /// `ready` must look at everything others wake by this flag for.
     #[must_use = "true means that the caller must now wait for the wake"]
     pub fn try_sleep(&self, ready: impl FnOnce() -> bool) -> bool {
-        // A swap like the one in `ring`, so that the two have one order, for loom too.
+        // A swap like the one in `wake`, so that the two have one order, for loom too.
         self.sleeping.swap(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         let sleeps = seam::planted(Bug::LostWake) || !ready();
@@ -56,22 +56,22 @@ impl<W> Bell<W> {
     }
 
     /// How the sleeper is woken.
-    pub fn wake(&self) -> &W {
-        &self.wake
+    pub fn waker(&self) -> &W {
+        &self.waker
     }
 }
 
-impl<W: Wake> Bell<W> {
+impl<W: Wake> WakeFlag<W> {
     /// For the others, after they made something visible: wakes the sleeper if it sleeps and nobody has woken it yet.
-    pub fn ring(&self) {
+    pub fn wake(&self) {
         fence(Ordering::SeqCst);
         if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::Relaxed) {
-            self.wake.wake();
+            self.waker.wake();
         }
     }
 }
 
-/// A producer's wish for free places in its ring.
+/// A producer's wish for free places in its queue.
 #[derive(Debug, Default)]
 pub(crate) struct Wish {
     /// Places wished for; 0: no wish.
@@ -79,7 +79,7 @@ pub(crate) struct Wish {
 }
 
 impl Wish {
-    /// For the producer: whether `places` are free; if not, the wish stands. `free` must ask the ring afresh.
+    /// For the producer: whether `places` are free; if not, the wish stands. `free` must ask the queue afresh.
     pub(crate) fn satisfied(&self, places: usize, free: impl FnOnce() -> usize) -> bool {
         self.places.store(places, Ordering::Relaxed);
         fence(Ordering::SeqCst);
@@ -91,7 +91,7 @@ impl Wish {
     }
 
     /// For the consumer, after it took something: whether a wish came true by that. At most once per wish.
-    #[must_use = "true means that the producer's bell must be rung"]
+    #[must_use = "true means that the producer must be woken"]
     pub(crate) fn grant(&self, free: impl FnOnce() -> usize) -> bool {
         fence(Ordering::SeqCst);
         let places = self.places.load(Ordering::Relaxed);
