@@ -1,0 +1,11 @@
+//! What the tests of all crates share, once each. The simulator, the fuzz targets and the benches use it too.
+//!
+//! | module | gives | feature |
+//! | --- | --- | --- |
+//! | [`wire`] | both wires as a client sees them, written by hand: bytes out, things got in | |
+//!
+//! What only one subject needs stays with its tests. Real servers (Redis, etcd, Kafka) and free ports are given by the crate
+//! `services`, which needs nothing of Halley.
+#![forbid(unsafe_code)]
+
+pub mod wire;
