@@ -9,7 +9,7 @@
 //! Modules: [`connection`] the state of one socket, [`input`] bytes to frames, [`operation`] what each operation does,
 //! [`login`] lobby, verdict, hand-over and replacement, [`fanout`] pushes to send queues to writes, [`closing`] every
 //! way to end, [`room`], [`queue`], [`wheel`], [`rate`], [`slots`] what these stand on, [`mail`] what shards and front
-//! say to each other, [`stats`] the counters.
+//! say to each other, [`stats`] the counters; `inspect` is a look inside for tests.
 
 #![forbid(unsafe_code)]
 #![deny(clippy::print_stdout, clippy::print_stderr)] // they panic when nobody takes it, or wait for ever
@@ -18,6 +18,8 @@ mod closing;
 mod connection;
 mod fanout;
 mod input;
+#[cfg(feature = "inspect")]
+pub mod inspect;
 mod login;
 pub mod mail;
 mod operation;
@@ -26,8 +28,6 @@ mod rate;
 mod room;
 mod slots;
 pub mod stats;
-#[cfg(test)]
-mod tests;
 pub mod wheel;
 
 use std::{collections::VecDeque, hash::BuildHasher, net::IpAddr, time::Duration};
@@ -65,7 +65,7 @@ use self::{
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Mail that may wait for a full mailbox to the front before connections are held: each held one owes one mail at most.
-const MAIL_WAITING_MAX: usize = 1024;
+pub const MAIL_WAITING_MAX: usize = 1024;
 
 /// Rooms in one report to the front.
 const ROOMS_PAGE: usize = 1024;
@@ -442,20 +442,6 @@ impl Shard {
         std::mem::take(&mut self.heard)
     }
 
-    /// What there is; all 0 when everybody has left.
-    #[cfg(feature = "sim")]
-    pub fn census(&self) -> Census {
-        Census {
-            connections: self.slots.len(),
-            unauthenticated: self.unauthenticated_now,
-            keys: self.keys.len(),
-            rooms: self.rooms.len(),
-            congested: self.congested.len(),
-            to_flush: self.fanout.dirty.len(),
-            queue_bytes: self.stats.queue_bytes,
-        }
-    }
-
     fn expire(&mut self, now: Time, entry: Entry, out: &mut Outputs) {
         let Some((id, connection)) = self.slots.at_mut(entry.slot) else { return };
         if connection.timer != entry.tick {
@@ -526,26 +512,6 @@ impl Shard {
     fn reply(&mut self, slot: u32, encoded: &proto::encoded::Encoded) {
         self.enqueue(slot, Outgoing::reply(encoded), true);
     }
-}
-
-/// What a shard holds, for the simulator.
-#[cfg(feature = "sim")]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Census {
-    /// Slots in use.
-    pub connections: usize,
-    /// Connections that have not logged in.
-    pub unauthenticated: usize,
-    /// Keys of the table.
-    pub keys: usize,
-    /// Rooms with a member.
-    pub rooms: usize,
-    /// Connections that wait for the way to the front.
-    pub congested: usize,
-    /// Connections that wait to be flushed.
-    pub to_flush: usize,
-    /// Bytes in send queues.
-    pub queue_bytes: u64,
 }
 
 /// How a write ended.

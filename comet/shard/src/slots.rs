@@ -73,6 +73,15 @@ impl Slots {
         place.connection.as_mut().map(|connection| (id, connection))
     }
 
+    /// All connections, by slot.
+    #[cfg(feature = "inspect")]
+    pub(super) fn iter(&self) -> impl Iterator<Item = (ConnectionId, &Connection)> {
+        self.slots.iter().enumerate().filter_map(|(slot, place)| {
+            let id = ConnectionId { shard: self.shard, slot: slot as u32, generation: place.generation };
+            place.connection.as_ref().map(|connection| (id, connection))
+        })
+    }
+
     /// The key of the open connection in this slot.
     pub(super) fn key(&self, slot: u32) -> Option<&Key> {
         self.open(slot).map(|open| &open.key)

@@ -74,7 +74,7 @@ impl Wheel {
     }
 
     /// Entries in it, live or not.
-    #[cfg(test)]
+    #[cfg(feature = "inspect")]
     pub(super) fn entries(&self) -> usize {
         self.places.iter().map(Vec::len).sum()
     }

@@ -3,9 +3,12 @@
 //! | module | gives | feature |
 //! | --- | --- | --- |
 //! | [`wire`] | both wires as a client sees them, written by hand: bytes out, things got in | |
+//! | [`world`] | a shard with a fake driver, fake clients, a fake front and virtual time | `world` |
 //!
 //! What only one subject needs stays with its tests. Real servers (Redis, etcd, Kafka) and free ports are given by the crate
 //! `services`, which needs nothing of Halley.
 #![forbid(unsafe_code)]
 
 pub mod wire;
+#[cfg(feature = "world")]
+pub mod world;

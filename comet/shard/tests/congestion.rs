@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use contract::{Session, Transport};
 use proto::close::CloseReason;
-
-use super::{
-    super::{MAIL_WAITING_MAX, Rate, mail::ConnectionId},
+use shard::{MAIL_WAITING_MAX, Rate, mail::ConnectionId};
+use testkit::{
     wire::{BOTH, frame, sent},
     world::{End, Said, World, room, session, session_in},
 };

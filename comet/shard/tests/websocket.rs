@@ -1,10 +1,9 @@
 //! RFC 6455 as the shard uses it: upgrade, control frames, fragments, violations.
 
 use contract::Transport;
-use proto::{close::CloseReason, websocket::Opcode};
-
-use super::{
-    super::mail::ConnectionId,
+use proto::close::CloseReason;
+use shard::mail::{ConnectionId, Outcome};
+use testkit::{
     wire::{self, Got, fragment, frame, masked, raw_frame},
     world::{Said, World, session},
 };
@@ -19,7 +18,7 @@ fn closed_with(code: u16, text: &str) -> Vec<Got> {
 
 #[test]
 fn an_upgrade_is_answered_with_101_in_whatever_pieces_it_comes() {
-    let request = wire::upgrade("/sub?token=secret", &[]);
+    let request = wire::upgrade("/sub?token=secret", "");
     for size in [1, 2, 100, usize::MAX] {
         let mut world = World::new();
         world.read_size = size;
@@ -35,11 +34,11 @@ fn an_upgrade_is_answered_with_101_in_whatever_pieces_it_comes() {
 fn what_comes_with_the_upgrade_is_read_as_websocket() {
     let mut world = World::new();
     let id = world.accept(Transport::WebSocket).expect("room for it");
-    let login = masked(Opcode::Binary, &frame(7, 1, b"{}"));
-    let ping = masked(Opcode::Ping, b"after");
-    world.send(id, &[wire::upgrade("/sub", &[]), masked(Opcode::Ping, b"hi"), login, ping].concat());
+    let login = masked(wire::BINARY, &frame(7, 1, b"{}"));
+    let ping = masked(wire::PING, b"after");
+    world.send(id, &[wire::upgrade("/sub", ""), masked(wire::PING, b"hi"), login, ping].concat());
     assert_eq!(world.got(id), [Got::Http(101), Got::Pong(b"hi".to_vec())]);
-    world.verdict(id, super::super::mail::Outcome::Open(session("k")));
+    world.verdict(id, Outcome::Open(session("k")));
     let op_8 = Got::Reply { op: 8, seq: 1, body: Vec::new() };
     assert_eq!(world.got(id), [op_8, Got::Pong(b"after".to_vec())]);
 }
@@ -48,9 +47,9 @@ fn what_comes_with_the_upgrade_is_read_as_websocket() {
 /// out, and closed the connection that the key had.
 #[test]
 fn a_login_with_a_close_frame_behind_it_is_not_asked() {
-    let login = || masked(Opcode::Binary, &frame(7, 1, b"{}"));
-    let close = || masked(Opcode::Close, &1000u16.to_be_bytes());
-    for behind in [vec![], masked(Opcode::Ping, b"hi"), masked(Opcode::Binary, &[7; 300])] {
+    let login = || masked(wire::BINARY, &frame(7, 1, b"{}"));
+    let close = || masked(wire::CLOSE, &1000u16.to_be_bytes());
+    for behind in [vec![], masked(wire::PING, b"hi"), masked(wire::BINARY, &[7; 300])] {
         let mut world = World::new();
         let id = world.connect(Transport::WebSocket);
         world.said();
@@ -59,7 +58,7 @@ fn a_login_with_a_close_frame_behind_it_is_not_asked() {
         assert_eq!(world.closes(CloseReason::ClientClosed), 1);
     }
     // Half a close, and what only looks like one, is none.
-    for behind in [close()[..1].to_vec(), masked(Opcode::Binary, &close())] {
+    for behind in [close()[..1].to_vec(), masked(wire::BINARY, &close())] {
         let mut world = World::new();
         let id = world.connect(Transport::WebSocket);
         world.said();
@@ -70,7 +69,7 @@ fn a_login_with_a_close_frame_behind_it_is_not_asked() {
 
 #[test]
 fn a_refused_upgrade_gets_its_status_and_the_end() {
-    let get = |target: &str| String::from_utf8(wire::upgrade(target, &[])).expect("text");
+    let get = |target: &str| String::from_utf8(wire::upgrade(target, "")).expect("text");
     for (request, status, label) in [
         (get("/other"), 404, "path"),
         (get("/sub").replace("GET", "POST"), 405, "method"),
@@ -98,9 +97,9 @@ fn a_refused_upgrade_gets_its_status_and_the_end() {
 fn pings_are_answered_with_their_payload() {
     let mut world = World::new();
     let id = open(&mut world);
-    world.send(id, &[masked(Opcode::Ping, b""), masked(Opcode::Ping, &[7; 125])].concat());
+    world.send(id, &[masked(wire::PING, b""), masked(wire::PING, &[7; 125])].concat());
     assert_eq!(world.bytes(id), [vec![0x8a, 0], wire::from_server(0x8a, &[7; 125])].concat());
-    world.send(id, &masked(Opcode::Pong, b"unasked"));
+    world.send(id, &masked(wire::PONG, b"unasked"));
     assert!(world.bytes(id).is_empty());
 }
 
@@ -108,16 +107,16 @@ fn pings_are_answered_with_their_payload() {
 fn frames_may_come_as_text_and_in_fragments_with_pings_between() {
     let mut world = World::new();
     let id = open(&mut world);
-    world.send(id, &masked(Opcode::Text, &frame(2, 1, b"")));
+    world.send(id, &masked(wire::TEXT, &frame(2, 1, b"")));
     let bytes = frame(14, 2, b"1000,1001");
     world.send(
         id,
         &[
-            fragment(Opcode::Binary, false, &bytes[..5]),
-            masked(Opcode::Ping, b"p"),
-            fragment(Opcode::Continuation, false, &[]),
-            fragment(Opcode::Continuation, true, &bytes[5..]),
-            masked(Opcode::Binary, &frame(2, 3, b"")),
+            fragment(wire::BINARY, false, &bytes[..5]),
+            masked(wire::PING, b"p"),
+            fragment(wire::CONTINUATION, false, &[]),
+            fragment(wire::CONTINUATION, true, &bytes[5..]),
+            masked(wire::BINARY, &frame(2, 3, b"")),
         ]
         .concat(),
     );
@@ -130,7 +129,7 @@ fn frames_may_come_as_text_and_in_fragments_with_pings_between() {
 fn an_empty_message_says_nothing() {
     let mut world = World::new();
     let id = open(&mut world);
-    world.send(id, &[masked(Opcode::Binary, b""), masked(Opcode::Text, b"")].concat());
+    world.send(id, &[masked(wire::BINARY, b""), masked(wire::TEXT, b"")].concat());
     assert!(world.bytes(id).is_empty() && !world.is_over(id));
 }
 
@@ -138,12 +137,12 @@ fn an_empty_message_says_nothing() {
 fn violations_close_with_the_code_of_the_rfc() {
     let unmasked = wire::from_server(0x82, &frame(2, 1, b""));
     let with = |first: u8| {
-        let mut bytes = masked(Opcode::Binary, b"");
+        let mut bytes = masked(wire::BINARY, b"");
         bytes[0] = first;
         bytes
     };
-    let many: Vec<u8> = std::iter::once(fragment(Opcode::Binary, false, b""))
-        .chain((0..100).map(|_| fragment(Opcode::Continuation, false, b"")))
+    let many: Vec<u8> = std::iter::once(fragment(wire::BINARY, false, b""))
+        .chain((0..100).map(|_| fragment(wire::CONTINUATION, false, b"")))
         .flatten()
         .collect();
     for (name, bytes, code, reason) in [
@@ -152,12 +151,12 @@ fn violations_close_with_the_code_of_the_rfc() {
         ("reserved opcode", with(0x83), 1002, CloseReason::ProtocolViolation),
         ("stray continuation", with(0x80), 1002, CloseReason::ProtocolViolation),
         ("fragmented ping", with(0x09), 1002, CloseReason::ProtocolViolation),
-        ("close of one byte", masked(Opcode::Close, b"\x03"), 1002, CloseReason::ProtocolViolation),
-        ("close code 1005", masked(Opcode::Close, b"\x03\xed"), 1002, CloseReason::ProtocolViolation),
-        ("close reason", masked(Opcode::Close, b"\x03\xe8\xff"), 1007, CloseReason::BadUtf8),
-        ("text", masked(Opcode::Text, b"\xc3\x28"), 1007, CloseReason::BadUtf8),
+        ("close of one byte", masked(wire::CLOSE, b"\x03"), 1002, CloseReason::ProtocolViolation),
+        ("close code 1005", masked(wire::CLOSE, b"\x03\xed"), 1002, CloseReason::ProtocolViolation),
+        ("close reason", masked(wire::CLOSE, b"\x03\xe8\xff"), 1007, CloseReason::BadUtf8),
+        ("text", masked(wire::TEXT, b"\xc3\x28"), 1007, CloseReason::BadUtf8),
         ("fragments", many, 1008, CloseReason::LimitBroken),
-        ("message", masked(Opcode::Binary, &[0; 65_537]), 1009, CloseReason::MessageTooBig),
+        ("message", masked(wire::BINARY, &[0; 65_537]), 1009, CloseReason::MessageTooBig),
     ] {
         for logged_in in [false, true] {
             let mut world = World::new();
@@ -181,8 +180,8 @@ fn fragments_with_a_lying_length_inside_harm_nobody() {
             let bystander = world.open(Transport::WebSocket, session("bystander"));
             let id = if logged_in { open(&mut world) } else { world.connect(Transport::WebSocket) };
             let bytes = raw_frame(pack_len, 16, 1, 7, 1, b"");
-            world.send(id, &fragment(Opcode::Binary, false, &bytes[..7]));
-            world.send(id, &fragment(Opcode::Continuation, true, &bytes[7..]));
+            world.send(id, &fragment(wire::BINARY, false, &bytes[..7]));
+            world.send(id, &fragment(wire::CONTINUATION, true, &bytes[7..]));
             assert_eq!(world.got(id), closed_with(1002, "protocol violation"), "{pack_len}");
             let label = if matches!(pack_len, 17 | 4112) { "beyond_message" } else { "len" };
             assert_eq!(world.bad("frame", label), 1, "{pack_len}");
@@ -198,7 +197,7 @@ fn a_frame_longer_than_its_message_is_never_answered() {
     let mut world = World::new();
     let id = open(&mut world);
     let other = world.ask_login(Transport::WebSocket);
-    world.send(id, &masked(Opcode::Binary, &raw_frame(4112, 16, 1, 4, 1, b"short")));
+    world.send(id, &masked(wire::BINARY, &raw_frame(4112, 16, 1, 4, 1, b"short")));
     assert_eq!(world.got(id), closed_with(1002, "protocol violation"));
     assert_eq!(world.bad("frame", "beyond_message"), 1);
     assert!(world.is_held(other));
@@ -209,7 +208,7 @@ fn a_frame_never_goes_on_in_the_next_message() {
     let mut world = World::new();
     let id = open(&mut world);
     let bytes = frame(2, 1, b"body");
-    world.send(id, &masked(Opcode::Binary, &bytes[..18]));
+    world.send(id, &masked(wire::BINARY, &bytes[..18]));
     assert!(world.is_over(id));
 }
 
@@ -218,8 +217,8 @@ fn nothing_is_read_after_a_violation() {
     let mut world = World::new();
     let id = open(&mut world);
     world.socket_mut(id).stubborn = true;
-    world.send(id, &[masked(Opcode::Binary, b"x"), masked(Opcode::Ping, b"y")].concat());
-    world.send(id, &masked(Opcode::Ping, b"z"));
+    world.send(id, &[masked(wire::BINARY, b"x"), masked(wire::PING, b"y")].concat());
+    world.send(id, &masked(wire::PING, b"z"));
     assert_eq!(world.got(id), closed_with(1002, "protocol violation"));
     assert_eq!(world.shard.stats().bad_input.values().sum::<u64>(), 1);
 }

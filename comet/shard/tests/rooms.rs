@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use contract::{Session, Transport};
 use proto::{ids::Key, op::Op};
-
-use super::{
-    super::mail::{ConnectionId, Outcome, ToShard},
+use shard::mail::{ConnectionId, Outcome, ToShard};
+use testkit::{
     wire::{self, Got, bodies},
     world::{Said, World, room, rooms, session, session_in},
 };

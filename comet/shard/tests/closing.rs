@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use contract::{Session, Transport};
-use proto::{close::CloseReason, op::Op, websocket::Opcode};
-
-use super::{
-    super::{
-        SlowConsumer,
-        mail::{ConnectionId, Outcome, PushTo, ToShard},
-        stats::DropReason,
-    },
+use proto::{close::CloseReason, op::Op};
+use shard::{
+    SlowConsumer,
+    mail::{ConnectionId, Outcome, PushTo, ToShard},
+    stats::DropReason,
+};
+use testkit::{
     wire::{self, BOTH, Got, bodies, fragment, frame, masked},
     world::{Said, World, session, session_in},
 };
@@ -30,8 +29,8 @@ fn end_open(world: &mut World, id: ConnectionId, transport: Transport, reason: C
     match reason {
         CloseReason::GoingAway => world.mail(ToShard::Drain { over: Duration::ZERO }),
         CloseReason::ProtocolViolation => world.say(id, 9, 1, b""),
-        CloseReason::BadUtf8 if web => world.send(id, &masked(Opcode::Text, b"\xff")),
-        CloseReason::MessageTooBig if web => world.send(id, &masked(Opcode::Binary, &[0; 70_000])),
+        CloseReason::BadUtf8 if web => world.send(id, &masked(wire::TEXT, b"\xff")),
+        CloseReason::MessageTooBig if web => world.send(id, &masked(wire::BINARY, &[0; 70_000])),
         CloseReason::LimitBroken => {
             let heartbeats: Vec<u8> = (0..500).flat_map(|_| frame(2, 1, b"")).collect();
             world.send(id, &wire::sent(transport, &heartbeats));
@@ -197,7 +196,7 @@ fn a_websocket_close_is_answered_with_its_code() {
     ] {
         let mut world = World::new();
         let id = open_with_reasons(&mut world, Transport::WebSocket);
-        let bytes = [masked(Opcode::Close, payload), masked(Opcode::Binary, &frame(2, 1, b""))].concat();
+        let bytes = [masked(wire::CLOSE, payload), masked(wire::BINARY, &frame(2, 1, b""))].concat();
         world.send(id, &bytes);
         assert_eq!(world.bytes(id), answer, "and nothing that came behind it");
         assert!(world.is_over(id));
@@ -211,7 +210,7 @@ fn an_answered_close_still_waits_for_the_write_under_way() {
     let id = world.open(Transport::WebSocket, session_in("k", "live://1"));
     world.stall(id, true);
     world.push_room("live://1", "last");
-    world.send(id, &masked(Opcode::Close, &[]));
+    world.send(id, &masked(wire::CLOSE, &[]));
     world.leave(id, false);
     assert!(!world.is_over(id));
     world.stall(id, false);
@@ -424,12 +423,12 @@ fn a_connection_that_arrives_during_a_drain_is_closed_too() {
 fn a_message_over_the_limit_is_refused_from_its_header_and_summed_over_fragments() {
     let mut world = World::with(|config| config.message.message_max = 5000);
     let id = world.open(Transport::WebSocket, session("k"));
-    let big = masked(Opcode::Binary, &[0; 5001]);
+    let big = masked(wire::BINARY, &[0; 5001]);
     world.send(id, &big[..8]);
     assert_eq!(world.got(id), [Got::Close { code: 1009, text: "message too big".to_owned() }]);
     let id = world.open(Transport::WebSocket, session("k"));
-    world.send(id, &fragment(Opcode::Binary, false, &[0; 3000]));
-    world.send(id, &fragment(Opcode::Continuation, true, &[0; 2001]));
+    world.send(id, &fragment(wire::BINARY, false, &[0; 3000]));
+    world.send(id, &fragment(wire::CONTINUATION, true, &[0; 2001]));
     assert_eq!(world.got(id), [Got::Close { code: 1009, text: "message too big".to_owned() }]);
     assert_eq!(world.bad("websocket", "message_len"), 2);
 }

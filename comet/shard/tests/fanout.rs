@@ -5,13 +5,12 @@ use std::{rc::Rc, time::Duration};
 use contract::{Session, Transport};
 use proto::{encoded::Encoded, ids::Key, op::Op};
 use seam::Time;
-
-use super::{
-    super::{
-        Batch, FlushState, SlowConsumer,
-        mail::{ConnectionId, Push, PushTo, ToShard},
-        stats::DropReason,
-    },
+use shard::{
+    Batch, FlushState, SlowConsumer,
+    mail::{ConnectionId, Push, PushTo, ToShard},
+    stats::DropReason,
+};
+use testkit::{
     wire::{self, BOTH, Got, bodies, frame, hex, pushed, versioned},
     world::{World, room, session, session_in},
 };
@@ -329,7 +328,7 @@ fn a_flush_that_never_ends_holds_no_more_than_one_place_per_connection() {
         world.push_room("live://1", "x");
         assert_eq!(world.flush(10), FlushState::More);
     }
-    assert!(world.shard.fanout.dirty.capacity() <= 64);
+    assert!(world.shard.lazy_lists().to_flush_capacity <= 64);
 }
 
 #[test]

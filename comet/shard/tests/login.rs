@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use contract::{Session, Transport};
 use proto::{close::CloseReason, ids::Key, op::Op};
-
-use super::{
-    super::mail::{ConnectionId, Outcome, ToShard},
+use shard::mail::{ConnectionId, Outcome, PushTo, ToShard};
+use testkit::{
     wire::{self, BOTH, Got, frame, sent},
     world::{Detached, End, Said, World, room, session, session_in},
 };
@@ -28,7 +27,7 @@ fn only_detached(world: &mut World) -> Detached {
 fn logs_in_while_writing(world: &mut World) -> ConnectionId {
     let id = world.accept(Transport::WebSocket).expect("room for it");
     world.stall(id, true);
-    world.send(id, &wire::upgrade("/sub", &[]));
+    world.send(id, &wire::upgrade("/sub", ""));
     world.say(id, 7, 1, b"{}");
     assert!(world.is_writing(id) && world.is_held(id));
     world.said();
@@ -41,7 +40,7 @@ fn logic_gets_the_login_as_the_client_sent_it() {
         let mut world = World::new();
         let id = world.accept(transport).expect("room for it");
         if transport == Transport::WebSocket {
-            world.send(id, &wire::upgrade("/sub?token=x", &[("Cookie", "a=b"), ("Cookie", "c=d")]));
+            world.send(id, &wire::upgrade("/sub?token=x", "Cookie: a=b\r\nCookie: c=d\r\n"));
         }
         world.bytes(id);
         let token = b"not even JSON \xff".to_vec();
@@ -375,7 +374,7 @@ fn a_login_takes_what_logic_gave_it() {
     let id = world.open(Transport::Tcp, session);
     for (filter, heard) in [(5000, true), (-1, true), (1000, false)] {
         let keys = vec![Key::new("logic's own key")];
-        let mut push = world.push_of(super::super::mail::PushTo::Keys(keys), "x");
+        let mut push = world.push_of(PushTo::Keys(keys), "x");
         push.filter = Op(filter);
         world.mail(ToShard::Push(Box::new(push)));
         assert_eq!(!world.bytes(id).is_empty(), heard);

@@ -1,47 +1,43 @@
-//! The fake driver: it carries out what the shard wants done, and the time.
+//! The fake driver: it carries out what the shard wants done, and lets time pass.
 
 use std::time::Duration;
 
-use hashbrown::HashMap;
-use proto::close::CloseReason;
+use shard::{Action, Flow, FlushState, Sent, mail::ConnectionId, wheel::TICK_MICROS};
 
-use super::{
-    super::super::{
-        Action, Flow, FlushState, Sent,
-        mail::{ConnectionId, ToFront},
-        wheel::TICK_MICROS,
-    },
-    Detached, Said, Socket, World,
-};
+use super::{Detached, Socket, World, socket::Sockets};
 
 impl World {
     /// A connection that left another shard arrives.
-    pub(in super::super) fn attach(&mut self, detached: Detached) -> ConnectionId {
-        let Detached { state, mut socket, .. } = detached;
+    pub fn attach(&mut self, detached: Detached) -> ConnectionId {
+        let Detached { state, socket, .. } = detached;
+        self.sessions.granted += 1;
         let id = self.shard.attached(self.now, *state, &mut self.out);
-        socket.held = true;
-        assert!(self.sockets.insert(id, socket).is_none(), "{id:?} names one connection");
+        self.sockets.insert(Socket { id, held: true, ..socket });
         self.settle();
         id
     }
 
     /// The client of a connection on its way to this shard has left.
-    pub(in super::super) fn left_on_the_way(&mut self, detached: Detached) {
+    ///
+    /// # Panics
+    /// It has not.
+    pub fn left_on_the_way(&mut self, detached: Detached) {
         assert!(detached.socket.ending.is_some());
+        self.sessions.granted += 1;
         self.shard.left_on_the_way(*detached.state, &mut self.out);
         self.over.insert(detached.id, detached.socket);
         self.settle();
     }
 
     /// Flushes by hand.
-    pub(in super::super) fn flush(&mut self, budget: usize) -> FlushState {
+    pub fn flush(&mut self, budget: usize) -> FlushState {
         let state = self.shard.flush(self.now, budget, &mut self.out);
         self.settle();
         state
     }
 
     /// Time passes, with its ticks and with the flushes that were waiting for it.
-    pub(in super::super) fn advance(&mut self, time: Duration) {
+    pub fn advance(&mut self, time: Duration) {
         let end = self.now.after(time);
         loop {
             let flush_at = self.flush_at.filter(|at| *at > self.now).unwrap_or(end);
@@ -60,16 +56,17 @@ impl World {
 
     /// A held connection whose client ended its side is read on.
     fn watch_held(&mut self) {
-        let mut gone: Vec<_> =
-            self.sockets.iter().filter(|(_, s)| s.held && s.ending.is_some()).map(|(id, _)| *id).collect();
-        gone.sort_by_key(|id| (id.slot, id.generation));
-        for id in gone {
-            self.let_go(id);
+        for socket in self.sockets.iter_mut().filter(|socket| socket.held && socket.ending.is_some()) {
+            socket.held = false;
+            self.readers.push_back(socket.id);
         }
     }
 
     /// Carries out everything that is to be done, until nothing more happens by itself.
-    pub(super) fn settle(&mut self) {
+    ///
+    /// # Panics
+    /// The shard wants what it must not want.
+    pub fn settle(&mut self) {
         loop {
             for action in std::mem::take(&mut self.out.actions) {
                 self.act(action);
@@ -144,7 +141,7 @@ impl World {
                 self.writes.push_back(id);
             }
             Action::Release { id } => {
-                let socket = self.sockets.remove(&id).expect("a connection is released once");
+                let socket = self.sockets.remove(id).expect("a connection is released once");
                 assert!(socket.write.is_none(), "the driver writes no more");
                 assert!(
                     !socket.reading && socket.ends_told == 1,
@@ -154,11 +151,11 @@ impl World {
                 self.over.insert(id, socket);
             }
             Action::Detach { id, to, state } => {
-                let socket = self.sockets.remove(&id).expect("a connection leaves once");
+                let socket = self.sockets.remove(id).expect("a connection leaves once");
                 assert!(socket.held && socket.reading, "it is not read while it moves");
                 assert!(socket.write.is_none(), "no operation is in flight");
                 assert!(!socket.finished && socket.shut.is_none());
-                self.moved += 1;
+                self.sessions.moved += 1;
                 self.detached.push(Detached { id, to, state, socket });
             }
             Action::StopAccepting => {
@@ -169,7 +166,7 @@ impl World {
 
     /// A held connection is read again.
     fn let_go(&mut self, id: ConnectionId) {
-        let Some(socket) = self.sockets.get_mut(&id) else { return };
+        let Some(socket) = self.sockets.get_mut(id) else { return };
         if std::mem::take(&mut socket.held) {
             self.readers.push_back(id);
         }
@@ -180,47 +177,12 @@ impl World {
             && let Some(mail) = self.out.mail.pop_front()
         {
             self.ring = self.ring.saturating_sub(usize::from(self.ring != usize::MAX));
-            let said = self.note(mail);
-            self.said.extend(said);
+            self.note(mail);
         }
     }
 
-    fn note(&mut self, mail: ToFront) -> Option<Said> {
-        Some(match mail {
-            ToFront::Login(login) => {
-                let cookie = String::from_utf8_lossy(&login.cookie).into_owned();
-                Said::Login { id: login.id, cookie, token: login.token.to_vec() }
-            }
-            ToFront::LoginGone(id) => Said::LoginGone(id),
-            ToFront::LoginThere(id) => Said::LoginThere(id),
-            ToFront::Abandoned(session) => Said::Abandoned(session.key),
-            ToFront::Opened { key, .. } => Said::Opened(key),
-            ToFront::Ended { key, generation, reason, peer, .. } => {
-                let replaced = reason == CloseReason::Replaced;
-                Said::Ended { key, fenced: generation.is_some(), replaced, known: peer.is_some() }
-            }
-            ToFront::Renew { key, .. } => Said::Renew(key),
-            ToFront::Sessions { sessions, next } => {
-                Said::Sessions { keys: sessions.into_iter().map(|session| session.key).collect(), next }
-            }
-            ToFront::Message { id, message } => {
-                Said::Message { id, op: message.header.op.0, room: message.room, body: message.body.to_vec() }
-            }
-            ToFront::Rooms(counts) => {
-                assert!(!counts.is_empty() && counts.len() <= 1024);
-                self.reported.extend(counts);
-                return None;
-            }
-            ToFront::Stats(stats) => {
-                assert!(stats.bytes_written <= self.shard.stats().bytes_written);
-                return None;
-            }
-            ToFront::Drained { .. } => Said::Drained,
-        })
-    }
-
     pub(super) fn end_write(&mut self, id: ConnectionId, complete: bool) {
-        let Some(socket) = self.sockets.get_mut(&id) else { return };
+        let Some(socket) = self.sockets.get_mut(id) else { return };
         let Some((run, since)) = socket.write.take() else { return };
         let complete = complete && socket.shut.is_none();
         let bytes = run.as_slice();
@@ -228,6 +190,7 @@ impl World {
         self.taken.1 += written as u64;
         self.taken.2 += 1;
         if complete {
+            socket.reader.take(bytes);
             socket.inbox.extend_from_slice(bytes);
             self.taken.0 += u64::from(run.frames);
         }
@@ -240,7 +203,7 @@ impl World {
     }
 
     fn read_once(&mut self, id: ConnectionId) {
-        let Some(socket) = self.sockets.get_mut(&id) else { return };
+        let Some(socket) = self.sockets.get_mut(id) else { return };
         if socket.held || !socket.reading {
             return;
         }
@@ -265,6 +228,6 @@ impl World {
     }
 }
 
-fn live(sockets: &mut HashMap<ConnectionId, Socket>, id: ConnectionId) -> &mut Socket {
-    sockets.get_mut(&id).expect("no action for a connection that was released")
+fn live(sockets: &mut Sockets, id: ConnectionId) -> &mut Socket {
+    sockets.get_mut(id).expect("no action for a connection that was released")
 }

@@ -8,9 +8,8 @@ use proto::{
     ids::{Generation, Key},
     op::Op,
 };
-
-use super::{
-    super::mail::{ConnectionId, Outcome, ToShard},
+use shard::mail::{ConnectionId, Outcome, ToShard};
+use testkit::{
     wire::{self, BOTH, Got, bodies},
     world::{End, Said, World, session},
 };

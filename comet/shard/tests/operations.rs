@@ -1,10 +1,9 @@
 //! Every row of docs/PROTOCOL.md section 3, byte for byte on both wires.
 
 use contract::{Session, Transport};
-use proto::{close::CloseReason, op::Op};
-
-use super::{
-    super::mail::{ConnectionId, ToShard},
+use proto::{close::CloseReason, frame::Header, op::Op};
+use shard::mail::{ConnectionId, Outcome, ToShard};
+use testkit::{
     wire::{self, BOTH, Got, frame, hex, raw_frame, versioned},
     world::{Said, World, room, rooms, session, session_in},
 };
@@ -31,10 +30,10 @@ fn the_bytes_of_login_and_heartbeat_are_goims() {
     let tcp = world.connect(Transport::Tcp);
     world.send(tcp, &hex(r#"0000 0019 0010 0001 0000 0007 0000 0005 "{""#));
     world.send(tcp, br#""mid":7}"#);
-    world.verdict(tcp, super::super::mail::Outcome::Open(session_in("k1", "live://1000")));
+    world.verdict(tcp, Outcome::Open(session_in("k1", "live://1000")));
     assert_eq!(world.bytes(tcp), hex("0000 0010 0010 0001 0000 0008 0000 0005"));
     let web = world.open(Transport::WebSocket, session_in("k2", "live://1000"));
-    world.send(web, &wire::masked(proto::websocket::Opcode::Binary, &frame(2, 6, b"")));
+    world.send(web, &wire::masked(wire::BINARY, &frame(2, 6, b"")));
     assert_eq!(world.bytes(web), hex("82 14 | 0000 0014 0010 0001 0000 0003 0000 0006 | 0000 0002"));
 }
 
@@ -105,7 +104,7 @@ fn operations_14_and_16_answer_with_the_list_that_was_applied() {
             answered(&mut world, client, 14, bad, b"");
             answered(&mut world, client, 16, bad, b"");
         }
-        let accepts = world.shard.slots.get(id).and_then(|c| c.as_open()).map(|open| open.accepts.to_vec());
+        let accepts = world.shard.view(id).map(|view| view.accepts.to_vec());
         assert_eq!(accepts, Some(vec![Op(1000), Op(1002), Op(i32::MIN)]));
         assert_eq!(world.bad("frame", "refused_request"), 19);
     }
@@ -149,7 +148,12 @@ fn operation_4_in_a_room_goes_to_logic_and_its_answer_comes_back() {
             let mut world = World::with(|config| config.unknown_reply_same = same);
             let id = world.open(transport, session_in("k", "live://1"));
             world.say(id, 4, 9, b"hello");
-            let message = Said::Message { id, op: 4, room: Some(room("live://1")), body: b"hello".to_vec() };
+            let message = Said::Message {
+                id,
+                header: Header { ver: 1, op: Op(4), seq: 9 },
+                room: Some(room("live://1")),
+                body: b"hello".to_vec(),
+            };
             assert_eq!(world.said(), [message]);
             assert!(world.bytes(id).is_empty());
             world.reply(id, 4, 9, b"yes");
@@ -175,7 +179,15 @@ fn an_unknown_operation_goes_to_logic_and_is_answered_by_the_next_number_or_the_
             let mut world = World::with(|config| config.unknown_reply_same = same);
             let id = world.open(transport, session("k"));
             world.say(id, op, 3, b"body");
-            assert_eq!(world.said(), [Said::Message { id, op, room: None, body: b"body".to_vec() }]);
+            assert_eq!(
+                world.said(),
+                [Said::Message {
+                    id,
+                    header: Header { ver: 1, op: Op(op), seq: 3 },
+                    room: None,
+                    body: b"body".to_vec()
+                }]
+            );
             world.reply(id, op, 3, b"");
             assert_eq!(world.bytes(id), wire::reply(transport, &frame(answer, 3, b"")), "{op} {same}");
         }

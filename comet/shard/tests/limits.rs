@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use contract::{Session, Transport};
-use proto::{close::CloseReason, ids::Key, op::Op, websocket::Opcode};
-
-use super::{
-    super::{Rate, SlowConsumer, mail::Outcome, stats::DropReason},
+use proto::{close::CloseReason, ids::Key, op::Op};
+use shard::{
+    Rate, SlowConsumer,
+    mail::{ConnectionId, Outcome},
+    stats::DropReason,
+};
+use testkit::{
     wire::{self, BOTH, Got, bodies, frame, masked, sent},
     world::{Said, World, room, session, session_in},
 };
@@ -17,7 +20,7 @@ fn numbered(n: usize) -> String {
 }
 
 /// A room of one slow member and one that reads, ten pushes of 1,000 bytes behind a queue of 4,000.
-fn slow_member(policy: SlowConsumer) -> (World, [super::super::mail::ConnectionId; 2]) {
+fn slow_member(policy: SlowConsumer) -> (World, [ConnectionId; 2]) {
     let mut world = World::with(|config| (config.queue_bytes_max, config.slow_consumer) = (4000, policy));
     let ids = ["slow", "good"].map(|key| world.open(Transport::Tcp, session_in(key, "live://1")));
     world.stall(ids[0], true);
@@ -144,7 +147,7 @@ fn a_client_at_the_allowed_rate_stays() {
 
 #[test]
 fn pings_pongs_and_empty_messages_count_as_input() {
-    for opcode in [Opcode::Ping, Opcode::Pong, Opcode::Binary, Opcode::Text] {
+    for opcode in [wire::PING, wire::PONG, wire::BINARY, wire::TEXT] {
         let mut world = World::with(|config| config.rate = Rate { per_second: 1, burst: 20 });
         let id = world.open(Transport::WebSocket, session("k"));
         world.send(id, &masked(opcode, b"").repeat(20));
@@ -228,7 +231,7 @@ fn a_flood_of_silent_connections_leaves_room_for_one_that_logs_in() {
         world.accept(Transport::Tcp);
     }
     world.open(Transport::Tcp, session("k"));
-    assert!(world.shard.unauthenticated.len() <= 50);
+    assert!(world.shard.lazy_lists().unauthenticated <= 50);
     world.check();
     world.advance(Duration::from_millis(5300));
     assert_eq!((world.shard.connections(), world.shard.stats().open), (1, 1));
@@ -242,7 +245,7 @@ fn the_list_of_those_before_their_login_forgets_who_logged_in() {
         if n % 2 == 0 {
             world.leave(id, false);
         }
-        assert!(world.shard.unauthenticated.len() <= 1);
+        assert!(world.shard.lazy_lists().unauthenticated <= 1);
     }
 }
 
@@ -265,7 +268,7 @@ fn who_does_not_log_in_is_closed_at_the_handshake_deadline_and_not_before() {
             let mut world = World::new();
             world.advance(Duration::from_millis(33));
             let id = world.accept(transport).expect("room for it");
-            let head = wire::upgrade("/sub", &[]);
+            let head = wire::upgrade("/sub", "");
             match (transport, part) {
                 (Transport::Tcp, "head") => world.send(id, &frame(7, 1, b"{}")[..10]),
                 (Transport::Tcp, "all") => world.send(id, &frame(2, 1, b"")),
@@ -341,7 +344,7 @@ fn a_connection_keeps_about_one_entry_in_the_wheel() {
         world.advance(Duration::from_secs(11));
     }
     assert!(!world.is_over(id));
-    assert!(world.shard.wheel.entries() <= 16, "{}", world.shard.wheel.entries());
+    assert!(world.shard.lazy_lists().timers <= 16, "{:?}", world.shard.lazy_lists());
 }
 
 #[test]
@@ -370,7 +373,7 @@ fn signs_of_life(transport: Transport) -> Vec<Vec<u8>> {
     let mut signs: Vec<_> =
         [2, 12, 14, 16, 4, 1000].into_iter().map(|op| sent(transport, &frame(op, 1, b""))).collect();
     if transport == Transport::WebSocket {
-        signs.extend([masked(Opcode::Ping, b"p"), masked(Opcode::Pong, b""), masked(Opcode::Binary, b"")]);
+        signs.extend([masked(wire::PING, b"p"), masked(wire::PONG, b""), masked(wire::BINARY, b"")]);
     }
     signs
 }
@@ -419,7 +422,7 @@ fn half_a_frame_has_a_deadline_of_its_own() {
 fn half_a_ping_that_becomes_whole_has_no_deadline_any_more() {
     let mut world = World::with(|config| config.frame = Duration::from_secs(3));
     let id = world.open(Transport::WebSocket, session("k"));
-    let ping = masked(Opcode::Ping, b"whole");
+    let ping = masked(wire::PING, b"whole");
     world.send(id, &ping[..4]);
     world.advance(Duration::from_secs(2));
     world.send(id, &ping[4..]);

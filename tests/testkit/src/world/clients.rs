@@ -1,0 +1,121 @@
+//! What clients do.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use contract::{Session, Transport};
+use shard::mail::{ConnectionId, Outcome};
+
+use super::{Socket, World};
+use crate::wire::{self, Got};
+
+impl World {
+    /// A socket is accepted; `None` when the shard has no room for it.
+    pub fn accept(&mut self, transport: Transport) -> Option<ConnectionId> {
+        let peer = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+        let id = self.shard.accepted(self.now, transport, peer, &mut self.out);
+        if let Some(id) = id {
+            self.sockets.insert(Socket::new(id, transport));
+        }
+        self.settle();
+        id
+    }
+
+    /// A client that may log in: on WebSocket the upgrade is done.
+    ///
+    /// # Panics
+    /// It is refused.
+    pub fn connect(&mut self, transport: Transport) -> ConnectionId {
+        let id = self.accept(transport).expect("room for one more");
+        if transport == Transport::WebSocket {
+            self.send(id, &wire::upgrade("/sub", ""));
+            assert_eq!(self.got(id), [Got::Http(101)]);
+        }
+        id
+    }
+
+    /// A client in the lobby.
+    pub fn ask_login(&mut self, transport: Transport) -> ConnectionId {
+        let id = self.connect(transport);
+        self.say(id, 7, 1, b"{}");
+        id
+    }
+
+    /// A client that is logged in, in place; the answer to its login is read already.
+    ///
+    /// # Panics
+    /// The answer is not right.
+    pub fn open(&mut self, transport: Transport, session: Session) -> ConnectionId {
+        let id = self.ask_login(transport);
+        self.verdict(id, Outcome::Open(session));
+        assert_eq!(self.bytes(id), wire::reply(transport, &wire::frame(8, 1, b"")));
+        self.said();
+        id
+    }
+
+    /// The client sends bytes.
+    ///
+    /// # Panics
+    /// It has ended its side.
+    pub fn send(&mut self, id: ConnectionId, bytes: &[u8]) {
+        let Some(socket) = self.sockets.get_mut(id) else { return };
+        assert!(socket.ending.is_none(), "a client that ended its side sends nothing");
+        socket.unread.extend(bytes);
+        self.readers.push_back(id);
+        self.settle();
+    }
+
+    /// The client sends bytes and ends its side, or breaks the connection, before any of it is read.
+    pub fn send_and_leave(&mut self, id: ConnectionId, bytes: &[u8], lost: bool) {
+        let socket = self.socket_mut(id);
+        socket.unread.extend(bytes);
+        socket.ending = Some(lost);
+        self.readers.push_back(id);
+        self.settle();
+    }
+
+    /// The client sends one frame, in a message of its own.
+    pub fn say(&mut self, id: ConnectionId, op: i32, seq: i32, body: &[u8]) {
+        let transport = self.socket(id).transport;
+        self.send(id, &wire::sent(transport, &wire::frame(op, seq, body)));
+    }
+
+    /// The client ends its side, or breaks the connection.
+    pub fn leave(&mut self, id: ConnectionId, lost: bool) {
+        let Some(socket) = self.sockets.get_mut(id) else { return };
+        socket.ending = socket.ending.or(Some(lost));
+        self.readers.push_back(id);
+        self.settle();
+    }
+
+    /// What the client got since the last look, byte for byte.
+    pub fn bytes(&mut self, id: ConnectionId) -> Vec<u8> {
+        std::mem::take(&mut self.socket_mut(id).inbox)
+    }
+
+    /// What the client got since the last look, read.
+    pub fn got(&mut self, id: ConnectionId) -> Vec<Got> {
+        let transport = self.socket(id).transport;
+        wire::read(transport, &self.bytes(id))
+    }
+
+    /// What the client of a connection that is over got, for the last time.
+    pub fn last_got(&mut self, id: ConnectionId) -> Option<Vec<Got>> {
+        self.over.remove(&id).map(|socket| wire::read(socket.transport, &socket.inbox))
+    }
+
+    /// The client takes the write under way, or, where not `complete`, only some of it and no more ever.
+    pub fn take_write(&mut self, id: ConnectionId, complete: bool) {
+        self.end_write(id, complete);
+        self.settle();
+    }
+
+    /// The client stops reading, or reads again.
+    pub fn stall(&mut self, id: ConnectionId, stalled: bool) {
+        let socket = self.socket_mut(id);
+        socket.stalled = stalled;
+        if !stalled && socket.write.is_some() {
+            self.writes.push_back(id);
+            self.settle();
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! A shard, its driver, its clients and its front, all of them fake but the shard.
+//!
+//! The driver keeps the contract of the real ones: actions in order, one write at a time, a held connection is read
+//! again when it is resumed or ended, mail leaves as far as the ring takes it. After every event [`World`] checks what
+//! must always hold, and when it goes out of scope it ends every connection and checks that nothing is left behind.
+
+mod check;
+mod clients;
+mod driver;
+mod front;
+mod reader;
+mod said;
+mod socket;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
+
+use contract::Session;
+use proto::{
+    close::CloseReason,
+    ids::{Key, Mid, RoomId},
+    websocket::{MessageLimits, UpgradeRules},
+};
+use seam::Time;
+use shard::{
+    Batch, Outputs, Rate, Shard, ShardConfig, SlowConsumer, mail::ConnectionId, stats::DropReason,
+    wheel::TICK_MICROS,
+};
+
+pub use self::{
+    said::Said,
+    socket::{Detached, Socket},
+};
+use self::{said::Sessions, socket::Sockets};
+
+/// A moment between two ticks of the clock.
+const START: Time = Time::from_micros(12_345_678);
+
+/// One way to end a connection.
+pub type End = fn(&mut World, ConnectionId);
+
+/// A shard with its driver, its clients and its front.
+pub struct World {
+    /// What the clock shows.
+    pub now: Time,
+    /// The shard; whoever calls it past the world has to [`World::settle`].
+    pub shard: Shard,
+    out: Outputs,
+    sockets: Sockets,
+    /// Connections that are over, for a look at what they got.
+    over: HashMap<ConnectionId, Socket>,
+    /// Connections on their way to other shards.
+    pub detached: Vec<Detached>,
+    said: Vec<Said>,
+    sessions: Sessions,
+    draining: bool,
+    /// Members of each room as last reported.
+    pub reported: HashMap<RoomId, u32>,
+    /// Free places in the ring to the front.
+    pub ring: usize,
+    /// Whether pushes are flushed at the end of each step, and how many connections at once.
+    pub auto_flush: Option<usize>,
+    /// Most bytes that one read takes.
+    pub read_size: usize,
+    /// Busy share of the driver's thread, in thousandths.
+    pub load: u64,
+    /// The listeners are closed.
+    pub stopped_accepting: bool,
+    /// Whether everything is checked after each event.
+    pub checks: bool,
+    flush_at: Option<Time>,
+    next_tick: Time,
+    writes: VecDeque<ConnectionId>,
+    readers: VecDeque<ConnectionId>,
+    /// Frames and bytes that clients were seen to take, and the writes that brought them.
+    taken: (u64, u64, u64),
+    /// Bytes that the driver read.
+    read: u64,
+}
+
+/// What goim-example's configuration amounts to, pushes leaving at once.
+pub fn config() -> ShardConfig {
+    ShardConfig {
+        handshake: Duration::from_secs(5),
+        frame: Duration::from_secs(10),
+        upgrade: UpgradeRules::default(),
+        message: MessageLimits::default(),
+        body_max: 4096,
+        queue_bytes_max: 64 * 1024,
+        slow_consumer: SlowConsumer::DropOldest,
+        rate: Rate { per_second: 100, burst: 400 },
+        rooms_max: 32,
+        accepts_max: 128,
+        unauthenticated_max: 1000,
+        connections_max: 10_000,
+        ignored_max: 8,
+        refusals_max: 16,
+        renew: Duration::from_secs(300),
+        unknown_reply_same: false,
+        batch: Batch::Off,
+    }
+}
+
+/// Logic's word on a login: four minutes and a half of silence, no room, nothing accepted, no generation.
+pub fn session(key: &str) -> Session {
+    Session {
+        mid: Mid(123),
+        key: Key::new(key),
+        room: None,
+        rooms: Vec::new(),
+        accepts: Vec::new(),
+        heartbeat: Duration::from_secs(270),
+        generation: None,
+    }
+}
+
+/// The same, in a room.
+pub fn session_in(key: &str, name: &str) -> Session {
+    Session { room: Some(room(name)), ..session(key) }
+}
+
+/// A room.
+///
+/// # Panics
+/// Its name is none.
+pub fn room(name: &str) -> RoomId {
+    RoomId::parse(name).expect("a room id")
+}
+
+/// Some rooms.
+pub fn rooms(names: &[&str]) -> Vec<RoomId> {
+    names.iter().map(|name| room(name)).collect()
+}
+
+impl Default for World {
+    fn default() -> World {
+        World::new()
+    }
+}
+
+impl World {
+    /// An empty shard as [`config`] says, and nobody there.
+    pub fn new() -> World {
+        World::with(|_| ())
+    }
+
+    /// A world whose shard is configured otherwise.
+    pub fn with(change: impl FnOnce(&mut ShardConfig)) -> World {
+        let mut config = config();
+        change(&mut config);
+        World {
+            now: START,
+            shard: Shard::new(3, config, START),
+            out: Outputs::default(),
+            sockets: Sockets::default(),
+            over: HashMap::new(),
+            detached: Vec::new(),
+            said: Vec::new(),
+            sessions: Sessions::default(),
+            draining: false,
+            reported: HashMap::new(),
+            ring: usize::MAX,
+            auto_flush: Some(1000),
+            read_size: usize::MAX,
+            load: 0,
+            stopped_accepting: false,
+            checks: true,
+            flush_at: None,
+            next_tick: START.after(Duration::from_micros(TICK_MICROS)),
+            writes: VecDeque::new(),
+            readers: VecDeque::new(),
+            taken: (0, 0, 0),
+            read: 0,
+        }
+    }
+
+    /// Connections that are here, by slot.
+    pub fn ids(&self) -> Vec<ConnectionId> {
+        self.sockets.iter().map(|socket| socket.id).collect()
+    }
+
+    /// A socket, as long as anybody may look at it.
+    ///
+    /// # Panics
+    /// It was never here, has left for another shard, or was forgotten.
+    pub fn socket(&self, id: ConnectionId) -> &Socket {
+        self.sockets.get(id).or_else(|| self.over.get(&id)).expect("a connection of this world")
+    }
+
+    /// The same, to change how it behaves.
+    ///
+    /// # Panics
+    /// As [`World::socket`].
+    pub fn socket_mut(&mut self, id: ConnectionId) -> &mut Socket {
+        self.sockets.get_mut(id).or_else(|| self.over.get_mut(&id)).expect("a connection of this world")
+    }
+
+    /// The client does not take the write under way.
+    pub fn is_writing(&self, id: ConnectionId) -> bool {
+        self.socket(id).write.is_some()
+    }
+
+    /// The driver does not read.
+    pub fn is_held(&self, id: ConnectionId) -> bool {
+        self.socket(id).held
+    }
+
+    /// The driver has let go of it.
+    pub fn is_over(&self, id: ConnectionId) -> bool {
+        self.over.contains_key(&id)
+    }
+
+    /// Frames dropped for a reason.
+    pub fn drops(&self, reason: DropReason) -> u64 {
+        self.shard.stats().drops.get(&reason).copied().unwrap_or(0)
+    }
+
+    /// Connections closed for a reason.
+    pub fn closes(&self, reason: CloseReason) -> u64 {
+        self.shard.stats().closes.get(&reason).copied().unwrap_or(0)
+    }
+
+    /// Bad input of a kind.
+    pub fn bad(&self, proto: &'static str, reason: &'static str) -> u64 {
+        self.shard.stats().bad_input.get(&(proto, reason)).copied().unwrap_or(0)
+    }
+}
