@@ -14,7 +14,13 @@ use comet::{
 use seam::{Random, Time};
 use tokio::task::yield_now;
 
-use crate::{client::Client, control::Control, oracle::{Oracle, Rules}, plan::{End, Plan, ServiceFaults}, trace::{Lines, Trace}};
+use crate::{
+    client::Client,
+    control::Control,
+    oracle::{Oracle, Rules},
+    plan::{End, Plan, ServiceFaults},
+    trace::{Lines, Trace},
+};
 
 /// How long everything gets to come to rest once nothing more goes wrong.
 const SETTLE: Duration = Duration::from_secs(5);

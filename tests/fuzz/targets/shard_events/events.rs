@@ -1,15 +1,31 @@
 //! Scripts: from bytes to events.
 
-use std::{net::{IpAddr, Ipv4Addr}, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 use arbitrary::Unstructured;
 use bytes::Bytes;
 use contract::{Session, Transport};
-use proto::{close::CloseReason, encoded::Encoded, frame::{Header, encode}, ids::{Generation, Key, Mid, RoomId}, op::Op, websocket::{ClientUpgrade, MessageLimits, Opcode, UpgradeRules}};
+use proto::{
+    close::CloseReason,
+    encoded::Encoded,
+    frame::{Header, encode},
+    ids::{Generation, Key, Mid, RoomId},
+    op::Op,
+    websocket::{ClientUpgrade, MessageLimits, Opcode, UpgradeRules},
+};
 use seam::Time;
-use shard::{Batch, Rate, Shard, ShardConfig, SlowConsumer, mail::{ConnectionId, Outcome, Push, PushTo, ToFront, ToShard, Verdict}};
+use shard::{
+    Batch, Rate, Shard, ShardConfig, SlowConsumer,
+    mail::{ConnectionId, Outcome, Push, PushTo, ToFront, ToShard, Verdict},
+};
 
-use super::{client::sent, driver::{Socket, World}};
+use super::{
+    client::sent,
+    driver::{Socket, World},
+};
 
 const START: Time = Time::from_micros(12_345_678);
 const SOCKETS_MAX: usize = 12;

@@ -100,7 +100,6 @@ impl World {
                 self.sessions.abandoned += 1;
                 Said::Abandoned(session.key)
             }
-            ToFront::Moved { .. } => unreachable!("only a driver says so"),
             ToFront::Opened { key, .. } => {
                 self.sessions.opened += 1;
                 Said::Opened(key)
