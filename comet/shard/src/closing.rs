@@ -16,11 +16,12 @@ use seam::{Bug, Time};
 
 use super::{
     Action, LINGER, Outputs, Shard,
-    connection::{Open, State, Wire},
+    connection::{Open, State},
     mail::{ConnectionId, Outcome, ToFront},
     queue::Outgoing,
     stats::DropReason,
     wheel::{TICK_MICROS, Tick},
+    wire::Wire,
 };
 
 /// A drain under way: everybody is closed, so many a tick.

@@ -15,7 +15,7 @@ use proto::{
     frame::{FrameReader, Header},
     ids::{Generation, Key, Mid},
     op::Op,
-    websocket::{Reader, Upgrade},
+    websocket::Upgrade,
 };
 use seam::{Bug, Time};
 use smallvec::SmallVec;
@@ -26,6 +26,7 @@ use super::{
     rate::TokenBucket,
     room::Membership,
     wheel::Tick,
+    wire::Wire,
 };
 
 /// One client socket.
@@ -45,19 +46,6 @@ pub(super) struct Connection {
     pub(super) reading: bool,
     /// It stands in the list of connections to flush.
     pub(super) dirty: bool,
-}
-
-/// How input becomes frames.
-#[derive(Debug)]
-pub enum Wire {
-    /// Bare frames.
-    Tcp(FrameReader),
-    /// The head of a WebSocket upgrade.
-    Http(Box<Upgrade>),
-    /// WebSocket messages of frames.
-    WebSocket(Reader),
-    /// Nothing is read any more, or somebody is at it.
-    Deaf,
 }
 
 /// Where a connection is in its life.

@@ -11,9 +11,10 @@ use seam::Time;
 
 use super::{
     Outputs, Shard,
-    connection::{State, Wire},
+    connection::State,
     mail::{Carried, ConnectionId, ToFront},
     wheel::Tick,
+    wire::Wire,
 };
 
 /// Whether the driver goes on reading a connection.

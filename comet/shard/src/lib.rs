@@ -6,10 +6,18 @@
 //! takes no lock and shares nothing with other shards but immutable bytes, so the same code runs under every driver
 //! and under the simulator.
 //!
-//! Modules: [`connection`] the state of one socket, [`input`] bytes to frames, [`operation`] what each operation does,
-//! [`login`] lobby, verdict, hand-over and replacement, [`fanout`] pushes to send queues to writes, [`closing`] every
-//! way to end, [`room`], [`queue`], [`wheel`], [`rate`], [`slots`] what these stand on, [`mail`] what shards and front
-//! say to each other, [`stats`] the counters; `inspect` is a look inside for tests.
+//! | module | subject |
+//! | --- | --- |
+//! | [`connection`] | the state of one socket; every transition |
+//! | [`wire`], [`input`] | bytes to frames |
+//! | [`operation`] | what each operation does |
+//! | [`login`] | lobby, verdict, hand-over, replacement |
+//! | [`fanout`] | pushes to send queues to writes |
+//! | [`closing`] | every way to end |
+//! | [`room`], [`queue`], [`wheel`], [`rate`], [`slots`] | what these stand on |
+//! | [`mail`] | what shards and front say to each other |
+//! | [`stats`] | the counters |
+//! | `inspect` | a look inside for tests, with the feature of that name |
 
 #![forbid(unsafe_code)]
 #![deny(clippy::print_stdout, clippy::print_stderr)] // they panic when nobody takes it, or wait for ever
@@ -29,6 +37,7 @@ mod room;
 mod slots;
 pub mod stats;
 pub mod wheel;
+mod wire;
 
 use std::{collections::VecDeque, hash::BuildHasher, net::IpAddr, time::Duration};
 
@@ -42,11 +51,11 @@ use proto::{
 use seam::{Bug, RandomState};
 
 pub use self::{
-    connection::Wire,
     fanout::FlushState,
     input::Flow,
     queue::{Run, SlowConsumer},
     rate::Rate,
+    wire::Wire,
 };
 use seam::Time;
 

@@ -15,7 +15,7 @@ use proto::{
 };
 use seam::Time;
 
-use super::{connection::Wire, stats::Stats};
+use super::{stats::Stats, wire::Wire};
 
 /// Names one connection of this process, for ever: a slot that is used again has another generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
