@@ -1,6 +1,7 @@
 //! The command lines and files of the three programs: goim's as they are, and what is refused.
 
 use std::{
+    collections::BTreeSet,
     fs,
     net::TcpListener,
     path::{Path, PathBuf},
@@ -32,6 +33,35 @@ fn run(name: &str, args: &[&str], environment: &[(&str, &str)], status: i32) -> 
     let [stdout, stderr] = [stdout, stderr].map(|text| String::from_utf8(text).expect("text"));
     assert_eq!(ended.code(), Some(status), "{name} {args:?}: {stdout}{stderr}");
     if stderr.is_empty() { stdout } else { stderr }
+}
+
+/// Operators' files and habits stand on them: what is added, dropped or changed here belongs into CHANGELOG.md.
+#[test]
+fn keys_and_defaults_stay_as_they_were() {
+    for name in ["halley", "comet", "logic", "job"] {
+        let program = if name == "halley" { env!("CARGO_BIN_EXE_halley").into() } else { program(name) };
+        let output = Command::new(program).arg("--print-default-config").output().expect("it starts");
+        let printed: toml::Table = toml::from_slice(&output.stdout).expect("TOML");
+        let before = fs::read_to_string(file("defaults", name)).expect("the defaults of 0.1.0");
+        let before: toml::Table = toml::from_str(&before).expect("TOML");
+        let mut changed = Vec::new();
+        differences("", &before, &printed, &mut changed);
+        assert!(changed.is_empty(), "{name}: {changed:#?}");
+    }
+}
+
+fn differences(section: &str, before: &toml::Table, now: &toml::Table, changed: &mut Vec<String>) {
+    let names: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
+    for name in names {
+        let key = format!("{section}{name}");
+        match (before.get(name), now.get(name)) {
+            (Some(toml::Value::Table(before)), Some(toml::Value::Table(now))) => {
+                differences(&format!("{key}."), before, now, changed);
+            }
+            (before, now) if before == now => {}
+            (before, now) => changed.push(format!("{key}: was {before:?}, is {now:?}")),
+        }
+    }
 }
 
 /// The files have the keys, the forms and the spaces of the real ones: the original goim's, goim-example's newest, and those it
