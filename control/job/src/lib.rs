@@ -74,7 +74,7 @@ pub struct Comet {
     pub stream: Option<GrpcComet>,
 }
 
-/// Makes the way to a comet that appeared; none when there is no way, which it logs itself.
+/// Tells how to reach a comet that appeared; none when it cannot be reached, which it logs itself.
 pub type Connect = Box<dyn Fn(&Node) -> Option<Comet> + Send + Sync>;
 
 /// What job works with.
@@ -156,28 +156,11 @@ struct Run {
     connect: Connect,
     drain: Drain,
     common: Common,
-    links: BTreeMap<ServerId, Way>,
+    links: BTreeMap<ServerId, Link>,
     /// Read, and not yet handed to a link.
     pending: VecDeque<Delivery>,
     /// "No comet" is logged once, until the comets change.
     no_comet_told: bool,
-}
-
-/// The link of a comet. It outlives the comet's place in the registry until it is empty, so that a comet that comes
-/// back meanwhile gets nothing out of order.
-struct Way {
-    link: Link,
-    is_listed: bool,
-    /// It was marked offline when it was last listed, as a comet is that drains.
-    is_offline: bool,
-}
-
-impl Way {
-    /// Whether pushes go to the comet. One that drains is listed until its last client has gone. One that has lost its
-    /// place without that word has clients as before: pushes go on as long as its stream stands, until it is listed again.
-    fn is_open(&self) -> bool {
-        self.is_listed || (!self.is_offline && self.link.stands())
-    }
 }
 
 impl Run {
@@ -248,11 +231,10 @@ impl Run {
     /// Takes note of the comets that came and went.
     fn update_links(&mut self) {
         let nodes = Arc::clone(&self.nodes.borrow_and_update());
-        for (server, way) in &mut self.links {
+        for (server, link) in &mut self.links {
             let node = nodes.get(Service::Comet, server);
-            self.no_comet_told &= node.is_some() == way.is_listed;
-            way.is_listed = node.is_some();
-            way.is_offline = node.map_or(way.is_offline, |node| node.offline);
+            self.no_comet_told &= node.is_some() == link.is_listed();
+            link.set_listed(node.map(|node| node.offline));
         }
         self.part();
         for node in nodes.of(Service::Comet) {
@@ -260,9 +242,9 @@ impl Run {
                 && let Some(comet) = (self.connect)(node)
             {
                 info!(comet = %node.server, "dispatching to it");
-                let link = Link::start(comet, self.common.clone());
-                let way = Way { link, is_listed: true, is_offline: node.offline };
-                self.links.insert(node.server.clone(), way);
+                let mut link = Link::start(comet, self.common.clone());
+                link.set_listed(Some(node.offline));
+                self.links.insert(node.server.clone(), link);
                 self.no_comet_told = false;
             }
         }
@@ -270,12 +252,12 @@ impl Run {
 
     /// Whether a link waits for its end.
     fn is_parting(&self) -> bool {
-        self.links.values().any(|way| !way.is_listed)
+        self.links.values().any(|link| !link.is_listed())
     }
 
     /// Ends the links of comets that have left. A comet waits for that: then it has all that was meant for it.
     fn part(&mut self) {
-        self.links.retain(|_, way| way.is_open() || !way.link.is_idle());
+        self.links.retain(|_, link| link.is_open() || !link.is_idle());
     }
 
     /// Hands what was read to the links, until all of them are full.
@@ -289,8 +271,8 @@ impl Run {
 
     /// Whether a comet can take more. Without a comet everything is put aside, so there is room.
     fn has_room(&self) -> bool {
-        let mut open = self.links.values().filter(|way| way.is_open()).peekable();
-        open.peek().is_none() || open.any(|way| way.link.has_room())
+        let mut open = self.links.values().filter(|link| link.is_open()).peekable();
+        open.peek().is_none() || open.any(|link| link.has_room())
     }
 
     fn route(&mut self, delivery: Delivery) {
@@ -307,13 +289,11 @@ impl Run {
                 return;
             }
         };
-        let open = || self.links.values().filter(|way| way.is_open());
+        let open = || self.links.values().filter(|link| link.is_open());
         let (to, dispatch) = route(envelope, open().count());
         let links: Vec<&Link> = match &to {
-            To::One(server) => {
-                self.links.get(server).filter(|way| way.is_open()).map(|way| &way.link).into_iter().collect()
-            }
-            To::Every => open().map(|way| &way.link).collect(),
+            To::One(server) => self.links.get(server).filter(|link| link.is_open()).into_iter().collect(),
+            To::Every => open().collect(),
         };
         let ticket = tracker.start(delivery, links.len());
         let Some((last, others)) = links.split_last() else {
@@ -364,8 +344,8 @@ impl Run {
                 () = room.notified() => {}
             }
         }
-        for (_, way) in std::mem::take(&mut self.links) {
-            way.link.finish().await;
+        for (_, link) in std::mem::take(&mut self.links) {
+            link.finish().await;
         }
     }
 }

@@ -26,10 +26,15 @@ use self::{queue::Shared, sender::Sender};
 use super::{Comet, tracker::Ticket};
 use crate::metrics::DropReason;
 
-/// The way to one comet. Ends, once empty, when it is dropped.
+/// The way to one comet. It outlives the comet's place in the registry until it is empty, so that a comet that comes back
+/// meanwhile gets nothing out of order. Dropped, it ends once it is empty.
 pub(super) struct Link {
     shared: Arc<Shared>,
     task: Option<JoinHandle<()>>,
+    /// The comet is in the registry.
+    is_listed: bool,
+    /// It was marked offline when it was last listed, as a comet is that drains.
+    is_offline: bool,
 }
 
 impl Link {
@@ -37,7 +42,7 @@ impl Link {
     pub(super) fn start(comet: Comet, common: Common) -> Self {
         let shared = Arc::new(Shared::new(comet.server.clone(), common));
         let sender = Sender::new(comet, Arc::clone(&shared));
-        Link { shared, task: Some(tokio::spawn(sender.run())) }
+        Link { shared, task: Some(tokio::spawn(sender.run())), is_listed: false, is_offline: false }
     }
 
     /// Whether [`offer`](Self::offer) would queue a push now.
@@ -59,9 +64,21 @@ impl Link {
         self.shared.queue().entries == 0
     }
 
-    /// Whether comet is at the other end of a stream now.
-    pub(super) fn stands(&self) -> bool {
-        self.shared.stands()
+    /// Whether the comet is in the registry, as far as this link was told.
+    pub(super) fn is_listed(&self) -> bool {
+        self.is_listed
+    }
+
+    /// What the registry says of the comet now: whether it is marked offline; none when it is not there.
+    pub(super) fn set_listed(&mut self, offline: Option<bool>) {
+        self.is_listed = offline.is_some();
+        self.is_offline = offline.unwrap_or(self.is_offline);
+    }
+
+    /// Whether pushes go to the comet. One that drains is listed until its last client has gone. One that has lost its
+    /// place without that word has clients as before: pushes go on as long as its stream stands, until it is listed again.
+    pub(super) fn is_open(&self) -> bool {
+        self.is_listed || (!self.is_offline && self.shared.stands())
     }
 
     /// Ends the link when its queue is empty.
