@@ -1,6 +1,10 @@
 //! logic as comet sees it.
 
-use std::{collections::HashMap, net::IpAddr, time::Duration};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -11,7 +15,6 @@ use proto::{
     op::Op,
     origin::Origin,
 };
-use seam::Time;
 
 /// logic as comet sees it.
 #[async_trait]
@@ -79,7 +82,7 @@ pub struct ConnectRequest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrival {
     /// When this process first saw it.
-    seen: Time,
+    seen: Instant,
     /// How long it had waited by then.
     waited: Duration,
     /// Logic was asked before, and may have stored it under a number that only `by_us`, which is there then, is certainly
@@ -91,14 +94,9 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    /// It came to this process at `seen`, and logic was not asked yet.
-    pub const fn at(seen: Time) -> Arrival {
-        Arrival { seen, waited: Duration::ZERO, is_repeated: false, by_us: None }
-    }
-
-    /// It had waited for `waited` when it came to this process, which is now.
-    pub fn ago(waited: Duration) -> Arrival {
-        Arrival { waited, ..Arrival::at(Time::now()) }
+    /// It had waited for `waited` when it came to this process, at `now`, and logic was not asked yet.
+    pub const fn ago(waited: Duration, now: Instant) -> Arrival {
+        Arrival { seen: now, waited, is_repeated: false, by_us: None }
     }
 
     /// The same, where the session store's clock is known too.
@@ -106,9 +104,9 @@ impl Arrival {
         Arrival { by_us, ..self }
     }
 
-    /// How long it has waited by now.
-    pub fn age(&self) -> Duration {
-        self.waited + Time::now().since(self.seen)
+    /// How long it has waited by `now`.
+    pub fn age(&self, now: Instant) -> Duration {
+        self.waited + now.saturating_duration_since(self.seen)
     }
 }
 
@@ -225,9 +223,10 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "any moment will do")]
     fn a_login_gets_older_where_it_waits() {
-        let arrival = Arrival::ago(Duration::from_secs(3));
-        std::thread::sleep(Duration::from_millis(20));
-        assert!(arrival.age() >= Duration::from_millis(3020), "{:?}", arrival.age());
+        let now = Instant::now();
+        let arrival = Arrival::ago(Duration::from_secs(3), now);
+        assert_eq!(arrival.age(now + Duration::from_secs(1)), Duration::from_secs(4));
     }
 }

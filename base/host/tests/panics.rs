@@ -40,7 +40,7 @@ fn said(format: &str) -> String {
 #[test]
 fn a_panic_is_told_with_its_thread_in_the_form_of_the_logs() {
     let text = said("text");
-    assert!(text.starts_with("thread shard-7 panicked at cluster/tests/panics.rs:"), "{text}");
+    assert!(text.starts_with("thread shard-7 panicked at base/host/tests/panics.rs:"), "{text}");
     assert!(text.contains(":\nout\nof \"luck\"\n"), "{text}");
     let json = said("json");
     let line: serde_json::Value = serde_json::from_str(&json).unwrap_or_else(|e| panic!("{e}: {json}"));

@@ -21,6 +21,7 @@ use proto::{
     ids::{Generation, Key, Mid, RoomId, ServerId},
     op::Op,
 };
+use tokio::time::Instant;
 use tonic::{Code, Response, Status, Streaming, codec::CompressionEncoding, transport::Channel};
 
 /// Silence a client is allowed when logic names none; goim's own default.
@@ -82,7 +83,7 @@ impl GrpcLogic {
     }
 
     pub(super) async fn try_connect(&self, request: ConnectRequest) -> Result<Session, NotDone> {
-        let (arrival, age) = (request.arrival, request.arrival.age());
+        let (arrival, age) = (request.arrival, request.arrival.age(Instant::now().into_std()));
         let until = |arrived: u64| arrived + (age + self.limit).as_micros() as u64;
         let request = ConnectReq {
             server: request.server.as_str().to_owned(),

@@ -214,7 +214,7 @@ mod tests {
             token: "{}".into(),
             client_ip: None,
             transport: Transport::Tcp,
-            arrival: Arrival::ago(Duration::ZERO),
+            arrival: Arrival::ago(Duration::ZERO, Instant::now().into_std()),
             wanted_until_us: None,
         }
     }

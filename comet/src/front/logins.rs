@@ -11,7 +11,10 @@ use contract::{Arrival, ConnectRequest, LogicError, Session};
 use proto::close::CloseReason;
 use seam::Time;
 use shard::mail::{ConnectionId, Login, Outcome, ToShard, Verdict};
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::{
+    sync::{Semaphore, oneshot, watch},
+    time::Instant,
+};
 
 use super::{Front, client_log::Asked, lock};
 
@@ -157,6 +160,7 @@ type Call<'a> = Pin<Box<dyn Future<Output = Result<Session, LogicError>> + Send 
 /// time, if there is one.
 async fn ask(front: &Front, mut login: Login) -> (Result<Session, Option<LogicError>>, Option<Call<'_>>) {
     let Ok(_permit) = front.logins.asking.acquire().await else { return (Err(None), None) };
+    let waited = Time::now().since(login.arrived);
     let mut request = ConnectRequest {
         server: front.server.clone(),
         // A text on the wire to logic, three times as long at worst: only for those whose turn it is.
@@ -165,7 +169,7 @@ async fn ask(front: &Front, mut login: Login) -> (Result<Session, Option<LogicEr
         client_ip: Some(login.peer),
         transport: login.transport,
         // The same whenever it is asked, for the same number.
-        arrival: Arrival::at(login.arrived).by(front.store_time.at(login.arrived)),
+        arrival: Arrival::ago(waited, Instant::now().into_std()).by(front.store_time.at(login.arrived)),
         wanted_until_us: None,
     };
     let mut pause = RETRY_MIN;

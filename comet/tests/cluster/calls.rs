@@ -167,7 +167,7 @@ fn login(key: &str) -> ConnectRequest {
         token: format!(r#"{{"mid":1,"key":"{key}"}}"#).into(),
         client_ip: None,
         transport: Transport::Tcp,
-        arrival: Arrival::ago(Duration::ZERO),
+        arrival: Arrival::ago(Duration::ZERO, tokio::time::Instant::now().into_std()),
         wanted_until_us: None,
     }
 }

@@ -13,6 +13,7 @@ use std::{
 use contract::{Arrival, ConnectRequest};
 use proto::ids::Generation;
 use seam::Bug;
+use tokio::time::Instant;
 
 /// Numbers that are remembered, so that none is given twice: more than logins come within the time that two of one key can
 /// be dated alike.
@@ -31,7 +32,7 @@ struct Given {
 impl Generations {
     /// The number of a login that is decided while the store's clock shows `now_us`.
     pub(super) fn of(&self, request: &ConnectRequest, now_us: u64) -> Generation {
-        self.dated(&request.arrival, request.arrival.age(), now_us)
+        self.dated(&request.arrival, request.arrival.age(Instant::now().into_std()), now_us)
     }
 
     /// The same for a login that has waited for `age`.
@@ -64,14 +65,13 @@ impl Given {
 
 #[cfg(test)]
 mod tests {
-    use seam::Time;
-
     use super::*;
 
     const NOW: u64 = 1_800_000_000_000_000;
 
     fn dated(generations: &Generations, age: Duration, by_us: Option<u64>) -> u64 {
-        generations.dated(&Arrival::at(Time::default()).by(by_us), age, NOW).0 as u64
+        generations.dated(&Arrival::ago(Duration::ZERO, Instant::now().into_std()).by(by_us), age, NOW).0
+            as u64
     }
 
     #[test]
@@ -85,7 +85,7 @@ mod tests {
         assert_eq!(of(none, Some(NOW + 9)), NOW, "nothing comes from the future");
         assert_eq!(of(none, Some(0)), 1, "0 is no fence");
         let by_us = Some(NOW - 2_900_000);
-        let mut again = Arrival::at(Time::default()).by(by_us);
+        let mut again = Arrival::ago(Duration::ZERO, Instant::now().into_std()).by(by_us);
         again.is_repeated = true;
         assert_eq!(
             Generations::default().dated(&again, three, NOW).0 as u64,

@@ -20,6 +20,7 @@ use proto::{
     ids::{Generation, Key, Mid, RoomId, ServerId},
     op::Op,
 };
+use tokio::time::Instant;
 use tonic::{Request, Response, Status, codec::CompressionEncoding};
 
 use super::nodes::Nodes;
@@ -70,7 +71,7 @@ impl<L: LogicApi + NodesApi + AllRooms> logic_server::Logic for RpcLogic<L> {
             cookie,
             token,
             client_ip: client_ip.parse().ok(),
-            arrival: Arrival::ago(waited).by(known(request.arrived_by_us)),
+            arrival: Arrival::ago(waited, Instant::now().into_std()).by(known(request.arrived_by_us)),
             wanted_until_us: known(request.wanted_until_us),
         };
         let Session { mid, key, room, rooms, accepts, heartbeat, generation } =

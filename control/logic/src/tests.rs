@@ -20,6 +20,7 @@ use registry::{Fixed, Node, Service};
 use seam::wall_micros;
 use serde::de::DeserializeOwned;
 use session::{MemorySessions, Renewal, SessionsUnavailable, StoredSession, metrics::SessionMetrics};
+use tokio::time::Instant;
 
 use super::*;
 use crate::config::{Expire, LimitsConfig, LogicConfig};
@@ -47,6 +48,11 @@ fn server(id: &str) -> ServerId {
     ServerId::new(id)
 }
 
+/// A login that came so long ago.
+fn ago(waited: Duration) -> Arrival {
+    Arrival::ago(waited, Instant::now().into_std())
+}
+
 /// A login as comet passes it on.
 fn login(on: &str, token: &str) -> ConnectRequest {
     ConnectRequest {
@@ -55,7 +61,7 @@ fn login(on: &str, token: &str) -> ConnectRequest {
         token: Bytes::copy_from_slice(token.as_bytes()),
         client_ip: None,
         transport: Transport::Tcp,
-        arrival: Arrival::ago(Duration::ZERO),
+        arrival: ago(Duration::ZERO),
         wanted_until_us: None,
     }
 }

@@ -12,7 +12,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // What is said on wires, and between services.
     ("proto", &[]),
     ("grpc", &["proto"]),
-    ("contract", &["proto", "seam"]),
+    ("contract", &["proto"]),
     // What everything stands on.
     ("seam", &[]),
     ("config", &[]),

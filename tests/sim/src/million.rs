@@ -2,35 +2,19 @@
 //!
 //! Nothing goes wrong here, and no model is kept: every client only counts what it gets.
 
-use std::{
-    net::IpAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::IpAddr, sync::Arc, time::{Duration, Instant}};
 
 use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
-use comet::driver::sim::{
-    network::{ClientRead, Faults, Network, SocketId},
-    reactor::{Event, Reactor, Turn, Watch},
-};
+use comet::driver::sim::{network::{ClientRead, Faults, Network, SocketId}, reactor::{Event, Reactor, Turn, Watch}};
 use contract::Transport;
 use logic::{Push, PushTarget};
-use proto::{
-    ids::{Generation, Key, Mid, RoomId, ServerId},
-    op::Op,
-};
+use proto::{ids::{Generation, Key, Mid, RoomId, ServerId}, op::Op};
 use seam::{Begin, Random, Time};
 use session::{MemorySessions, NewSession, Sessions as _, metrics::SessionMetrics};
 use tokio::task::yield_now;
 
-use crate::{
-    clock::now,
-    control::Control,
-    plan::Plan,
-    wire::{Got, ServerStream, client_bytes, upgrade},
-    world::reactors,
-};
+use crate::{clock::now, control::Control, plan::Plan, wire::{Got, ServerStream, client_bytes, upgrade}, world::reactors};
 
 /// Clients that connect, or leave, before everything settles again.
 const WAVE: usize = 4000;

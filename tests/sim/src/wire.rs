@@ -1,11 +1,7 @@
 //! The client's side of both wires: what it writes, and what comes out of what it reads.
 
 use contract::Transport;
-use proto::{
-    frame::{FrameReader, HEADER_LEN, Header, encode, frames_of_message},
-    op::Op,
-    websocket::{Item, MessageLimits, Opcode, Reader, client_frame},
-};
+use proto::{frame::{FrameReader, HEADER_LEN, Header, encode, frames_of_message}, op::Op, websocket::{Item, MessageLimits, Opcode, Reader, client_frame}};
 
 /// Something the server said.
 #[derive(Clone, Debug, PartialEq, Eq)]

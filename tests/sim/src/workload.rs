@@ -7,19 +7,9 @@ use bytes::Bytes;
 use comet::driver::sim::network::ClientRead;
 use contract::{CometApi as _, Transport};
 use logic::{Push, PushTarget};
-use proto::{
-    close::CloseReason,
-    ids::{Generation, Key, Mid, RoomId},
-    op::Op,
-    websocket::Opcode,
-};
+use proto::{close::CloseReason, ids::{Generation, Key, Mid, RoomId}, op::Op, websocket::Opcode};
 
-use crate::{
-    client::{Client, Doing},
-    oracle::{Reach, connection::push_body},
-    wire::{Got, client_bytes, masked, upgrade},
-    world::World,
-};
+use crate::{client::{Client, Doing}, oracle::{Reach, connection::push_body}, wire::{Got, client_bytes, masked, upgrade}, world::World};
 
 /// Time between two heartbeats of a client that behaves: the shortest deadline is a second.
 const BEAT: Duration = Duration::from_millis(350);

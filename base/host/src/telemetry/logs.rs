@@ -184,7 +184,7 @@ mod tests {
         let say = || {
             info!("quiet");
             warn!("loud");
-            debug!(target: "shard", "detail");
+            debug!(target: "comet::shard", "detail");
         };
         let text = logged(Format::Text, "warn,comet=debug", say);
         assert!(!text.contains("quiet") && text.contains("loud") && text.contains("detail"), "{text}");

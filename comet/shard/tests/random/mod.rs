@@ -14,7 +14,6 @@ use proto::{
     ids::{Generation, Key, RoomId},
     op::Op,
 };
-
 use shard::{
     Batch, Rate, SlowConsumer,
     mail::{ConnectionId, Outcome, PushTo, ToShard},

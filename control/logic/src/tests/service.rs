@@ -47,7 +47,7 @@ async fn the_defaults_keep_clients_that_beat_as_goims_do() {
     let session = setup.logic.connect(login("a:1", "{}")).await.unwrap();
     assert!(session.heartbeat > Duration::from_secs(240 + 30), "{:?}", session.heartbeat);
     for file in ["goim", "goim-example"] {
-        let path = format!("{}/../tests/cluster/files/{file}/logic.toml", env!("CARGO_MANIFEST_DIR"));
+        let path = format!("{}/../../tests/cluster/files/{file}/logic.toml", env!("CARGO_MANIFEST_DIR"));
         let theirs: toml::Table = std::fs::read_to_string(&path).expect(&path).parse().expect(&path);
         let node = &crate::config::LogicConfig::default().node;
         assert_eq!(theirs["node"]["heartbeat"].as_str(), Some(&*node.heartbeat.to_string()), "{file}");
@@ -68,9 +68,9 @@ async fn a_login_that_was_given_up_outranks_none_that_was_made_since() {
     let three = Duration::from_secs(3);
     let before = setup.deps.sessions.now_us();
     let live = setup.logic.connect(login("b:1", token)).await.unwrap();
-    let frozen_comet = ConnectRequest { arrival: Arrival::ago(three), ..login("a:1", token) };
+    let frozen_comet = ConnectRequest { arrival: ago(three), ..login("a:1", token) };
     let frozen_logic =
-        ConnectRequest { arrival: Arrival::ago(Duration::ZERO).by(Some(before - 1)), ..login("a:1", token) };
+        ConnectRequest { arrival: ago(Duration::ZERO).by(Some(before - 1)), ..login("a:1", token) };
     for late in [frozen_comet, frozen_logic] {
         let refused = setup.logic.connect(late).await.unwrap_err();
         assert!(matches!(refused, LogicError::Refused { reason: CloseReason::Replaced, .. }), "{refused}");
@@ -86,7 +86,7 @@ async fn a_login_that_was_given_up_outranks_none_that_was_made_since() {
     assert_eq!(setup.deps.metrics.logins.of(LoginResult::Late).get(), 1);
 
     // Without one made since, a late login is a login.
-    let alone = ConnectRequest { arrival: Arrival::ago(three), ..login("a:1", r#"{"mid":1,"key":"k2"}"#) };
+    let alone = ConnectRequest { arrival: ago(three), ..login("a:1", r#"{"mid":1,"key":"k2"}"#) };
     assert!(setup.logic.connect(alone).await.is_ok());
 }
 
@@ -101,7 +101,7 @@ async fn a_device_whose_session_is_from_the_future_gets_in() {
         NewSession { mid: Mid(1), key: Key::new("k1"), server: server("b:1"), generation: Generation(ahead) };
     setup.deps.sessions.put(session).await.unwrap();
     // One that waited may be older, or not. Its client has to come again.
-    let late = ConnectRequest { arrival: Arrival::ago(Duration::from_secs(3)), ..login("a:1", token) };
+    let late = ConnectRequest { arrival: ago(Duration::from_secs(3)), ..login("a:1", token) };
     let refused = setup.logic.connect(late).await.unwrap_err();
     assert!(matches!(refused, LogicError::Refused { reason: CloseReason::ServerError, .. }), "{refused}");
     assert_eq!(setup.deps.metrics.logins.of(LoginResult::Undecided).get(), 1);
@@ -146,8 +146,7 @@ async fn a_login_overtaken_by_a_newer_one_is_closed_as_replaced() {
         generation: Generation(setup.deps.sessions.now_us() as i64),
     };
     setup.deps.sessions.put(newer).await.unwrap();
-    let late =
-        ConnectRequest { arrival: Arrival::ago(Duration::from_secs(1)), ..login("a:1", r#"{"key":"k1"}"#) };
+    let late = ConnectRequest { arrival: ago(Duration::from_secs(1)), ..login("a:1", r#"{"key":"k1"}"#) };
     let error = setup.logic.connect(late).await.unwrap_err();
     assert!(matches!(error, LogicError::Refused { reason: CloseReason::Replaced, .. }));
     assert_eq!(setup.deps.metrics.logins.of(LoginResult::Superseded).get(), 1);

@@ -1,11 +1,7 @@
 //! What a client makes of the bytes it gets.
 
 use contract::Transport;
-use proto::{
-    frame::{FrameReader, frames_of_message},
-    op::Op,
-    websocket::{Item, MessageLimits, Opcode, Reader, client_frame},
-};
+use proto::{frame::{FrameReader, frames_of_message}, op::Op, websocket::{Item, MessageLimits, Opcode, Reader, client_frame}};
 
 const LIMITS: MessageLimits = MessageLimits { message_max: usize::MAX, fragments_max: 1 };
 

@@ -1,20 +1,12 @@
 //! A driver without sockets. It does what the shard says, in order, one write at a time, and checks that the shard may
 //! say so.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    time::Duration,
-};
+use std::{collections::{HashMap, VecDeque}, time::Duration};
 
 use contract::Transport;
 use proto::{frame::Header, ids::RoomId};
 use seam::Time;
-use shard::{
-    Action, Flow, FlushState, Outputs, Sent, Shard,
-    mail::{ConnectionId, Handover, ToFront},
-    queue::Run,
-    wheel::TICK_MICROS,
-};
+use shard::{Action, Flow, FlushState, Outputs, Sent, Shard, mail::{ConnectionId, Handover, ToFront}, queue::Run, wheel::TICK_MICROS};
 
 use super::client::Client;
 

@@ -1,31 +1,15 @@
 //! Scripts: from bytes to events.
 
-use std::{
-    net::{IpAddr, Ipv4Addr},
-    time::Duration,
-};
+use std::{net::{IpAddr, Ipv4Addr}, time::Duration};
 
 use arbitrary::Unstructured;
 use bytes::Bytes;
 use contract::{Session, Transport};
-use proto::{
-    close::CloseReason,
-    encoded::Encoded,
-    frame::{Header, encode},
-    ids::{Generation, Key, Mid, RoomId},
-    op::Op,
-    websocket::{ClientUpgrade, MessageLimits, Opcode, UpgradeRules},
-};
+use proto::{close::CloseReason, encoded::Encoded, frame::{Header, encode}, ids::{Generation, Key, Mid, RoomId}, op::Op, websocket::{ClientUpgrade, MessageLimits, Opcode, UpgradeRules}};
 use seam::Time;
-use shard::{
-    Batch, Rate, Shard, ShardConfig, SlowConsumer,
-    mail::{ConnectionId, Outcome, Push, PushTo, ToFront, ToShard, Verdict},
-};
+use shard::{Batch, Rate, Shard, ShardConfig, SlowConsumer, mail::{ConnectionId, Outcome, Push, PushTo, ToFront, ToShard, Verdict}};
 
-use super::{
-    client::sent,
-    driver::{Socket, World},
-};
+use super::{client::sent, driver::{Socket, World}};
 
 const START: Time = Time::from_micros(12_345_678);
 const SOCKETS_MAX: usize = 12;
@@ -66,7 +50,7 @@ pub(crate) fn world(script: &mut Unstructured<'_>) -> World {
         message: MessageLimits { message_max: 8192, fragments_max: 5 },
         body_max: 4096,
         queue_bytes_max: 4096,
-        slow_consumer: [SlowConsumer::DropOldest, SlowConsumer::Close][usize::from(kind % 3)],
+        slow_consumer: [SlowConsumer::DropOldest, SlowConsumer::Close][usize::from(kind % 2)],
         rate: Rate { per_second: 20, burst: if kind & 4 == 0 { 1000 } else { 10 } },
         rooms_max: 3,
         accepts_max: 4,

@@ -3,15 +3,12 @@
 use std::{collections::VecDeque, net::IpAddr};
 
 use contract::{Session, Transport};
-use proto::{
-    ids::{Generation, Key, RoomId},
-    op::Op,
-};
+use proto::{ids::{Generation, Key, RoomId}, op::Op};
 use seam::Time;
 use shard::mail::ConnectionId;
 
-use super::Rules;
 use crate::wire::{Got, ServerStream};
+use super::Rules;
 
 /// Where a connection is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

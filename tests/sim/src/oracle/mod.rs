@@ -7,35 +7,16 @@
 pub(crate) mod connection;
 mod words;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    hash::{Hash, Hasher},
-    net::IpAddr,
-    time::Duration,
-};
+use std::{collections::{BTreeMap, BTreeSet}, hash::{Hash, Hasher}, net::IpAddr, time::Duration};
 
-use comet::driver::sim::{
-    network::SocketId,
-    reactor::{Event, Watch},
-};
+use comet::driver::sim::{network::SocketId, reactor::{Event, Watch}};
 use contract::Transport;
-use proto::{
-    close::CloseReason,
-    ids::{Generation, Key, RoomId},
-    op::Op,
-};
+use proto::{close::CloseReason, ids::{Generation, Key, RoomId}, op::Op};
 use seam::Time;
-use shard::{
-    Action, Flow, Shard,
-    mail::{Outcome, PushTo, ToFront, ToShard},
-    stats::DropReason,
-};
+use shard::{Action, Flow, Shard, mail::{Outcome, PushTo, ToFront, ToShard}, stats::DropReason};
 
+use crate::{trace::{Trace, short}, wire::Got};
 use self::connection::{Conn, Phase, Request, push_id};
-use crate::{
-    trace::{Trace, short},
-    wire::Got,
-};
 
 /// What a deadline may be late by: a tick for its rounding, and a tick for being looked at.
 const LATE: Duration = Duration::from_millis(200);
