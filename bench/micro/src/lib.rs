@@ -5,25 +5,24 @@
 //! (`bench/measure.sh`). Everything goes through the public interfaces of the crates.
 #![forbid(unsafe_code)]
 
-use std::{
-    net::{IpAddr, Ipv4Addr},
-    time::Duration,
-};
+use std::time::Duration;
 
 use comet::config::CometConfig;
 use contract::{Session, Transport};
 use proto::{
     encoded::Encoded,
-    frame::{FrameReader, Header, encode},
-    ids::{Generation, Key, Mid, RoomId},
+    ids::{Generation, Mid, RoomId},
     op::Op,
-    websocket::Reader,
 };
 use seam::Time;
 use shard::{
-    Action, Batch, FlushState, Outputs, Sent, Shard, ShardConfig, Wire,
-    mail::{Carried, ConnectionId, Handover, Push, PushTo, Ticket, ToShard},
+    Action, Batch, FlushState, Outputs, Shard, ShardConfig,
+    mail::{ConnectionId, Handover, PushTo, Ticket, ToShard},
     wheel::TICK_MICROS,
+};
+use testkit::{
+    wire,
+    world::{START, handover, push_of, room, session_in, written},
 };
 
 /// The allocator of the program.
@@ -36,10 +35,11 @@ pub const BODY: [u8; 60] = [b'x'; 60];
 /// Writes handed out between two looks at everything else, as in the driver.
 const SENDS_PER_TURN: usize = 1000;
 
-/// Silence that closes a connection.
-const HEARTBEAT: Duration = Duration::from_secs(270);
+/// The room that everybody is in.
+const ROOM: &str = "live://1000";
 
-/// One shard whose connections are all open and in one room.
+/// One shard whose connections are all open and in one room. Unlike the driver of the tests it has no sockets: to look one up
+/// for each write would cost about what is measured.
 pub struct Gateway {
     now: Time,
     shard: Shard,
@@ -53,20 +53,18 @@ pub struct Gateway {
 impl Gateway {
     /// A shard with so many members, as they are after their login and its answer.
     pub fn with_members(members: usize, transport: Transport) -> Gateway {
-        let now = Time::from_micros(12_345_678);
-        let mut heartbeat = Vec::new();
-        encode(Header { ver: 1, op: Op::HEARTBEAT, seq: 1 }, &[], &mut heartbeat);
+        let now = START;
         let mut gateway = Gateway {
             now,
             shard: Shard::new(0, config(members), now),
             out: Outputs::default(),
             members: Vec::with_capacity(members),
-            room: RoomId::parse("live://1000").expect("a room id"),
+            room: room(ROOM),
             next_heartbeat: 0,
-            heartbeat,
+            heartbeat: wire::frame(Op::HEARTBEAT.0, 1, &[]),
         };
         for number in 0..members as u64 {
-            let state = gateway.handover(number, transport);
+            let state = member(number, transport);
             let id = gateway.shard.attached(now, state, &mut gateway.out);
             gateway.members.push(id);
             gateway.complete_writes();
@@ -75,41 +73,10 @@ impl Gateway {
         gateway
     }
 
-    fn handover(&self, number: u64, transport: Transport) -> Handover {
-        Handover {
-            arrived: Time::default(),
-            ticket: Ticket(number),
-            peer: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            transport,
-            header: Header { ver: 1, op: Op::AUTH, seq: 1 },
-            session: Session {
-                mid: Mid(number as i64),
-                key: Key::new(format!("key-{number}")),
-                room: Some(self.room.clone()),
-                rooms: Vec::new(),
-                accepts: vec![Op(1000)],
-                heartbeat: HEARTBEAT,
-                generation: Some(Generation(number as i64 + 1)),
-            },
-            reasons: false,
-            wire: match transport {
-                Transport::Tcp => Wire::Tcp(FrameReader::new()),
-                Transport::WebSocket => Wire::WebSocket(Reader::default()),
-            },
-            carried: Carried::default(),
-        }
-    }
-
     /// A push for the room: appended to the queue of every member.
     pub fn push(&mut self, encoded: &Encoded) {
-        let push = Push {
-            to: PushTo::Room(self.room.clone()),
-            filter: Op(1000),
-            encoded: encoded.clone(),
-            origin: None,
-            accepted: Some(self.now),
-            dispatched: self.now,
-        };
+        let mut push = push_of(PushTo::Room(self.room.clone()), encoded.clone(), self.now);
+        push.accepted = Some(self.now);
         self.shard.mail(self.now, ToShard::Push(Box::new(push)), &mut self.out);
     }
 
@@ -161,13 +128,7 @@ impl Gateway {
                     other => panic!("nobody is closed: {other:?}"),
                 };
                 frames += u64::from(run.frames);
-                let sent = Sent {
-                    complete: true,
-                    written: run.as_slice().len() as u64,
-                    frames: run.frames,
-                    since: self.now,
-                    accepted: run.accepted,
-                };
+                let sent = written(&run, self.now);
                 self.shard.sent(self.now, id, sent, &mut self.out);
             }
             if self.out.actions.is_empty() {
@@ -177,6 +138,16 @@ impl Gateway {
         self.out.mail.clear();
         frames
     }
+}
+
+fn member(number: u64, transport: Transport) -> Handover {
+    let session = Session {
+        mid: Mid(number as i64),
+        accepts: vec![Op(1000)],
+        generation: Some(Generation(number as i64 + 1)),
+        ..session_in(&format!("key-{number}"), ROOM)
+    };
+    handover(Ticket(number), transport, session)
 }
 
 /// The program's defaults, with room for everybody and nothing joined on purpose.

@@ -1,10 +1,14 @@
 //! Both wires as a client sees them, written down a second time: none of this is the code under test.
 
 mod read;
+mod stream;
 
 use contract::Transport;
 
-pub use self::read::{Got, bodies, read};
+pub use self::{
+    read::{Got, bodies, read},
+    stream::{Heard, ServerStream},
+};
 
 /// Both ways in.
 pub const BOTH: [Transport; 2] = [Transport::Tcp, Transport::WebSocket];

@@ -1,22 +1,35 @@
 //! Scripts: from bytes to events.
 
-use std::{net::{IpAddr, Ipv4Addr}, time::Duration};
+use std::{collections::VecDeque, time::Duration};
 
 use arbitrary::Unstructured;
 use bytes::Bytes;
 use contract::{Session, Transport};
-use proto::{close::CloseReason, encoded::Encoded, frame::{Header, encode}, ids::{Generation, Key, Mid, RoomId}, op::Op, websocket::{ClientUpgrade, MessageLimits, Opcode, UpgradeRules}};
-use seam::Time;
-use shard::{Batch, Rate, Shard, ShardConfig, SlowConsumer, mail::{ConnectionId, Outcome, Push, PushTo, ToFront, ToShard, Verdict}};
+use proto::{
+    close::CloseReason,
+    encoded::Encoded,
+    frame::Header,
+    ids::{Generation, Key, Mid, RoomId},
+    op::Op,
+    websocket::MessageLimits,
+};
+use shard::{
+    Batch, MAIL_WAITING_MAX, Rate, SlowConsumer,
+    mail::{ConnectionId, Outcome, Push, PushTo, ToShard},
+};
+use testkit::{
+    wire::{self, CLOSE, PING, PONG, TEXT},
+    world::{Said, World, room, session},
+};
 
-use super::{client::sent, driver::{Socket, World}};
-
-const START: Time = Time::from_micros(12_345_678);
 const SOCKETS_MAX: usize = 12;
 const DETACHED_MAX: usize = 4;
 
 /// Mail that a script puts before the front: a little less than what holds connections up.
-const MAIL_MAX: usize = 1020;
+const MAIL_MAX: usize = MAIL_WAITING_MAX - 4;
+
+/// Client messages that logic may still answer.
+const ASKED_MAX: usize = 32;
 
 /// Operations that mean something, and one that is not the wire's own.
 const OPS: [i32; 12] = [7, 2, 12, 2_000_000_000, 2_000_000_002, 14, 16, 4, 1000, 9, 3, -1];
@@ -31,45 +44,55 @@ fn bytes<'a>(script: &mut Unstructured<'a>, len: u8) -> &'a [u8] {
     script.bytes(script.len().min(usize::from(len))).unwrap_or_default()
 }
 
-fn room(number: u8) -> RoomId {
-    RoomId::parse(&format!("live://{}", number % 4)).expect("a room id")
+fn live(number: u8) -> RoomId {
+    room(&format!("live://{}", number % 4))
 }
 
-fn key(number: u8) -> Key {
-    Key::new(format!("k{}", number % 4))
+fn key(number: u8) -> String {
+    format!("k{}", number % 4)
 }
 
-/// An empty shard, as the first bytes of the script want it.
-pub(crate) fn world(script: &mut Unstructured<'_>) -> World {
-    let (kind, sizes) = (byte(script), byte(script));
-    let window = Duration::from_millis(20);
-    let config = ShardConfig {
-        handshake: Duration::from_secs(2),
-        frame: Duration::from_secs(3),
-        upgrade: UpgradeRules::default(),
-        message: MessageLimits { message_max: 8192, fragments_max: 5 },
-        body_max: 4096,
-        queue_bytes_max: 4096,
-        slow_consumer: [SlowConsumer::DropOldest, SlowConsumer::Close][usize::from(kind % 2)],
-        rate: Rate { per_second: 20, burst: if kind & 4 == 0 { 1000 } else { 10 } },
-        rooms_max: 3,
-        accepts_max: 4,
-        unauthenticated_max: 4,
-        connections_max: SOCKETS_MAX - 2,
-        ignored_max: 3,
-        refusals_max: 3,
-        renew: Duration::from_secs(1),
-        unknown_reply_same: kind & 8 != 0,
-        batch: [Batch::Off, Batch::Adaptive(window), Batch::Fixed(window), Batch::Off]
-            [usize::from(kind >> 6)],
-    };
-    let mut world = World::new(Shard::new(3, config, START), START);
-    world.flush_budget = [1000, 1, 3, 0][usize::from(sizes % 4)];
-    world.read_size = [usize::MAX, 1, 7, 100][usize::from(sizes / 4 % 4)];
-    world
+/// A shard's world, and what its script has to remember.
+pub(crate) struct Play {
+    world: World,
+    /// Logins that logic has given its word on, which it does once.
+    decided: Vec<ConnectionId>,
+    /// A connection that is over, for late words about it.
+    over: Option<ConnectionId>,
+    /// Client messages that logic has not answered, the newest first.
+    asked: VecDeque<(ConnectionId, Header)>,
 }
 
-impl World {
+impl Play {
+    /// An empty shard, as the first bytes of the script want it.
+    pub(crate) fn new(script: &mut Unstructured<'_>) -> Play {
+        let (kind, sizes) = (byte(script), byte(script));
+        let window = Duration::from_millis(20);
+        let mut world = World::with(|config| {
+            config.handshake = Duration::from_secs(2);
+            config.frame = Duration::from_secs(3);
+            config.message = MessageLimits { message_max: 8192, fragments_max: 5 };
+            config.queue_bytes_max = 4096;
+            config.slow_consumer =
+                [SlowConsumer::DropOldest, SlowConsumer::Close][usize::from(kind % 2)];
+            config.rate = Rate { per_second: 20, burst: if kind & 4 == 0 { 1000 } else { 10 } };
+            config.rooms_max = 3;
+            config.accepts_max = 4;
+            config.unauthenticated_max = 4;
+            config.connections_max = SOCKETS_MAX - 2;
+            config.ignored_max = 3;
+            config.refusals_max = 3;
+            config.renew = Duration::from_secs(1);
+            config.unknown_reply_same = kind & 8 != 0;
+            config.batch = [Batch::Off, Batch::Adaptive(window), Batch::Fixed(window), Batch::Off]
+                [usize::from(kind >> 6)];
+        });
+        world.auto_flush = [Some(1000), Some(1), Some(3), None][usize::from(sizes % 4)];
+        world.read_size = [usize::MAX, 1, 7, 100][usize::from(sizes / 4 % 4)];
+        world.checks = false; // after each event is enough
+        Play { world, decided: Vec::new(), over: None, asked: VecDeque::new() }
+    }
+
     /// One event.
     pub(crate) fn step(&mut self, script: &mut Unstructured<'_>) {
         match byte(script) % 16 {
@@ -84,50 +107,56 @@ impl World {
             11 => self.kick(script),
             12 => self.answer(script),
             13 => self.front(script),
-            14 => drop(self.shard.flush(self.now, usize::from(byte(script)), &mut self.out)),
+            14 => drop(self.world.flush(usize::from(byte(script)))),
             _ => {
-                self.load = u64::from(byte(script)) * 4;
-                self.advance(Duration::from_millis(u64::from(byte(script)) * 10));
+                self.world.load = u64::from(byte(script)) * 4;
+                self.world.advance(Duration::from_millis(u64::from(byte(script)) * 10));
             }
         }
-        self.settle();
+        self.world.settle();
+        self.world.check();
+        self.over = self.world.forget().or(self.over);
+        for said in self.world.said() {
+            if let Said::Message { id, header, .. } = said {
+                self.asked.truncate(ASKED_MAX - 1);
+                self.asked.push_front((id, header));
+            }
+        }
     }
 
     fn connect(&mut self, kind: u8) {
-        if self.sockets.len() >= SOCKETS_MAX {
-            return self.shard.accept_failed();
+        if self.world.ids().len() >= SOCKETS_MAX {
+            return self.world.shard.accept_failed();
         }
         let transport = if kind & 1 == 0 { Transport::Tcp } else { Transport::WebSocket };
-        let peer = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let Some(id) = self.shard.accepted(self.now, transport, peer, &mut self.out) else { return };
-        self.add(id, transport);
-        let Some(socket) = self.socket(id) else { return };
+        let Some(id) = self.world.accept(transport) else { return };
+        let socket = self.world.socket_mut(id);
         (socket.stalled, socket.stubborn) = (kind & 2 != 0, kind & 4 != 0);
         if transport == Transport::WebSocket && kind & 8 == 0 {
-            socket.unread.extend(ClientUpgrade::new([7; 16]).request(
-                "halley.test",
-                "/sub?a=1",
-                &[("Cookie", "c=1")],
-            ));
-            self.readable(id);
+            self.world.send(id, &wire::upgrade("/sub?a=1", "Cookie: c=1\r\n"));
         }
     }
 
-    fn pick(&mut self, number: u8) -> Option<&mut Socket> {
-        let count = self.sockets.len().max(1);
-        self.sockets.get_mut(usize::from(number) % count)
+    fn pick(&self, number: u8) -> Option<ConnectionId> {
+        let ids = self.world.ids();
+        ids.get(usize::from(number) % ids.len().max(1)).copied()
+    }
+
+    /// One whose client may say something.
+    fn pick_speaker(&self, number: u8) -> Option<ConnectionId> {
+        self.pick(number).filter(|id| self.world.socket(*id).ending.is_none())
     }
 
     /// A client says one to four things, on WebSocket in one message or several.
     fn say(&mut self, script: &mut Unstructured<'_>) {
         let (who, kind) = (byte(script), byte(script));
-        let Some(socket) = self.pick(who).filter(|socket| socket.ending.is_none()) else { return };
-        let (id, transport) = (socket.id, socket.transport);
+        let Some(id) = self.pick_speaker(who) else { return };
+        let transport = self.world.socket(id).transport;
         let (mut frames, mut said) = (Vec::new(), Vec::new());
         for seq in 0..=i32::from(kind % 4) {
             let what = byte(script);
             let body = match what >> 4 {
-                0..4 => room(what >> 4).as_str().as_bytes().to_vec(),
+                0..4 => live(what >> 4).as_str().as_bytes().to_vec(),
                 4 => Vec::new(),
                 5 => b"1000".to_vec(),
                 6 => b"{\"features\":[\"reasons\"]}".to_vec(),
@@ -138,64 +167,53 @@ impl World {
                 }
             };
             if let Some(op) = OPS.get(usize::from(what % 16)) {
-                encode(Header { ver: 1, op: Op(*op), seq }, &body, &mut frames);
+                frames.extend(wire::frame(*op, seq, &body));
                 if kind & 4 == 0 {
-                    said.extend(sent(transport, Opcode::Binary, &std::mem::take(&mut frames)));
+                    said.extend(wire::sent(transport, &std::mem::take(&mut frames)));
                 }
                 continue;
             }
-            let opcode = [Opcode::Ping, Opcode::Pong, Opcode::Close, Opcode::Text][usize::from(what % 4)];
+            let first = [PING, PONG, CLOSE, TEXT][usize::from(what % 4)];
             if transport == Transport::WebSocket {
-                said.extend(sent(transport, opcode, &body[..body.len().min(125)]));
+                said.extend(wire::masked(first, &body[..body.len().min(125)]));
             }
         }
         if !frames.is_empty() {
-            said.extend(sent(transport, Opcode::Binary, &frames));
+            said.extend(wire::sent(transport, &frames));
         }
         if kind & 8 != 0 {
             said.truncate(said.len() / 2);
         }
-        let Some(socket) = self.socket(id) else { return };
-        socket.unread.extend(said);
-        self.readable(id);
+        self.world.send(id, &said);
     }
 
     /// Any bytes.
     fn noise(&mut self, script: &mut Unstructured<'_>) {
         let (who, len) = (byte(script), byte(script));
         let noise = bytes(script, len % 64);
-        let Some(socket) = self.pick(who).filter(|socket| socket.ending.is_none()) else { return };
-        let id = socket.id;
-        socket.unread.extend(noise);
-        self.readable(id);
+        if let Some(id) = self.pick_speaker(who) {
+            self.world.send(id, noise);
+        }
     }
 
     /// Logic's word on a login, or on a connection that waits for none.
     fn verdict(&mut self, script: &mut Unstructured<'_>) {
         let (who, kind, more) = (byte(script), byte(script), byte(script));
-        let waits = |socket: &&Socket| !socket.decided && self.shard.is_in_lobby(socket.id);
-        let lobby: Vec<ConnectionId> = self.sockets.iter().filter(waits).map(|socket| socket.id).collect();
+        let mut lobby = self.world.ids();
+        lobby.retain(|id| self.world.shard.is_in_lobby(*id) && !self.decided.contains(id));
         let late = if who & 0x80 == 0 { None } else { self.over };
         let Some(id) = late.or_else(|| lobby.get(usize::from(who) % lobby.len().max(1)).copied()) else {
             return;
         };
-        // A client that left is found before its session opens.
-        if let Some(socket) = self.socket(id) {
-            socket.decided = true;
-            if socket.ending.is_some() {
-                self.shard.hung_up(self.now, id, &mut self.out);
-            }
-        }
-        let moves = kind & 8 != 0 && self.detached.len() < DETACHED_MAX;
+        self.decided.push(id);
+        let moves = kind & 8 != 0 && self.world.detached.len() < DETACHED_MAX;
         let outcome = if kind & 7 == 7 {
             Outcome::Refuse { reason: CloseReason::LoginRefused, text: "no".to_owned() }
         } else {
-            self.granted += 1;
             let session = Session {
                 mid: Mid(i64::from(kind)),
-                key: key(kind >> 4),
-                room: (more & 1 != 0).then(|| room(more >> 1)),
-                rooms: (0..more >> 6).map(|n| room((more >> 3).wrapping_add(n))).collect(),
+                room: (more & 1 != 0).then(|| live(more >> 1)),
+                rooms: (0..more >> 6).map(|n| live((more >> 3).wrapping_add(n))).collect(),
                 accepts: if more & 2 == 0 {
                     vec![Op(1000)]
                 } else {
@@ -203,16 +221,22 @@ impl World {
                 },
                 heartbeat: Duration::from_millis(1500),
                 generation: (kind & 4 != 0).then(|| Generation(i64::from(more >> 3))),
+                ..session(&key(kind >> 4))
             };
             if moves { Outcome::Move { to: 7, session } } else { Outcome::Open(session) }
         };
-        self.shard.mail(self.now, ToShard::Verdict(Box::new(Verdict { id, outcome })), &mut self.out);
+        self.world.verdict(id, outcome);
     }
 
     fn arrive_one(&mut self, number: u8) {
-        if !self.detached.is_empty() {
-            let detached = self.detached.remove(usize::from(number) % self.detached.len());
-            self.arrive(detached);
+        if self.world.detached.is_empty() {
+            return;
+        }
+        let at = usize::from(number) % self.world.detached.len();
+        let detached = self.world.detached.remove(at);
+        match detached.socket.ending {
+            Some(_) => self.world.left_on_the_way(detached),
+            None => drop(self.world.attach(detached)),
         }
     }
 
@@ -222,34 +246,30 @@ impl World {
         let body = vec![b'.'; usize::from(len) * 24];
         for number in 0..=kind % 4 {
             let to = match kind >> 2 & 3 {
-                0 => PushTo::Keys((0..=number).map(|n| key((kind >> 4).wrapping_add(n))).collect()),
+                0 => PushTo::Keys((0..=number).map(|n| Key::new(key((kind >> 4).wrapping_add(n)))).collect()),
                 1 => PushTo::All { speed: u32::from(kind >> 4) * 10 },
-                _ => PushTo::Room(room(kind >> 4)),
+                _ => PushTo::Room(live(kind >> 4)),
             };
             let origin = (kind & 0x40 != 0).then(|| {
                 let header = Header { ver: 1, op: Op::SEND_MESSAGE_REPLY, seq: 5 };
-                (key(number), Encoded::reply(header, &body))
+                (Key::new(key(number)), Encoded::reply(header, &body))
             });
             let encoded = Encoded::push(Op(1000), &body);
-            let (accepted, dispatched) = (Some(self.now), self.now);
+            let (accepted, dispatched) = (Some(self.world.now), self.world.now);
             let push = Push { to, filter: Op(1000), encoded, origin, accepted, dispatched };
-            self.shard.mail(self.now, ToShard::Push(Box::new(push)), &mut self.out);
+            self.world.hand(ToShard::Push(Box::new(push)));
         }
     }
 
     /// A client stops reading, reads again, or breaks while it is written to.
     fn stall(&mut self, script: &mut Unstructured<'_>) {
         let (who, kind) = (byte(script), byte(script));
-        let Some(socket) = self.pick(who) else { return };
-        let id = socket.id;
+        let Some(id) = self.pick(who) else { return };
         match kind % 4 {
-            0 => self.end_write(id, false),
-            1 => self.end_write(id, true),
-            2 => socket.stalled = true,
-            _ => {
-                socket.stalled = false;
-                self.writable(id);
-            }
+            0 => self.world.take_write(id, false),
+            1 => self.world.take_write(id, true),
+            2 => self.world.stall(id, true),
+            _ => self.world.stall(id, false),
         }
     }
 
@@ -257,23 +277,20 @@ impl World {
         let (who, kind) = (byte(script), byte(script));
         let lost = kind & 1 != 0;
         if kind & 2 != 0 {
-            let count = self.detached.len().max(1);
-            if let Some(detached) = self.detached.get_mut(usize::from(who) % count) {
+            let count = self.world.detached.len().max(1);
+            if let Some(detached) = self.world.detached.get_mut(usize::from(who) % count) {
                 detached.socket.ending.get_or_insert(lost);
             }
-        } else if let Some(socket) = self.pick(who) {
-            socket.ending.get_or_insert(lost);
-            let id = socket.id;
-            self.readable(id);
+        } else if let Some(id) = self.pick(who) {
+            self.world.leave(id, lost);
         }
     }
 
     fn kick(&mut self, script: &mut Unstructured<'_>) {
         let kind = byte(script);
-        let below = (kind & 4 != 0).then(|| Generation(i64::from(kind >> 3)));
+        let below = (kind & 4 != 0).then(|| i64::from(kind >> 3));
         let reason = if kind & 0x80 == 0 { CloseReason::Kicked } else { CloseReason::Replaced };
-        let kick = ToShard::Kick { key: key(kind), below, reason, text: None };
-        self.shard.mail(self.now, kick, &mut self.out);
+        self.world.kick(&key(kind), below, reason);
     }
 
     /// Logic answers a client message, in any order and late.
@@ -282,7 +299,7 @@ impl World {
         let count = self.asked.len().max(1);
         let Some((id, header)) = self.asked.remove(usize::from(which) % count) else { return };
         let body = Bytes::copy_from_slice(bytes(script, len % 32));
-        self.shard.mail(self.now, ToShard::Reply { id, header, body }, &mut self.out);
+        self.world.mail(ToShard::Reply { id, header, body });
     }
 
     /// The front: its ring is full or empties, people elsewhere, a drain.
@@ -290,22 +307,18 @@ impl World {
         let (kind, number) = (byte(script), byte(script));
         match kind % 5 {
             0 => {
-                self.ring = usize::from(number);
+                self.world.ring = usize::from(number);
                 // Others have filled it.
-                let others = if kind & 0x80 == 0 { 0 } else { MAIL_MAX.saturating_sub(self.out.mail.len()) };
-                let nobody = ConnectionId { shard: u16::MAX, slot: 0, generation: 0 };
-                self.out.mail.extend((0..others).map(|_| ToFront::LoginGone(nobody)));
+                if kind & 0x80 != 0 {
+                    self.world.fill_mail(MAIL_MAX);
+                }
             }
-            1 => self.ring = usize::MAX,
+            1 => self.world.ring = usize::MAX,
             2 => {
-                let people = vec![(room(number), u32::from(number) << (number % 25))];
-                self.shard.mail(self.now, ToShard::Elsewhere(people), &mut self.out);
+                let people = vec![(live(number), u32::from(number) << (number % 25))];
+                self.world.mail(ToShard::Elsewhere(people));
             }
-            _ => {
-                self.draining = true;
-                let over = Duration::from_millis(u64::from(number) * 8);
-                self.shard.mail(self.now, ToShard::Drain { over }, &mut self.out);
-            }
+            _ => self.world.mail(ToShard::Drain { over: Duration::from_millis(u64::from(number) * 8) }),
         }
     }
 }

@@ -1,18 +1,15 @@
 //! What clients do.
 
-use std::net::{IpAddr, Ipv4Addr};
-
 use contract::{Session, Transport};
 use shard::mail::{ConnectionId, Outcome};
 
-use super::{Socket, World};
+use super::{PEER, Socket, World};
 use crate::wire::{self, Got};
 
 impl World {
     /// A socket is accepted; `None` when the shard has no room for it.
     pub fn accept(&mut self, transport: Transport) -> Option<ConnectionId> {
-        let peer = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
-        let id = self.shard.accepted(self.now, transport, peer, &mut self.out);
+        let id = self.shard.accepted(self.now, transport, PEER, &mut self.out);
         if let Some(id) = id {
             self.sockets.insert(Socket::new(id, transport));
         }
@@ -100,7 +97,9 @@ impl World {
 
     /// What the client of a connection that is over got, for the last time.
     pub fn last_got(&mut self, id: ConnectionId) -> Option<Vec<Got>> {
-        self.over.remove(&id).map(|socket| wire::read(socket.transport, &socket.inbox))
+        let at = self.over.iter().position(|socket| socket.id == id)?;
+        let socket = self.over.remove(at);
+        Some(wire::read(socket.transport, &socket.inbox))
     }
 
     /// The client takes the write under way, or, where not `complete`, only some of it and no more ever.

@@ -9,10 +9,11 @@ use super::{Detached, Socket, World, socket::Sockets};
 impl World {
     /// A connection that left another shard arrives.
     pub fn attach(&mut self, detached: Detached) -> ConnectionId {
-        let Detached { state, socket, .. } = detached;
+        let Detached { state, mut socket, .. } = detached;
         self.sessions.granted += 1;
         let id = self.shard.attached(self.now, *state, &mut self.out);
-        self.sockets.insert(Socket { id, held: true, ..socket });
+        (socket.id, socket.held) = (id, true);
+        self.sockets.insert(socket);
         self.settle();
         id
     }
@@ -25,7 +26,7 @@ impl World {
         assert!(detached.socket.ending.is_some());
         self.sessions.granted += 1;
         self.shard.left_on_the_way(*detached.state, &mut self.out);
-        self.over.insert(detached.id, detached.socket);
+        self.over.push(detached.socket);
         self.settle();
     }
 
@@ -148,7 +149,7 @@ impl World {
                     "the driver reads no more and has said so once"
                 );
                 assert!(socket.shut.is_some(), "a connection is shut before it is released");
-                self.over.insert(id, socket);
+                self.over.push(socket);
             }
             Action::Detach { id, to, state } => {
                 let socket = self.sockets.remove(id).expect("a connection leaves once");
@@ -190,12 +191,10 @@ impl World {
         self.taken.1 += written as u64;
         self.taken.2 += 1;
         if complete {
-            socket.reader.take(bytes);
-            socket.inbox.extend_from_slice(bytes);
+            socket.take(bytes);
             self.taken.0 += u64::from(run.frames);
         }
-        let (frames, accepted) = (run.frames, run.accepted);
-        let sent = Sent { complete, written: written as u64, frames, accepted, since };
+        let sent = Sent { complete, written: written as u64, ..super::written(&run, since) };
         if complete {
             socket.runs.push(run);
         }

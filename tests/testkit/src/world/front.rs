@@ -8,9 +8,15 @@ use proto::{
     ids::{Generation, Key},
     op::Op,
 };
-use shard::mail::{ConnectionId, Outcome, Push, PushTo, ToShard, Verdict};
+use seam::Time;
+use shard::mail::{ConnectionId, Outcome, Push, PushTo, ToFront, ToShard, Verdict};
 
 use super::{World, room};
+
+/// A push of one message that everybody gets who accepts operation 1000.
+pub fn push_of(to: PushTo, encoded: Encoded, now: Time) -> Push {
+    Push { to, filter: Op(1000), encoded, origin: None, accepted: None, dispatched: now }
+}
 
 impl World {
     /// One command.
@@ -67,14 +73,7 @@ impl World {
 
     /// A push of one message, operation 1000.
     pub fn push_of(&self, to: PushTo, body: &str) -> Push {
-        Push {
-            to,
-            filter: Op(1000),
-            encoded: Encoded::push(Op(1000), body.as_bytes()),
-            origin: None,
-            accepted: None,
-            dispatched: self.now,
-        }
+        push_of(to, Encoded::push(Op(1000), body.as_bytes()), self.now)
     }
 
     /// Pushes one message.
@@ -96,6 +95,13 @@ impl World {
     /// Mails that wait for room in the ring.
     pub fn mail_waiting(&self) -> usize {
         self.out.mail.len()
+    }
+
+    /// Others fill what waits for room in the ring up to so many mails.
+    pub fn fill_mail(&mut self, mails: usize) {
+        let nobody = ConnectionId { shard: u16::MAX, slot: 0, generation: 0 };
+        let missing = mails.saturating_sub(self.out.mail.len());
+        self.out.mail.extend((0..missing).map(|_| ToFront::LoginGone(nobody)));
     }
 
     /// The front takes so many mails more from the ring.

@@ -8,35 +8,44 @@ mod check;
 mod clients;
 mod driver;
 mod front;
-mod reader;
 mod said;
 mod socket;
 
 use std::{
     collections::{HashMap, VecDeque},
+    net::{IpAddr, Ipv4Addr},
     time::Duration,
 };
 
-use contract::Session;
+use contract::{Session, Transport};
 use proto::{
     close::CloseReason,
+    frame::{FrameReader, Header},
     ids::{Key, Mid, RoomId},
-    websocket::{MessageLimits, UpgradeRules},
+    op::Op,
+    websocket::{MessageLimits, Reader, UpgradeRules},
 };
 use seam::Time;
 use shard::{
-    Batch, Outputs, Rate, Shard, ShardConfig, SlowConsumer, mail::ConnectionId, stats::DropReason,
+    Batch, Outputs, Rate, Sent, Shard, ShardConfig, SlowConsumer, Wire,
+    mail::{Carried, ConnectionId, Handover, Ticket},
+    queue::Run,
+    stats::DropReason,
     wheel::TICK_MICROS,
 };
 
 pub use self::{
+    front::push_of,
     said::Said,
     socket::{Detached, Socket},
 };
 use self::{said::Sessions, socket::Sockets};
 
+/// Where clients come from.
+const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
 /// A moment between two ticks of the clock.
-const START: Time = Time::from_micros(12_345_678);
+pub const START: Time = Time::from_micros(12_345_678);
 
 /// One way to end a connection.
 pub type End = fn(&mut World, ConnectionId);
@@ -49,8 +58,8 @@ pub struct World {
     pub shard: Shard,
     out: Outputs,
     sockets: Sockets,
-    /// Connections that are over, for a look at what they got.
-    over: HashMap<ConnectionId, Socket>,
+    /// Connections that are over, in that order, for a look at what they got.
+    over: Vec<Socket>,
     /// Connections on their way to other shards.
     pub detached: Vec<Detached>,
     said: Vec<Said>,
@@ -121,6 +130,30 @@ pub fn session_in(key: &str, name: &str) -> Session {
     Session { room: Some(room(name)), ..session(key) }
 }
 
+/// A connection of that session on its way between two shards, nothing behind its login.
+pub fn handover(ticket: Ticket, transport: Transport, session: Session) -> Handover {
+    Handover {
+        ticket,
+        arrived: Time::default(),
+        peer: PEER,
+        transport,
+        header: Header { ver: 1, op: Op::AUTH, seq: 1 },
+        session,
+        reasons: false,
+        wire: match transport {
+            Transport::Tcp => Wire::Tcp(FrameReader::new()),
+            Transport::WebSocket => Wire::WebSocket(Reader::default()),
+        },
+        carried: Carried::default(),
+    }
+}
+
+/// The end of a write that took all of a run, which was handed out at `since`.
+pub fn written(run: &Run, since: Time) -> Sent {
+    let written = run.as_slice().len() as u64;
+    Sent { complete: true, written, frames: run.frames, accepted: run.accepted, since }
+}
+
 /// A room.
 ///
 /// # Panics
@@ -155,7 +188,7 @@ impl World {
             shard: Shard::new(3, config, START),
             out: Outputs::default(),
             sockets: Sockets::default(),
-            over: HashMap::new(),
+            over: Vec::new(),
             detached: Vec::new(),
             said: Vec::new(),
             sessions: Sessions::default(),
@@ -186,7 +219,10 @@ impl World {
     /// # Panics
     /// It was never here, has left for another shard, or was forgotten.
     pub fn socket(&self, id: ConnectionId) -> &Socket {
-        self.sockets.get(id).or_else(|| self.over.get(&id)).expect("a connection of this world")
+        let socket = self.sockets.get(id);
+        socket
+            .or_else(|| self.over.iter().find(|socket| socket.id == id))
+            .expect("a connection of this world")
     }
 
     /// The same, to change how it behaves.
@@ -194,7 +230,10 @@ impl World {
     /// # Panics
     /// As [`World::socket`].
     pub fn socket_mut(&mut self, id: ConnectionId) -> &mut Socket {
-        self.sockets.get_mut(id).or_else(|| self.over.get_mut(&id)).expect("a connection of this world")
+        let socket = self.sockets.get_mut(id);
+        socket
+            .or_else(|| self.over.iter_mut().find(|socket| socket.id == id))
+            .expect("a connection of this world")
     }
 
     /// The client does not take the write under way.
@@ -209,7 +248,16 @@ impl World {
 
     /// The driver has let go of it.
     pub fn is_over(&self, id: ConnectionId) -> bool {
-        self.over.contains_key(&id)
+        self.over.iter().any(|socket| socket.id == id)
+    }
+
+    /// Throws away what nobody has looked at: what clients got, and the connections that are over. Gives the last of these.
+    pub fn forget(&mut self) -> Option<ConnectionId> {
+        for socket in self.sockets.iter_mut() {
+            socket.inbox.clear();
+            socket.runs.clear();
+        }
+        self.over.drain(..).next_back().map(|socket| socket.id)
     }
 
     /// Frames dropped for a reason.

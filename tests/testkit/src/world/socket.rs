@@ -9,7 +9,7 @@ use shard::{
     queue::Run,
 };
 
-use super::reader::Reader;
+use crate::wire::{Heard, ServerStream};
 
 /// What a fake socket and its client are at.
 #[derive(Debug)]
@@ -22,8 +22,10 @@ pub struct Socket {
     pub(super) inbox: Vec<u8>,
     /// Every write that was taken, as it was handed out.
     pub runs: Vec<Run>,
-    /// Makes sense of what the client gets, write by write.
-    pub(super) reader: Reader,
+    /// What the client makes of it.
+    stream: ServerStream,
+    /// Its upgrade was refused.
+    refused: bool,
     /// The write under way, and since when.
     pub(super) write: Option<(Run, Time)>,
     /// The client does not read: writes stay under way until [`World::take_write`](super::World::take_write).
@@ -52,7 +54,8 @@ impl Socket {
             transport,
             inbox: Vec::new(),
             runs: Vec::new(),
-            reader: Reader::new(transport),
+            stream: ServerStream::new(transport),
+            refused: false,
             write: None,
             stalled: false,
             unread: VecDeque::new(),
@@ -65,6 +68,16 @@ impl Socket {
             shut: None,
             stubborn: false,
         }
+    }
+
+    /// The client takes a write, which has to consist of whole frames, and of whole messages.
+    pub(super) fn take(&mut self, bytes: &[u8]) {
+        assert!(!self.refused, "{bytes:?} behind a refusal");
+        let mut heard = Vec::new();
+        self.stream.push(bytes, &mut heard).expect("what a server writes makes sense");
+        assert!(!self.stream.has_partial(), "a write ends with something whole");
+        self.refused = heard.iter().any(|(_, heard)| matches!(heard, Heard::Http(status) if *status != 101));
+        self.inbox.extend_from_slice(bytes);
     }
 }
 
