@@ -310,22 +310,15 @@ mod renewal_tests;
 
 #[cfg(test)]
 mod tests {
-    use std::{net::IpAddr, sync::atomic::AtomicUsize};
+    use std::net::IpAddr;
 
-    use async_trait::async_trait;
-    use contract::{
-        ClientMessage, CometApi as _, ConnectRequest, Dispatch, DispatchError, MessageReply, Payload,
-        Receivers, Transport,
-    };
+    use contract::{CometApi as _, Dispatch, DispatchError, Payload, Receivers, Transport};
     use proto::{
-        frame::Header,
-        ids::{Generation, Key, Mid, RoomId},
+        ids::{Generation, Key, Mid},
         op::Op,
     };
-    use shard::{
-        Wire,
-        mail::{Carried, ConnectionId, Handover, Login, Outcome, Ticket, ToFront},
-    };
+    use shard::mail::{ConnectionId, Login, Outcome, Ticket, ToFront};
+    use testkit::{fakes::FakeLogic, world::handover};
 
     use super::*;
     use crate::{
@@ -345,60 +338,25 @@ mod tests {
         }
     }
 
-    /// A logic whose every answer takes so long; the first report fails.
-    #[derive(Default)]
-    struct Slow {
-        takes: Duration,
-        at: Mutex<Vec<Instant>>,
-        /// What the reports said that were taken.
-        clients: Mutex<Vec<ClientCount>>,
-        ended: Mutex<Vec<Key>>,
-        /// Logins.
-        asked: AtomicUsize,
+    /// A logic that gives everybody the same session; logins and reports take so long.
+    fn slow(takes: Duration) -> Arc<FakeLogic> {
+        let logic = FakeLogic::granting(session());
+        logic.connect.take(takes);
+        logic.report.take(takes);
+        Arc::new(logic)
     }
 
-    #[async_trait]
-    impl LogicApi for Slow {
-        async fn connect(&self, _: ConnectRequest) -> Result<Session, LogicError> {
-            self.asked.fetch_add(1, Ordering::Relaxed);
-            tokio::time::sleep(self.takes).await;
-            Ok(session())
-        }
-
-        async fn disconnect(&self, session: SessionRef) -> Result<bool, LogicError> {
-            lock(&self.ended).push(session.key);
-            Ok(true)
-        }
-
-        async fn renew(&self, _: Vec<SessionRef>) -> Result<Renewed, LogicError> {
-            Ok(Renewed::default())
-        }
-
-        async fn renew_online(
-            &self,
-            _: ServerId,
-            rooms: HashMap<RoomId, u32>,
-            clients: ClientCount,
-        ) -> Result<HashMap<RoomId, u32>, LogicError> {
-            tokio::time::sleep(self.takes).await;
-            let mut at = lock(&self.at);
-            at.push(Instant::now());
-            if at.len() == 1 {
-                return Err(LogicError::Overloaded);
-            }
-            lock(&self.clients).push(clients);
-            Ok(rooms)
-        }
-
-        async fn receive(&self, _: ClientMessage) -> Result<MessageReply, LogicError> {
-            Ok(MessageReply::Room)
-        }
+    /// The same, and the first report fails.
+    fn slow_and_failing(takes: Duration) -> Arc<FakeLogic> {
+        let logic = slow(takes);
+        logic.report.fail(1, || LogicError::Overloaded);
+        logic
     }
 
     /// When reports that take so long arrived in the first two minutes, somebody having come at the start.
     async fn reports_that_take(takes: Duration) -> Vec<Duration> {
         let began = Instant::now();
-        let logic = Arc::new(Slow { takes, ..Slow::default() });
+        let logic = slow_and_failing(takes);
         let outboxes = Outboxes::new(Vec::new());
         let front = Front::start(
             ServerId::new("a:1"),
@@ -411,7 +369,7 @@ mod tests {
         );
         front.online().opened(IpAddr::from([127, 0, 0, 1]));
         tokio::time::sleep(Duration::from_secs(120)).await;
-        lock(&logic.at).iter().map(|at| *at - began).collect()
+        logic.report.calls().into_iter().map(|at| at - began).collect()
     }
 
     /// The pause between two reports was twenty times what the last one took, waiting included: after one that took a
@@ -430,7 +388,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_last_report_of_a_drained_comet_is_of_nobody() {
         for takes in [0, 900].map(Duration::from_millis) {
-            let logic = Arc::new(Slow { takes, ..Slow::default() });
+            let logic = slow_and_failing(takes);
             let (front, _inbox) = with_a_shard(Arc::clone(&logic));
             front.online().opened(IpAddr::from([127, 0, 0, 1]));
             // A report is under way, or the last one has failed.
@@ -440,10 +398,14 @@ mod tests {
                 inbox::take(&front, 0, ToFront::Drained { arrivals: 0 });
             }
             front.drain(Duration::ZERO, Duration::from_secs(25)).await;
-            let reports = lock(&logic.clients).len();
-            assert_eq!(lock(&logic.clients).last(), Some(&ClientCount::default()), "{takes:?}");
+            let reports = logic.reports();
+            assert_eq!(
+                reports.last().map(|report| report.clients),
+                Some(ClientCount::default()),
+                "{takes:?}"
+            );
             tokio::time::sleep(Duration::from_secs(60)).await;
-            assert_eq!(lock(&logic.clients).len(), reports, "nothing after the last one");
+            assert_eq!(logic.reports(), reports, "nothing after the last one");
         }
     }
 
@@ -455,7 +417,7 @@ mod tests {
     }
 
     /// A front with one shard, of which here is the queue.
-    fn with_a_shard(logic: Arc<Slow>) -> (Arc<Front>, Receiver<mail::ToShard, ()>) {
+    fn with_a_shard(logic: Arc<FakeLogic>) -> (Arc<Front>, Receiver<mail::ToShard, ()>) {
         let (wake, _) = ring::wake_pair().expect("two descriptors");
         let (sender, inbox) = channel(8, Arc::new(ShardFlag::new(wake)), Arc::<WakeFlag<()>>::default());
         let outboxes = Outboxes::new(vec![sender]);
@@ -495,7 +457,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_drain_ends_the_sessions_of_logins_that_were_under_way() {
         for takes in [3, 20].map(Duration::from_secs) {
-            let logic = Arc::new(Slow { takes, ..Slow::default() });
+            let logic = slow(takes);
             let (front, _inbox) = with_a_shard(Arc::clone(&logic));
             front.logins.begin(&front, login());
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -503,7 +465,7 @@ mod tests {
             front.logins.gone(login().id);
             inbox::take(&front, 0, ToFront::Drained { arrivals: 0 });
             assert!(front.drain(Duration::ZERO, Duration::from_secs(25)).await);
-            assert_eq!(lock(&logic.ended)[..], [Key::new("k")], "{takes:?}");
+            assert_eq!(logic.ended(), ["k"], "{takes:?}");
         }
     }
 
@@ -517,17 +479,7 @@ mod tests {
             async move { front.drain(Duration::ZERO, Duration::from_secs(25)).await }
         });
         tokio::time::sleep(Duration::from_millis(1)).await;
-        let state = Handover {
-            ticket: Ticket(1),
-            arrived: Time::default(),
-            peer: IpAddr::from([127, 0, 0, 1]),
-            transport: Transport::Tcp,
-            header: Header { ver: 1, op: Op::AUTH, seq: 1 },
-            session: session(),
-            reasons: false,
-            wire: Wire::Deaf,
-            carried: Carried::default(),
-        };
+        let state = handover(Ticket(1), Transport::Tcp, session());
         let descriptor = Descriptor::Os(std::io::pipe().expect("two descriptors").0.into());
         let attach = Box::new(Attach { descriptor, state });
         inbox::take(&front, 0, mail::ToFront::Moved { to: 0, attach });
@@ -545,19 +497,19 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_is_looked_for_again_before_logic_is_asked_late() {
         for stays in [true, false] {
-            let logic = Arc::<Slow>::default();
+            let logic = slow(Duration::ZERO);
             let (front, mut inbox) = with_a_shard(Arc::clone(&logic));
             let looked = Time::now().before(Duration::from_secs(1));
             front.logins.begin(&front, Login { looked, ..login() });
             tokio::time::sleep(Duration::from_millis(1)).await;
             assert!(matches!(inbox.pop(), Some(mail::ToShard::Rules(ToShard::Look(id))) if id == login().id));
-            assert_eq!(logic.asked.load(Ordering::Relaxed), 0);
+            assert_eq!(logic.connect.count(), 0);
             match stays {
                 true => front.logins.there(login().id),
                 false => front.logins.gone(login().id),
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
-            assert_eq!(logic.asked.load(Ordering::Relaxed), usize::from(stays));
+            assert_eq!(logic.connect.count(), usize::from(stays));
         }
     }
 
@@ -565,7 +517,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_session_that_logic_announces_too_late_ends() {
         let takes = Duration::from_secs(60);
-        let (front, mut inbox) = with_a_shard(Arc::new(Slow { takes, ..Slow::default() }));
+        let (front, mut inbox) = with_a_shard(slow(takes));
         front.logins.begin(&front, login());
         tokio::time::sleep(takes / 2).await;
         let refused = inbox.pop();

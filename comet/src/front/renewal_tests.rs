@@ -1,17 +1,15 @@
 //! Renewals on their way to logic: gathered, made again, dropped with their session, and all of them when the store
 //! has lost its own.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
-use async_trait::async_trait;
-use contract::{
-    ClientCount, ClientMessage, CometApi as _, ConnectRequest, LogicError, MessageReply, Renewed, SessionRef,
-};
+use contract::{CometApi as _, LogicError, SessionRef};
 use proto::{
     close::CloseReason,
-    ids::{Generation, Key, Mid, RoomId},
+    ids::{Generation, Key, Mid},
 };
 use shard::mail::{OpenSession, ToFront};
+use testkit::fakes::{FakeLogic, Told};
 
 use super::{lanes::Work, *};
 use crate::{
@@ -19,67 +17,9 @@ use crate::{
     mailbox::{Receiver, Sender, ShardFlag, TaskFlag, TaskWake, WakeFlag, channel},
 };
 
-/// What logic was told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Told {
-    Renew(Vec<String>),
-    Disconnect(String),
-}
-
-/// A logic that keeps what it is told of sessions.
-struct Recorder {
-    told: Mutex<Vec<Told>>,
-    fails: AtomicBool,
-    /// Of ends alone.
-    takes_no_ends: AtomicBool,
-    answer: Mutex<Renewed>,
-}
-
-#[async_trait]
-impl LogicApi for Recorder {
-    async fn connect(&self, _: ConnectRequest) -> Result<Session, LogicError> {
-        Err(LogicError::Overloaded)
-    }
-
-    async fn disconnect(&self, session: SessionRef) -> Result<bool, LogicError> {
-        if self.takes_no_ends.load(Ordering::Relaxed) {
-            // As long as Redis may take for one.
-            secs(1).await;
-            return Err(LogicError::Unavailable("as told".to_owned()));
-        }
-        lock(&self.told).push(Told::Disconnect(session.key.as_str().to_owned()));
-        Ok(true)
-    }
-
-    async fn renew(&self, sessions: Vec<SessionRef>) -> Result<Renewed, LogicError> {
-        if self.fails.load(Ordering::Relaxed) {
-            return Err(LogicError::Unavailable("as told".to_owned()));
-        }
-        let mut keys: Vec<String> = sessions.iter().map(|session| session.key.as_str().to_owned()).collect();
-        keys.sort();
-        if !keys.is_empty() {
-            lock(&self.told).push(Told::Renew(keys));
-        }
-        Ok(lock(&self.answer).clone())
-    }
-
-    async fn renew_online(
-        &self,
-        _: ServerId,
-        rooms: HashMap<RoomId, u32>,
-        _: ClientCount,
-    ) -> Result<HashMap<RoomId, u32>, LogicError> {
-        Ok(rooms)
-    }
-
-    async fn receive(&self, _: ClientMessage) -> Result<MessageReply, LogicError> {
-        Ok(MessageReply::Room)
-    }
-}
-
 /// A front with one shard, whose part the test plays.
 struct Setup {
-    logic: Arc<Recorder>,
+    logic: Arc<FakeLogic>,
     front: Arc<Front>,
     shard: Receiver<mail::ToShard, ()>,
     to_front: Sender<mail::ToFront, TaskWake>,
@@ -87,12 +27,8 @@ struct Setup {
 
 impl Setup {
     fn new() -> Setup {
-        let logic = Arc::new(Recorder {
-            told: Mutex::default(),
-            fails: AtomicBool::new(false),
-            takes_no_ends: AtomicBool::new(false),
-            answer: Mutex::new(Renewed { incarnation: Some(7), ..Renewed::default() }),
-        });
+        let logic = Arc::<FakeLogic>::default();
+        logic.set_renewed(|renewed| renewed.incarnation = Some(7));
         let (wake, _) = ring::wake_pair().expect("two descriptors");
         let flag = Arc::new(ShardFlag::new(wake));
         let task = Arc::new(TaskFlag::default());
@@ -116,8 +52,23 @@ impl Setup {
     }
 
     fn told(&self) -> Vec<Told> {
-        lock(&self.logic.told).clone()
+        self.logic.told()
     }
+}
+
+fn unavailable() -> LogicError {
+    LogicError::Unavailable("as told".to_owned())
+}
+
+/// Ends fail, and take as long as Redis may take for one.
+fn take_no_ends(logic: &FakeLogic) {
+    logic.disconnect.take(Duration::from_secs(1));
+    logic.disconnect.fail(usize::MAX, unavailable);
+}
+
+fn take_ends(logic: &FakeLogic) {
+    logic.disconnect.take(Duration::ZERO);
+    logic.disconnect.recover();
 }
 
 fn session(key: &str, generation: i64) -> SessionRef {
@@ -164,10 +115,10 @@ async fn renewals_gather_and_those_that_fail_go_again() {
     for n in 0..1000 {
         setup.front.lanes.renew(&setup.front, session(&format!("k{n}"), 1));
     }
-    setup.logic.fails.store(true, Ordering::Relaxed);
+    setup.logic.renew.fail(usize::MAX, unavailable);
     secs(10).await;
     assert_eq!(setup.told(), []);
-    setup.logic.fails.store(false, Ordering::Relaxed);
+    setup.logic.renew.recover();
     secs(3).await;
     let told = setup.told();
     assert!(told.len() <= 64, "one call a lane: {}", told.len());
@@ -181,7 +132,7 @@ async fn renewals_gather_and_those_that_fail_go_again() {
 async fn an_end_that_logic_does_not_take_goes_again_until_it_does_and_holds_nothing_up() {
     let setup = Setup::new();
     let lanes = &setup.front.lanes;
-    setup.logic.takes_no_ends.store(true, Ordering::Relaxed);
+    take_no_ends(&setup.logic);
     for n in 0..10_000 {
         lanes.ended(&setup.front, session(&format!("gone{n}"), 1));
     }
@@ -189,7 +140,7 @@ async fn an_end_that_logic_does_not_take_goes_again_until_it_does_and_holds_noth
     secs(5).await;
     assert_eq!(setup.told(), [renew(&["meanwhile"])]);
     secs(600).await;
-    setup.logic.takes_no_ends.store(false, Ordering::Relaxed);
+    take_ends(&setup.logic);
     secs(3).await;
     let ends = setup.told().iter().filter(|told| matches!(told, Told::Disconnect(_))).count();
     assert_eq!(ends, 10_000);
@@ -199,10 +150,10 @@ async fn an_end_that_logic_does_not_take_goes_again_until_it_does_and_holds_noth
 #[tokio::test(start_paused = true)]
 async fn an_end_without_a_fence_does_not_wait() {
     let setup = Setup::new();
-    setup.logic.takes_no_ends.store(true, Ordering::Relaxed);
+    take_no_ends(&setup.logic);
     setup.front.lanes.ended(&setup.front, SessionRef { generation: None, ..session("k", 1) });
     secs(10).await;
-    setup.logic.takes_no_ends.store(false, Ordering::Relaxed);
+    take_ends(&setup.logic);
     secs(60).await;
     assert_eq!(setup.told(), []);
 }
@@ -211,14 +162,14 @@ async fn an_end_without_a_fence_does_not_wait() {
 async fn a_drain_waits_some_seconds_for_a_logic_that_takes_no_ends() {
     for (away, lost) in [(5, 0), (60, 100)] {
         let setup = Setup::new();
-        setup.logic.takes_no_ends.store(true, Ordering::Relaxed);
+        take_no_ends(&setup.logic);
         for n in 0..100 {
             setup.front.lanes.ended(&setup.front, session(&format!("k{n}"), 1));
         }
         let logic = Arc::clone(&setup.logic);
         tokio::spawn(async move {
             secs(away).await;
-            logic.takes_no_ends.store(false, Ordering::Relaxed);
+            take_ends(&logic);
         });
         let began = Instant::now();
         setup.front.lanes.finish().await;
@@ -232,7 +183,7 @@ async fn a_drain_waits_some_seconds_for_a_logic_that_takes_no_ends() {
 #[tokio::test(start_paused = true)]
 async fn an_end_that_is_never_taken_is_given_up_when_its_session_cannot_live_any_more() {
     let setup = Setup::new();
-    setup.logic.takes_no_ends.store(true, Ordering::Relaxed);
+    take_no_ends(&setup.logic);
     setup.front.lanes.ended(&setup.front, session("k", 1));
     secs(3500).await;
     assert_eq!(setup.front.metrics.given_up_of("disconnect"), 0);
@@ -269,7 +220,7 @@ async fn what_logic_calls_superseded_is_closed_if_it_is_older() {
     let mut setup = Setup::new();
     secs(2).await;
     while setup.shard.pop().is_some() {}
-    lock(&setup.logic.answer).superseded = vec![(Key::new("k"), Generation(9))];
+    setup.logic.set_renewed(|renewed| renewed.superseded = vec![(Key::new("k"), Generation(9))]);
     setup.front.lanes.renew(&setup.front, session("k", 1));
     secs(2).await;
     let kick = setup.shard.pop();
@@ -296,14 +247,14 @@ async fn all_sessions_go_again_chunk_by_chunk_when_the_incarnation_changes() {
     secs(30).await;
     assert!(setup.shard.is_empty(), "nothing has changed");
 
-    lock(&setup.logic.answer).incarnation = Some(8);
+    setup.logic.set_renewed(|renewed| renewed.incarnation = Some(8));
     secs(3).await;
     asked(&mut setup, 0);
-    setup.logic.fails.store(true, Ordering::Relaxed);
+    setup.logic.renew.fail(usize::MAX, unavailable);
     setup.say(ToFront::Sessions { sessions: vec![open("a"), open("b")], next: Some(2) });
     secs(30).await;
     assert!(setup.shard.is_empty(), "logic does not have these yet");
-    setup.logic.fails.store(false, Ordering::Relaxed);
+    setup.logic.renew.recover();
     secs(3).await;
     asked(&mut setup, 2);
     setup.say(ToFront::Sessions { sessions: vec![open("c")], next: None });
@@ -318,7 +269,7 @@ async fn all_sessions_go_again_chunk_by_chunk_when_the_incarnation_changes() {
     assert_eq!(keys, ["a", "b", "c"]);
 
     // What opens soon after a change may have been stored before it.
-    lock(&setup.logic.answer).incarnation = Some(9);
+    setup.logic.set_renewed(|renewed| renewed.incarnation = Some(9));
     secs(2).await;
     setup.front.lanes.opened(&setup.front, session("late", 1));
     secs(2).await;
@@ -357,7 +308,7 @@ async fn ends_that_find_their_lane_full_are_told_all_the_same() {
 async fn an_incarnation_that_a_slow_logic_still_tells_is_no_change() {
     let mut setup = Setup::new();
     let announced = async |setup: &mut Setup, incarnation: u64| {
-        lock(&setup.logic.answer).incarnation = Some(incarnation);
+        setup.logic.set_renewed(|renewed| renewed.incarnation = Some(incarnation));
         secs(3).await;
         let asked = setup.shard.pop().is_some();
         if asked {
@@ -381,7 +332,7 @@ async fn an_incarnation_that_a_slow_logic_still_tells_is_no_change() {
 #[tokio::test(start_paused = true)]
 async fn what_is_announced_is_told_however_many_renewals_wait() {
     let setup = Setup::new();
-    setup.logic.fails.store(true, Ordering::Relaxed);
+    setup.logic.renew.fail(usize::MAX, unavailable);
     // More than 64 lanes of 4,096 hold, and no more at once than the lanes take.
     for n in 0..300_000 {
         setup.front.lanes.renew(&setup.front, session(&format!("k{n}"), 1));
@@ -394,7 +345,7 @@ async fn what_is_announced_is_told_however_many_renewals_wait() {
     let (mut done, is_partial) = setup.front.lanes.announce(&setup.front, announced);
     assert!(!is_partial);
     secs(5).await;
-    setup.logic.fails.store(false, Ordering::Relaxed);
+    setup.logic.renew.recover();
     assert!(done.recv().await.is_none(), "it only ends");
     let told: Vec<String> = setup
         .told()

@@ -1,29 +1,21 @@
 //! A comet with two shards and a logic that lets everybody in.
 
 use std::{
-    collections::HashMap,
     net::{SocketAddr, TcpStream},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicI64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use async_trait::async_trait;
 use comet::{
     Comet,
     config::{CometConfig, DriverChoice},
 };
-use contract::{
-    ClientCount, ClientMessage, CometApi, ConnectRequest, Dispatch, LogicApi, LogicError, MessageReply,
-    Payload, Receivers, Renewed, Session, SessionRef,
-};
+use contract::{CometApi, Dispatch, Payload, Receivers};
 use proto::{
-    ids::{Generation, Key, RoomId, ServerId},
-    login::Login,
+    ids::{Key, RoomId, ServerId},
     op::Op,
 };
+use testkit::fakes::FakeLogic;
 use tokio::runtime::Runtime;
 
 pub(crate) use crate::client::Client;
@@ -31,61 +23,11 @@ pub(crate) use crate::client::Client;
 /// How long anything may take before a test gives up on it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Lets everybody in and remembers who left.
-#[derive(Default)]
-pub(crate) struct OpenDoor {
-    generation: AtomicI64,
-    /// Keys whose session ended, in order.
-    pub(crate) ended: Mutex<Vec<Key>>,
-    /// While set, logins are not answered.
-    pub(crate) closed: tokio::sync::Mutex<()>,
-}
-
-#[async_trait]
-impl LogicApi for OpenDoor {
-    async fn connect(&self, request: ConnectRequest) -> Result<Session, LogicError> {
-        let _open = self.closed.lock().await;
-        let login =
-            Login::parse(&request.token).map_err(|error| LogicError::Unavailable(error.to_string()))?;
-        Ok(Session {
-            mid: login.mid,
-            key: login.key.expect("the tests name their keys"),
-            room: login.room,
-            rooms: login.rooms,
-            accepts: login.accepts,
-            heartbeat: Duration::from_secs(60),
-            generation: Some(Generation(self.generation.fetch_add(1, Ordering::Relaxed) + 1)),
-        })
-    }
-
-    async fn disconnect(&self, session: SessionRef) -> Result<bool, LogicError> {
-        self.ended.lock().expect("no panic before").push(session.key);
-        Ok(true)
-    }
-
-    async fn renew(&self, _: Vec<SessionRef>) -> Result<Renewed, LogicError> {
-        Ok(Renewed::default())
-    }
-
-    async fn renew_online(
-        &self,
-        _: ServerId,
-        rooms: HashMap<RoomId, u32>,
-        _: ClientCount,
-    ) -> Result<HashMap<RoomId, u32>, LogicError> {
-        Ok(rooms)
-    }
-
-    async fn receive(&self, _: ClientMessage) -> Result<MessageReply, LogicError> {
-        Ok(MessageReply::Body(Default::default()))
-    }
-}
-
 /// A comet under test.
 pub(crate) struct World {
     pub(crate) runtime: Runtime,
     pub(crate) comet: Comet,
-    pub(crate) logic: Arc<OpenDoor>,
+    pub(crate) logic: Arc<FakeLogic>,
 }
 
 impl World {
@@ -103,7 +45,7 @@ impl World {
             .enable_all()
             .build()
             .expect("a runtime");
-        let logic = Arc::new(OpenDoor::default());
+        let logic = Arc::<FakeLogic>::default();
         let metrics = Comet::metrics(&config);
         let name = |rpc: SocketAddr| ServerId::new(rpc.to_string());
         let comet = runtime
@@ -154,7 +96,7 @@ impl World {
     }
 
     pub(crate) fn ended(&self) -> usize {
-        self.logic.ended.lock().expect("no panic before").len()
+        self.logic.ended().len()
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -13,7 +13,7 @@ use ::grpc::envelope::Target;
 use async_trait::async_trait;
 use broker::{MemoryBroker, MemoryLimits, PublishError, metrics::BrokerMetrics};
 use bytes::Bytes;
-use contract::{Dispatch, DispatchError, Payload, Receivers};
+use contract::{Dispatch, DispatchError, Payload};
 use proto::{
     close::CloseReason,
     frame,
@@ -22,6 +22,7 @@ use proto::{
     origin::Origin,
 };
 use registry::{Fixed, Node, Registration, Registry as _, Service};
+use testkit::fakes::{FakeComet, messages};
 use tokio::{sync::Semaphore, time::Instant};
 
 use super::*;
@@ -36,111 +37,6 @@ const BATCHES: Calls = Calls::Batches;
 const UNARY: Calls = Calls::Unary { join_max: 20, join_within: Duration::from_secs(1) };
 const GIVE_UP: Duration = Duration::from_secs(10);
 
-/// A comet that records its calls, and takes each only with a permit.
-struct Recorder {
-    calls: Mutex<Vec<Vec<Dispatch>>>,
-    permits: Semaphore,
-    /// Calls that fail before one succeeds.
-    failures: AtomicUsize,
-    /// What is malformed for it.
-    invalid: Mutex<Option<&'static str>>,
-    attempts: AtomicU32,
-}
-
-impl Default for Recorder {
-    fn default() -> Self {
-        Recorder {
-            calls: Mutex::default(),
-            permits: Semaphore::new(Semaphore::MAX_PERMITS),
-            failures: AtomicUsize::new(0),
-            invalid: Mutex::default(),
-            attempts: AtomicU32::new(0),
-        }
-    }
-}
-
-impl Recorder {
-    /// One that answers nothing until [`resume`](Self::resume).
-    fn stuck() -> Self {
-        Recorder { permits: Semaphore::new(0), ..Self::default() }
-    }
-
-    fn resume(&self) {
-        self.permits.add_permits(Semaphore::MAX_PERMITS - 1);
-    }
-
-    /// Number of dispatches in each call.
-    fn calls(&self) -> Vec<usize> {
-        self.calls.lock().unwrap().iter().map(Vec::len).collect()
-    }
-
-    /// Number of messages in each dispatch.
-    fn joined(&self) -> Vec<usize> {
-        self.calls.lock().unwrap().iter().flatten().map(|dispatch| messages(dispatch).len()).collect()
-    }
-
-    /// Receivers and body of every message, whether it came alone or joined.
-    fn messages(&self) -> Vec<(String, String)> {
-        self.calls.lock().unwrap().iter().flatten().flat_map(messages).collect()
-    }
-
-    fn bodies(&self) -> Vec<String> {
-        self.messages().into_iter().map(|(_, body)| body).collect()
-    }
-}
-
-fn messages(dispatch: &Dispatch) -> Vec<(String, String)> {
-    let to = match &dispatch.receivers {
-        Receivers::Keys(keys) => keys.iter().map(Key::as_str).collect::<Vec<_>>().join(","),
-        Receivers::Room(room) => room.to_string(),
-        Receivers::All { speed } => format!("all at {speed}"),
-    };
-    let text = |body: &[u8]| String::from_utf8(body.to_vec()).unwrap();
-    match &dispatch.payload {
-        Payload::Message { body, .. } => vec![(to, text(body))],
-        Payload::Frames(frames) => frame::frames_of_message(frames, 1 << 20)
-            .map(|frame| {
-                let frame = frame.expect("complete frames");
-                assert_eq!((frame.header.ver, frame.header.seq), (1, 0));
-                (to.clone(), text(frame.body))
-            })
-            .collect(),
-    }
-}
-
-#[async_trait]
-impl CometApi for Recorder {
-    async fn dispatch(&self, batch: Vec<Dispatch>) -> Result<(), DispatchError> {
-        self.attempts.fetch_add(1, Relaxed);
-        self.permits.acquire().await.unwrap().forget();
-        if self.failures.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
-            return Err(DispatchError::Unreachable("as told".into()));
-        }
-        let invalid = *self.invalid.lock().unwrap();
-        let is_invalid =
-            |dispatch: &Dispatch| messages(dispatch).iter().any(|(_, body)| Some(&**body) == invalid);
-        if batch.iter().any(is_invalid) {
-            return Err(DispatchError::Invalid("as told".into()));
-        }
-        self.calls.lock().unwrap().push(batch);
-        Ok(())
-    }
-
-    async fn kick(
-        &self,
-        _: Key,
-        _: Option<Generation>,
-        _: CloseReason,
-        _: Option<Arc<str>>,
-    ) -> Result<(), DispatchError> {
-        Ok(())
-    }
-
-    async fn rooms(&self) -> Result<Vec<RoomId>, DispatchError> {
-        Ok(Vec::new())
-    }
-}
-
 /// job with its surroundings.
 struct Setup {
     broker: MemoryBroker,
@@ -152,11 +48,15 @@ struct Setup {
 }
 
 impl Setup {
-    async fn start(calls: Calls, comets: &[(&'static str, &Arc<Recorder>)]) -> Self {
+    async fn start(calls: Calls, comets: &[(&'static str, &Arc<FakeComet>)]) -> Self {
         Self::start_with(&JobConfig::default(), calls, comets).await
     }
 
-    async fn start_with(config: &JobConfig, calls: Calls, comets: &[(&'static str, &Arc<Recorder>)]) -> Self {
+    async fn start_with(
+        config: &JobConfig,
+        calls: Calls,
+        comets: &[(&'static str, &Arc<FakeComet>)],
+    ) -> Self {
         let apis: HashMap<ServerId, Arc<dyn CometApi>> = comets
             .iter()
             .map(|(server, comet)| (ServerId::new(*server), Arc::clone(comet) as Arc<dyn CometApi>))
@@ -195,8 +95,8 @@ impl Setup {
 }
 
 /// A comet that has not answered the call with this message, and job before it.
-async fn busy_link(calls: Calls, room: &str, body: &str) -> (Arc<Recorder>, Setup) {
-    let comet = Arc::new(Recorder::stuck());
+async fn busy_link(calls: Calls, room: &str, body: &str) -> (Arc<FakeComet>, Setup) {
+    let comet = Arc::new(FakeComet::stuck());
     let setup = Setup::start(calls, &[("a:1", &comet)]).await;
     setup.publish([to_room(room, body)]).await;
     settle().await;
@@ -236,6 +136,10 @@ async fn until(what: &str, done: impl Fn() -> bool) {
     panic!("it never came to this: {what}");
 }
 
+fn unreachable() -> DispatchError {
+    DispatchError::Unreachable("as told".into())
+}
+
 /// Lets everything happen that needs no time.
 async fn settle() {
     tokio::time::sleep(Duration::from_millis(1)).await;
@@ -244,7 +148,7 @@ async fn settle() {
 #[tokio::test(start_paused = true)]
 async fn each_push_reaches_the_comets_it_concerns_at_once() {
     for calls in [BATCHES, UNARY] {
-        let (a, b) = <(Arc<Recorder>, Arc<Recorder>)>::default();
+        let (a, b) = <(Arc<FakeComet>, Arc<FakeComet>)>::default();
         let setup = Setup::start(calls, &[("a:1", &a), ("b:1", &b)]).await;
         settle().await;
         let published = Instant::now();
@@ -269,7 +173,7 @@ async fn each_push_reaches_the_comets_it_concerns_at_once() {
 #[tokio::test(start_paused = true)]
 async fn order_is_kept_per_room_and_per_key_when_the_link_is_busy() {
     for calls in [BATCHES, UNARY] {
-        let comet = Arc::new(Recorder::stuck());
+        let comet = Arc::new(FakeComet::stuck());
         let setup = Setup::start(calls, &[("a:1", &comet)]).await;
         for n in 0..200 {
             let body = n.to_string();
@@ -278,7 +182,7 @@ async fn order_is_kept_per_room_and_per_key_when_the_link_is_busy() {
                 .await;
         }
         settle().await;
-        comet.resume();
+        comet.dispatch.resume();
         until("all there", || comet.bodies().len() == 400).await;
         for to in ["live://1", "live://2", "k"] {
             let numbers: Vec<u32> = comet
@@ -297,17 +201,17 @@ async fn a_busy_link_sends_what_waited_in_one_batch() {
     let (comet, setup) = busy_link(BATCHES, "live://1", "0").await;
     setup.publish((1..=30).map(|n| to_room("live://1", &n.to_string()))).await;
     settle().await;
-    comet.resume();
+    comet.dispatch.resume();
     until("all there", || comet.bodies().len() == 31).await;
-    assert_eq!(comet.calls(), [1, 30], "neither joined nor split");
+    assert_eq!(comet.sizes(), [1, 30], "neither joined nor split");
     let is_message = |dispatch: &Dispatch| matches!(dispatch.payload, Payload::Message { op: Op(1000), .. });
-    assert!(comet.calls.lock().unwrap().iter().flatten().all(is_message));
+    assert!(comet.batches().iter().flatten().all(is_message));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_stuck_comet_delays_no_other_and_is_given_up_for() {
     for calls in [BATCHES, UNARY] {
-        let (stuck, quick) = (Arc::new(Recorder::stuck()), Arc::new(Recorder::default()));
+        let (stuck, quick) = (Arc::new(FakeComet::stuck()), Arc::new(FakeComet::default()));
         let setup = Setup::start(calls, &[("a:1", &stuck), ("b:1", &quick)]).await;
         let started = Instant::now();
         for n in 0..100 {
@@ -321,7 +225,7 @@ async fn a_stuck_comet_delays_no_other_and_is_given_up_for() {
         assert!(waited >= GIVE_UP && waited < GIVE_UP + Duration::from_millis(500), "{waited:?}");
         assert_eq!(setup.drops(DropReason::CometUnreachable), 100);
 
-        stuck.resume();
+        stuck.dispatch.resume();
         setup.publish([to_room("live://1", "later")]).await;
         until("it serves again", || stuck.bodies().last().is_some_and(|body| body == "later")).await;
         assert_eq!(setup.drops(DropReason::CometUnreachable), 100);
@@ -334,7 +238,7 @@ async fn a_stuck_comet_delays_no_other_and_is_given_up_for() {
 async fn time_in_which_job_stood_still_is_not_comets() {
     for calls in [BATCHES, UNARY] {
         for stood_still in [GIVE_UP + Duration::from_secs(2), 100 * GIVE_UP] {
-            let comet = Arc::new(Recorder::stuck());
+            let comet = Arc::new(FakeComet::stuck());
             let setup = Setup::start(calls, &[("a:1", &comet)]).await;
             let pushes: Vec<String> = (0..40).map(|n| n.to_string()).collect();
             for body in &pushes {
@@ -344,13 +248,13 @@ async fn time_in_which_job_stood_still_is_not_comets() {
             tokio::time::advance(stood_still).await;
             tokio::time::sleep(GIVE_UP / 4).await;
             assert_eq!(setup.drops(DropReason::CometUnreachable), 0, "{calls:?}, {stood_still:?}");
-            comet.resume();
+            comet.dispatch.resume();
             until("all are taken", || setup.broker.depth() == 0).await;
             assert_eq!(comet.bodies(), pushes);
             assert_eq!(setup.drops(DropReason::CometUnreachable), 0);
         }
         // And a comet that does not answer is given up for all the same.
-        let comet = Arc::new(Recorder::stuck());
+        let comet = Arc::new(FakeComet::stuck());
         let setup = Setup::start(calls, &[("a:1", &comet)]).await;
         setup.publish([to_room("live://1", "never taken")]).await;
         tokio::time::sleep(GIVE_UP / 2).await;
@@ -364,12 +268,12 @@ async fn time_in_which_job_stood_still_is_not_comets() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_that_hangs_is_not_repeated_while_it_may_still_be_answered() {
-    let comet = Arc::new(Recorder::stuck());
+    let comet = Arc::new(FakeComet::stuck());
     let setup = Setup::start(BATCHES, &[("a:1", &comet)]).await;
     setup.publish([to_room("live://1", "0")]).await;
     tokio::time::sleep(GIVE_UP / 2).await;
-    assert_eq!(comet.attempts.load(Relaxed), 1);
-    comet.resume();
+    assert_eq!(comet.dispatch.count(), 1);
+    comet.dispatch.resume();
     until("taken", || setup.broker.depth() == 0).await;
     assert_eq!(comet.bodies(), ["0"]);
 }
@@ -377,8 +281,8 @@ async fn a_call_that_hangs_is_not_repeated_while_it_may_still_be_answered() {
 #[tokio::test(start_paused = true)]
 async fn a_comet_that_fails_gets_everything_once_and_in_order_when_it_is_back() {
     for calls in [BATCHES, UNARY] {
-        let comet = Arc::new(Recorder::default());
-        comet.failures.store(6, Relaxed);
+        let comet = Arc::new(FakeComet::default());
+        comet.dispatch.fail(6, unreachable);
         let setup = Setup::start(calls, &[("a:1", &comet)]).await;
         for n in 0..50 {
             setup.publish([to_room("live://1", &n.to_string())]).await;
@@ -392,12 +296,12 @@ async fn a_comet_that_fails_gets_everything_once_and_in_order_when_it_is_back() 
 
 #[tokio::test(start_paused = true)]
 async fn a_comet_that_is_away_is_asked_ever_more_rarely() {
-    let comet = Arc::new(Recorder::default());
-    comet.failures.store(usize::MAX, Relaxed);
+    let comet = Arc::new(FakeComet::default());
+    comet.dispatch.fail(usize::MAX, unreachable);
     let setup = Setup::start(BATCHES, &[("a:1", &comet)]).await;
     setup.publish([to_room("live://1", "0")]).await;
     until("given up", || setup.broker.depth() == 0).await;
-    let attempts = comet.attempts.load(Relaxed);
+    let attempts = comet.dispatch.count();
     assert!((10..=20).contains(&attempts), "{attempts} attempts in 10 s");
 }
 
@@ -405,7 +309,7 @@ async fn a_comet_that_is_away_is_asked_ever_more_rarely() {
 async fn beyond_its_queue_a_slow_comet_is_given_up_for_at_once() {
     let mut config = JobConfig::default();
     config.dispatch.queue_entries = ::config::Bounded::of::<16>();
-    let (stuck, quick) = (Arc::new(Recorder::stuck()), Arc::new(Recorder::default()));
+    let (stuck, quick) = (Arc::new(FakeComet::stuck()), Arc::new(FakeComet::default()));
     let setup = Setup::start_with(&config, BATCHES, &[("a:1", &stuck), ("b:1", &quick)]).await;
     let started = Instant::now();
     for n in 0..40 {
@@ -421,7 +325,7 @@ async fn beyond_its_queue_a_slow_comet_is_given_up_for_at_once() {
 async fn while_every_comet_is_full_the_broker_fills_and_nothing_is_lost() {
     let mut config = JobConfig::default();
     config.dispatch.queue_entries = ::config::Bounded::of::<16>();
-    let comet = Arc::new(Recorder::stuck());
+    let comet = Arc::new(FakeComet::stuck());
     let setup = Setup::start_with(&config, BATCHES, &[("a:1", &comet)]).await;
     let mut published = 0;
     let refused = loop {
@@ -433,7 +337,7 @@ async fn while_every_comet_is_full_the_broker_fills_and_nothing_is_lost() {
     };
     assert!(matches!(refused, PublishError::Full(_)), "{refused}");
     assert_eq!(published, 1000);
-    comet.resume();
+    comet.dispatch.resume();
     until("all there", || setup.broker.depth() == 0).await;
     assert_eq!(comet.bodies(), (0..published).map(|n: u32| n.to_string()).collect::<Vec<_>>());
     assert_eq!(setup.drops(DropReason::CometUnreachable), 0);
@@ -441,7 +345,7 @@ async fn while_every_comet_is_full_the_broker_fills_and_nothing_is_lost() {
 
 #[tokio::test(start_paused = true)]
 async fn what_nobody_can_read_is_put_aside_and_the_rest_goes_on() {
-    let comet = Arc::new(Recorder::default());
+    let comet = Arc::new(FakeComet::default());
     let setup = Setup::start(BATCHES, &[("a:1", &comet)]).await;
     let poison = [
         Bytes::from_static(b"\xff\xff\xff not protobuf"),
@@ -462,7 +366,7 @@ async fn what_nobody_can_read_is_put_aside_and_the_rest_goes_on() {
 
 #[tokio::test(start_paused = true)]
 async fn without_a_comet_pushes_are_counted_and_put_aside_as_they_stood_on_the_queue() {
-    let comet = Arc::new(Recorder::default());
+    let comet = Arc::new(FakeComet::default());
     let setup = Setup::start(BATCHES, &[("a:1", &comet)]).await;
     let dead = to_keys("gone:1", &["k"], "0");
     setup.publish([dead.clone(), to_keys("a:1", &["k"], "1"), dead.clone()]).await;
@@ -480,20 +384,20 @@ async fn without_a_comet_pushes_are_counted_and_put_aside_as_they_stood_on_the_q
 
 #[tokio::test(start_paused = true)]
 async fn a_dead_letter_is_acknowledged_in_its_turn() {
-    let comet = Arc::new(Recorder::stuck());
+    let comet = Arc::new(FakeComet::stuck());
     let setup = Setup::start(BATCHES, &[("a:1", &comet)]).await;
     setup.publish([to_keys("a:1", &["k"], "0"), to_keys("gone:1", &["k"], "1")]).await;
     until("put aside", || setup.broker.dead_letters().len() == 1).await;
     settle().await;
     assert_eq!(setup.broker.depth(), 2, "the one before it is under way");
-    comet.resume();
+    comet.dispatch.resume();
     until("acknowledged", || setup.broker.depth() == 0).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_no_comet_took_is_put_aside_once_and_what_one_took_is_not() {
-    let (well, hung) = (Arc::new(Recorder::default()), Arc::new(Recorder::stuck()));
-    *well.invalid.lock().unwrap() = Some("refused");
+    let (well, hung) = (Arc::new(FakeComet::default()), Arc::new(FakeComet::stuck()));
+    well.refuse("refused");
     let setup = Setup::start(UNARY, &[("a:1", &well), ("b:1", &hung)]).await;
     let [for_hung, for_both, refused] = [
         to_keys("b:1", &["k"], "to a comet that hangs"),
@@ -511,15 +415,15 @@ async fn what_no_comet_took_is_put_aside_once_and_what_one_took_is_not() {
 
 #[tokio::test(start_paused = true)]
 async fn what_a_full_queue_does_not_take_is_put_aside() {
-    let hung = Arc::new(Recorder::stuck());
+    let hung = Arc::new(FakeComet::stuck());
     let mut config = JobConfig::default();
     config.dispatch.queue_entries = ::config::Bounded::of::<16>();
-    let well = Arc::new(Recorder::default());
+    let well = Arc::new(FakeComet::default());
     let setup = Setup::start_with(&config, BATCHES, &[("a:1", &well), ("b:1", &hung)]).await;
     let pushes: Vec<Envelope> = (0..18).map(|n| to_keys("b:1", &["k"], &n.to_string())).collect();
     setup.publish(pushes.clone()).await;
     until("put aside", || setup.broker.dead_letters().len() == 2).await;
-    hung.resume();
+    hung.dispatch.resume();
     until("acknowledged", || setup.broker.depth() == 0).await;
     assert_eq!(hung.bodies().len(), 16);
     assert_eq!(setup.broker.dead_letters(), [&pushes[16], &pushes[17]].map(Envelope::to_bytes));
@@ -529,10 +433,10 @@ async fn what_a_full_queue_does_not_take_is_put_aside() {
 async fn one_malformed_push_does_not_take_its_batch_with_it() {
     for calls in [BATCHES, UNARY] {
         let (comet, setup) = busy_link(calls, "live://0", "busy").await;
-        *comet.invalid.lock().unwrap() = Some("bad");
+        comet.refuse("bad");
         setup.publish(["a", "bad", "b"].map(|body| to_room("live://1", body))).await;
         settle().await;
-        comet.resume();
+        comet.dispatch.resume();
         until("all acknowledged", || setup.broker.depth() == 0).await;
         assert_eq!(comet.bodies(), ["busy", "a", "b"]);
         assert_eq!(setup.drops(DropReason::Invalid), 1);
@@ -541,7 +445,7 @@ async fn one_malformed_push_does_not_take_its_batch_with_it() {
 
 #[tokio::test(start_paused = true)]
 async fn what_no_comet_has_taken_comes_again_to_the_next_job() {
-    let comet = Arc::new(Recorder::stuck());
+    let comet = Arc::new(FakeComet::stuck());
     let setup = Setup::start(BATCHES, &[("a:1", &comet)]).await;
     setup.publish((0..3).map(|n| to_room("live://1", &n.to_string()))).await;
     settle().await;
@@ -553,7 +457,7 @@ async fn what_no_comet_has_taken_comes_again_to_the_next_job() {
 
 #[tokio::test(start_paused = true)]
 async fn job_empties_a_closed_broker_before_it_ends() {
-    let comet = Arc::new(Recorder::stuck());
+    let comet = Arc::new(FakeComet::stuck());
     let setup = Setup::start(BATCHES, &[("a:1", &comet)]).await;
     settle().await;
     setup.drain.begin();
@@ -562,14 +466,14 @@ async fn job_empties_a_closed_broker_before_it_ends() {
     let stopped = tokio::spawn(setup.job.stopped());
     settle().await;
     assert!(!stopped.is_finished());
-    comet.resume();
+    comet.dispatch.resume();
     stopped.await.unwrap();
     assert_eq!((comet.bodies().len(), setup.broker.depth()), (300, 0));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_stuck_comet_keeps_job_from_ending_only_until_it_is_given_up() {
-    let comet = Arc::new(Recorder::stuck());
+    let comet = Arc::new(FakeComet::stuck());
     let setup = Setup::start(BATCHES, &[("a:1", &comet)]).await;
     setup.publish([to_room("live://1", "0")]).await;
     setup.broker.close().await;
@@ -580,7 +484,7 @@ async fn a_stuck_comet_keeps_job_from_ending_only_until_it_is_given_up() {
 
 #[tokio::test(start_paused = true)]
 async fn comets_come_and_go_and_come_back_in_order() {
-    let comet = Arc::new(Recorder::stuck());
+    let comet = Arc::new(FakeComet::stuck());
     let mut setup = Setup::start(BATCHES, &[("a:1", &comet)]).await;
     setup.publish([to_room("live://1", "0"), to_room("live://1", "1")]).await;
     settle().await;
@@ -593,7 +497,7 @@ async fn comets_come_and_go_and_come_back_in_order() {
     settle().await;
     setup.publish([to_room("live://1", "2")]).await;
     settle().await;
-    comet.resume();
+    comet.dispatch.resume();
     until("all there", || comet.bodies().len() == 3).await;
     assert_eq!(comet.bodies(), ["0", "1", "2"], "what waited when it left goes first");
 }

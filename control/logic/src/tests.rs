@@ -6,8 +6,8 @@ use axum::{Router, body::Body};
 use broker::{Consumer, MemoryBroker, MemoryLimitsConfig, metrics::BrokerMetrics};
 use bytes::Bytes;
 use contract::{
-    Arrival, ClientCount, ClientMessage, CometApi, ConnectRequest, Dispatch, DispatchError, LogicApi,
-    MessageReply, SessionRef, Transport,
+    Arrival, ClientCount, ClientMessage, ConnectRequest, DispatchError, LogicApi, MessageReply, SessionRef,
+    Transport,
 };
 use grpc::envelope::{Envelope, Target};
 use proto::{
@@ -20,6 +20,7 @@ use registry::{Fixed, Node, Service};
 use seam::wall_micros;
 use serde::de::DeserializeOwned;
 use session::{MemorySessions, Renewal, SessionsUnavailable, StoredSession, metrics::SessionMetrics};
+use testkit::fakes::{FakeComet, Kick};
 use tokio::time::Instant;
 
 use super::*;
@@ -75,7 +76,7 @@ struct Setup {
     broker: MemoryBroker,
     published: Box<dyn Consumer>,
     /// The comet behind every server but `away:1`.
-    comet: Arc<KickedComet>,
+    comet: Arc<FakeComet>,
 }
 
 impl Setup {
@@ -106,7 +107,7 @@ impl Setup {
             ..Node::new(Service::Comet, server(id))
         };
         let registry = Fixed::new([comet("a:1", "host-a"), comet("b:1", "host-b")]);
-        let comet_behind = Arc::<KickedComet>::default();
+        let comet_behind = Arc::<FakeComet>::default();
         let deps = LogicDeps {
             broker: Arc::new(broker.clone()),
             sessions,
@@ -153,72 +154,17 @@ impl Setup {
     }
 }
 
-/// A comet that remembers its kicks.
-#[derive(Default)]
-struct KickedComet {
-    kicks: Mutex<Vec<Kick>>,
-    /// How it answers.
-    state: Mutex<CometState>,
+/// It knows no kick: one of goim's.
+fn knows_no_kick(comet: &FakeComet) {
+    comet.kick.fail(usize::MAX, || DispatchError::Invalid("as told".into()));
 }
 
-#[derive(Clone, Copy, Default)]
-enum CometState {
-    #[default]
-    Well,
-    Unreachable,
-    Stuck,
-    /// It knows no kick.
-    Goims,
+fn is_unreachable(comet: &FakeComet) {
+    comet.kick.fail(usize::MAX, || DispatchError::Unreachable("gone".into()));
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Kick {
-    key: Key,
-    below: Option<Generation>,
-    reason: CloseReason,
-    text: Option<String>,
-}
-
-impl KickedComet {
-    fn set(&self, state: CometState) {
-        *self.state.lock().unwrap() = state;
-    }
-
-    /// The kicks since the last call.
-    fn kicks(&self) -> Vec<Kick> {
-        std::mem::take(&mut *self.kicks.lock().unwrap())
-    }
-}
-
-#[async_trait]
-impl CometApi for KickedComet {
-    async fn dispatch(&self, _: Vec<Dispatch>) -> Result<(), DispatchError> {
-        Ok(())
-    }
-
-    async fn kick(
-        &self,
-        key: Key,
-        below: Option<Generation>,
-        reason: CloseReason,
-        text: Option<Arc<str>>,
-    ) -> Result<(), DispatchError> {
-        let state = *self.state.lock().unwrap();
-        match state {
-            CometState::Well => {
-                let text = text.map(|text| text.to_string());
-                self.kicks.lock().unwrap().push(Kick { key, below, reason, text });
-                Ok(())
-            }
-            CometState::Unreachable => Err(DispatchError::Unreachable("gone".into())),
-            CometState::Goims => Err(DispatchError::Invalid("as told".into())),
-            CometState::Stuck => std::future::pending().await,
-        }
-    }
-
-    async fn rooms(&self) -> Result<Vec<RoomId>, DispatchError> {
-        Ok(Vec::new())
-    }
+fn is_stuck(comet: &FakeComet) {
+    comet.kick.stop();
 }
 
 /// A store that is away.

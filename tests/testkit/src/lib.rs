@@ -2,6 +2,7 @@
 //!
 //! | module | gives | feature |
 //! | --- | --- | --- |
+//! | [`fakes`] | a logic and a comet that answer as they are told and remember what they were asked | `fakes` |
 //! | [`wire`] | both wires as a client sees them, written by hand: bytes out, things got in | |
 //! | [`world`] | a shard with a fake driver, fake clients, a fake front and virtual time | `world` |
 //!
@@ -9,6 +10,8 @@
 //! `services`, which needs nothing of Halley.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "fakes")]
+pub mod fakes;
 pub mod wire;
 #[cfg(feature = "world")]
 pub mod world;

@@ -48,7 +48,7 @@ impl Consumer for SlowConsumer {
 /// sent it again.
 #[tokio::test(start_paused = true)]
 async fn what_is_taken_while_job_ends_is_acknowledged() {
-    let comet = Arc::new(Recorder::stuck());
+    let comet = Arc::new(FakeComet::stuck());
     let broker = MemoryBroker::new(MemoryLimits { bytes: 1000, entries: 10 }, BrokerMetrics::default());
     let registry = Fixed::new([]);
     let _registration = register(&registry, "a:1").await;
@@ -60,9 +60,9 @@ async fn what_is_taken_while_job_ends_is_acknowledged() {
     }
     drain.begin();
     settle().await;
-    comet.permits.add_permits(1);
+    comet.dispatch.admit(1);
     sleep(Duration::from_millis(10)).await;
-    comet.permits.add_permits(1);
+    comet.dispatch.admit(1);
     job.stopped().await;
     assert_eq!(comet.bodies(), ["first", "second"]);
     assert_eq!(broker.depth(), 0, "nothing comes again");
@@ -92,7 +92,7 @@ impl Registry for Unread {
 /// A job that was quicker at the broker than at etcd took its comets for none, and dropped what waited for them.
 #[tokio::test(start_paused = true)]
 async fn nothing_is_read_before_the_comets_are_known() {
-    let comet = Arc::new(Recorder::default());
+    let comet = Arc::new(FakeComet::default());
     let broker = MemoryBroker::new(MemoryLimits { bytes: 1000, entries: 10 }, BrokerMetrics::default());
     broker.publish(vec![to_room("live://1", "waits")]).await.unwrap();
     let registry = Fixed::new([]);
@@ -109,7 +109,7 @@ async fn nothing_is_read_before_the_comets_are_known() {
 /// An etcd that was wiped, in a site where everything starts at once, has no comets for a moment.
 #[tokio::test(start_paused = true)]
 async fn what_waited_is_kept_for_the_first_comet_but_not_for_ever() {
-    let comet = Arc::new(Recorder::default());
+    let comet = Arc::new(FakeComet::default());
     let broker = MemoryBroker::new(MemoryLimits { bytes: 1000, entries: 10 }, BrokerMetrics::default());
     broker.publish(vec![to_room("live://1", "waits")]).await.unwrap();
     let registry = Fixed::new([]);
@@ -137,7 +137,7 @@ async fn what_waited_is_kept_for_the_first_comet_but_not_for_ever() {
 
 fn start_job(
     broker: &MemoryBroker,
-    comet: &Arc<Recorder>,
+    comet: &Arc<FakeComet>,
     registry: Arc<dyn Registry>,
     drain: &Drain,
 ) -> Job {

@@ -9,7 +9,7 @@ async fn a_busy_unary_link_joins_what_waited_of_a_room() {
     let (comet, setup) = busy_link(UNARY, "live://1", "0").await;
     setup.publish((1..=30).map(|n| to_room("live://1", &n.to_string()))).await;
     settle().await;
-    comet.resume();
+    comet.dispatch.resume();
     until("all there", || comet.bodies().len() == 31).await;
     assert_eq!(comet.joined(), [1, 20, 10], "20 at most in one call");
     assert_eq!(comet.bodies(), (0..=30).map(|n: u32| n.to_string()).collect::<Vec<_>>());
@@ -22,7 +22,7 @@ async fn what_arrived_too_far_apart_is_not_joined() {
         setup.publish([to_room("live://1", body)]).await;
         tokio::time::sleep(Duration::from_millis(700)).await;
     }
-    comet.resume();
+    comet.dispatch.resume();
     until("all there", || comet.bodies().len() == 4).await;
     assert_eq!(comet.joined(), [1, 2, 1], "b within a second of a, c not");
 }
@@ -41,12 +41,10 @@ async fn what_clients_send_is_never_joined_and_keeps_its_place() {
         ])
         .await;
     settle().await;
-    comet.resume();
+    comet.dispatch.resume();
     until("all there", || comet.bodies().len() == 6).await;
     let calls: Vec<_> = comet
-        .calls
-        .lock()
-        .unwrap()
+        .batches()
         .iter()
         .flatten()
         .map(|d| (messages(d).len(), d.origin.as_ref().map(|origin| origin.seq)))
@@ -61,7 +59,7 @@ async fn large_messages_are_joined_only_as_far_as_a_client_can_take_them() {
     let large = "x".repeat(15_000);
     setup.publish((0..5).map(|_| to_room("live://1", &large))).await;
     settle().await;
-    comet.resume();
+    comet.dispatch.resume();
     until("all there", || comet.bodies().len() == 6).await;
     assert_eq!(comet.joined(), [1, 2, 2, 1]);
 }
@@ -69,7 +67,7 @@ async fn large_messages_are_joined_only_as_far_as_a_client_can_take_them() {
 /// goim's job has 32 calls under way to one comet, and keeps no order.
 #[tokio::test(start_paused = true)]
 async fn unary_calls_to_different_receivers_are_under_way_at_once() {
-    let comet = Arc::new(Recorder::stuck());
+    let comet = Arc::new(FakeComet::stuck());
     let setup = Setup::start(UNARY, &[("a:1", &comet)]).await;
     settle().await;
     setup
@@ -85,11 +83,11 @@ async fn unary_calls_to_different_receivers_are_under_way_at_once() {
         ])
         .await;
     settle().await;
-    assert_eq!(comet.attempts.load(Relaxed), 4, "those behind nobody");
+    assert_eq!(comet.dispatch.count(), 4, "those behind nobody");
     setup.publish((0..50).map(|n| to_keys("a:1", &[&format!("more-{n}")], "more"))).await;
     settle().await;
-    assert_eq!(comet.attempts.load(Relaxed), 16, "no more at once");
-    comet.resume();
+    assert_eq!(comet.dispatch.count(), 16, "no more at once");
+    comet.dispatch.resume();
     until("all there", || comet.bodies().len() == 58).await;
     let place = |body: &str| comet.bodies().iter().position(|other| other == body).unwrap();
     for n in 0..3 {

@@ -182,12 +182,12 @@ async fn what_cannot_be_reached_is_a_503_and_the_others_are_kicked() {
     let kicked: Vec<_> = setup.comet.kicks().into_iter().map(|kick| kick.key).collect();
     assert_eq!(kicked, ["a", "b"].map(Key::new));
 
-    setup.comet.set(CometState::Unreachable);
+    is_unreachable(&setup.comet);
     let (status, body) = ask(&router, "POST", "/halley/kick/keys?keys=a", "").await;
     assert!(status == 503 && body.contains("comet a:1") && body.contains("gone"), "{body}");
 
     // A stuck one is waited for once, however many of its devices are meant.
-    setup.comet.set(CometState::Stuck);
+    is_stuck(&setup.comet);
     let started = Instant::now();
     let (status, body) = ask(&router, "POST", "/halley/kick/keys?keys=a&keys=c", "").await;
     assert_eq!((status, started.elapsed()), (503, Duration::from_secs(5)), "{body}");

@@ -32,9 +32,9 @@ async fn the_comet_that_had_the_key_is_told_to_close_what_is_older() {
 
 #[tokio::test(start_paused = true)]
 async fn a_comet_that_is_away_holds_no_login_up_and_is_asked_again_for_a_while() {
-    for state in [CometState::Unreachable, CometState::Stuck] {
+    for trouble in [is_unreachable, is_stuck] {
         let setup = Setup::new(&[]).await;
-        setup.comet.set(state);
+        trouble(&setup.comet);
         setup.logic.connect(login("a:1", TOKEN)).await.unwrap();
         let began = Instant::now();
         setup.logic.connect(login("b:1", TOKEN)).await.unwrap();
@@ -43,11 +43,11 @@ async fn a_comet_that_is_away_holds_no_login_up_and_is_asked_again_for_a_while()
         assert_eq!(setup.replaced(), [0, 1, 0]);
     }
     let setup = Setup::new(&[]).await;
-    setup.comet.set(CometState::Unreachable);
+    is_unreachable(&setup.comet);
     setup.logic.connect(login("a:1", TOKEN)).await.unwrap();
     setup.logic.connect(login("b:1", TOKEN)).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    setup.comet.set(CometState::Well);
+    setup.comet.kick.recover();
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!((setup.comet.kicks().len(), setup.replaced()), (1, [1, 0, 0]));
 }
@@ -55,7 +55,7 @@ async fn a_comet_that_is_away_holds_no_login_up_and_is_asked_again_for_a_while()
 #[tokio::test(start_paused = true)]
 async fn who_cannot_be_kicked_is_counted() {
     let setup = Setup::new(&[]).await;
-    setup.comet.set(CometState::Goims);
+    knows_no_kick(&setup.comet);
     setup.logic.connect(login("a:1", TOKEN)).await.unwrap();
     setup.logic.connect(login("b:1", TOKEN)).await.unwrap();
     // There is no way to that one.
@@ -69,7 +69,7 @@ async fn who_cannot_be_kicked_is_counted() {
 #[tokio::test(start_paused = true)]
 async fn kicks_under_way_are_bounded() {
     let setup = Setup::new(&[]).await;
-    setup.comet.set(CometState::Stuck);
+    is_stuck(&setup.comet);
     for n in 0..3000 {
         // Logins are dated by the microsecond.
         tokio::time::advance(Duration::from_micros(2)).await;
