@@ -140,7 +140,7 @@ fn a_comet_stays_in_the_registry_until_its_last_client_has_gone() {
 #[test]
 fn a_comet_drains_without_etcd() {
     let mut cluster = Cluster::start();
-    let mut client = cluster.comets[1].client(Transport::Ws, &Login::key("k").mid(1).accepts(&[1000]));
+    let mut client = cluster.comets[1].client(Transport::WebSocket, &Login::key("k").mid(1).accepts(&[1000]));
     cluster.etcd.pause();
     let mut comet = cluster.comets.pop().expect("two comets");
     comet.signal(Signal::TERM);

@@ -176,7 +176,7 @@ impl Shared {
     /// None when the comet is not there, or about to go.
     fn login(&self, key: usize, transport: Transport, address: SocketAddr) -> Option<Client> {
         let mut client = Client::try_raw(transport, address)?;
-        if transport == Transport::Ws {
+        if transport == Transport::WebSocket {
             client.try_upgrade("/sub", "").filter(|head| head.starts_with("HTTP/1.1 101 "))?;
         }
         let login = Login::key(&format!("k{key}")).mid(key as i64 + 1).room("live://1").accepts(&[1000]);

@@ -59,9 +59,11 @@ fn users_on_different_comets_see_each_others_messages() {
 fn a_user_with_devices_on_both_comets_gets_one_copy_on_each() {
     let cluster = Cluster::start();
     let [first, second] = [&cluster.comets[0], &cluster.comets[1]];
-    let mut devices =
-        [first.client(Transport::Tcp, &login("phone", 7)), second.client(Transport::Ws, &login("desk", 7))];
-    let mut other = first.client(Transport::Ws, &login("other", 8));
+    let mut devices = [
+        first.client(Transport::Tcp, &login("phone", 7)),
+        second.client(Transport::WebSocket, &login("desk", 7)),
+    ];
+    let mut other = first.client(Transport::WebSocket, &login("other", 8));
     cluster.logics[0].push("mids?operation=1000&mids=7", "to the user");
     for device in &mut devices {
         device.expect_push(1000, "to the user");
@@ -82,8 +84,10 @@ fn a_user_with_devices_on_both_comets_gets_one_copy_on_each() {
 fn a_device_in_several_rooms_is_reached_through_each_over_comets() {
     let cluster = Cluster::start();
     let [first, second] = [&cluster.comets[0], &cluster.comets[1]];
-    let mut several =
-        first.client(Transport::Ws, &Login::key("several").rooms(&["live://1", "game://2"]).accepts(&[1000]));
+    let mut several = first.client(
+        Transport::WebSocket,
+        &Login::key("several").rooms(&["live://1", "game://2"]).accepts(&[1000]),
+    );
     let mut one = second.client(Transport::Tcp, &Login::key("one").room("game://2").accepts(&[1000]));
     let logic = &cluster.logics[0];
     logic.push("room?operation=1000&type=live&room=1", "live");
@@ -110,7 +114,7 @@ fn every_logic_tells_which_comet_holds_which_device() {
     let cluster = Cluster::start();
     let [first, second] = [&cluster.comets[0], &cluster.comets[1]];
     let _phone = first.client(Transport::Tcp, &login("phone", 7));
-    let _desk = second.client(Transport::Ws, &login("desk", 7));
+    let _desk = second.client(Transport::WebSocket, &login("desk", 7));
     for logic in &cluster.logics {
         let devices = logic.get("/halley/online/mids?mids=7").json()["data"]["7"].clone();
         let on: Vec<_> = devices
@@ -132,9 +136,9 @@ fn a_kick_reaches_every_comet_with_its_words() {
     let [first, second] = [&cluster.comets[0], &cluster.comets[1]];
     let mut devices = [
         first.client(Transport::Tcp, &login("phone", 7).reasons()),
-        second.client(Transport::Ws, &login("desk", 7).reasons()),
+        second.client(Transport::WebSocket, &login("desk", 7).reasons()),
     ];
-    let mut other = second.client(Transport::Ws, &login("other", 8));
+    let mut other = second.client(Transport::WebSocket, &login("other", 8));
     cluster.logics[1].post("/halley/kick/mids?mids=7&reason=enough", "").expect_success();
     for device in &mut devices {
         let end = device.end();

@@ -26,7 +26,7 @@ fn expect_close(server: &Server, transport: Transport, bytes: &[u8], codes: &[u1
         let end = client.end();
         let shown = &bytes[..bytes.len().min(40)];
         assert_eq!(end.frames, [], "{transport:?}, logged in {logged_in}: {shown:02x?}");
-        if transport == Transport::Ws {
+        if transport == Transport::WebSocket {
             let code = end.code().unwrap_or_else(|| panic!("no close after {shown:02x?}: {end:?}"));
             assert!(codes.contains(&code), "{code} after {shown:02x?}, logged in {logged_in}");
         }
@@ -51,19 +51,19 @@ fn frames_with_lying_lengths(server: &Server) {
         // Four bytes are enough to know.
         expect_close(server, Transport::Tcp, &bytes[..4], &[]);
         expect_close(server, Transport::Tcp, &bytes, &[]);
-        expect_close(server, Transport::Ws, &masked(0x82, &bytes), &[1002]);
+        expect_close(server, Transport::WebSocket, &masked(0x82, &bytes), &[1002]);
     }
     for header_len in [i16::MIN, -1, 0, 1, 15, 17, 32, i16::MAX] {
         let bytes = header(16, header_len, 2);
         expect_close(server, Transport::Tcp, &bytes[..6], &[]);
-        expect_close(server, Transport::Ws, &masked(0x82, &bytes), &[1002]);
+        expect_close(server, Transport::WebSocket, &masked(0x82, &bytes), &[1002]);
     }
     // A message that ends inside a header, or before its frame does.
     for len in [1, 3, 4, 15] {
-        expect_close(server, Transport::Ws, &masked(0x82, &header(16, 16, 2)[..len]), &[1002]);
+        expect_close(server, Transport::WebSocket, &masked(0x82, &header(16, 16, 2)[..len]), &[1002]);
     }
     for pack_len in [17, 32, 4112] {
-        expect_close(server, Transport::Ws, &masked(0x82, &header(pack_len, 16, 2)), &[1002]);
+        expect_close(server, Transport::WebSocket, &masked(0x82, &header(pack_len, 16, 2)), &[1002]);
     }
     // Behind a frame that is right. Its answer may come first.
     let mut second = Frame::new(14, 1, "1000").bytes();
@@ -115,13 +115,13 @@ fn websocket_frames_against_the_rules(server: &Server) {
         rows.push((masked(0x88, &code.to_be_bytes()), &[1002]));
     }
     for (bytes, codes) in rows {
-        expect_close(server, Transport::Ws, &bytes, codes);
+        expect_close(server, Transport::WebSocket, &bytes, codes);
     }
     // Fragments without end: 101 of them, or more bytes than a message may have.
     let fragments: Vec<u8> = [masked(0x02, b""), masked(0x00, b"").repeat(101)].concat();
-    expect_close(server, Transport::Ws, &fragments, &[1008]);
+    expect_close(server, Transport::WebSocket, &fragments, &[1008]);
     let big: Vec<u8> = [masked(0x02, &[0; 60_000]), masked(0x00, &[0; 6_000])].concat();
-    expect_close(server, Transport::Ws, &big, &[1009]);
+    expect_close(server, Transport::WebSocket, &big, &[1009]);
 }
 
 /// What kills goim's comet, or makes it talk of others (docs/PROTOCOL.md section 11, G5 to G7).
@@ -130,14 +130,14 @@ fn what_kills_goim(server: &Server) {
     for pack_len in [4112, 64, i32::MAX, -1] {
         let frame = header(pack_len, 16, 7);
         let fragments = [masked(0x02, &frame[..8]), masked(0x80, &frame[8..])].concat();
-        expect_close(server, Transport::Ws, &fragments, &[1002]);
+        expect_close(server, Transport::WebSocket, &fragments, &[1002]);
     }
     // G6: a length that lies in one message; the reply would carry what others had sent.
-    let mut secret = server.client(Transport::Ws, &Login::key("secret-login-token"));
+    let mut secret = server.client(Transport::WebSocket, &Login::key("secret-login-token"));
     secret.send(14, 1, "1000");
     assert_eq!(secret.frame().op, 15);
     for op in [12, 14, 16, 1000, 2_000_000_000] {
-        let mut client = server.client(Transport::Ws, &Login::key("curious"));
+        let mut client = server.client(Transport::WebSocket, &Login::key("curious"));
         client.write(&masked(0x82, &[header(4112, 16, op), b"1".to_vec()].concat()));
         let end = client.end();
         assert_eq!((end.frames.len(), end.code()), (0, Some(1002)), "{op}");
@@ -238,7 +238,7 @@ fn the_wrong_protocol_on_a_port_is_refused() {
         assert_eq!(client.end().frames, []);
     }
     // goim frames on the WebSocket port.
-    let mut client = Client::raw(Transport::Ws, server.ws);
+    let mut client = Client::raw(Transport::WebSocket, server.ws);
     client.write(&Frame::new(7, 1, "{}").bytes());
     assert!(client.head().starts_with("HTTP/1.1 4"));
     expect_well(&mut server);
@@ -325,7 +325,7 @@ fn broken_upgrades_are_answered_by_their_status() {
     let refused = rows.iter().filter(|(status, _)| *status != 101).count();
     for (status, request) in rows {
         let shown = &request[..request.len().min(300)];
-        let mut client = Client::raw(Transport::Ws, server.ws);
+        let mut client = Client::raw(Transport::WebSocket, server.ws);
         client.write(request.as_bytes());
         let head = client.head();
         assert!(
@@ -359,7 +359,7 @@ fn pages_of_the_same_host_may_connect_and_others_not() {
         ("http://localhost.example.com", 403),
         ("null", 403),
     ] {
-        let mut client = Client::raw(Transport::Ws, server.ws);
+        let mut client = Client::raw(Transport::WebSocket, server.ws);
         client.write(
             format!(
                 "GET /sub HTTP/1.1\r\nHost: localhost:3102\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -381,13 +381,13 @@ fn bytes_behind_the_upgrade_are_websocket() {
             .to_vec();
     request.extend(masked(0x82, &Frame::new(7, 1, "{}").bytes()));
     request.extend(masked(0x89, b"ping"));
-    let mut client = Client::raw(Transport::Ws, server.ws);
+    let mut client = Client::raw(Transport::WebSocket, server.ws);
     client.write(&request);
     assert!(client.head().starts_with("HTTP/1.1 101 "));
     client.expect_reply(Frame::new(8, 1, ""));
     client.expect_bytes(&hex("8a 04 \"ping\""));
     // A second request is none: it is a frame against the rules.
-    let mut client = server.connect(Transport::Ws);
+    let mut client = server.connect(Transport::WebSocket);
     client.write(b"GET /sub HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert_eq!(client.end().code(), Some(1002));
 }
@@ -395,7 +395,7 @@ fn bytes_behind_the_upgrade_are_websocket() {
 #[test]
 fn pings_are_answered_and_fragments_put_together() {
     let server = Server::start(&[]);
-    let mut client = server.connect(Transport::Ws);
+    let mut client = server.connect(Transport::WebSocket);
     for payload in [&b""[..], b"x", &[7; 125]] {
         client.write(&masked(0x89, payload));
         client.expect_bytes(&[&[0x8a, payload.len() as u8][..], payload].concat());
@@ -424,7 +424,7 @@ fn dripping_bytes_end_at_the_deadline_and_delay_nobody() {
     let mut dripping: Vec<Client> =
         (0..40).map(|n| Client::raw(BOTH[n % 2], server.address(BOTH[n % 2]))).collect();
     for client in &mut dripping[20..] {
-        if client.transport == Transport::Ws {
+        if client.transport == Transport::WebSocket {
             client.upgrade("/sub", "");
         }
         client.login(&Login::default());
@@ -437,7 +437,7 @@ fn dripping_bytes_end_at_the_deadline_and_delay_nobody() {
             // A frame or a head that never becomes complete.
             client.write(match client.transport {
                 Transport::Tcp => &[0],
-                Transport::Ws => b"G",
+                Transport::WebSocket => b"G",
             });
         }
         expect_well(&mut server);

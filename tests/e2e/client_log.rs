@@ -19,7 +19,7 @@ fn counted(server: &Server, part: &str) -> usize {
 fn refused(server: &Server, transport: Transport, mid: i64) {
     let mut client = match transport {
         Transport::Tcp => server.connect(transport),
-        Transport::Ws => {
+        Transport::WebSocket => {
             let mut client = Client::raw(transport, server.ws);
             client.upgrade("/sub?token=hunter2", "Cookie: session=hunter2\r\n");
             client
@@ -61,7 +61,7 @@ fn a_listed_user_is_followed_at_info_and_nobody_else() {
 #[test]
 fn at_debug_everybody_is_named_within_a_bound_and_the_listed_are_not_crowded_out() {
     let server = Server::start(&["log.level=debug", "comet.whitelist.Whitelist=42"]);
-    let _first = server.client(Transport::Ws, &Login::key("first").mid(7));
+    let _first = server.client(Transport::WebSocket, &Login::key("first").mid(7));
     expect_line(&server, &["DEBUG", "logged in", "user=7", "key=\"first\""]);
     refused(&server, Transport::Tcp, 7);
     expect_line(&server, &["DEBUG", "login refused", "user=7", "room_id is not a text"]);

@@ -60,7 +60,7 @@ fn check(server: &Server, transports: &[Transport], reason: &Reason, provoke: im
 fn expect_end(end: &End, transport: Transport, asked: bool, reason: &Reason) {
     match transport {
         Transport::Tcp => assert_eq!(end.close, None),
-        Transport::Ws => assert_eq!(end.close, Some((reason.code, reason.text.to_owned()))),
+        Transport::WebSocket => assert_eq!(end.close, Some((reason.code, reason.text.to_owned()))),
     }
     let body = json!({"code": reason.code, "reason": reason.text, "reconnect": reason.reconnect});
     assert_eq!(end.reason(), asked.then_some(body), "{transport:?} {end:?}");
@@ -75,25 +75,27 @@ fn protocol_violation() {
     });
     check(&server, &BOTH, &PROTOCOL_VIOLATION, |client| client.send(8, 1, ""));
     // A frame of the WebSocket itself: a reserved bit.
-    check(&server, &[Transport::Ws], &PROTOCOL_VIOLATION, |client| client.write(&masked(0xc2, b"")));
+    check(&server, &[Transport::WebSocket], &PROTOCOL_VIOLATION, |client| client.write(&masked(0xc2, b"")));
 }
 
 #[test]
 fn bad_utf8() {
     let server = Server::start(&[]);
-    check(&server, &[Transport::Ws], &BAD_UTF8, |client| client.write(&masked(0x81, b"\xff\xfe")));
+    check(&server, &[Transport::WebSocket], &BAD_UTF8, |client| client.write(&masked(0x81, b"\xff\xfe")));
 }
 
 #[test]
 fn message_too_big() {
     let server = Server::start(&["comet.websocket.messageMax=4112"]);
     // From the header alone, of one message and of the sum of two fragments.
-    check(&server, &[Transport::Ws], &MESSAGE_TOO_BIG, |client| client.write(&hex("82 fe 1011 00000000")));
-    check(&server, &[Transport::Ws], &MESSAGE_TOO_BIG, |client| {
+    check(&server, &[Transport::WebSocket], &MESSAGE_TOO_BIG, |client| {
+        client.write(&hex("82 fe 1011 00000000"))
+    });
+    check(&server, &[Transport::WebSocket], &MESSAGE_TOO_BIG, |client| {
         client.write(&masked(0x02, &[0; 4112]));
         client.write(&hex("80 81 00000000"));
     });
-    check(&server, &[Transport::Ws], &MESSAGE_TOO_BIG, |client| {
+    check(&server, &[Transport::WebSocket], &MESSAGE_TOO_BIG, |client| {
         client.write(&hex("82 ff 7fffffffffffffff 00000000"));
     });
 }
@@ -111,13 +113,13 @@ fn limit_broken() {
         let refused: Vec<u8> = (0..20).flat_map(|seq| Frame::new(12, seq, "\u{0}").bytes()).collect();
         client.send_bytes(&refused);
     });
-    check(&server, &[Transport::Ws], &LIMIT_BROKEN, |client| {
+    check(&server, &[Transport::WebSocket], &LIMIT_BROKEN, |client| {
         client.write(&masked(0x02, b""));
         for _ in 0..101 {
             client.write(&masked(0x00, b""));
         }
     });
-    check(&server, &[Transport::Ws], &LIMIT_BROKEN, |client| {
+    check(&server, &[Transport::WebSocket], &LIMIT_BROKEN, |client| {
         for _ in 0..40 {
             client.write(&masked(0x89, b""));
         }
@@ -131,7 +133,7 @@ fn login_refused() {
         let mut client = server.connect(transport);
         client.send(7, 1, r#"{"mid":"nobody","features":["reasons"]}"#);
         let end = client.end();
-        assert_eq!(end.code(), (transport == Transport::Ws).then_some(4401));
+        assert_eq!(end.code(), (transport == Transport::WebSocket).then_some(4401));
         let reason = end.reason().expect("asked for, even by one who is refused");
         assert_eq!((&reason["code"], &reason["reconnect"]), (&json!(4401), &json!(false)));
         let text = reason["reason"].as_str().expect("words");
@@ -144,9 +146,9 @@ fn login_refused() {
 fn login_timeout() {
     let server = Server::start(&["comet.protocol.handshakeTimeout=400ms"]);
     let started = Stopwatch::start();
-    let mut silent = Client::raw(Transport::Ws, server.ws);
+    let mut silent = Client::raw(Transport::WebSocket, server.ws);
     silent.write(b"GET /sub HTTP/1.1\r\nHost: loc");
-    let mut upgraded = server.connect(Transport::Ws);
+    let mut upgraded = server.connect(Transport::WebSocket);
     let mut tcp = server.connect(Transport::Tcp);
     let mut half = server.connect(Transport::Tcp);
     half.write(&Frame::new(7, 1, "{}").bytes()[..17]);
@@ -185,7 +187,7 @@ fn login_timeout() {
 fn heartbeat_timeout() {
     let server = Server::start(&["logic.node.heartbeat=1s", "logic.node.heartbeatMax=1"]);
     let started = Stopwatch::start();
-    let mut alive = server.client(Transport::Ws, &Login::key("alive"));
+    let mut alive = server.client(Transport::WebSocket, &Login::key("alive"));
     thread::scope(|scope| {
         // Those who speak stay, whatever they say.
         scope.spawn(|| {
@@ -245,9 +247,9 @@ fn a_frame_that_does_not_end_ends_the_connection() {
         let mut client = server.client(transport, &Login::key("k"));
         let started = Stopwatch::start();
         let heartbeat = Frame::new(2, 1, "").bytes();
-        let bytes = if transport == Transport::Ws { masked(0x82, &heartbeat) } else { heartbeat };
+        let bytes = if transport == Transport::WebSocket { masked(0x82, &heartbeat) } else { heartbeat };
         client.write(&bytes[..9]);
-        assert_eq!(client.end().code(), (transport == Transport::Ws).then_some(4408));
+        assert_eq!(client.end().code(), (transport == Transport::WebSocket).then_some(4408));
         assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
     }
 }
@@ -260,7 +262,7 @@ fn replaced() {
         server.client(Transport::Tcp, &Login::key("k")).leave();
     });
     // The newer one lives.
-    let mut old = server.client(Transport::Ws, &Login::key("k").accepts(&[1000]));
+    let mut old = server.client(Transport::WebSocket, &Login::key("k").accepts(&[1000]));
     let mut new = server.client(Transport::Tcp, &Login::key("k").accepts(&[1000]));
     assert_eq!(old.end().code(), Some(4409));
     server.push("keys?operation=1000&keys=k", "hello");
@@ -315,18 +317,22 @@ fn slow_consumer() {
 #[test]
 fn going_away() {
     let mut server = Server::start(&["comet.drain.spread=300ms"]);
-    let mut clients: Vec<(bool, Client)> =
-        [(Transport::Tcp, true), (Transport::Tcp, false), (Transport::Ws, true), (Transport::Ws, false)]
-            .into_iter()
-            .map(|(transport, asked)| {
-                let login = Login::key(&format!("{transport:?}{asked}"));
-                (asked, server.client(transport, &if asked { login.reasons() } else { login }))
-            })
-            .collect();
+    let mut clients: Vec<(bool, Client)> = [
+        (Transport::Tcp, true),
+        (Transport::Tcp, false),
+        (Transport::WebSocket, true),
+        (Transport::WebSocket, false),
+    ]
+    .into_iter()
+    .map(|(transport, asked)| {
+        let login = Login::key(&format!("{transport:?}{asked}"));
+        (asked, server.client(transport, &if asked { login.reasons() } else { login }))
+    })
+    .collect();
     server.signal(Signal::TERM);
     for (asked, client) in &mut clients {
         let end = client.end();
-        assert_eq!(end.code(), (client.transport == Transport::Ws).then_some(1001));
+        assert_eq!(end.code(), (client.transport == Transport::WebSocket).then_some(1001));
         let reason = end.reason();
         assert_eq!(reason.is_some(), *asked);
         if let Some(reason) = reason {
@@ -343,8 +349,8 @@ fn going_away() {
 fn overloaded() {
     // Per shard two that have not logged in.
     let server = Server::start(&["comet.limits.unauthenticated=2", "comet.reactor.shards=1"]);
-    let mut oldest = server.connect(Transport::Ws);
-    let mut second = server.connect(Transport::Ws);
+    let mut oldest = server.connect(Transport::WebSocket);
+    let mut second = server.connect(Transport::WebSocket);
     let mut third = server.connect(Transport::Tcp);
     assert_eq!(oldest.end().close, Some((1013, "overloaded, try later".to_owned())));
     second.login(&Login::key("second"));
@@ -391,7 +397,7 @@ fn the_client_leaves() {
     server.expect_metric(&counter("client_closed"), 2.0);
     // The close of a WebSocket is answered by its own code.
     for (payload, code) in [(&1000u16.to_be_bytes()[..], 1000), (&4999u16.to_be_bytes(), 4999), (b"", 0)] {
-        let mut client = server.client(Transport::Ws, &Login::key("polite"));
+        let mut client = server.client(Transport::WebSocket, &Login::key("polite"));
         client.write(&masked(0x88, payload));
         assert_eq!(client.end().code(), Some(code));
     }

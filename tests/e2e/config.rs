@@ -2,7 +2,7 @@
 
 use std::{fs, net::TcpListener, process::Output};
 
-use crate::harness::{Frame, Login, Server, Transport, client::Client, eventually, run};
+use crate::harness::{Client, Frame, Login, Server, Transport, eventually, run};
 
 /// Refused configuration: EX_USAGE.
 const EXIT_CONFIG: i32 = 64;
@@ -199,7 +199,7 @@ fn what_is_set_goes_over_the_file_and_the_file_over_the_default() {
     fs::write(&file, text).expect("a file");
     let args = ["--config", file.to_str().expect("UTF-8"), "--set", "comet.limits.accepts=3"];
     let server = Server::start_with(&args.map(str::to_owned));
-    let mut client = server.client(Transport::Ws, &Login::key("k").room("live://1"));
+    let mut client = server.client(Transport::WebSocket, &Login::key("k").room("live://1"));
     client.send(14, 1, "1,2,3");
     client.expect_reply(Frame::new(15, 1, "1,2,3"));
     client.send(14, 2, "4");
@@ -312,11 +312,11 @@ fn a_port_alone_is_of_ipv4_and_ipv6_and_ipv4_is_told_as_such() {
     // The same address by a socket of either family is one address.
     let clients: Vec<Client> = [("127.0.0.1", server.tcp), ("::ffff:127.0.0.1", server.ws)]
         .into_iter()
-        .zip([Transport::Tcp, Transport::Ws])
+        .zip([Transport::Tcp, Transport::WebSocket])
         .map(|((address, bound), transport)| {
             let address = std::net::SocketAddr::new(address.parse().expect("an address"), bound.port());
             let mut client = Client::raw(transport, address);
-            if transport == Transport::Ws {
+            if transport == Transport::WebSocket {
                 client.upgrade("/sub", "");
             }
             client.login(&Login::key(&format!("{transport:?}")));
@@ -370,7 +370,7 @@ fn what_can_have_no_effect_is_refused() {
         ("http://[::1]:3000", "101"),
         ("https://app.example.com:8443", "403"),
     ] {
-        let mut client = Client::raw(Transport::Ws, server.ws);
+        let mut client = Client::raw(Transport::WebSocket, server.ws);
         let head = client.try_upgrade("/sub", &format!("Origin: {origin}\r\n")).expect("an answer");
         assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{origin}: {head}");
     }

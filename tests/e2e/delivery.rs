@@ -17,7 +17,7 @@ fn a_push_has_the_bytes_of_the_protocol() {
     let frame = "00000017 0010 0001 000003e8 00000000 7b2261223a317d";
     let login = |key: &str| Login::key(key).room("live://1000").accepts(&[1000]);
     let mut tcp = server.client(Transport::Tcp, &login("tcp"));
-    let mut ws = server.client(Transport::Ws, &login("ws"));
+    let mut ws = server.client(Transport::WebSocket, &login("ws"));
     for target in [
         "keys?operation=1000&keys=tcp&keys=ws",
         "room?operation=1000&type=live&room=1000",
@@ -35,7 +35,7 @@ fn a_push_has_the_bytes_of_the_protocol() {
 fn every_length_of_a_websocket_header_is_right() {
     let server = Server::start(&[]);
     let mut tcp = server.client(Transport::Tcp, &Login::key("tcp").accepts(&[1000]));
-    let mut ws = server.client(Transport::Ws, &Login::key("ws").accepts(&[1000]));
+    let mut ws = server.client(Transport::WebSocket, &Login::key("ws").accepts(&[1000]));
     // With two headers of 16 around them: both sides of 126 and of 65,536.
     for len in [0, 1, 93, 94, 95, 223, 224, 4096, 4097, 65_503, 65_504, 65_505, 200_000] {
         let body: Vec<u8> = (0..len).map(|byte| byte as u8).collect();
@@ -92,7 +92,7 @@ fn pushes_to_a_room_reach_its_members_whatever_they_accept() {
     let mut members = eight(&server, |login| login.room("live://1000"));
     let mut outside =
         server.client(Transport::Tcp, &Login::key("outside").room("live://2000").accepts(&[1000]));
-    let mut homeless = server.client(Transport::Ws, &Login::key("homeless").accepts(&[1000]));
+    let mut homeless = server.client(Transport::WebSocket, &Login::key("homeless").accepts(&[1000]));
     for op in [1000, 22, 1_999_999_999, -1] {
         server.push(&format!("room?operation={op}&type=live&room=1000"), "inside");
         for member in &mut members {
@@ -259,7 +259,7 @@ fn a_reader_that_stopped_loses_its_own_pushes_and_nobody_elses() {
     let server = Server::start(&["comet.tcp.sndbuf=4096", "comet.limits.sendQueue=8KiB"]);
     let login = |key: &str| Login::key(key).room("live://1000").accepts(&[1000]);
     let mut slow = server.client(Transport::Tcp, &login("slow"));
-    let mut quick = server.client(Transport::Ws, &login("quick"));
+    let mut quick = server.client(Transport::WebSocket, &login("quick"));
     let body = vec![b'x'; 1000];
     let mut connection = Http::connect(server.http);
     let mut sent = 0;

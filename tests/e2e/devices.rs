@@ -12,8 +12,8 @@ use crate::harness::{
 fn three_devices(server: &Server) -> [Client; 3] {
     [
         server.client(Transport::Tcp, &Login::key("a").mid(1).room("live://1").accepts(&[1000])),
-        server.client(Transport::Ws, &Login::key("b").mid(1).room("live://1").accepts(&[1000])),
-        server.client(Transport::Ws, &Login::key("c").mid(2).accepts(&[1000])),
+        server.client(Transport::WebSocket, &Login::key("b").mid(1).room("live://1").accepts(&[1000])),
+        server.client(Transport::WebSocket, &Login::key("c").mid(2).accepts(&[1000])),
     ]
 }
 

@@ -39,7 +39,7 @@ fn expect_three(client: &mut Client) {
     let frames: Vec<u8> = three().iter().flat_map(Frame::bytes).collect();
     match client.transport {
         Transport::Tcp => client.expect_bytes(&frames),
-        Transport::Ws => {
+        Transport::WebSocket => {
             client.expect_bytes(&hex("82 4b | 0000004b 0010 0001 00000009 00000000"));
             client.expect_bytes(&frames);
         }

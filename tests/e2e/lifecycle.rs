@@ -174,10 +174,10 @@ fn a_start_with_clients_does_not_tell_of_lost_sessions() {
 fn the_path_of_the_upgrade_can_be_another() {
     let server = Server::start(&["comet.websocket.path=/push/ws"]);
     assert!(server.log().contains(&format!("ws://{}/push/ws", server.ws)), "{}", server.log());
-    let mut client = Client::raw(Transport::Ws, server.ws);
+    let mut client = Client::raw(Transport::WebSocket, server.ws);
     client.upgrade("/push/ws?x=1", "");
     client.login(&Login::default());
-    let mut other = Client::raw(Transport::Ws, server.ws);
+    let mut other = Client::raw(Transport::WebSocket, server.ws);
     other.write(b"GET /sub HTTP/1.1\r\nHost: x\r\n\r\n");
     assert!(other.head().starts_with("HTTP/1.1 404 "));
 }
@@ -257,7 +257,7 @@ fn sigterm_drains_and_ends_with_0() {
     eventually("no more clients", || std::net::TcpStream::connect(server.tcp).is_err().then_some(()));
     for client in &mut clients {
         let end = client.end();
-        assert_eq!(end.code(), (client.transport == Transport::Ws).then_some(1001));
+        assert_eq!(end.code(), (client.transport == Transport::WebSocket).then_some(1001));
         assert_eq!(end.reason().expect("asked for")["code"], 1001);
         assert!(!end.reset);
     }
@@ -269,7 +269,7 @@ fn sigterm_drains_and_ends_with_0() {
 #[test]
 fn sigint_drains_too() {
     let mut server = Server::start(&[]);
-    let mut client = server.client(Transport::Ws, &Login::key("k"));
+    let mut client = server.client(Transport::WebSocket, &Login::key("k"));
     server.signal(Signal::INT);
     assert_eq!(client.end().code(), Some(1001));
     assert_eq!(server.exit_status(PATIENCE), Some(0));
@@ -307,7 +307,7 @@ fn a_client_that_does_not_go_does_not_hold_up_the_end() {
     let mut clients: Vec<Client> =
         BOTH.map(|transport| server.client(transport, &Login::key(&format!("{transport:?}")))).into();
     // Never reads, never closes.
-    clients.push(server.connect(Transport::Ws));
+    clients.push(server.connect(Transport::WebSocket));
     let started = Stopwatch::start();
     server.signal(Signal::TERM);
     assert_eq!(server.exit_status(PATIENCE), Some(0));

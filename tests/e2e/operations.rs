@@ -1,6 +1,6 @@
 //! Every operation of a client, on TCP and on WebSocket, answered to the byte.
 
-use crate::harness::{BOTH, Client, Frame, Login, Server, Transport, eventually, hex, wire::ws_frame};
+use crate::harness::{BOTH, Client, Frame, Login, Server, Transport, eventually, hex, wire::from_server};
 
 /// A reply written as hexadecimal digits is the bare frame; on WebSocket it is alone in a message.
 #[track_caller]
@@ -8,7 +8,7 @@ fn expect_hex(client: &mut Client, frame: &str) {
     let frame = hex(frame);
     match client.transport {
         Transport::Tcp => client.expect_bytes(&frame),
-        Transport::Ws => client.expect_bytes(&ws_frame(0x82, &frame)),
+        Transport::WebSocket => client.expect_bytes(&from_server(0x82, &frame)),
     }
 }
 
@@ -100,7 +100,7 @@ fn a_refused_login_ends_without_a_frame() {
             assert_eq!(end.frames, [], "{transport:?} {body:?}");
             match transport {
                 Transport::Tcp => assert_eq!(end.close, None),
-                Transport::Ws => {
+                Transport::WebSocket => {
                     let (code, text) = end.close.expect("a close");
                     assert_eq!(code, 4401, "{body:?}");
                     assert!(!text.is_empty(), "{body:?}");
@@ -124,7 +124,7 @@ fn eight_operations_before_the_login_are_ignored_and_the_ninth_closes() {
             } else {
                 let end = client.end();
                 assert_eq!(end.frames, []);
-                assert_eq!(end.code(), (transport == Transport::Ws).then_some(1002));
+                assert_eq!(end.code(), (transport == Transport::WebSocket).then_some(1002));
             }
         }
     }
@@ -396,7 +396,7 @@ fn operations_of_the_server_and_a_second_login_close() {
             client.send(op, 1, "{}");
             let end = client.end();
             assert_eq!(end.frames, [], "{op}");
-            assert_eq!(end.code(), (transport == Transport::Ws).then_some(1002), "{op}");
+            assert_eq!(end.code(), (transport == Transport::WebSocket).then_some(1002), "{op}");
             if op == 5 {
                 member.expect_silence();
             }

@@ -83,7 +83,7 @@ impl Halley {
         let address = |transport| if transport == Transport::Tcp { self.tcp } else { self.ws };
         let log_in = |transport| {
             let mut client = Client::raw(transport, address(transport));
-            if transport == Transport::Ws {
+            if transport == Transport::WebSocket {
                 client.upgrade("/sub", "");
             }
             client.login(&Login::key(&format!("{transport:?}")).room("live://1").reasons());

@@ -69,7 +69,8 @@ fn the_configuration_names_the_real_port() {
 fn the_numbers_follow_what_happens() {
     let server = Server::start(&[]);
     let mut tcp = server.client(Transport::Tcp, &Login::key("a").room("live://1").accepts(&[1000]));
-    let mut websocket = server.client(Transport::Ws, &Login::key("b").room("live://1").accepts(&[1000]));
+    let mut websocket =
+        server.client(Transport::WebSocket, &Login::key("b").room("live://1").accepts(&[1000]));
     server.push("room?operation=1000&type=live&room=1", "x");
     tcp.expect_push(1000, "x");
     websocket.expect_push(1000, "x");

@@ -39,7 +39,7 @@ fn the_counts_follow_the_clients() {
         })
         .collect();
     let mut several =
-        server.client(Transport::Ws, &Login::key("several").rooms(&["live://small", "game://1"]));
+        server.client(Transport::WebSocket, &Login::key("several").rooms(&["live://small", "game://1"]));
     let _homeless = server.client(Transport::Tcp, &Login::key("homeless"));
     expect_online(&server, "total", total(14));
     let room = |id: &str, count: usize| json!({"room_id": id, "count": count});
@@ -133,7 +133,7 @@ fn a_login_does_not_wait_for_an_old_connection_that_is_stuck() {
         }
     }
     let started = Stopwatch::start();
-    let mut new = server.client(Transport::Ws, &login);
+    let mut new = server.client(Transport::WebSocket, &login);
     for n in 0..20 {
         server.client(Transport::Tcp, &Login::key(&format!("k{n}"))).leave();
     }
@@ -199,12 +199,12 @@ fn who_counts_as_alive_is_reachable() {
         for transport in BOTH {
             let key = format!("{name}-{transport:?}");
             let says = Frame::new(op, 1, body).bytes();
-            let says = if transport == Transport::Ws { masked(0x82, &says) } else { says };
+            let says = if transport == Transport::WebSocket { masked(0x82, &says) } else { says };
             clients.push((transport, key, mid, says));
         }
     }
     for (mid, name, says) in [(11, "pings", masked(0x89, b"p")), (12, "pongs", masked(0x8a, b""))] {
-        clients.push((Transport::Ws, name.to_owned(), mid, says));
+        clients.push((Transport::WebSocket, name.to_owned(), mid, says));
     }
     let mut clients: Vec<_> = clients
         .into_iter()

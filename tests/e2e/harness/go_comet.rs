@@ -7,7 +7,7 @@ use std::{
 
 use loona_hpack::Decoder;
 
-use super::{clock::PATIENCE, wire::hex};
+use super::{PATIENCE, hex};
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;

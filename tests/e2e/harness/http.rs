@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::clock::PATIENCE;
+use super::PATIENCE;
 
 /// goim's answer to everything that went well and has nothing more to say.
 pub(crate) const SUCCESS: &str = r#"{"code":0,"message":""}"#;

@@ -15,11 +15,10 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{
-    client::{Client, Transport},
-    clock::{PATIENCE, Stopwatch, eventually, within},
+    Client, Login, PATIENCE, Stopwatch, Transport, eventually,
     http::{self, Answer},
     metrics::Metrics,
-    wire::Login,
+    within,
 };
 
 pub(crate) const HALLEY: &str = env!("CARGO_BIN_EXE_halley");
@@ -198,7 +197,7 @@ impl Server {
     pub(crate) fn address(&self, transport: Transport) -> SocketAddr {
         match transport {
             Transport::Tcp => self.tcp,
-            Transport::Ws => self.ws,
+            Transport::WebSocket => self.ws,
         }
     }
 
@@ -206,7 +205,7 @@ impl Server {
     #[track_caller]
     pub(crate) fn connect(&self, transport: Transport) -> Client {
         let mut client = Client::raw(transport, self.address(transport));
-        if transport == Transport::Ws {
+        if transport == Transport::WebSocket {
             client.upgrade("/sub", "");
         }
         client

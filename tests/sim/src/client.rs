@@ -6,8 +6,7 @@ use comet::driver::sim::network::SocketId;
 use contract::Transport;
 use proto::op::Op;
 use seam::Time;
-
-use crate::wire::Got;
+use testkit::wire::Heard;
 
 /// What a client is up to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,14 +74,14 @@ impl Client {
     }
 
     /// It reads something.
-    pub(crate) fn got(&mut self, got: &Got, now: Time) {
-        match got {
-            Got::Frame { op, .. } if Op(*op) == Op::AUTH_REPLY => {
+    pub(crate) fn got(&mut self, heard: &Heard, now: Time) {
+        match heard {
+            Heard::Frame(frame) if Op(frame.op) == Op::AUTH_REPLY => {
                 self.doing = Doing::Open;
                 self.next_beat = now;
             }
-            Got::Frame { op, body, .. } if Op(*op) == Op::HEARTBEAT_REPLY => {
-                self.people = body.as_slice().try_into().ok().map(u32::from_be_bytes);
+            Heard::Frame(frame) if Op(frame.op) == Op::HEARTBEAT_REPLY => {
+                self.people = frame.body.as_slice().try_into().ok().map(u32::from_be_bytes);
             }
             _ => {}
         }

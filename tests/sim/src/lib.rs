@@ -10,6 +10,5 @@ mod oracle;
 pub mod plan;
 pub mod run;
 pub mod trace;
-mod wire;
 mod workload;
 pub mod world;

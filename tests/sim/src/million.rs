@@ -2,19 +2,30 @@
 //!
 //! Nothing goes wrong here, and no model is kept: every client only counts what it gets.
 
-use std::{net::IpAddr, sync::Arc, time::{Duration, Instant}};
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
-use comet::driver::sim::{network::{ClientRead, Faults, Network, SocketId}, reactor::{Event, Reactor, Turn, Watch}};
+use comet::driver::sim::{
+    network::{ClientRead, Faults, Network, SocketId},
+    reactor::{Event, Reactor, Turn, Watch},
+};
 use contract::Transport;
 use logic::{Push, PushTarget};
-use proto::{ids::{Generation, Key, Mid, RoomId, ServerId}, op::Op};
+use proto::{
+    ids::{Generation, Key, Mid, RoomId, ServerId},
+    op::Op,
+};
 use seam::{Begin, Random, Time};
 use session::{MemorySessions, NewSession, Sessions as _, metrics::SessionMetrics};
+use testkit::wire::{self, Frame, Heard, ServerStream};
 use tokio::task::yield_now;
 
-use crate::{clock::now, control::Control, plan::Plan, wire::{Got, ServerStream, client_bytes, upgrade}, world::reactors};
+use crate::{clock::now, control::Control, plan::Plan, world::reactors};
 
 /// Clients that connect, or leave, before everything settles again.
 const WAVE: usize = 4000;
@@ -149,10 +160,11 @@ impl Crowd {
         let socket = self.network.connect(shard, transport, peer, self.plan.socket_room.0);
         debug_assert_eq!(socket as usize, n);
         if transport == Transport::WebSocket {
-            self.network.client_write(socket, &upgrade("/sub"));
+            self.network.client_write(socket, &wire::upgrade("/sub", ""));
         }
         let login = format!(r#"{{"mid":{n},"key":"{}","room_id":"{}","accepts":[1000]}}"#, key(n), room(n));
-        self.network.client_write(socket, &client_bytes(transport, Op::AUTH, 1, login.as_bytes()));
+        self.network
+            .client_write(socket, &wire::sent(transport, &wire::frame(Op::AUTH.0, 1, login.as_bytes())));
         let stream = ServerStream::new(transport);
         self.members.push(Member { stream, transport, is_in: false, pushes: 0, people: 0 });
     }
@@ -194,7 +206,7 @@ impl Crowd {
         for first in (0..self.connections).step_by(WAVE) {
             let end = (first + WAVE).min(self.connections);
             for n in first..end {
-                let bytes = client_bytes(self.members[n].transport, Op::HEARTBEAT, 2, b"");
+                let bytes = wire::sent(self.members[n].transport, &wire::frame(Op::HEARTBEAT.0, 2, b""));
                 self.network.client_write(n as SocketId, &bytes);
             }
             self.rest().await?;
@@ -300,8 +312,8 @@ impl Crowd {
 }
 
 impl Member {
-    fn got(&mut self, got: &Got) {
-        let Got::Frame { op, body, .. } = got else { return };
+    fn got(&mut self, heard: &Heard) {
+        let Heard::Frame(Frame { op, body, .. }) = heard else { return };
         match Op(*op) {
             Op::AUTH_REPLY => self.is_in = true,
             Op::HEARTBEAT_REPLY => self.people = body.as_slice().try_into().map_or(0, u32::from_be_bytes),

@@ -7,9 +7,18 @@ use bytes::Bytes;
 use comet::driver::sim::network::ClientRead;
 use contract::{CometApi as _, Transport};
 use logic::{Push, PushTarget};
-use proto::{close::CloseReason, ids::{Generation, Key, Mid, RoomId}, op::Op, websocket::Opcode};
+use proto::{
+    close::CloseReason,
+    ids::{Generation, Key, Mid, RoomId},
+    op::Op,
+};
+use testkit::wire::{self, CLOSE, Heard, PING, TEXT};
 
-use crate::{client::{Client, Doing}, oracle::{Reach, connection::push_body}, wire::{Got, client_bytes, masked, upgrade}, world::World};
+use crate::{
+    client::{Client, Doing},
+    oracle::{Reach, connection::push_body},
+    world::World,
+};
 
 /// Time between two heartbeats of a client that behaves: the shortest deadline is a second.
 const BEAT: Duration = Duration::from_millis(350);
@@ -75,7 +84,7 @@ impl World {
             let wrong = self.workload.one_in(40);
             let path = if wrong { "/elsewhere" } else { "/sub?a=b" };
             self.oracle.conns[socket as usize].doomed = wrong;
-            let head = upgrade(path);
+            let head = wire::upgrade(path, "");
             self.oracle.wrote(socket, head.len());
             client.unwritten.extend(head);
         }
@@ -161,7 +170,7 @@ impl World {
         if client.mute {
             return;
         }
-        let bytes = client_bytes(client.transport, op, seq, body);
+        let bytes = wire::sent(client.transport, &wire::frame(op.0, seq, body));
         self.oracle.requested(client.socket, op, seq, body, bytes.len());
         client.unwritten.extend(bytes);
     }
@@ -197,7 +206,7 @@ impl World {
 
     fn ping(&mut self, n: usize) {
         if self.clients[n].transport == Transport::WebSocket {
-            self.raw(n, &masked(Opcode::Ping, b"ping"));
+            self.raw(n, &wire::masked(PING, b"ping"));
         }
     }
 
@@ -237,14 +246,14 @@ impl World {
             2 => (0..18).for_each(|_| self.request(n, Op::LEAVE_ROOM, b"nowhere")),
             3 if self.clients[n].doing == Doing::Open => self.request(n, Op::RAW, b""),
             4 if websocket => {
-                self.doom(n, &masked(Opcode::Close, &1000u16.to_be_bytes()));
+                self.doom(n, &wire::masked(CLOSE, &1000u16.to_be_bytes()));
             }
             5 => {
                 // The rest never comes.
-                let part = client_bytes(self.clients[n].transport, Op::HEARTBEAT, 1, b"");
+                let part = wire::sent(self.clients[n].transport, &wire::frame(Op::HEARTBEAT.0, 1, b""));
                 self.doom(n, &part[..10]);
             }
-            6 if websocket => self.doom(n, &masked(Opcode::Text, &[0xc3, 0x28])),
+            6 if websocket => self.doom(n, &wire::masked(TEXT, &[0xc3, 0x28])),
             // A header is enough: 128 KiB are to follow.
             7 if websocket => self.doom(n, &[0x82, 0xff, 0, 0, 0, 0, 0, 2, 0, 0, 1, 2, 3, 4]),
             8 => (0..30).for_each(|_| self.request(n, Op::HEARTBEAT, b"")),
@@ -399,7 +408,7 @@ impl World {
             match self.network.client_read(socket, max, &mut buffer) {
                 ClientRead::Bytes(_) => {
                     busy = true;
-                    let got: Vec<Got> = self.oracle.client_read(self.now, socket, &buffer);
+                    let got = self.oracle.client_read(self.now, socket, &buffer);
                     got.iter().for_each(|got| self.clients[n].got(got, self.now));
                 }
                 ClientRead::Nothing => {}

@@ -2,7 +2,10 @@
 //!
 //! | module | gives | feature |
 //! | --- | --- | --- |
+//! | [`client`] | a client on a blocking socket, both transports | |
+//! | [`clock`] | a stopwatch, waiting with an end | |
 //! | [`fakes`] | a logic and a comet that answer as they are told and remember what they were asked | `fakes` |
+//! | [`login`] | the body of a login | |
 //! | [`wire`] | both wires as a client sees them, written by hand: bytes out, things got in | |
 //! | [`world`] | a shard with a fake driver, fake clients, a fake front and virtual time | `world` |
 //!
@@ -10,8 +13,11 @@
 //! `services`, which needs nothing of Halley.
 #![forbid(unsafe_code)]
 
+pub mod client;
+pub mod clock;
 #[cfg(feature = "fakes")]
 pub mod fakes;
+pub mod login;
 pub mod wire;
 #[cfg(feature = "world")]
 pub mod world;

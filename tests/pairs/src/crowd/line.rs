@@ -1,9 +1,11 @@
 //! One connection: the login, then a task that hears and notes until it ends.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 
+use contract::Transport;
 use proto::op::Op;
 use serde_json::Value;
+use testkit::wire::{self, CLOSE, Heard, PONG, ServerStream, masked};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -12,10 +14,7 @@ use tokio::{
     time::{interval, sleep, timeout},
 };
 
-use super::{
-    record::Record,
-    wire::{Heard, Transport, Wire},
-};
+use super::record::Record;
 use crate::{
     backend,
     clock::{ms, secs},
@@ -70,14 +69,21 @@ pub(super) async fn open(
     connection: Connection,
 ) -> Result<Line, String> {
     let opening = timeout(patience, log_in(address, transport, login)).await;
-    let (stream, wire, early) = opening.map_err(|_| format!("no login within {patience:?}"))??;
+    let (stream, server, early) = opening.map_err(|_| format!("no login within {patience:?}"))??;
     let mut connection = connection;
     connection.opened = crate::clock::now();
     connection.stays.iter_mut().for_each(|stay| stay.from = connection.opened);
     let number = record.lock().opened(connection);
     let (orders, ordered) = mpsc::channel(16);
-    let hearing =
-        Hearing { stream, wire, record: record.clone(), number, close: None, delay: Duration::ZERO };
+    let hearing = Hearing {
+        stream,
+        transport,
+        server,
+        record: record.clone(),
+        number,
+        close: None,
+        delay: Duration::ZERO,
+    };
     Ok(Line { number, orders, task: tokio::spawn(hearing.run(early, ordered)) })
 }
 
@@ -85,41 +91,56 @@ async fn log_in(
     address: SocketAddr,
     transport: Transport,
     login: &str,
-) -> Result<(TcpStream, Wire, Vec<Heard>), String> {
+) -> Result<(TcpStream, ServerStream, VecDeque<Heard>), String> {
     let mut stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
     // Only a matter of speed.
     let _ = stream.set_nodelay(true);
-    let mut wire = Wire::new(transport);
-    let first = wire.upgrade().unwrap_or_else(|| wire.say(Op::AUTH, login.as_bytes()));
+    let mut server = ServerStream::new(transport);
+    let login = say(transport, Op::AUTH, login.as_bytes());
+    let first = match transport {
+        Transport::Tcp => login.clone(),
+        Transport::WebSocket => wire::upgrade("/sub", ""),
+    };
     stream.write_all(&first).await.map_err(|error| error.to_string())?;
-    let (mut buffer, mut heard) = (vec![0; 16 << 10], Vec::new());
+    let (mut buffer, mut heard) = (vec![0; 16 << 10], VecDeque::new());
     loop {
         let length = match stream.read(&mut buffer).await {
             Ok(0) => return Err("closed before the login was answered".to_owned()),
             Ok(length) => length,
             Err(error) => return Err(error.to_string()),
         };
-        wire.hear(&mut buffer[..length], &mut heard)?;
-        while !heard.is_empty() {
-            match heard.remove(0) {
-                Heard::Upgraded => {
-                    let login = wire.say(Op::AUTH, login.as_bytes());
-                    stream.write_all(&login).await.map_err(|error| error.to_string())?;
-                }
-                Heard::Frame(Op::AUTH_REPLY, _) => return Ok((stream, wire, heard)),
-                Heard::Frame(Op::DISCONNECT_REPLY, body) => {
-                    return Err(format!("refused: {}", String::from_utf8_lossy(&body)));
+        heard.extend(hear(&mut server, &buffer[..length])?);
+        while let Some(next) = heard.pop_front() {
+            match next {
+                Heard::Http(101) => stream.write_all(&login).await.map_err(|error| error.to_string())?,
+                Heard::Http(status) => return Err(format!("refused: HTTP {status}")),
+                Heard::Frame(frame) if Op(frame.op) == Op::AUTH_REPLY => return Ok((stream, server, heard)),
+                Heard::Frame(frame) if Op(frame.op) == Op::DISCONNECT_REPLY => {
+                    return Err(format!("refused: {}", frame.text()));
                 }
                 Heard::Close(code) => return Err(format!("refused: close {code:?}")),
-                Heard::Frame(..) | Heard::Ping(_) => {}
+                Heard::Frame(_) | Heard::Ping(_) | Heard::Pong => {}
             }
         }
     }
 }
 
+/// The bytes of one frame.
+fn say(transport: Transport, op: Op, body: &[u8]) -> Vec<u8> {
+    wire::sent(transport, &wire::frame(op.0, 1, body))
+}
+
+/// What a server says with these bytes.
+fn hear(server: &mut ServerStream, bytes: &[u8]) -> Result<impl Iterator<Item = Heard> + use<>, String> {
+    let mut heard = Vec::new();
+    server.push(bytes, &mut heard)?;
+    Ok(heard.into_iter().map(|(_, heard)| heard))
+}
+
 struct Hearing {
     stream: TcpStream,
-    wire: Wire,
+    transport: Transport,
+    server: ServerStream,
     record: Record,
     number: u64,
     /// The code that the server gave.
@@ -128,22 +149,22 @@ struct Hearing {
 }
 
 impl Hearing {
-    async fn run(mut self, early: Vec<Heard>, mut orders: mpsc::Receiver<Order>) -> Ended {
+    async fn run(mut self, early: VecDeque<Heard>, mut orders: mpsc::Receiver<Order>) -> Ended {
         self.heard(early).await;
         let (mut beat, mut buffer) = (interval(BEAT), vec![0; 16 << 10]);
         let end = loop {
             tokio::select! {
                 read = self.stream.read(&mut buffer) => match read {
-                    Ok(length @ 1..) => if let Some(end) = self.take_in(&mut buffer[..length]).await {
+                    Ok(length @ 1..) => if let Some(end) = self.take_in(&buffer[..length]).await {
                         break end;
                     },
                     _ => break self.close.map_or(End::Lost, End::Closed),
                 },
-                _ = beat.tick() => self.send(self.wire.say(Op::HEARTBEAT, b"")).await,
+                _ = beat.tick() => self.send(say(self.transport, Op::HEARTBEAT, b"")).await,
                 order = orders.recv() => match order {
                     Some(Order::Room(room)) => {
                         self.record.lock().leaving_room(self.number);
-                        self.send(self.wire.say(Op::CHANGE_ROOM, room.as_bytes())).await;
+                        self.send(say(self.transport, Op::CHANGE_ROOM, room.as_bytes())).await;
                     }
                     Some(Order::Leave) => break self.leave(&mut buffer).await,
                     Some(Order::BreakOff) => {
@@ -171,27 +192,26 @@ impl Hearing {
     }
 
     /// Hears what was read; an end when it cannot be understood.
-    async fn take_in(&mut self, input: &mut [u8]) -> Option<End> {
+    async fn take_in(&mut self, input: &[u8]) -> Option<End> {
         let mut heard = Vec::new();
-        let result = self.wire.hear(input, &mut heard);
-        self.heard(heard).await;
+        let result = self.server.push(input, &mut heard);
+        self.heard(heard.into_iter().map(|(_, heard)| heard)).await;
         result.err().map(|_| End::Lost)
     }
 
-    async fn heard(&mut self, heard: Vec<Heard>) {
+    async fn heard(&mut self, heard: impl IntoIterator<Item = Heard>) {
         for heard in heard {
             match heard {
-                Heard::Frame(op, body) if op == backend::OP => {
-                    if let Some(id) = backend::id_of(&body) {
+                Heard::Frame(frame) if Op(frame.op) == backend::OP => {
+                    if let Some(id) = backend::id_of(&frame.body) {
                         self.record.lock().received(self.number, id);
                     }
                 }
-                Heard::Frame(Op::CHANGE_ROOM_REPLY, room) => {
-                    let room = String::from_utf8_lossy(&room);
-                    self.record.lock().in_room(self.number, &room);
+                Heard::Frame(frame) if Op(frame.op) == Op::CHANGE_ROOM_REPLY => {
+                    self.record.lock().in_room(self.number, &frame.text());
                 }
-                Heard::Frame(Op::DISCONNECT_REPLY, body) => {
-                    let said: Value = serde_json::from_slice(&body).unwrap_or_default();
+                Heard::Frame(frame) if Op(frame.op) == Op::DISCONNECT_REPLY => {
+                    let said: Value = serde_json::from_slice(&frame.body).unwrap_or_default();
                     self.close = said["code"].as_u64().and_then(|code| code.try_into().ok());
                     self.delay = ms(said["delay_ms"].as_u64().unwrap_or(0));
                     self.record.lock().leaving(self.number);
@@ -199,11 +219,19 @@ impl Hearing {
                 Heard::Close(code) => {
                     self.close = self.close.or(Some(code.unwrap_or(0)));
                     self.record.lock().leaving(self.number);
-                    self.send(self.wire.farewell()).await;
+                    self.send(self.farewell()).await;
                 }
-                Heard::Ping(payload) => self.send(Wire::pong(&payload)).await,
-                Heard::Frame(..) | Heard::Upgraded => {}
+                Heard::Ping(payload) => self.send(masked(PONG, &payload)).await,
+                Heard::Frame(_) | Heard::Pong | Heard::Http(_) => {}
             }
+        }
+    }
+
+    /// The bytes that close a WebSocket in order; on TCP the end of the stream says it.
+    fn farewell(&self) -> Vec<u8> {
+        match self.transport {
+            Transport::Tcp => Vec::new(),
+            Transport::WebSocket => masked(CLOSE, &1000_u16.to_be_bytes()),
         }
     }
 
@@ -214,7 +242,7 @@ impl Hearing {
 
     async fn leave(&mut self, buffer: &mut [u8]) -> End {
         self.record.lock().leaving(self.number);
-        match self.wire.farewell() {
+        match self.farewell() {
             bytes if bytes.is_empty() => drop(self.stream.shutdown().await),
             bytes => self.send(bytes).await,
         }
@@ -231,13 +259,13 @@ impl Hearing {
                 () = self.read_to_end(buffer) => return self.close.map_or(End::Lost, End::Closed),
                 _ = beat.tick() => {}
             }
-            self.send(self.wire.say(Op::HEARTBEAT, b"")).await;
+            self.send(say(self.transport, Op::HEARTBEAT, b"")).await;
         }
     }
 
     async fn read_to_end(&mut self, buffer: &mut [u8]) {
         while let Ok(length @ 1..) = self.stream.read(buffer).await {
-            if self.take_in(&mut buffer[..length]).await.is_some() {
+            if self.take_in(&buffer[..length]).await.is_some() {
                 return;
             }
         }

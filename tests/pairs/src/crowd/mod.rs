@@ -4,16 +4,16 @@
 mod line;
 mod person;
 mod record;
-mod wire;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use contract::Transport;
 use tokio::{
     sync::{Mutex, mpsc},
     time::{sleep, timeout},
 };
 
-pub use self::{person::Leave, wire::Transport};
+pub use self::person::Leave;
 use self::{
     person::{Do, Person, Who},
     record::Record,

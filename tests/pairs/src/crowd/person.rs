@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use contract::Transport;
 use serde_json::json;
 use tokio::{
     sync::{Mutex, mpsc},
@@ -12,7 +13,6 @@ use super::{
     Gate,
     line::{self, Ended, Line, Order},
     record::Record,
-    wire::Transport,
 };
 use crate::{
     clock::{At, ms, now, secs},

@@ -3,11 +3,14 @@
 use std::{collections::VecDeque, net::IpAddr};
 
 use contract::{Session, Transport};
-use proto::{ids::{Generation, Key, RoomId}, op::Op};
+use proto::{
+    ids::{Generation, Key, RoomId},
+    op::Op,
+};
 use seam::Time;
 use shard::mail::ConnectionId;
+use testkit::wire::{Heard, ServerStream};
 
-use crate::wire::{Got, ServerStream};
 use super::Rules;
 
 /// Where a connection is in its life.
@@ -79,7 +82,7 @@ pub(crate) struct Conn {
     /// Bytes that the shard wants written and the client has not read.
     shadow: VecDeque<u8>,
     /// What those bytes say, with where in the stream it ends.
-    said: VecDeque<(u64, Got)>,
+    said: VecDeque<(u64, Heard)>,
     read: u64,
     /// Broadcasts with a speed that it got.
     paced: Vec<u32>,
@@ -328,10 +331,13 @@ impl Conn {
         let mut got = Vec::new();
         self.stream.push(bytes, &mut got)?;
         for (end, got) in got {
-            if let Got::Frame { op, seq, body } = &got {
-                self.check_frame(*op, *seq, body, paced)?;
+            match &got {
+                Heard::Frame(frame) => self.check_frame(frame.op, frame.seq, &frame.body, paced)?,
+                Heard::Close(_) => self.doomed = true,
+                Heard::Http(status) => self.doomed |= *status != 101,
+                Heard::Ping(_) => return Err("the server sent a ping".into()),
+                Heard::Pong => {}
             }
-            self.doomed |= matches!(got, Got::Close(_)) || matches!(got, Got::Http(status) if status != 101);
             self.said.push_back((end, got));
         }
         Ok(())
@@ -388,7 +394,7 @@ impl Conn {
     }
 
     /// Its client has read these bytes: what they say.
-    pub(crate) fn client_read(&mut self, bytes: &[u8]) -> Result<Vec<Got>, String> {
+    pub(crate) fn client_read(&mut self, bytes: &[u8]) -> Result<Vec<Heard>, String> {
         for byte in bytes {
             if self.shadow.pop_front() != Some(*byte) {
                 return Err(format!("byte {} is not what its shard sent", self.read));

@@ -7,16 +7,33 @@
 pub(crate) mod connection;
 mod words;
 
-use std::{collections::{BTreeMap, BTreeSet}, hash::{Hash, Hasher}, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::{Hash, Hasher},
+    net::IpAddr,
+    time::Duration,
+};
 
-use comet::driver::sim::{network::SocketId, reactor::{Event, Watch}};
+use comet::driver::sim::{
+    network::SocketId,
+    reactor::{Event, Watch},
+};
 use contract::Transport;
-use proto::{close::CloseReason, ids::{Generation, Key, RoomId}, op::Op};
+use proto::{
+    close::CloseReason,
+    ids::{Generation, Key, RoomId},
+    op::Op,
+};
 use seam::Time;
-use shard::{Action, Flow, Shard, mail::{Outcome, PushTo, ToFront, ToShard}, stats::DropReason};
+use shard::{
+    Action, Flow, Shard,
+    mail::{Outcome, PushTo, ToFront, ToShard},
+    stats::DropReason,
+};
+use testkit::wire::{Frame, Heard};
 
-use crate::{trace::{Trace, short}, wire::Got};
 use self::connection::{Conn, Phase, Request, push_id};
+use crate::trace::{Trace, short};
 
 /// What a deadline may be late by: a tick for its rounding, and a tick for being looked at.
 const LATE: Duration = Duration::from_millis(200);
@@ -189,7 +206,7 @@ impl Oracle {
     }
 
     /// A client has read bytes.
-    pub(crate) fn client_read(&mut self, now: Time, socket: SocketId, bytes: &[u8]) -> Vec<Got> {
+    pub(crate) fn client_read(&mut self, now: Time, socket: SocketId, bytes: &[u8]) -> Vec<Heard> {
         let result = self.conn_mut(socket).client_read(bytes);
         let got = result.unwrap_or_else(|what| {
             self.fail(format!("connection {socket}: {what}"));
@@ -200,14 +217,14 @@ impl Oracle {
             let hash = |trace: &mut Trace| {
                 trace.write_u64(socket);
                 match got {
-                    Got::Frame { op, seq, body } => (op, seq, body).hash(trace),
-                    Got::Http(status) => status.hash(trace),
-                    Got::Pong => trace.write_u8(1),
-                    Got::Close(code) => code.hash(trace),
+                    Heard::Frame(frame) => (frame.op, frame.seq, &frame.body).hash(trace),
+                    Heard::Http(status) => status.hash(trace),
+                    Heard::Ping(_) | Heard::Pong => trace.write_u8(1),
+                    Heard::Close(code) => code.hash(trace),
                 }
             };
             self.trace.event(now, hash, || match got {
-                Got::Frame { op, seq, body } => {
+                Heard::Frame(Frame { op, seq, body, .. }) => {
                     format!("client {socket} reads operation {op} seq {seq} {}", short(body))
                 }
                 other => format!("client {socket} reads {other:?}"),

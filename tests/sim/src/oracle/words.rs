@@ -3,7 +3,10 @@
 use std::hash::{Hash, Hasher};
 
 use comet::driver::sim::reactor::Event;
-use shard::{Action, Flow, mail::{PushTo, ToFront, ToShard}};
+use shard::{
+    Action, Flow,
+    mail::{PushTo, ToFront, ToShard},
+};
 
 use crate::trace::{Trace, short};
 

@@ -7,44 +7,37 @@ use std::{
     time::Duration,
 };
 
+use contract::Transport;
 use serde_json::Value;
 
-use super::{
+use crate::{
     clock::{PATIENCE, Stopwatch},
-    wire::{Frame, Login, masked, pack_len, ws_frame, ws_len},
+    login::Login,
+    wire::{self, BINARY, CLOSE, Frame, PONG, UPGRADE_ACCEPT, from_server_len, masked, pack_len},
 };
 
 /// How long a client listens to believe that nothing comes.
-pub(crate) const SILENCE: Duration = Duration::from_millis(250);
-
-/// The two ways in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Transport {
-    Tcp,
-    Ws,
-}
-
-/// For tests that hold on both.
-pub(crate) const BOTH: [Transport; 2] = [Transport::Tcp, Transport::Ws];
+pub const SILENCE: Duration = Duration::from_millis(250);
 
 /// How a connection ended, as the client saw it.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct End {
+pub struct End {
     /// Frames that came before.
-    pub(crate) frames: Vec<Frame>,
+    pub frames: Vec<Frame>,
     /// Code and text of the WebSocket close.
-    pub(crate) close: Option<(u16, String)>,
+    pub close: Option<(u16, String)>,
     /// A reset instead of an end.
-    pub(crate) reset: bool,
+    pub reset: bool,
 }
 
 impl End {
-    pub(crate) fn code(&self) -> Option<u16> {
+    /// Code of the WebSocket close.
+    pub fn code(&self) -> Option<u16> {
         self.close.as_ref().map(|(code, _)| *code)
     }
 
     /// Body of operation 6, which has to be the last frame.
-    pub(crate) fn reason(&self) -> Option<Value> {
+    pub fn reason(&self) -> Option<Value> {
         let frame = self.frames.iter().find(|frame| frame.op == 6)?;
         assert_eq!(Some(frame), self.frames.last(), "something came after operation 6");
         Some(serde_json::from_slice(&frame.body).expect("operation 6 carries JSON"))
@@ -52,9 +45,11 @@ impl End {
 }
 
 /// One connection.
-pub(crate) struct Client {
-    pub(crate) transport: Transport,
-    pub(crate) stream: TcpStream,
+pub struct Client {
+    /// How it is connected.
+    pub transport: Transport,
+    /// Its socket.
+    pub stream: TcpStream,
     /// What comes on the WebSocket port before this is HTTP.
     upgraded: bool,
     input: Vec<u8>,
@@ -64,12 +59,12 @@ pub(crate) struct Client {
 
 impl Client {
     /// A connection of which the server has seen nothing but the accept.
-    pub(crate) fn raw(transport: Transport, address: SocketAddr) -> Client {
+    pub fn raw(transport: Transport, address: SocketAddr) -> Client {
         Client::try_raw(transport, address).expect("the server accepts")
     }
 
     /// None when nobody is there.
-    pub(crate) fn try_raw(transport: Transport, address: SocketAddr) -> Option<Client> {
+    pub fn try_raw(transport: Transport, address: SocketAddr) -> Option<Client> {
         let stream = TcpStream::connect_timeout(&address, PATIENCE).ok()?;
         stream.set_nodelay(true).expect("a socket option");
         stream.set_write_timeout(Some(PATIENCE)).expect("a socket option");
@@ -78,28 +73,21 @@ impl Client {
 
     /// Upgrades to a WebSocket, with further header lines (each with its line end).
     #[track_caller]
-    pub(crate) fn upgrade(&mut self, target: &str, headers: &str) {
+    pub fn upgrade(&mut self, target: &str, headers: &str) {
         let head = self.try_upgrade(target, headers).expect("an HTTP answer in time");
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-        // RFC 6455 section 1.3 has this pair.
-        assert!(head.contains("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"), "{head}");
+        assert!(head.contains(UPGRADE_ACCEPT), "{head}");
     }
 
     /// The head of the answer; none when the connection ends first.
-    pub(crate) fn try_upgrade(&mut self, target: &str, headers: &str) -> Option<String> {
-        self.write(
-            format!(
-                "GET {target} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                 Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{headers}\r\n"
-            )
-            .as_bytes(),
-        );
+    pub fn try_upgrade(&mut self, target: &str, headers: &str) -> Option<String> {
+        self.write(&wire::upgrade(target, headers));
         self.try_head()
     }
 
     /// The head of an HTTP answer.
     #[track_caller]
-    pub(crate) fn head(&mut self) -> String {
+    pub fn head(&mut self) -> String {
         self.try_head().unwrap_or_else(|| panic!("no HTTP answer, only {:?}", self.input))
     }
 
@@ -120,33 +108,30 @@ impl Client {
     }
 
     /// Bytes on the socket, as they are. An error is the server's right: it may have closed.
-    pub(crate) fn write(&mut self, bytes: &[u8]) {
+    pub fn write(&mut self, bytes: &[u8]) {
         let _ = self.stream.write_all(bytes);
     }
 
     /// Frames as they are: on TCP one after the other, on WebSocket in one binary message.
-    pub(crate) fn send_bytes(&mut self, frames: &[u8]) {
-        match self.transport {
-            Transport::Tcp => self.write(frames),
-            Transport::Ws => self.write(&masked(0x82, frames)),
-        }
+    pub fn send_bytes(&mut self, frames: &[u8]) {
+        self.write(&wire::sent(self.transport, frames));
     }
 
     /// One frame of version 1.
-    pub(crate) fn send(&mut self, op: i32, seq: i32, body: impl Into<Vec<u8>>) {
+    pub fn send(&mut self, op: i32, seq: i32, body: impl Into<Vec<u8>>) {
         self.send_bytes(&Frame::new(op, seq, body).bytes());
     }
 
     /// Logs in.
     #[track_caller]
-    pub(crate) fn login(&mut self, login: &Login) {
+    pub fn login(&mut self, login: &Login) {
         self.send(7, 1, login.body());
         self.expect_reply(Frame::new(8, 1, ""));
     }
 
     /// The next bytes have to be exactly these.
     #[track_caller]
-    pub(crate) fn expect_bytes(&mut self, expected: &[u8]) {
+    pub fn expect_bytes(&mut self, expected: &[u8]) {
         assert!(self.frames.is_empty(), "{:?} were not read", self.frames);
         let started = Stopwatch::start();
         while self.input.len() < expected.len() {
@@ -162,33 +147,25 @@ impl Client {
 
     /// The next bytes have to be this reply: a bare frame, on WebSocket alone in its message.
     #[track_caller]
-    pub(crate) fn expect_reply(&mut self, frame: Frame) {
-        let frame = frame.bytes();
-        match self.transport {
-            Transport::Tcp => self.expect_bytes(&frame),
-            Transport::Ws => self.expect_bytes(&ws_frame(0x82, &frame)),
-        }
+    pub fn expect_reply(&mut self, frame: Frame) {
+        self.expect_bytes(&wire::reply(self.transport, &frame.bytes()));
     }
 
     /// The next bytes have to be this push: version 1, sequence 0, on WebSocket inside operation 9.
     #[track_caller]
-    pub(crate) fn expect_push(&mut self, op: i32, body: impl Into<Vec<u8>>) {
+    pub fn expect_push(&mut self, op: i32, body: impl Into<Vec<u8>>) {
         self.expect_push_with_seq(op, 0, body);
     }
 
     /// The same with the sequence number that the sender of a message gets back.
     #[track_caller]
-    pub(crate) fn expect_push_with_seq(&mut self, op: i32, seq: i32, body: impl Into<Vec<u8>>) {
-        let frame = Frame::new(op, seq, body).bytes();
-        match self.transport {
-            Transport::Tcp => self.expect_bytes(&frame),
-            Transport::Ws => self.expect_bytes(&ws_frame(0x82, &Frame::new(9, 0, frame).bytes())),
-        }
+    pub fn expect_push_with_seq(&mut self, op: i32, seq: i32, body: impl Into<Vec<u8>>) {
+        self.expect_bytes(&wire::pushed(self.transport, &Frame::new(op, seq, body).bytes()));
     }
 
     /// The next frame, taken out of operation 9.
     #[track_caller]
-    pub(crate) fn frame(&mut self) -> Frame {
+    pub fn frame(&mut self) -> Frame {
         match self.next(PATIENCE) {
             Next::Frame(frame) => frame,
             Next::Silence => panic!("no frame within {PATIENCE:?}"),
@@ -198,7 +175,7 @@ impl Client {
 
     /// Nothing comes for a while, and the connection stays.
     #[track_caller]
-    pub(crate) fn expect_silence(&mut self) {
+    pub fn expect_silence(&mut self) {
         match self.next(SILENCE) {
             Next::Silence => {}
             Next::Frame(frame) => panic!("a frame came: {frame:?} {}", frame.text()),
@@ -208,13 +185,13 @@ impl Client {
 
     /// Reads to the end of the connection.
     #[track_caller]
-    pub(crate) fn end(&mut self) -> End {
+    pub fn end(&mut self) -> End {
         self.end_within(PATIENCE)
     }
 
     /// The same with a time of one's own.
     #[track_caller]
-    pub(crate) fn end_within(&mut self, limit: Duration) -> End {
+    pub fn end_within(&mut self, limit: Duration) -> End {
         let (started, mut frames) = (Stopwatch::start(), Vec::new());
         loop {
             let left = started.left(limit).unwrap_or(Duration::from_millis(1));
@@ -227,7 +204,7 @@ impl Client {
     }
 
     /// What comes next within `limit`.
-    pub(crate) fn next(&mut self, limit: Duration) -> Next {
+    pub fn next(&mut self, limit: Duration) -> Next {
         let started = Stopwatch::start();
         let mut close = None;
         loop {
@@ -256,13 +233,14 @@ impl Client {
                 self.frames.extend(Frame::all(&bytes));
                 Some(None)
             }
-            Transport::Ws if !self.upgraded => None,
-            Transport::Ws => {
-                let (len, header) = ws_len(&self.input).filter(|(len, _)| *len <= self.input.len())?;
+            Transport::WebSocket if !self.upgraded => None,
+            Transport::WebSocket => {
+                let (len, header) =
+                    from_server_len(&self.input).filter(|(len, _)| *len <= self.input.len())?;
                 let bytes: Vec<u8> = self.input.drain(..len).collect();
                 let payload = &bytes[header..];
                 match bytes[0] {
-                    0x82 => {
+                    BINARY => {
                         let frames = Frame::all(payload);
                         match frames.as_slice() {
                             [raw] if raw.op == 9 => self.frames.extend(Frame::all(&raw.body)),
@@ -270,12 +248,12 @@ impl Client {
                         }
                         Some(None)
                     }
-                    0x88 => {
+                    CLOSE => {
                         let code = payload.get(..2).map_or(0, |code| u16::from_be_bytes([code[0], code[1]]));
                         let text = String::from_utf8(payload.get(2..).unwrap_or_default().to_vec());
                         Some(Some((code, text.expect("the text of a close is UTF-8"))))
                     }
-                    0x8a => Some(None),
+                    PONG => Some(None),
                     other => panic!("the server sent a frame that starts with {other:02x}"),
                 }
             }
@@ -300,12 +278,12 @@ impl Client {
     }
 
     /// Leaves in order: a WebSocket with a close, TCP with its end.
-    pub(crate) fn leave(mut self) {
+    pub fn leave(mut self) {
         match self.transport {
             Transport::Tcp => {
                 let _ = self.stream.shutdown(Shutdown::Write);
             }
-            Transport::Ws => self.write(&masked(0x88, &1000u16.to_be_bytes())),
+            Transport::WebSocket => self.write(&masked(CLOSE, &1000u16.to_be_bytes())),
         }
         self.end();
     }
@@ -313,9 +291,12 @@ impl Client {
 
 /// What a client saw next.
 #[derive(Debug)]
-pub(crate) enum Next {
+pub enum Next {
+    /// A frame, taken out of operation 9.
     Frame(Frame),
+    /// Nothing in the time.
     Silence,
+    /// The end of the connection.
     End(End),
 }
 
