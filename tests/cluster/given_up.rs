@@ -3,6 +3,7 @@
 use std::{thread, time::Duration};
 
 use rustix::net::sockopt::set_socket_linger;
+use testkit::rounds::rounds;
 
 use crate::{
     harness::{BOTH, Client, Frozen, Login, Next, Server, eventually},
@@ -94,16 +95,10 @@ fn given_up_at_frozen_comets(count: usize) {
     println!("{count} logins given up, {} live connections, none closed", live.len());
 }
 
+/// `ROUNDS=17` makes them a thousand, at once.
 #[test]
 fn logins_that_were_given_up_at_a_frozen_comet_close_nothing() {
-    given_up_at_frozen_comets(60);
-}
-
-/// The same with very many: `cargo test … --test cluster -- --ignored a_thousand`.
-#[test]
-#[ignore = "the long form"]
-fn a_thousand_logins_that_were_given_up_close_nothing() {
-    given_up_at_frozen_comets(1000);
+    given_up_at_frozen_comets(60 * rounds());
 }
 
 /// Logic stands still with logins in its hands: one of two, which are asked in turn, then both.

@@ -1,18 +1,23 @@
-//! Backends that push, clients that listen and come back when they are told to go, and a ledger of both.
+//! Backends that push, clients that listen and come back when they are told to go, and the story of both for the ledger of
+//! `tests/pairs`.
 
 use std::{
     collections::HashMap,
-    fmt,
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     thread::{self, JoinHandle, sleep},
     time::Duration,
 };
 
+use pairs::ledger::{self, Allowed, Answer, Connection, End, Push, Receipt, Rules, Stay, Target, Verdict};
+
 use crate::harness::{BOTH, Client, Http, Login, Next, PATIENCE, Stopwatch, Transport, within};
+
+/// The room that everybody is in.
+const ROOM: &str = "live://1";
 
 /// One push in so many is for the room, the others are for one key each.
 const ROOM_EVERY: usize = 10;
@@ -20,32 +25,12 @@ const ROOM_EVERY: usize = 10;
 /// Pause of who found nobody to serve it.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// An accepted push. Its number grows with each push of its pusher.
-struct Pushed {
-    number: usize,
-    /// None: the room.
-    key: Option<usize>,
-    begun: Duration,
-    accepted: Duration,
-}
-
-/// What one connection saw.
-struct Seen {
-    key: usize,
-    /// When its login was answered.
-    began: Duration,
-    /// What came, in order: pusher, number and when.
-    got: Vec<(usize, usize, Duration)>,
-    /// When it was told to go; none for who stayed until all was over.
-    told: Option<Duration>,
-}
-
 /// Pushers and clients at work.
 pub(crate) struct Crowd {
     shared: Shared,
     keys: usize,
-    clients: Vec<JoinHandle<Vec<Seen>>>,
-    pushers: Vec<JoinHandle<Vec<Pushed>>>,
+    clients: Vec<JoinHandle<Vec<Connection>>>,
+    pushers: Vec<JoinHandle<Vec<Push>>>,
 }
 
 #[derive(Clone)]
@@ -57,6 +42,8 @@ struct Shared {
     over: Arc<AtomicBool>,
     /// Logins that were answered.
     logins: Arc<AtomicUsize>,
+    /// Number of the last push.
+    last: Arc<AtomicU64>,
     /// Where comets serve, by transport.
     comets: Arc<[[SocketAddr; 2]]>,
 }
@@ -70,6 +57,7 @@ impl Crowd {
             enough: Arc::default(),
             over: Arc::default(),
             logins: Arc::default(),
+            last: Arc::default(),
             comets: comets.collect(),
         };
         let clients = (0..keys).map(|key| shared.client(key)).collect();
@@ -98,15 +86,17 @@ impl Crowd {
         }
     }
 
-    /// Ends the pushes, waits until `delivered`, and gives the ledger.
+    /// Ends the pushes, waits until `delivered`, and tells what happened.
     #[track_caller]
-    pub(crate) fn finish(self, delivered: impl FnOnce()) -> Ledger {
+    pub(crate) fn finish(self, delivered: impl FnOnce()) -> Story {
         self.shared.enough.store(true, Relaxed);
-        let pushed = self.pushers.into_iter().map(|pusher| pusher.join().expect("a pusher")).collect();
+        let pushes = self.pushers.into_iter().flat_map(|pusher| pusher.join().expect("a pusher")).collect();
         delivered();
         self.shared.over.store(true, Relaxed);
-        let seen = self.clients.into_iter().flat_map(|client| client.join().expect("a client")).collect();
-        Ledger { pushed, seen }
+        let connections =
+            self.clients.into_iter().flat_map(|client| client.join().expect("a client")).collect();
+        let until = self.shared.clock.elapsed();
+        Story(ledger::Story { pushes, connections, until, ..ledger::Story::default() })
     }
 }
 
@@ -118,7 +108,7 @@ impl Shared {
         keys: usize,
         logics: Vec<SocketAddr>,
         every: Duration,
-    ) -> JoinHandle<Vec<Pushed>> {
+    ) -> JoinHandle<Vec<Push>> {
         let shared = self.clone();
         thread::spawn(move || {
             let (mut all, mut logics) = (Vec::new(), logics.into_iter().cycle());
@@ -136,34 +126,40 @@ impl Shared {
                     Some(key) => format!("/goim/push/keys?operation=1000&keys=k{key}"),
                     None => "/goim/push/room?operation=1000&type=live&room=1".to_owned(),
                 };
-                let begun = shared.clock.elapsed();
-                connection.send("POST", &to, &[], format!("{pusher} {number}").as_bytes());
+                let target = match key {
+                    Some(key) => Target::Keys(vec![format!("k{key}").into()]),
+                    None => Target::Room(ROOM.into()),
+                };
+                let (id, sent) = (shared.last.fetch_add(1, Relaxed) + 1, shared.clock.elapsed());
+                connection.send("POST", &to, &[], id.to_string().as_bytes());
+                // Whatever is no plain yes leaves it open.
+                let mut answer = Answer::Unknown;
                 match connection.try_answer() {
-                    // Nobody knows.
                     None => http = None,
                     Some(answer) if answer.status != 200 => http = pause(None),
-                    Some(answer) if answer.json()["data"]["offline"].is_null() => {
-                        all.push(Pushed { number, key, begun, accepted: shared.clock.elapsed() });
+                    Some(said) if said.json()["data"]["offline"].is_null() => {
+                        answer = Answer::Accepted { at: shared.clock.elapsed(), offline: Vec::new() };
                     }
                     Some(_) => {}
                 }
-                sleep(every.saturating_sub(shared.clock.elapsed() - begun));
+                all.push(Push { id, target, sent, answer });
+                sleep(every.saturating_sub(shared.clock.elapsed() - sent));
             }
             all
         })
     }
 
     /// Stays connected until all is over, and goes to the next comet whenever it is told to go.
-    fn client(&self, key: usize) -> JoinHandle<Vec<Seen>> {
+    fn client(&self, key: usize) -> JoinHandle<Vec<Connection>> {
         let shared = self.clone();
         thread::spawn(move || {
             let (mut all, mut place) = (Vec::new(), key);
             loop {
-                let address = shared.comets[place % shared.comets.len()][key / shared.comets.len() % 2];
+                let (comet, way) = (place % shared.comets.len(), key / shared.comets.len() % 2);
                 place += 1;
-                let transport = BOTH[key / shared.comets.len() % 2];
-                match shared.login(key, transport, address) {
-                    Some(client) => all.push(shared.listen(key, client)),
+                let dialled = shared.clock.elapsed();
+                match shared.login(key, BOTH[way], shared.comets[comet][way]) {
+                    Some(client) => all.push(shared.listen(key, comet, dialled, client)),
                     None => sleep(PAUSE),
                 }
                 if shared.over.load(Relaxed) {
@@ -179,30 +175,41 @@ impl Shared {
         if transport == Transport::WebSocket {
             client.try_upgrade("/sub", "").filter(|head| head.starts_with("HTTP/1.1 101 "))?;
         }
-        let login = Login::key(&format!("k{key}")).mid(key as i64 + 1).room("live://1").accepts(&[1000]);
+        let login = Login::key(&format!("k{key}")).mid(key as i64 + 1).room(ROOM).accepts(&[1000]);
         client.send(7, 1, login.reasons().body());
         matches!(client.next(PATIENCE), Next::Frame(frame) if frame.op == 8).then_some(client)
     }
 
     /// Listens to the end of a connection, or of all.
-    fn listen(&self, key: usize, mut client: Client) -> Seen {
-        let mut seen = Seen { key, began: self.clock.elapsed(), got: Vec::new(), told: None };
+    fn listen(&self, key: usize, comet: usize, dialled: Duration, mut client: Client) -> Connection {
+        let opened = self.clock.elapsed();
+        let mut connection = Connection {
+            key: format!("k{key}").into(),
+            mid: key as i64 + 1,
+            comet,
+            dialled,
+            opened,
+            until: None,
+            end: None,
+            stays: vec![Stay { room: ROOM.into(), from: opened, until: None }],
+            received: Vec::new(),
+        };
         self.logins.fetch_add(1, Relaxed);
         loop {
             match client.next(Duration::from_millis(100)) {
-                Next::Frame(frame) if frame.op == 6 => seen.told = Some(self.clock.elapsed()),
+                Next::Frame(frame) if frame.op == 6 => connection.until = Some(self.clock.elapsed()),
                 Next::Frame(frame) => {
-                    assert_eq!(seen.told, None, "k{key}: a push behind the word that the connection ends");
-                    let text = frame.text();
-                    let (pusher, number) = text.split_once(' ').expect("two numbers");
-                    let [pusher, number] = [pusher, number].map(|word| word.parse().expect("a number"));
-                    seen.got.push((pusher, number, self.clock.elapsed()));
+                    let until = connection.until;
+                    assert_eq!(until, None, "k{key}: a push behind the word that the connection ends");
+                    let id = frame.text().parse().expect("the number of a push");
+                    connection.received.push(Receipt { id, at: self.clock.elapsed() });
                 }
-                Next::Silence if self.over.load(Relaxed) => return seen,
+                Next::Silence if self.over.load(Relaxed) => return connection,
                 Next::Silence => {}
                 Next::End(end) => {
-                    assert!(!end.reset && seen.told.is_some(), "k{key} ended without a word: {end:?}");
-                    return seen;
+                    assert!(!end.reset && connection.until.is_some(), "k{key} ended without a word: {end:?}");
+                    connection.end = Some((self.clock.elapsed(), End::Closed(end.code().unwrap_or(0))));
+                    return connection;
                 }
             }
         }
@@ -215,107 +222,30 @@ fn pause<T>(what: T) -> T {
     what
 }
 
-/// Every accepted push, and every connection.
-pub(crate) struct Ledger {
-    /// Of each pusher.
-    pushed: Vec<Vec<Pushed>>,
-    seen: Vec<Seen>,
-}
+/// Every push, and every connection.
+pub(crate) struct Story(ledger::Story);
 
-/// What the ledger says.
-#[derive(Default)]
-pub(crate) struct Verdict {
-    pub(crate) pushes: usize,
-    pub(crate) deliveries: usize,
-    pub(crate) connections: usize,
-    /// Deliveries that had to be, to connections that were told to go after `since` ([`Ledger::judge`]).
-    pub(crate) due_to_leavers: usize,
-    pub(crate) lost: usize,
-    pub(crate) doubled: usize,
-    pub(crate) reordered: usize,
-    /// The longest that a push took from its acceptance to somebody who stayed.
-    pub(crate) slowest: Duration,
-    /// Some of what was lost, in words.
-    pub(crate) examples: Vec<String>,
-}
-
-impl Ledger {
-    /// Who was connected when a push was begun, and not told to go until it was accepted and had the time that the
-    /// slowest took to anybody, must have got it, once, and in the order of its pusher.
-    pub(crate) fn judge(&self, since: Duration) -> Verdict {
-        let accepted: Vec<HashMap<usize, &Pushed>> = self
-            .pushed
-            .iter()
-            .map(|pushed| pushed.iter().map(|pushed| (pushed.number, pushed)).collect())
-            .collect();
-        let stayed = self.seen.iter().filter(|seen| seen.told.is_none());
-        let took = stayed.flat_map(|seen| &seen.got).filter_map(|(pusher, number, at)| {
-            Some(at.saturating_sub(accepted[*pusher].get(number)?.accepted))
-        });
-        let slowest = took.max().unwrap_or_default();
-        let mut verdict = Verdict {
-            pushes: self.pushed.iter().map(Vec::len).sum(),
-            deliveries: self.seen.iter().map(|seen| seen.got.len()).sum(),
-            connections: self.seen.len(),
-            slowest,
-            ..Verdict::default()
-        };
-        let margin = slowest + Duration::from_millis(50);
-        for seen in &self.seen {
-            for (pusher, pushed) in self.pushed.iter().enumerate() {
-                verdict.compare(seen, pusher, pushed, since, margin);
-            }
-        }
-        verdict
+impl Story {
+    /// Who was connected when a push was sent, and not told to go until it was accepted and had the time that pushes took, must
+    /// have got it, once, and in order.
+    #[track_caller]
+    pub(crate) fn expect_all_delivered(&self) {
+        let rules = Rules { reach: Duration::from_millis(50), ..Rules::default() };
+        // Of a device that is about to move to another comet no counter is read here.
+        let allowed = Allowed::nothing().and(Verdict::InNoCounter, u64::MAX);
+        ledger::judge(&self.0, &rules).expect(&allowed);
     }
-}
 
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Verdict { pushes, deliveries, connections, due_to_leavers, slowest, .. } = self;
-        let Verdict { lost, doubled, reordered, examples, .. } = self;
-        write!(
-            f,
-            "{pushes} pushes, {deliveries} deliveries to {connections} connections, {due_to_leavers} of them due to who \
-             was told to go; lost {lost}, doubled {doubled}, reordered {reordered}; slowest {slowest:?}"
-        )?;
-        examples.iter().try_for_each(|example| write!(f, "\n{example}"))
+    /// How many connections there were.
+    pub(crate) fn connections(&self) -> usize {
+        self.0.connections.len()
     }
-}
 
-impl Verdict {
-    fn compare(&mut self, seen: &Seen, pusher: usize, pushed: &[Pushed], since: Duration, margin: Duration) {
-        let mut got = HashMap::<usize, usize>::new();
-        let mut last = [None; 2];
-        for (_, number, _) in seen.got.iter().filter(|(of, ..)| *of == pusher) {
-            let times = got.entry(*number).or_default();
-            *times += 1;
-            let last = &mut last[usize::from(number % ROOM_EVERY == 0)];
-            if *times > 1 {
-                self.doubled += 1;
-            } else {
-                self.reordered += usize::from(*last > Some(*number));
-                *last = Some(*number);
-            }
-        }
-        for push in pushed.iter().filter(|push| push.key.is_none_or(|key| key == seen.key)) {
-            let had_time = seen.told.is_none_or(|told| push.accepted + margin < told);
-            if push.begun <= seen.began || !had_time {
-                continue;
-            }
-            self.due_to_leavers +=
-                usize::from(seen.told.is_some_and(|told| told > since) && push.begun > since);
-            if !got.contains_key(&push.number) {
-                self.lost += 1;
-                if self.examples.len() < 8 {
-                    let (kind, key) = (if push.key.is_some() { "key" } else { "room" }, seen.key);
-                    let (accepted, began, told) = (push.accepted, seen.began, seen.told);
-                    self.examples.push(format!(
-                        "{kind} push {pusher}/{} accepted at {accepted:?}, k{key} there from {began:?} to {told:?}",
-                        push.number
-                    ));
-                }
-            }
-        }
+    /// How many of the pushes sent after `since` came to connections that were told to go after it.
+    pub(crate) fn delivered_to_leavers(&self, since: Duration) -> usize {
+        let leavers = self.0.connections.iter().filter(|one| one.until.is_some_and(|until| until > since));
+        let received = leavers.flat_map(|one| &one.received);
+        let sent: HashMap<u64, Duration> = self.0.pushes.iter().map(|push| (push.id, push.sent)).collect();
+        received.filter(|receipt| sent.get(&receipt.id).is_some_and(|sent| *sent > since)).count()
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! `ROUNDS=20` makes the tests long.
 
-use std::{env, time::Duration};
+use std::time::Duration;
 
 use services::Link;
+use testkit::rounds::rounds;
 
 use crate::{
     harness::{BOTH, Client, Login, Server, Stopwatch, within},
@@ -19,10 +20,6 @@ const AGAIN: Duration = Duration::from_secs(8);
 
 /// Rooms, and at least as many clients in them.
 const ROOMS: usize = 8;
-
-fn rounds() -> usize {
-    env::var("ROUNDS").ok().map_or(1, |rounds| rounds.parse().expect("ROUNDS is a number"))
-}
 
 /// A cluster whose comets, and nobody else, reach etcd by the link, on leases of two seconds. The link goes last.
 fn start() -> (Link, Cluster) {

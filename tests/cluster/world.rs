@@ -4,16 +4,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
 use services::{Etcd, Kafka, Redis};
+pub(crate) use testkit::queue::Queue;
 
 use crate::harness::{PATIENCE, Server, eventually};
-
-/// What carries the pushes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Queue {
-    List,
-    Stream,
-    Kafka,
-}
 
 /// Two comets, two logics, two jobs and what they stand on. The programs end first.
 pub(crate) struct Cluster {
@@ -82,22 +75,26 @@ impl Cluster {
 
     /// Redis, etcd and, where it is the queue, Kafka.
     pub(crate) fn servers_only(queue: Queue) -> Cluster {
+        let kafka = (queue == Queue::Kafka).then(Kafka::start);
+        Cluster { kafka, ..Cluster::servers(queue) }
+    }
+
+    /// Redis and etcd.
+    fn servers(queue: Queue) -> Cluster {
         Cluster {
             comets: Vec::new(),
             logics: Vec::new(),
             jobs: Vec::new(),
             redis: Redis::start(),
             etcd: Etcd::start(),
-            kafka: (queue == Queue::Kafka).then(Kafka::start),
+            kafka: None,
             queue,
         }
     }
 
     /// Etcd, Redis and a Kafka that goim's programs can speak with.
     pub(crate) fn servers_for_goim() -> Cluster {
-        let mut cluster = Cluster::servers_only(Queue::List);
-        cluster.kafka = Some(Kafka::start_for_goim());
-        cluster
+        Cluster { kafka: Some(Kafka::start_for_goim()), ..Cluster::servers(Queue::Kafka) }
     }
 
     /// One more comet; it need not be ready yet.
@@ -123,18 +120,9 @@ impl Cluster {
     }
 
     fn stores(&self) -> Vec<String> {
-        let mut sets = vec![self.discovery(), format!("redis.addr={}", self.redis.addr())];
-        match &self.kafka {
-            Some(kafka) => {
-                sets.push("consume.kafkaEnable=true".to_owned());
-                sets.push(format!("kafka.brokers={}", kafka.addr()));
-            }
-            None => {
-                let mode = if self.queue == Queue::List { "list" } else { "stream" };
-                sets.push("consume.redisEnable=true".to_owned());
-                sets.push(format!("redis.mode={mode}"));
-            }
-        }
+        let kafka = self.kafka.as_ref().map(Kafka::addr);
+        let mut sets = self.queue.settings(&self.redis.addr(), kafka.as_deref());
+        sets.push(self.discovery());
         sets
     }
 }

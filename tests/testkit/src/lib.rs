@@ -6,6 +6,8 @@
 //! | [`clock`] | a stopwatch, waiting with an end | |
 //! | [`fakes`] | a logic and a comet that answer as they are told and remember what they were asked | `fakes` |
 //! | [`login`] | the body of a login | |
+//! | [`queue`] | what carries pushes in a cluster, and its settings | |
+//! | [`rounds`] | how long tests with a long form are: `ROUNDS=20` | |
 //! | [`wire`] | both wires as a client sees them, written by hand: bytes out, things got in | |
 //! | [`world`] | a shard with a fake driver, fake clients, a fake front and virtual time | `world` |
 //!
@@ -18,6 +20,8 @@ pub mod clock;
 #[cfg(feature = "fakes")]
 pub mod fakes;
 pub mod login;
+pub mod queue;
+pub mod rounds;
 pub mod wire;
 #[cfg(feature = "world")]
 pub mod world;

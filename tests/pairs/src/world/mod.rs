@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Result, bail};
 use services::{Etcd, Kafka, Redis};
 use tempfile::TempDir;
+pub use testkit::queue::Queue;
 use tokio::{
     task::block_in_place,
     time::{sleep, timeout},
@@ -30,28 +31,6 @@ use crate::{
 
 /// How long a fresh cluster may take until everybody is ready.
 const READY: Duration = secs(60);
-
-/// What carries the pushes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Queue {
-    /// Redis streams, the default of the programs.
-    Stream,
-    /// A Redis list: at most once.
-    List,
-    /// Kafka.
-    Kafka,
-}
-
-impl Queue {
-    /// Its word on the command line and in tables.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Queue::Stream => "streams",
-            Queue::List => "list",
-            Queue::Kafka => "kafka",
-        }
-    }
-}
 
 /// What a cluster is made of.
 #[derive(Clone, Debug)]
@@ -191,18 +170,8 @@ impl World {
         sets.extend(own.iter().map(|set| (*set).to_owned()));
         sets.extend(addresses.iter().map(|(key, address)| format!("{key}={address}")));
         if let Some(redis) = &redis {
-            sets.push(format!("redis.addr={}", redis.address()));
-            match &self.kafka {
-                Some(kafka) => {
-                    sets.push("consume.kafkaEnable=true".to_owned());
-                    sets.push(format!("kafka.brokers={}", kafka.addr()));
-                }
-                None => {
-                    let mode = if self.queue == Queue::List { "list" } else { "stream" };
-                    sets.push("consume.redisEnable=true".to_owned());
-                    sets.push(format!("redis.mode={mode}"));
-                }
-            }
+            let kafka = self.kafka.as_ref().map(Kafka::addr);
+            sets.extend(self.queue.settings(&redis.address().to_string(), kafka.as_deref()));
         }
         sets.extend(shape.sets.iter().filter(|(of, _)| *of == kind).map(|(_, set)| set.clone()));
         Ok(Program::new(kind, number, ports, (etcd, redis), sets, self.directory.path()))

@@ -3,14 +3,12 @@
 //! `ROUNDS=20 cargo test -p halley-registry --features etcd --lib losses -- --nocapture` is the long form. It tells how long
 //! the keys were away after etcd was back.
 
-use std::{
-    env,
-    sync::atomic::{AtomicBool, AtomicU64},
-};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use contract::ClientCount;
 use futures_util::future::join_all;
 use services::Link;
+use testkit::rounds::rounds;
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -27,10 +25,6 @@ const SETTLED: Duration = Duration::from_millis(2700);
 
 /// Longer than a lease, and than etcd takes to notice.
 const OUTAGE: Duration = Duration::from_millis(3000);
-
-fn rounds() -> usize {
-    env::var("ROUNDS").ok().map_or(1, |rounds| rounds.parse().expect("ROUNDS is a number"))
-}
 
 fn state(connections: u64) -> NodeState {
     NodeState { clients: ClientCount { connections, addresses: 1 }, offline: false }
