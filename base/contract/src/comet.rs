@@ -70,7 +70,7 @@ pub enum DispatchError {
 pub trait CometApi: Send + Sync + 'static {
     /// Hands a batch to the shards, in order. Returns when every shard's mailbox has its part: what is lost from there
     /// on is counted by comet.
-    async fn dispatch(&self, batch: Vec<Dispatch>) -> Result<(), DispatchError>;
+    async fn dispatch(&self, batch: &[Dispatch]) -> Result<(), DispatchError>;
     /// Closes the connection of `key` when its generation is below `below` (no generation: whatever it is). The client
     /// reads `text`, or the reason's own words. Returns when the shard's mailbox has it.
     async fn kick(

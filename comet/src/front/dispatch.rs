@@ -19,14 +19,14 @@ use super::Front;
 
 #[async_trait]
 impl CometApi for Front {
-    async fn dispatch(&self, batch: Vec<Dispatch>) -> Result<(), DispatchError> {
+    async fn dispatch(&self, batch: &[Dispatch]) -> Result<(), DispatchError> {
         // Before any of it is handed out: who is refused a batch makes it again without what was wrong.
         let encoded: Vec<Encoded> =
             batch.iter().map(|dispatch| self.encode(dispatch)).collect::<Result<_, _>>()?;
         // Whoever came first is handed out first, even where a full queue makes it wait.
         let _turn = self.turn.lock().await;
-        for (dispatch, encoded) in batch.into_iter().zip(encoded) {
-            self.metrics.dispatched(&dispatch);
+        for (dispatch, encoded) in batch.iter().zip(encoded) {
+            self.metrics.dispatched(dispatch);
             self.hand_out(dispatch, encoded).await;
         }
         self.outboxes.notify_all();
@@ -49,17 +49,17 @@ impl CometApi for Front {
     }
 
     async fn rooms(&self) -> Result<Vec<RoomId>, DispatchError> {
-        Ok(self.online().rooms())
+        Ok(self.counts().rooms())
     }
 }
 
 impl Front {
-    async fn hand_out(&self, dispatch: Dispatch, encoded: Encoded) {
+    async fn hand_out(&self, dispatch: &Dispatch, encoded: Encoded) {
         let Dispatch { receivers, filter, payload, origin, accepted_at_us } = dispatch;
-        let accepted = from_wall(accepted_at_us);
-        let origin = origin.map(|origin| {
-            let copy = sender_copy(&payload, &origin);
-            (origin.key, copy.unwrap_or_else(|| encoded.clone()))
+        let (filter, accepted) = (*filter, from_wall(*accepted_at_us));
+        let origin = origin.as_ref().map(|origin| {
+            let copy = sender_copy(payload, origin);
+            (origin.key.clone(), copy.unwrap_or_else(|| encoded.clone()))
         });
         let push = |to| Push {
             to,
@@ -84,7 +84,7 @@ impl Front {
             Receivers::All { speed } => {
                 let shards = self.outboxes.shards() as u32;
                 for shard in 0..shards {
-                    let push = push(PushTo::All { speed: share(speed, shards, shard) });
+                    let push = push(PushTo::All { speed: share(*speed, shards, shard) });
                     self.outboxes.push(shard as u16, ToShard::Push(Box::new(push))).await;
                 }
             }
@@ -113,16 +113,13 @@ impl Front {
     }
 
     /// Splits keys by the shard that owns them; each shard's keep their order.
-    fn by_owner(&self, keys: Vec<Key>) -> Vec<(u16, Vec<Key>)> {
-        if let [key] = keys.as_slice() {
-            return vec![(self.outboxes.owner(key), keys)];
-        }
+    fn by_owner(&self, keys: &[Key]) -> Vec<(u16, Vec<Key>)> {
         let mut owners: Vec<(u16, Vec<Key>)> = Vec::new();
         for key in keys {
-            let shard = self.outboxes.owner(&key);
+            let shard = self.outboxes.owner(key);
             match owners.iter_mut().find(|(owner, _)| *owner == shard) {
-                Some((_, keys)) => keys.push(key),
-                None => owners.push((shard, vec![key])),
+                Some((_, keys)) => keys.push(key.clone()),
+                None => owners.push((shard, vec![key.clone()])),
             }
         }
         owners

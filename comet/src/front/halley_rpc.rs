@@ -178,19 +178,22 @@ async fn take<C: CometApi>(comet: &C, batch: DispatchBatch) -> Result<Vec<Refuse
     let serial = batch.serial;
     let refuse = |index: usize, reason: String| Refused { serial, index: index as u32, reason };
     let mut refused = Vec::new();
-    let mut good = Vec::with_capacity(batch.dispatches.len());
+    let (mut good, mut places) = (Vec::with_capacity(batch.dispatches.len()), Vec::new());
     for (index, dispatch) in batch.dispatches.into_iter().enumerate() {
         match parse(dispatch) {
-            Ok(dispatch) => good.push((index, dispatch)),
+            Ok(dispatch) => {
+                good.push(dispatch);
+                places.push(index);
+            }
             Err(reason) => refused.push(refuse(index, reason)),
         }
     }
     // Nothing of a refused batch is handed out, so it is made again one by one.
-    match comet.dispatch(good.iter().map(|(_, dispatch)| dispatch.clone()).collect()).await {
+    match comet.dispatch(&good).await {
         Ok(()) => {}
         Err(DispatchError::Invalid(_)) => {
-            for (index, dispatch) in good {
-                match comet.dispatch(vec![dispatch]).await {
+            for (dispatch, index) in good.iter().zip(places) {
+                match comet.dispatch(std::slice::from_ref(dispatch)).await {
                     Err(DispatchError::Invalid(reason)) => refused.push(refuse(index, reason)),
                     other => other.map_err(status)?,
                 }

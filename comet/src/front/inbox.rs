@@ -53,13 +53,13 @@ fn heed(front: &Arc<Front>, shard: u16, mail: ToFront) {
         ToFront::LoginThere(id) => front.logins.there(id),
         ToFront::Abandoned(session) => front.abandoned(session),
         ToFront::Opened { mid, key, generation, peer } => {
-            front.online().opened(peer);
+            front.counts().opened(peer);
             front.client_log.opened(mid, &key, peer);
             front.lanes.opened(front, SessionRef { mid, key, server: front.server.clone(), generation });
         }
         ToFront::Ended { mid, key, generation, peer, reason } => {
             if let Some(peer) = peer {
-                front.online().ended(peer);
+                front.counts().ended(peer);
                 front.client_log.ended(mid, &key, peer, reason);
             }
             let session = SessionRef { mid, key, server: front.server.clone(), generation };
@@ -84,7 +84,7 @@ fn heed(front: &Arc<Front>, shard: u16, mail: ToFront) {
         }
         ToFront::Message { id, message } => front.lanes.push(front, Work::Message { id, message }),
         ToFront::Rooms(counts) => {
-            let news = front.online().report(shard, counts);
+            let news = front.counts().report(shard, counts);
             front.tell_elsewhere(news);
         }
         ToFront::Stats(stats) => front.metrics.shard(shard, *stats),

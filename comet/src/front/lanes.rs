@@ -463,7 +463,7 @@ async fn say(front: &Front, message: &ClientMessage) -> bool {
         origin: Some(message.origin()),
         accepted_at_us: 0,
     };
-    front.dispatch(vec![said]).await.is_ok()
+    front.dispatch(&[said]).await.is_ok()
 }
 
 fn answer(front: &Front, id: ConnectionId, message: &ClientMessage, body: Bytes) {

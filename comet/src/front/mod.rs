@@ -7,7 +7,7 @@
 //! - [`client_log`]: what the log says of single clients.
 //! - [`lanes`]: client messages, renewals and ends of sessions for logic, in order per device.
 //! - [`announce`]: all sessions again, when the store may have lost them.
-//! - [`online`]: people per room over all shards and comets.
+//! - [`counts`]: people per room over all shards and comets.
 //! - [`rpc`]: gRPC `goim.comet.Comet`, for goim's job. [`halley_rpc`]: `halley.v1.Comet`, for ours.
 //! - [`logic_client`]: logic over gRPC. [`logics`]: several of them.
 //! - [`metrics`]: the gateway's counters.
@@ -16,6 +16,7 @@
 
 mod announce;
 mod client_log;
+mod counts;
 mod dispatch;
 pub mod halley_rpc;
 mod inbox;
@@ -24,7 +25,6 @@ pub mod logic_client;
 pub mod logics;
 mod logins;
 mod metrics;
-mod online;
 mod outbox;
 pub mod rpc;
 mod store_time;
@@ -42,7 +42,7 @@ use contract::{ClientCount, LogicApi, LogicError, Renewed, Session, SessionRef};
 use proto::ids::ServerId;
 use tokio::{sync::Notify, time::Instant};
 
-use self::{announce::Announcer, lanes::Lanes, logins::Logins, online::Online, store_time::StoreTime};
+use self::{announce::Announcer, counts::RoomCounts, lanes::Lanes, logins::Logins, store_time::StoreTime};
 pub use self::{
     client_log::ClientLog,
     inbox::Inbox,
@@ -78,7 +78,7 @@ pub struct Front {
     /// Dispatches go out one after the other.
     turn: tokio::sync::Mutex<()>,
     push_bytes_max: usize,
-    online: Mutex<Online>,
+    counts: Mutex<RoomCounts>,
     /// Held while a report is under way. False once there may be none any more.
     reports: tokio::sync::Mutex<bool>,
     /// A notice to a shard found no place: everything is said again with the next report.
@@ -124,7 +124,7 @@ impl Front {
             logic,
             turn: tokio::sync::Mutex::new(()),
             push_bytes_max,
-            online: Mutex::new(Online::new(shards)),
+            counts: Mutex::new(RoomCounts::new(shards)),
             reports: tokio::sync::Mutex::new(true),
             notice_lost: AtomicBool::new(false),
             logins: Logins::default(),
@@ -156,7 +156,7 @@ impl Front {
 
     /// How many clients there are.
     pub fn clients(&self) -> ClientCount {
-        self.online().clients()
+        self.counts().clients()
     }
 
     /// The gateway's counters.
@@ -241,13 +241,13 @@ impl Front {
         }
     }
 
-    fn online(&self) -> MutexGuard<'_, Online> {
-        lock(&self.online)
+    fn counts(&self) -> MutexGuard<'_, RoomCounts> {
+        lock(&self.counts)
     }
 
     /// Tells the shards how many people are elsewhere. Never waits; what finds no place is said again with the next
     /// report.
-    fn tell_elsewhere(&self, news: online::Elsewhere) {
+    fn tell_elsewhere(&self, news: counts::Elsewhere) {
         for (shard, rooms) in news.into_iter().enumerate() {
             if !rooms.is_empty() && self.outboxes.try_send(shard as u16, ToShard::Elsewhere(rooms)).is_err() {
                 self.notice_lost.store(true, Ordering::Relaxed);
@@ -263,14 +263,14 @@ impl Front {
         loop {
             tokio::time::sleep(pause).await;
             if self.notice_lost.swap(false, Ordering::Relaxed) {
-                let news = self.online().everything();
+                let news = self.counts().everything();
                 self.tell_elsewhere(news);
             }
             let (changed, counts) = {
-                let mut online = self.online();
-                let changed = online.take_changed();
+                let mut counts = self.counts();
+                let changed = counts.take_changed();
                 let is_due = changed || reported.elapsed() >= REPORT_UNCHANGED;
-                (changed, is_due.then(|| online.counts()))
+                (changed, is_due.then(|| counts.counts()))
             };
             let Some((rooms, clients)) = counts else { continue };
             let may_report = self.reports.lock().await;
@@ -283,11 +283,11 @@ impl Front {
             reported = Instant::now();
             match self.logic.renew_online(self.server.clone(), rooms, clients).await {
                 Ok(all) => {
-                    let news = self.online().all_comets(&known, &all);
+                    let news = self.counts().all_comets(&known, &all);
                     self.tell_elsewhere(news);
                 }
                 Err(error) => {
-                    self.online().report_again();
+                    self.counts().report_again();
                     self.metrics.logic_failed("renew_online");
                     tracing::debug!(%error, "logic did not take the room counts");
                 }
@@ -367,7 +367,7 @@ mod tests {
             ClientLog::default(),
             1,
         );
-        front.online().opened(IpAddr::from([127, 0, 0, 1]));
+        front.counts().opened(IpAddr::from([127, 0, 0, 1]));
         tokio::time::sleep(Duration::from_secs(120)).await;
         logic.report.calls().into_iter().map(|at| at - began).collect()
     }
@@ -390,7 +390,7 @@ mod tests {
         for takes in [0, 900].map(Duration::from_millis) {
             let logic = slow_and_failing(takes);
             let (front, _inbox) = with_a_shard(Arc::clone(&logic));
-            front.online().opened(IpAddr::from([127, 0, 0, 1]));
+            front.counts().opened(IpAddr::from([127, 0, 0, 1]));
             // A report is under way, or the last one has failed.
             tokio::time::sleep(REPORT_EVERY + takes / 2).await;
             // The shard has closed everybody, or hangs.
@@ -437,10 +437,10 @@ mod tests {
             origin: None,
             accepted_at_us: 0,
         };
-        let result = front.dispatch(vec![push("short"), push("too long")]).await;
+        let result = front.dispatch(&[push("short"), push("too long")]).await;
         assert!(matches!(result, Err(DispatchError::Invalid(_))), "{result:?}");
         assert!(inbox.is_empty());
-        front.dispatch(vec![push("short")]).await.expect("it fits");
+        front.dispatch(&[push("short")]).await.expect("it fits");
         assert_eq!(inbox.depth(), 1);
     }
 

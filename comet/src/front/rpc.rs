@@ -39,7 +39,7 @@ pub struct CometService<C> {
 
 impl<C: CometApi> CometService<C> {
     async fn dispatch(&self, dispatch: Dispatch) -> Result<(), Status> {
-        self.comet.dispatch(vec![dispatch]).await.map_err(status)
+        self.comet.dispatch(&[dispatch]).await.map_err(status)
     }
 }
 

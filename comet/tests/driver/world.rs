@@ -73,7 +73,7 @@ impl World {
     }
 
     pub(crate) fn push_all(&self, pushes: Vec<(Receivers, Vec<u8>)>) {
-        let batch = pushes
+        let batch: Vec<Dispatch> = pushes
             .into_iter()
             .map(|(receivers, body)| Dispatch {
                 receivers,
@@ -83,7 +83,7 @@ impl World {
                 accepted_at_us: 0,
             })
             .collect();
-        self.runtime.block_on(self.comet.front.dispatch(batch)).expect("a dispatch");
+        self.runtime.block_on(self.comet.front.dispatch(&batch)).expect("a dispatch");
     }
 
     /// Waits for something that takes a moment to come true.

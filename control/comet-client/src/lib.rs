@@ -81,10 +81,11 @@ impl GrpcComet {
 #[async_trait]
 impl CometApi for GrpcComet {
     /// One call after the other. When one fails, those before it were taken: batches of one are safe to repeat.
-    async fn dispatch(&self, batch: Vec<Dispatch>) -> Result<(), DispatchError> {
+    async fn dispatch(&self, batch: &[Dispatch]) -> Result<(), DispatchError> {
         let mut client = self.goims.clone();
         for dispatch in batch {
             let Dispatch { receivers, filter, payload, origin, accepted_at_us } = dispatch;
+            let accepted_at_us = *accepted_at_us;
             match receivers {
                 Receivers::Keys(keys) => {
                     let keys = keys.iter().map(ToString::to_string).collect();
@@ -93,18 +94,19 @@ impl CometApi for GrpcComet {
                     self.peer.in_time(client.push_msg(request)).await.map_err(error)?;
                 }
                 Receivers::Room(room) => {
-                    let proto = Some(match &origin {
+                    let proto = Some(match origin {
                         Some(origin) => message(payload, origin.ver),
                         None => frames(payload),
                     });
-                    let (origin_key, origin_seq) =
-                        origin.map_or_else(Default::default, |origin| (origin.key.to_string(), origin.seq));
+                    let (origin_key, origin_seq) = origin
+                        .as_ref()
+                        .map_or_else(Default::default, |origin| (origin.key.to_string(), origin.seq));
                     let room_id = room.to_string();
                     let request = BroadcastRoomReq { room_id, proto, accepted_at_us, origin_key, origin_seq };
                     self.peer.in_time(client.broadcast_room(request)).await.map_err(error)?;
                 }
                 Receivers::All { speed } => {
-                    let speed = i32::try_from(speed).unwrap_or(i32::MAX);
+                    let speed = i32::try_from(*speed).unwrap_or(i32::MAX);
                     let proto = Some(frames(payload));
                     let request = BroadcastReq { proto_op: filter.0, proto, speed, accepted_at_us };
                     self.peer.in_time(client.broadcast(request)).await.map_err(error)?;
@@ -166,12 +168,12 @@ pub fn dispatch(dispatch: &Dispatch) -> halley::Dispatch {
 }
 
 /// Complete frames inside operation 9.
-fn frames(payload: Payload) -> Proto {
+fn frames(payload: &Payload) -> Proto {
     let body = match payload {
-        Payload::Frames(frames) => frames,
+        Payload::Frames(frames) => frames.clone(),
         Payload::Message { op, body } => {
             let mut out = Vec::new();
-            frame::encode(Header { ver: VER, op, seq: 0 }, &body, &mut out);
+            frame::encode(Header { ver: VER, op: *op, seq: 0 }, body, &mut out);
             Bytes::from(out)
         }
     };
@@ -179,9 +181,9 @@ fn frames(payload: Payload) -> Proto {
 }
 
 /// One message by itself, of a client's version.
-fn message(payload: Payload, ver: i16) -> Proto {
+fn message(payload: &Payload, ver: i16) -> Proto {
     match payload {
-        Payload::Message { op, body } => Proto { ver: ver.into(), op: op.0, seq: 0, body },
+        Payload::Message { op, body } => Proto { ver: ver.into(), op: op.0, seq: 0, body: body.clone() },
         frames @ Payload::Frames(_) => self::frames(frames),
     }
 }

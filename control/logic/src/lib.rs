@@ -10,7 +10,7 @@
 mod auth;
 mod authority;
 pub mod config;
-mod counted;
+mod counts;
 mod devices;
 mod generation;
 mod halley_rpc;
@@ -18,7 +18,6 @@ mod http;
 mod message;
 pub mod metrics;
 mod nodes;
-mod online;
 mod push;
 mod reach;
 mod replaced;
@@ -51,9 +50,9 @@ use uuid::Uuid;
 pub(crate) use self::nodes::is_network;
 use self::{
     auth::Auth,
+    counts::RoomCounts,
     generation::Generations,
     nodes::{Chooser, Instance},
-    online::Online,
     replaced::Replaced,
 };
 pub use self::{
@@ -103,7 +102,7 @@ pub struct Logic {
     nodes: watch::Receiver<Arc<NodeSet>>,
     reach: Reach,
     replaced: Arc<Replaced>,
-    online: Mutex<Online>,
+    room_counts: Mutex<RoomCounts>,
     generations: Generations,
     metrics: LogicMetrics,
 }
@@ -125,7 +124,7 @@ impl Logic {
             nodes,
             replaced: Arc::new(replaced),
             reach,
-            online: Mutex::default(),
+            room_counts: Mutex::default(),
             generations: Generations::default(),
             metrics,
         }
@@ -133,7 +132,7 @@ impl Logic {
 
     /// Rooms with anybody in them, over all comets.
     pub fn room_count(&self) -> usize {
-        self.online().room_count()
+        self.room_counts().room_count()
     }
 
     async fn login(&self, request: ConnectRequest) -> Result<Session, (LoginResult, LogicError)> {
@@ -182,21 +181,21 @@ impl Logic {
     }
 
     /// What the comets said about people, silent comets left out.
-    fn online(&self) -> MutexGuard<'_, Online> {
-        let mut online = self.online.lock().unwrap_or_else(PoisonError::into_inner);
-        online.expire(Instant::now());
-        online
+    fn room_counts(&self) -> MutexGuard<'_, RoomCounts> {
+        let mut counts = self.room_counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.expire(Instant::now());
+        counts
     }
 
     /// Every comet with its clients: what it reported here, or what the registry knows when that is newer.
     fn comets<T>(&self, use_them: impl FnOnce(&[(&Node, ClientCount)]) -> T) -> T {
         let nodes = Arc::clone(&self.nodes.borrow());
-        let online = self.online();
+        let counts = self.room_counts();
         let comets: Vec<(&Node, ClientCount)> = nodes
             .of(Service::Comet)
-            .map(|node| (&**node, online.clients(&node.server).unwrap_or(node.clients)))
+            .map(|node| (&**node, counts.clients(&node.server).unwrap_or(node.clients)))
             .collect();
-        drop(online);
+        drop(counts);
         use_them(&comets)
     }
 
@@ -253,9 +252,9 @@ impl LogicApi for Logic {
     ) -> Result<HashMap<RoomId, u32>, LogicError> {
         self.keep_counts(&server, &rooms).await;
         let mut everybody = rooms.clone();
-        let mut online = self.online();
-        online.report(server, rooms, clients, Instant::now());
-        online.fill(&mut everybody);
+        let mut counts = self.room_counts();
+        counts.report(server, rooms, clients, Instant::now());
+        counts.fill(&mut everybody);
         Ok(everybody)
     }
 
@@ -266,7 +265,7 @@ impl LogicApi for Logic {
 
 impl AllRooms for Logic {
     fn all_rooms(&self) -> HashMap<RoomId, u32> {
-        self.online().rooms()
+        self.room_counts().rooms()
     }
 }
 

@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use axum::{body::Body, http::Request};
 use logic::PushTarget;
-use proto::{ids::{Key, RoomId}, op::Op};
+use proto::{
+    ids::{Key, RoomId},
+    op::Op,
+};
 use session::Sessions as _;
 use tower::ServiceExt as _;
 

@@ -1,16 +1,26 @@
 //! The tokio side of a run: logic, broker, sessions, job and the front, wired as in `halley`, without a port. Between
 //! them, where processes of a cluster would talk, calls are slow or fail.
 
-use std::{collections::{BTreeMap, HashMap}, sync::{Arc, Mutex, OnceLock, PoisonError, Weak}, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use broker::{Broker, MemoryBroker, MemoryLimitsConfig, metrics::BrokerMetrics};
 use comet::front::{ClientLog, Front, Inbox, Metrics, Outboxes};
-use contract::{ClientCount, ClientMessage, CometApi, ConnectRequest, Dispatch, DispatchError, LogicApi, LogicError, MessageReply, Renewed, Session, SessionRef};
+use contract::{
+    ClientCount, ClientMessage, CometApi, ConnectRequest, Dispatch, DispatchError, LogicApi, LogicError,
+    MessageReply, Renewed, Session, SessionRef,
+};
 use host::shutdown::Drain;
 use job::{Calls, Job, JobDeps, metrics::JobMetrics};
 use logic::{Logic, LogicDeps, config::LimitsConfig, metrics::LogicMetrics};
-use proto::{close::CloseReason, ids::{Generation, Key, RoomId, ServerId}};
+use proto::{
+    close::CloseReason,
+    ids::{Generation, Key, RoomId, ServerId},
+};
 use registry::{Fixed, Node, Registration, Registry, Service};
 use seam::Random;
 use session::{MemorySessions, metrics::SessionMetrics};
@@ -230,7 +240,7 @@ struct FarComet {
 
 #[async_trait]
 impl CometApi for FarComet {
-    async fn dispatch(&self, batch: Vec<Dispatch>) -> Result<(), DispatchError> {
+    async fn dispatch(&self, batch: &[Dispatch]) -> Result<(), DispatchError> {
         self.between.pause(|faults| faults.slow_comet).await;
         if self.between.fails(|faults| faults.failing_comet) {
             return Err(DispatchError::Unreachable("simulated".into()));

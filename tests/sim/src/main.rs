@@ -5,7 +5,12 @@ use std::{process::ExitCode, time::Duration};
 
 use clap::Parser;
 use seam::Bug;
-use sim::{clock::now, million, run::{Failure, Seeds, THOROUGH, Total, run, run_many}, trace::Lines};
+use sim::{
+    clock::now,
+    million,
+    run::{Failure, Seeds, THOROUGH, Total, run, run_many},
+    trace::Lines,
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

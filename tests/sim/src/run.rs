@@ -1,12 +1,28 @@
 //! One seed, and many: on as many threads as there are cores, with figures at the end.
 
-use std::{cell::RefCell, collections::BTreeMap, fmt, panic::{self, AssertUnwindSafe, catch_unwind}, sync::{Once, atomic::{AtomicBool, AtomicU64, Ordering::Relaxed}, mpsc::{RecvTimeoutError, sync_channel}}, thread, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    fmt,
+    panic::{self, AssertUnwindSafe, catch_unwind},
+    sync::{
+        Once,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        mpsc::{RecvTimeoutError, sync_channel},
+    },
+    thread,
+    time::Duration,
+};
 
 use proto::close::CloseReason;
 use seam::{Begin, Bug};
 use shard::stats::DropReason;
 
-use crate::{plan::Plan, trace::Lines, world::{Figures, World}};
+use crate::{
+    plan::Plan,
+    trace::Lines,
+    world::{Figures, World},
+};
 
 /// What has to happen, each at least once, in a run that calls itself thorough: a simulator that never injected a fault
 /// proves nothing.

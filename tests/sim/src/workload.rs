@@ -12,7 +12,7 @@ use proto::{
     ids::{Generation, Key, Mid, RoomId},
     op::Op,
 };
-use testkit::wire::{self, CLOSE, Heard, PING, TEXT};
+use testkit::wire::{self, CLOSE, PING, TEXT};
 
 use crate::{
     client::{Client, Doing},

@@ -2,11 +2,25 @@
 
 use std::{collections::BTreeMap, future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
 
-use comet::{driver::sim::{network::{Faults, Injected, Network}, reactor, reactor::{Reactor, Turn}}, front::{Inbox, Outboxes}, mailbox::{ShardFlag, TaskFlag, WakeFlag, channel}};
+use comet::{
+    driver::sim::{
+        network::{Faults, Injected, Network},
+        reactor,
+        reactor::{Reactor, Turn},
+    },
+    front::{Inbox, Outboxes},
+    mailbox::{ShardFlag, TaskFlag, WakeFlag, channel},
+};
 use seam::{Random, Time};
 use tokio::task::yield_now;
 
-use crate::{client::Client, control::Control, oracle::{Oracle, Rules}, plan::{End, Plan, ServiceFaults}, trace::{Lines, Trace}};
+use crate::{
+    client::Client,
+    control::Control,
+    oracle::{Oracle, Rules},
+    plan::{End, Plan, ServiceFaults},
+    trace::{Lines, Trace},
+};
 
 /// How long everything gets to come to rest once nothing more goes wrong.
 const SETTLE: Duration = Duration::from_secs(5);

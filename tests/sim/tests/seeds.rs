@@ -3,7 +3,10 @@
 use std::process::Command;
 
 use seam::Bug;
-use sim::{run::{Seeds, run, run_many}, trace::Lines};
+use sim::{
+    run::{Seeds, run, run_many},
+    trace::Lines,
+};
 
 /// Seeds that each planted bug is looked for in: those that `make test` runs.
 const SEEDS: u64 = 500;

@@ -213,7 +213,7 @@ impl Round {
             *last_serial += 1;
             let serial = *last_serial;
             let (api, dispatches) = (Arc::clone(&link.api), link.calls.dispatches(items));
-            let call = async move { (serial, api.dispatch(dispatches).await) };
+            let call = async move { (serial, api.dispatch(&dispatches).await) };
             let (abandon, registration) = AbortHandle::new_pair();
             under_way.push(Abortable::new(call.boxed(), registration));
             (serial, abandon)

@@ -233,7 +233,7 @@ async fn a_connection_that_breaks_under_a_call_is_no_refusal() {
             }
         };
         let dispatch = crate::route::route(to_room("live://1", "x"), 1).1;
-        let (called, ()) = tokio::join!(comet.dispatch(vec![dispatch]), breaks);
+        let (called, ()) = tokio::join!(comet.dispatch(std::slice::from_ref(&dispatch)), breaks);
         assert!(matches!(called, Err(DispatchError::Unreachable(_))), "reset {is_reset}: {called:?}");
     }
 }

@@ -133,7 +133,7 @@ async fn online_top(State(api): State<Arc<Api>>, request: Request) -> Response {
             limit if limit < 1 => return Err(ApiError::BadRequest("limit is below 1".into())),
             limit => limit.unsigned_abs() as usize,
         };
-        let rooms = api.logic.online().top(kind, limit);
+        let rooms = api.logic.room_counts().top(kind, limit);
         Ok(data(
             rooms
                 .iter()
@@ -147,10 +147,10 @@ async fn online_room(State(api): State<Arc<Api>>, request: Request) -> Response 
     api.get(&request, |query| {
         let kind = query.required("type")?;
         let rooms = query.all("rooms", |name| Ok((name.to_owned(), room_id(kind, name, "rooms")?)))?;
-        let online = api.logic.online();
+        let counts = api.logic.room_counts();
         // goim writes the rooms in the order of their names.
         let counts: BTreeMap<String, u64> =
-            rooms.into_iter().map(|(name, room)| (name, online.room(&room))).collect();
+            rooms.into_iter().map(|(name, room)| (name, counts.room(&room))).collect();
         Ok(data(counts))
     })
 }

@@ -102,12 +102,12 @@ async fn within(limit: Duration, what: &str, is_so: impl Fn() -> bool) {
 
 async fn until(logic: &Logic, people: u64) {
     let counted = async {
-        while logic.online().room(&room(ROOM)) != people {
+        while logic.room_counts().room(&room(ROOM)) != people {
             sleep(Duration::from_millis(20)).await;
         }
     };
     let in_time = timeout(PATIENCE, counted).await;
-    assert!(in_time.is_ok(), "{} people instead of {people}", logic.online().room(&room(ROOM)));
+    assert!(in_time.is_ok(), "{} people instead of {people}", logic.room_counts().room(&room(ROOM)));
 }
 
 #[tokio::test]
@@ -148,8 +148,8 @@ async fn every_logic_knows_the_people_of_every_comet() {
     assert_eq!(report(one, "a:1", 1).await, 4, "comets are told everybody");
     until(two, 4).await;
     for logic in [one, two] {
-        assert_eq!(logic.online().top("live", 5), [(room(ROOM), 4)]);
-        assert_eq!(logic.online().rooms(), HashMap::from([(room(ROOM), 4)]));
+        assert_eq!(logic.room_counts().top("live", 5), [(room(ROOM), 4)]);
+        assert_eq!(logic.room_counts().rooms(), HashMap::from([(room(ROOM), 4)]));
     }
     // The comet that reports elsewhere as the registry knows it.
     let total = |connections| ClientCount { connections, addresses: 2 };
@@ -195,12 +195,12 @@ async fn people_of_a_comet_that_has_ended_are_gone_at_once_for_every_logic() {
     for (comet, people) in [("ended:1", 5), ("a:1", 2), ("far:1", 1)] {
         report(one, comet, people).await;
     }
-    assert_eq!(one.online().room(&room(ROOM)), 8);
+    assert_eq!(one.room_counts().room(&room(ROOM)), 8);
     report(two, "ended:1", 0).await;
     report(two, "a:1", 0).await;
-    within(SOON, "two comets have ended", || one.online().room(&room(ROOM)) == 1).await;
+    within(SOON, "two comets have ended", || one.room_counts().room(&room(ROOM)) == 1).await;
     sleep(Duration::from_secs(3)).await;
-    assert_eq!(one.online().room(&room(ROOM)), 1, "the other one lives");
+    assert_eq!(one.room_counts().room(&room(ROOM)), 1, "the other one lives");
     let stored = ["golang_im:ol_ended:1", "golang_im:ol_a:1"];
     let (redis, _) = redis(&cluster.server).await;
     assert_eq!(redis.command::<u32>(::redis::cmd("EXISTS").arg(&stored)).await, Ok(0));
@@ -239,7 +239,7 @@ async fn what_a_go_logic_keeps_is_counted_as_long_as_go_comets_may_take() {
     report(one, "a:1", 2).await;
     until(one, 7).await;
     until(two, 7).await;
-    assert_eq!(one.online().room(&room("live://1")), 0, "of a room that ended, or of the dead");
+    assert_eq!(one.room_counts().room(&room("live://1")), 0, "of a room that ended, or of the dead");
     // A comet of ours that a Go logic serves for a while.
     cluster.go_writes("b:1", "43", ROOM, 1, 5).await;
     until(two, 8).await;
@@ -279,10 +279,10 @@ async fn a_bad_key_or_no_redis_at_all_leaves_the_other_counts() {
     assert_eq!(report(&cluster.one, "b:1", 3).await, 5, "this logic knows it all the same");
     cluster.server.kill();
     assert_eq!(report(&cluster.one, "a:1", 4).await, 7);
-    assert_eq!(cluster.two.online().room(&room(ROOM)), 2, "the last that was known");
+    assert_eq!(cluster.two.room_counts().room(&room(ROOM)), 2, "the last that was known");
     cluster.server.restart();
     let back = async {
-        while cluster.two.online().room(&room(ROOM)) != 7 {
+        while cluster.two.room_counts().room(&room(ROOM)) != 7 {
             report(&cluster.one, "a:1", 4).await;
             report(&cluster.one, "b:1", 3).await;
             sleep(Duration::from_millis(500)).await;

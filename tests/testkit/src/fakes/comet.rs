@@ -107,7 +107,7 @@ pub fn messages(dispatch: &Dispatch) -> Vec<(String, String)> {
 
 #[async_trait]
 impl CometApi for FakeComet {
-    async fn dispatch(&self, batch: Vec<Dispatch>) -> Result<(), DispatchError> {
+    async fn dispatch(&self, batch: &[Dispatch]) -> Result<(), DispatchError> {
         self.dispatch.pass().await?;
         let refused = *lock(&self.refuses);
         let is_refused =
@@ -115,7 +115,7 @@ impl CometApi for FakeComet {
         if batch.iter().any(is_refused) {
             return Err(DispatchError::Invalid("as told".into()));
         }
-        lock(&self.batches).push(batch);
+        lock(&self.batches).push(batch.to_vec());
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use seam::RandomState;
 
 /// Counts of this comet.
 #[derive(Default)]
-pub(super) struct Online {
+pub(super) struct RoomCounts {
     shards: usize,
     rooms: HashMap<RoomId, RoomCount, RandomState>,
     addresses: HashMap<IpAddr, u32>,
@@ -36,9 +36,9 @@ impl RoomCount {
 /// Per shard, people of a room that are elsewhere.
 pub(super) type Elsewhere = Vec<Vec<(RoomId, u32)>>;
 
-impl Online {
-    pub(super) fn new(shards: usize) -> Online {
-        Online { shards, ..Online::default() }
+impl RoomCounts {
+    pub(super) fn new(shards: usize) -> RoomCounts {
+        RoomCounts { shards, ..RoomCounts::default() }
     }
 
     pub(super) fn opened(&mut self, peer: IpAddr) {
@@ -142,32 +142,32 @@ mod tests {
 
     #[test]
     fn each_shard_learns_of_the_people_on_the_others() {
-        let mut online = Online::new(2);
-        online.report(0, vec![(room("a"), 3)]);
-        let news = online.report(1, vec![(room("a"), 4)]);
+        let mut counts = RoomCounts::new(2);
+        counts.report(0, vec![(room("a"), 3)]);
+        let news = counts.report(1, vec![(room("a"), 4)]);
         assert_eq!(news, [vec![(room("a"), 4)], vec![(room("a"), 3)]]);
-        let own = online.counts().0;
+        let own = counts.counts().0;
         assert_eq!(own[&room("a")], 7);
-        let news = online.all_comets(&own, &HashMap::from([(room("a"), 17)]));
+        let news = counts.all_comets(&own, &HashMap::from([(room("a"), 17)]));
         assert_eq!(news, [vec![(room("a"), 14)], vec![(room("a"), 13)]]);
     }
 
     #[test]
     fn a_room_without_people_is_forgotten() {
-        let mut online = Online::new(1);
-        online.report(0, vec![(room("a"), 1)]);
-        online.report(0, vec![(room("a"), 0)]);
-        assert!(online.rooms().is_empty());
+        let mut counts = RoomCounts::new(1);
+        counts.report(0, vec![(room("a"), 1)]);
+        counts.report(0, vec![(room("a"), 0)]);
+        assert!(counts.rooms().is_empty());
     }
 
     #[test]
     fn addresses_are_counted_once_each() {
-        let mut online = Online::new(1);
+        let mut counts = RoomCounts::new(1);
         let [a, b]: [IpAddr; 2] = [[127, 0, 0, 1].into(), [127, 0, 0, 2].into()];
-        [a, a, b].into_iter().for_each(|peer| online.opened(peer));
-        assert_eq!(online.counts().1, ClientCount { connections: 3, addresses: 2 });
-        [a, b].into_iter().for_each(|peer| online.ended(peer));
-        assert_eq!(online.counts().1, ClientCount { connections: 1, addresses: 1 });
-        assert!(online.take_changed() && !online.take_changed());
+        [a, a, b].into_iter().for_each(|peer| counts.opened(peer));
+        assert_eq!(counts.counts().1, ClientCount { connections: 3, addresses: 2 });
+        [a, b].into_iter().for_each(|peer| counts.ended(peer));
+        assert_eq!(counts.counts().1, ClientCount { connections: 1, addresses: 1 });
+        assert!(counts.take_changed() && !counts.take_changed());
     }
 }

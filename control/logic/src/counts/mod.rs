@@ -1,5 +1,7 @@
 //! How many people are where: what each comet reported last, here or to another logic, and the sums.
 
+mod shared;
+
 use std::{
     collections::HashMap,
     time::{Duration, SystemTime},
@@ -14,7 +16,7 @@ const REPORT_AGE_MAX: Duration = Duration::from_secs(15);
 
 /// People per room on all comets.
 #[derive(Debug, Default)]
-pub(super) struct Online {
+pub(crate) struct RoomCounts {
     comets: HashMap<ServerId, Report>,
     /// Sums of the reports; no room with nobody in it.
     rooms: HashMap<RoomId, u64>,
@@ -44,16 +46,16 @@ enum Source {
 
 /// What the store says about a comet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Life {
+pub(crate) enum Life {
     /// It may be alive.
     Alive,
     /// What it reported is too old for a comet that lives.
     Silent,
 }
 
-impl Online {
+impl RoomCounts {
     /// Takes a comet's report in the place of its last one.
-    pub(super) fn report(
+    pub(crate) fn report(
         &mut self,
         server: ServerId,
         rooms: HashMap<RoomId, u32>,
@@ -67,7 +69,7 @@ impl Online {
     }
 
     /// Takes what the store, asked at `asked`, has of a comet, unless the comet has reported here since.
-    pub(super) fn stored(
+    pub(crate) fn stored(
         &mut self,
         server: ServerId,
         rooms: HashMap<RoomId, u32>,
@@ -82,7 +84,7 @@ impl Online {
     }
 
     /// Takes note of when the registry's word on each comet is from; of others it says nothing any more.
-    pub(super) fn registered<'a>(
+    pub(crate) fn registered<'a>(
         &mut self,
         comets: impl Iterator<Item = (&'a ServerId, SystemTime)>,
         now: Instant,
@@ -97,23 +99,23 @@ impl Online {
     }
 
     /// The comets that reported here last, for which the store does not stand.
-    pub(super) fn reported_here(&self) -> Vec<ServerId> {
+    pub(crate) fn reported_here(&self) -> Vec<ServerId> {
         let here = self.comets.iter().filter(|(_, report)| report.source == Source::Here);
         here.map(|(server, _)| server.clone()).collect()
     }
 
     /// Forgets a comet of which nothing was in the store at `asked`, unless it has reported here since.
-    pub(super) fn gone(&mut self, gone: &ServerId, asked: Instant) {
+    pub(crate) fn gone(&mut self, gone: &ServerId, asked: Instant) {
         self.forget(|server, report| server == gone && report.updated < asked);
     }
 
     /// Forgets the comets of the store that are not `known` any more.
-    pub(super) fn keep_stored(&mut self, known: impl Fn(&ServerId) -> bool) {
+    pub(crate) fn keep_stored(&mut self, known: impl Fn(&ServerId) -> bool) {
         self.forget(|server, report| report.source != Source::Here && !known(server));
     }
 
     /// Forgets comets that are silent.
-    pub(super) fn expire(&mut self, now: Instant) {
+    pub(crate) fn expire(&mut self, now: Instant) {
         let is_old = |at: Instant| now - at >= REPORT_AGE_MAX;
         for report in self.comets.values_mut() {
             report.said = report.said.filter(|(_, at)| !is_old(*at));
@@ -147,12 +149,12 @@ impl Online {
     }
 
     /// Everybody's people per room.
-    pub(super) fn rooms(&self) -> HashMap<RoomId, u32> {
+    pub(crate) fn rooms(&self) -> HashMap<RoomId, u32> {
         self.rooms.iter().map(|(room, people)| (room.clone(), capped(*people))).collect()
     }
 
     /// Makes the people of these rooms everybody's; rooms with nobody in them go.
-    pub(super) fn fill(&self, rooms: &mut HashMap<RoomId, u32>) {
+    pub(crate) fn fill(&self, rooms: &mut HashMap<RoomId, u32>) {
         rooms.retain(|room, people| {
             *people = capped(self.room(room));
             *people > 0
@@ -160,17 +162,17 @@ impl Online {
     }
 
     /// Rooms with anybody in them.
-    pub(super) fn room_count(&self) -> usize {
+    pub(crate) fn room_count(&self) -> usize {
         self.rooms.len()
     }
 
     /// People in one room.
-    pub(super) fn room(&self, room: &RoomId) -> u64 {
+    pub(crate) fn room(&self, room: &RoomId) -> u64 {
         self.rooms.get(room).copied().unwrap_or(0)
     }
 
     /// The fullest rooms of one kind, fullest first, equals by name.
-    pub(super) fn top(&self, kind: &str, limit: usize) -> Vec<(RoomId, u64)> {
+    pub(crate) fn top(&self, kind: &str, limit: usize) -> Vec<(RoomId, u64)> {
         let mut rooms: Vec<(&RoomId, u64)> = self
             .rooms
             .iter()
@@ -188,7 +190,7 @@ impl Online {
 
     /// Clients of one comet: as it said here, or none when it is silent. Nothing when the registry knows better: it may
     /// have reported to another logic since.
-    pub(super) fn clients(&self, server: &ServerId) -> Option<ClientCount> {
+    pub(crate) fn clients(&self, server: &ServerId) -> Option<ClientCount> {
         let report = self.comets.get(server)?;
         let silent = report.source == Source::Store(Life::Silent);
         let registered = self.registered.get(server);
@@ -200,7 +202,7 @@ impl Online {
     }
 
     /// Clients of all comets that reported here.
-    pub(super) fn total(&self) -> ClientCount {
+    pub(crate) fn total(&self) -> ClientCount {
         sum(self.comets.values().filter_map(|report| report.said).map(|(clients, _)| clients))
     }
 }
@@ -211,7 +213,7 @@ fn capped(people: u64) -> u32 {
 }
 
 /// Clients of several comets. An address that is on two of them counts twice, as in goim.
-pub(super) fn sum(clients: impl Iterator<Item = ClientCount>) -> ClientCount {
+pub(crate) fn sum(clients: impl Iterator<Item = ClientCount>) -> ClientCount {
     clients.fold(ClientCount::default(), |sum, clients| ClientCount {
         connections: sum.connections + clients.connections,
         addresses: sum.addresses + clients.addresses,
@@ -242,127 +244,127 @@ mod tests {
 
     #[test]
     fn reports_of_comets_are_added_and_a_new_one_replaces_the_old() {
-        let (mut online, now) = (Online::default(), Instant::now());
+        let (mut counts, now) = (RoomCounts::default(), Instant::now());
         let (a, b) = (ServerId::new("a:1"), ServerId::new("b:1"));
-        online.report(a.clone(), rooms(&[("live://1", 2), ("live://2", 1)]), clients(3, 1), now);
-        online.report(b, rooms(&[("live://1", 5)]), clients(5, 2), now);
-        assert_eq!(online.rooms(), rooms(&[("live://1", 7), ("live://2", 1)]));
-        assert_eq!(online.total(), clients(8, 3));
-        online.report(a.clone(), rooms(&[("live://1", 1), ("live://3", 0)]), clients(1, 1), now);
-        assert_eq!(online.rooms(), rooms(&[("live://1", 6)]));
-        assert_eq!((online.room(&room("live://1")), online.room(&room("live://2"))), (6, 0));
-        assert_eq!((online.clients(&a), online.total()), (Some(clients(1, 1)), clients(6, 3)));
+        counts.report(a.clone(), rooms(&[("live://1", 2), ("live://2", 1)]), clients(3, 1), now);
+        counts.report(b, rooms(&[("live://1", 5)]), clients(5, 2), now);
+        assert_eq!(counts.rooms(), rooms(&[("live://1", 7), ("live://2", 1)]));
+        assert_eq!(counts.total(), clients(8, 3));
+        counts.report(a.clone(), rooms(&[("live://1", 1), ("live://3", 0)]), clients(1, 1), now);
+        assert_eq!(counts.rooms(), rooms(&[("live://1", 6)]));
+        assert_eq!((counts.room(&room("live://1")), counts.room(&room("live://2"))), (6, 0));
+        assert_eq!((counts.clients(&a), counts.total()), (Some(clients(1, 1)), clients(6, 3)));
     }
 
     #[test]
     fn asked_for_some_rooms_everybody_in_them_is_counted() {
-        let (mut online, now) = (Online::default(), Instant::now());
+        let (mut counts, now) = (RoomCounts::default(), Instant::now());
         let clients = ClientCount::default();
-        online.report(ServerId::new("a:1"), rooms(&[("live://1", 2), ("live://2", 1)]), clients, now);
-        online.report(ServerId::new("b:1"), rooms(&[("live://1", u32::MAX), ("live://3", 4)]), clients, now);
+        counts.report(ServerId::new("a:1"), rooms(&[("live://1", 2), ("live://2", 1)]), clients, now);
+        counts.report(ServerId::new("b:1"), rooms(&[("live://1", u32::MAX), ("live://3", 4)]), clients, now);
         let mut asked = rooms(&[("live://1", 2), ("live://3", 0), ("live://4", 0)]);
-        online.fill(&mut asked);
+        counts.fill(&mut asked);
         assert_eq!(asked, rooms(&[("live://1", u32::MAX), ("live://3", 4)]));
     }
 
     #[test]
     fn people_of_a_silent_comet_are_gone() {
-        let (mut online, now) = (Online::default(), Instant::now());
-        online.report(ServerId::new("a:1"), rooms(&[("live://1", 2)]), clients(2, 1), now);
-        online.report(
+        let (mut counts, now) = (RoomCounts::default(), Instant::now());
+        counts.report(ServerId::new("a:1"), rooms(&[("live://1", 2)]), clients(2, 1), now);
+        counts.report(
             ServerId::new("b:1"),
             rooms(&[("live://1", 3)]),
             clients(3, 1),
             now + REPORT_AGE_MAX / 2,
         );
-        online.expire(now + REPORT_AGE_MAX - Duration::from_millis(1));
-        assert_eq!(online.room(&room("live://1")), 5);
-        online.expire(now + REPORT_AGE_MAX);
-        assert_eq!((online.room(&room("live://1")), online.total()), (3, clients(3, 1)));
+        counts.expire(now + REPORT_AGE_MAX - Duration::from_millis(1));
+        assert_eq!(counts.room(&room("live://1")), 5);
+        counts.expire(now + REPORT_AGE_MAX);
+        assert_eq!((counts.room(&room("live://1")), counts.total()), (3, clients(3, 1)));
     }
 
     #[test]
     fn what_the_store_says_stands_until_it_says_otherwise() {
-        let (mut online, start) = (Online::default(), Instant::now());
+        let (mut counts, start) = (RoomCounts::default(), Instant::now());
         let after = |seconds| start + Duration::from_secs(seconds);
         let (a, b) = (ServerId::new("a:1"), ServerId::new("b:1"));
-        online.report(a.clone(), rooms(&[("live://1", 2)]), clients(2, 1), after(1));
-        online.stored(a.clone(), rooms(&[("live://1", 7)]), Life::Alive, after(0));
-        assert_eq!(online.room(&room("live://1")), 2, "asked before the comet reported here");
-        online.stored(b.clone(), rooms(&[("live://1", 3)]), Life::Alive, after(2));
-        online.stored(a.clone(), rooms(&[("live://2", 1)]), Life::Alive, after(2));
-        assert_eq!(online.rooms(), rooms(&[("live://1", 3), ("live://2", 1)]), "a reported elsewhere since");
-        assert_eq!((online.clients(&a), online.clients(&b)), (Some(clients(2, 1)), None));
-        online.expire(after(100));
-        assert_eq!(online.rooms(), rooms(&[("live://1", 3), ("live://2", 1)]), "the store may be away");
-        assert_eq!(online.clients(&a), None, "another logic knows better by now");
-        online.stored(b.clone(), rooms(&[]), Life::Silent, after(101));
-        assert_eq!((online.room(&room("live://1")), online.clients(&b)), (0, Some(clients(0, 0))));
-        online.keep_stored(|server| *server == b);
-        assert_eq!((online.room_count(), online.clients(&a)), (0, None));
+        counts.report(a.clone(), rooms(&[("live://1", 2)]), clients(2, 1), after(1));
+        counts.stored(a.clone(), rooms(&[("live://1", 7)]), Life::Alive, after(0));
+        assert_eq!(counts.room(&room("live://1")), 2, "asked before the comet reported here");
+        counts.stored(b.clone(), rooms(&[("live://1", 3)]), Life::Alive, after(2));
+        counts.stored(a.clone(), rooms(&[("live://2", 1)]), Life::Alive, after(2));
+        assert_eq!(counts.rooms(), rooms(&[("live://1", 3), ("live://2", 1)]), "a reported elsewhere since");
+        assert_eq!((counts.clients(&a), counts.clients(&b)), (Some(clients(2, 1)), None));
+        counts.expire(after(100));
+        assert_eq!(counts.rooms(), rooms(&[("live://1", 3), ("live://2", 1)]), "the store may be away");
+        assert_eq!(counts.clients(&a), None, "another logic knows better by now");
+        counts.stored(b.clone(), rooms(&[]), Life::Silent, after(101));
+        assert_eq!((counts.room(&room("live://1")), counts.clients(&b)), (0, Some(clients(0, 0))));
+        counts.keep_stored(|server| *server == b);
+        assert_eq!((counts.room_count(), counts.clients(&a)), (0, None));
     }
 
     /// What a comet had said here stood for 15 s, while it reported to other logics and the registry knew.
     #[test]
     fn of_what_a_comet_said_here_and_to_the_registry_the_newer_counts() {
-        let (mut online, start) = (Online::default(), Instant::now());
+        let (mut counts, start) = (RoomCounts::default(), Instant::now());
         let (after, a) = (|seconds| start + Duration::from_secs(seconds), ServerId::new("a:1"));
         let said = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-        online.registered([(&a, said(1))].into_iter(), after(1));
-        assert_eq!(online.clients(&a), None, "only the registry knows");
-        online.report(a.clone(), HashMap::new(), clients(3, 1), after(2));
-        assert_eq!(online.clients(&a), Some(clients(3, 1)));
+        counts.registered([(&a, said(1))].into_iter(), after(1));
+        assert_eq!(counts.clients(&a), None, "only the registry knows");
+        counts.report(a.clone(), HashMap::new(), clients(3, 1), after(2));
+        assert_eq!(counts.clients(&a), Some(clients(3, 1)));
         // Seen again, and no newer for it; the comet's clock may show what it will.
-        online.registered([(&a, said(1))].into_iter(), after(3));
-        assert_eq!(online.clients(&a), Some(clients(3, 1)));
-        online.registered([(&a, said(0))].into_iter(), after(4));
-        assert_eq!(online.clients(&a), None);
-        online.stored(a.clone(), HashMap::new(), Life::Silent, after(5));
-        assert_eq!(online.clients(&a), Some(clients(0, 0)), "it is dead");
-        online.report(a.clone(), HashMap::new(), clients(4, 1), after(6));
-        online.registered([].into_iter(), after(7));
-        assert_eq!(online.clients(&a), Some(clients(4, 1)), "the registry says nothing");
+        counts.registered([(&a, said(1))].into_iter(), after(3));
+        assert_eq!(counts.clients(&a), Some(clients(3, 1)));
+        counts.registered([(&a, said(0))].into_iter(), after(4));
+        assert_eq!(counts.clients(&a), None);
+        counts.stored(a.clone(), HashMap::new(), Life::Silent, after(5));
+        assert_eq!(counts.clients(&a), Some(clients(0, 0)), "it is dead");
+        counts.report(a.clone(), HashMap::new(), clients(4, 1), after(6));
+        counts.registered([].into_iter(), after(7));
+        assert_eq!(counts.clients(&a), Some(clients(4, 1)), "the registry says nothing");
     }
 
     #[test]
     fn a_comet_of_which_nothing_is_stored_is_gone_unless_it_has_reported_since() {
-        let (mut online, start) = (Online::default(), Instant::now());
+        let (mut counts, start) = (RoomCounts::default(), Instant::now());
         let after = |seconds| start + Duration::from_secs(seconds);
         let (a, b) = (ServerId::new("a:1"), ServerId::new("b:1"));
-        online.report(a.clone(), rooms(&[("live://1", 2)]), clients(2, 1), after(1));
-        online.report(b.clone(), rooms(&[("live://1", 3)]), clients(3, 1), after(3));
-        online.gone(&a, after(2));
-        online.gone(&b, after(2));
-        assert_eq!((online.room(&room("live://1")), online.reported_here()), (3, vec![b]));
+        counts.report(a.clone(), rooms(&[("live://1", 2)]), clients(2, 1), after(1));
+        counts.report(b.clone(), rooms(&[("live://1", 3)]), clients(3, 1), after(3));
+        counts.gone(&a, after(2));
+        counts.gone(&b, after(2));
+        assert_eq!((counts.room(&room("live://1")), counts.reported_here()), (3, vec![b]));
     }
 
     #[test]
     fn the_top_is_of_one_kind_fullest_first() {
-        let (mut online, now) = (Online::default(), Instant::now());
-        let counts = [("live://a", 2), ("live://c", 9), ("live://b", 2), ("game://z", 50), ("plain", 7)];
-        online.report(ServerId::new("a:1"), rooms(&counts), ClientCount::default(), now);
-        assert_eq!(ids(&online.top("live", 2)), [("live://c", 9), ("live://a", 2)]);
-        assert_eq!(ids(&online.top("live", 99)).len(), 3);
-        assert_eq!(ids(&online.top("live", 0)), []);
-        assert_eq!(ids(&online.top("none", 5)), []);
+        let (mut counts, now) = (RoomCounts::default(), Instant::now());
+        let people = [("live://a", 2), ("live://c", 9), ("live://b", 2), ("game://z", 50), ("plain", 7)];
+        counts.report(ServerId::new("a:1"), rooms(&people), ClientCount::default(), now);
+        assert_eq!(ids(&counts.top("live", 2)), [("live://c", 9), ("live://a", 2)]);
+        assert_eq!(ids(&counts.top("live", 99)).len(), 3);
+        assert_eq!(ids(&counts.top("live", 0)), []);
+        assert_eq!(ids(&counts.top("none", 5)), []);
     }
 
     proptest! {
         /// The sums never drift from what the comets last said.
         #[test]
         fn sums_equal_the_reports(steps in prop::collection::vec((0..3u8, prop::collection::hash_map(0..5u8, 0..9u32, 0..5), 0..20u64), 1..40)) {
-            let (mut online, mut now) = (Online::default(), Instant::now());
-            for (comet, counts, pause) in steps {
+            let (mut counts, mut now) = (RoomCounts::default(), Instant::now());
+            for (comet, reported, pause) in steps {
                 now += Duration::from_secs(pause);
-                online.expire(now);
-                let counts = counts.into_iter().map(|(n, people)| (room(&format!("live://{n}")), people)).collect();
-                online.report(ServerId::new(comet.to_string()), counts, ClientCount::default(), now);
+                counts.expire(now);
+                let reported = reported.into_iter().map(|(n, people)| (room(&format!("live://{n}")), people)).collect();
+                counts.report(ServerId::new(comet.to_string()), reported, ClientCount::default(), now);
                 let mut sums: HashMap<RoomId, u32> = HashMap::new();
-                for (room, people) in online.comets.values().flat_map(|report| &report.rooms) {
+                for (room, people) in counts.comets.values().flat_map(|report| &report.rooms) {
                     *sums.entry(room.clone()).or_default() += people;
                 }
                 sums.retain(|_, people| *people > 0);
-                prop_assert_eq!(online.rooms(), sums);
+                prop_assert_eq!(counts.rooms(), sums);
             }
         }
     }

@@ -11,10 +11,8 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{
-    Logic,
-    online::{Life, sum},
-};
+use super::{Life, sum};
+use crate::Logic;
 
 /// How often the counts of all comets are read.
 const READ: Duration = Duration::from_secs(1);
@@ -28,7 +26,7 @@ const GO_AGE_MAX_S: u64 = 35;
 
 impl Logic {
     /// Starts to read what comets report to other logics, where there are such; it ends with the value.
-    pub(super) fn follow_counts(self: &Arc<Self>) {
+    pub(crate) fn follow_counts(self: &Arc<Self>) {
         let Some(counts) = self.counts.clone() else { return };
         let (logic, mut nodes) = (Arc::downgrade(self), self.nodes.clone());
         tokio::spawn(async move {
@@ -36,7 +34,7 @@ impl Logic {
                 let known = Arc::clone(&nodes.borrow_and_update());
                 let Some(logic) = logic.upgrade() else { return };
                 let comets = known.of(Service::Comet).map(|node| (&node.server, node.updated));
-                logic.online().registered(comets, Instant::now());
+                logic.room_counts().registered(comets, Instant::now());
                 drop(logic);
                 if nodes.changed().await.is_err() {
                     return;
@@ -55,16 +53,16 @@ impl Logic {
 
     /// Keeps a comet's report where the other logics find it. They miss it while the store is away, which the store's
     /// connection logs, or its time is not known: one without a time would be a dead comet's.
-    pub(super) async fn keep_counts(&self, server: &ServerId, rooms: &HashMap<RoomId, u32>) {
+    pub(crate) async fn keep_counts(&self, server: &ServerId, rooms: &HashMap<RoomId, u32>) {
         if let (Some(counts), now_s @ 1..) = (&self.counts, self.store_s()) {
             let _ = counts.write(server, rooms, now_s).await;
         }
     }
 
     /// Clients of all comets: as they said here or to the registry, whichever is newer.
-    pub(super) fn total(&self) -> ClientCount {
+    pub(crate) fn total(&self) -> ClientCount {
         match self.counts {
-            None => self.online().total(),
+            None => self.room_counts().total(),
             Some(_) => self.comets(|comets| sum(comets.iter().map(|(_, clients)| *clients))),
         }
     }
@@ -74,7 +72,7 @@ impl Logic {
         let mut servers: Vec<ServerId> = nodes.of(Service::Comet).map(|node| node.server.clone()).collect();
         let listed = servers.len();
         // One that has left the registry, or is another zone's.
-        let unlisted = self.online().reported_here().into_iter();
+        let unlisted = self.room_counts().reported_here().into_iter();
         servers.extend(unlisted.filter(|server| nodes.get(Service::Comet, server).is_none()));
         // While the store is away the last known counts stay.
         let Ok(mut found) = counts.read(&servers).await else { return };
@@ -82,17 +80,17 @@ impl Logic {
         for (server, counted) in servers[listed..].iter().zip(found.drain(listed..)) {
             // Its last report, an empty one, went to another logic.
             if counted.is_some_and(|counted| counted.is_empty()) && now_s > 0 {
-                self.online().gone(server, asked);
+                self.room_counts().gone(server, asked);
             }
         }
         for (node, counted) in nodes.of(Service::Comet).zip(found) {
             let Some(counted) = counted else { continue };
             let (rooms, life) = living(node, counted, now_s);
-            self.online().stored(node.server.clone(), rooms, life, asked);
+            self.room_counts().stored(node.server.clone(), rooms, life, asked);
             // A comet may have very many rooms.
             yield_now().await;
         }
-        self.online().keep_stored(|server| nodes.get(Service::Comet, server).is_some());
+        self.room_counts().keep_stored(|server| nodes.get(Service::Comet, server).is_some());
     }
 
     /// Seconds of the store's clock.
