@@ -66,7 +66,7 @@ pub(crate) struct Started {
 pub(crate) struct Config {
     /// Version and commit.
     pub(crate) version: &'static str,
-    /// io_uring or epoll.
+    /// io_uring, epoll or glommio.
     pub(crate) driver: &'static str,
     /// Shard threads.
     pub(crate) shards: usize,

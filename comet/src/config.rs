@@ -253,7 +253,7 @@ pub enum BatchMode {
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct ReactorConfig {
     /// "auto": io_uring, or epoll where the kernel refuses it, said at start with the reason. "io_uring" and "epoll" take
-    /// just that.
+    /// just that. "glommio" is another runtime on io_uring, in programs that were built with it.
     pub driver: DriverChoice,
     /// Shards; 0: one per core.
     pub shards: Bounded<0, 1000>,
@@ -285,7 +285,13 @@ pub enum DriverChoice {
     IoUring,
     /// epoll.
     Epoll,
+    /// glommio on io_uring or nothing; only in a build with the feature.
+    Glommio,
 }
+
+/// Why a configuration that asks for glommio is refused.
+pub(crate) const WITHOUT_GLOMMIO: &str =
+    "this program was built without it: build it with --features glommio";
 
 /// How the gateway leaves.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -352,6 +358,10 @@ impl CometConfig {
                 "TLS is not built yet: set it to false and let a proxy in front of {section}websocket.bind end TLS"
             );
             wrong.push(ConfigError::value(format!("{section}websocket.tlsOpen"), true, reason));
+        }
+        if self.reactor.driver == DriverChoice::Glommio && cfg!(not(feature = "glommio")) {
+            let key = format!("{section}reactor.driver");
+            wrong.push(ConfigError::value(key, "\"glommio\"", WITHOUT_GLOMMIO));
         }
         let DrainConfig { spread, timeout } = self.drain;
         if timeout.get() < spread.get() + DRAIN_BEYOND_SPREAD {

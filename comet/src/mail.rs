@@ -49,6 +49,17 @@ pub enum Descriptor {
     Simulated(crate::driver::sim::network::SocketId),
 }
 
+impl Descriptor {
+    /// The real one.
+    pub fn os(self) -> Option<OwnedFd> {
+        match self {
+            Descriptor::Os(fd) => Some(fd),
+            #[cfg(feature = "sim")]
+            Descriptor::Simulated(_) => None,
+        }
+    }
+}
+
 impl From<mail::ToShard> for ToShard {
     fn from(mail: mail::ToShard) -> ToShard {
         ToShard::Rules(mail)

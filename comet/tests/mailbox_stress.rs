@@ -7,8 +7,7 @@ use std::{
 };
 
 use halley_comet::mailbox::{Receiver, Sender, ShardFlag, ShardSleeper, TaskFlag, TaskWake, channel};
-use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
-use ring::{WakeReceiverSeed, WakeSender, probe_io_uring, wake_pair};
+use ring::{Monoio, Runtime, WakeReceiverSeed, WakeSender, probe_io_uring, wake_pair};
 
 /// A run takes about a second; who is not done by then sleeps for ever.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -54,8 +53,8 @@ async fn front(Front { flag, mut to_shard, mut from_shard }: Front, count: u32, 
 }
 
 /// Sends everything back until the front is gone.
-async fn shard(Shard { flag, seed, mut from_front, mut to_front }: Shard) {
-    let mut sleeper = ShardSleeper::new(flag, seed).unwrap();
+async fn shard<R: Runtime>(Shard { flag, seed, mut from_front, mut to_front }: Shard) {
+    let mut sleeper = ShardSleeper::<R>::new(flag, seed).unwrap();
     while !from_front.is_closed() {
         sleeper
             .sleep_until(|| from_front.is_closed() || !from_front.is_empty() && to_front.has_space(1))
@@ -69,26 +68,41 @@ async fn shard(Shard { flag, seed, mut from_front, mut to_front }: Shard) {
     }
 }
 
+fn on_epoll(end: Shard) {
+    Monoio::run_on_epoll(256, shard::<Monoio>(end)).unwrap();
+}
+
+fn on_io_uring(end: Shard) {
+    Monoio::run_on_io_uring(256, shard::<Monoio>(end)).unwrap();
+}
+
+#[cfg(feature = "glommio")]
+fn on_glommio(end: Shard) {
+    ring::Glommio::run(256, shard::<ring::Glommio>(end)).unwrap();
+}
+
+/// Runs the shard's end on one of the runtimes.
+type Run = fn(Shard);
+
 fn run(count: u32, capacity: usize, in_flight: u32) {
-    let drivers: &[bool] = match probe_io_uring(256, 1) {
-        Ok(()) => &[true, false],
+    let mut drivers: Vec<(&str, Run)> = vec![("epoll", on_epoll)];
+    match probe_io_uring(256, 1) {
+        Ok(()) => {
+            drivers.push(("io_uring", on_io_uring));
+            #[cfg(feature = "glommio")]
+            drivers.push(("glommio", on_glommio));
+        }
         Err(refusal) => {
             assert!(std::env::var_os("REQUIRE_REAL").is_none(), "{refusal}");
             eprintln!("SKIPPED on io_uring: {refusal}");
-            &[false]
         }
-    };
-    for &io_uring in drivers {
+    }
+    for (name, run_shard) in drivers {
         let (front_end, shard_end) = pair(capacity);
         let (done, end) = mpsc::sync_channel(2);
         let of_shard = done.clone();
         thread::spawn(move || {
-            let shard = shard(shard_end);
-            if io_uring {
-                RuntimeBuilder::<IoUringDriver>::new().with_entries(256).build().unwrap().block_on(shard);
-            } else {
-                RuntimeBuilder::<LegacyDriver>::new().build().unwrap().block_on(shard);
-            }
+            run_shard(shard_end);
             of_shard.send(()).unwrap();
         });
         thread::spawn(move || {
@@ -97,14 +111,14 @@ fn run(count: u32, capacity: usize, in_flight: u32) {
             done.send(()).unwrap();
         });
         for _ in 0..2 {
-            end.recv_timeout(DEADLINE).unwrap_or_else(|error| panic!("io_uring {io_uring}: {error}"));
+            end.recv_timeout(DEADLINE).unwrap_or_else(|error| panic!("{name}: {error}"));
         }
     }
 }
 
 /// Both sides work in batches and wait for space as often as for values.
 #[test]
-fn a_million_values_pass_through_small_rings_both_ways() {
+fn a_million_values_pass_through_small_queues_both_ways() {
     run(1_000_000, 16, u32::MAX);
 }
 

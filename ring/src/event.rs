@@ -1,21 +1,20 @@
 //! Waking a thread that sleeps in the kernel, from another thread.
 //!
-//! monoio without its feature `sync` hangs when a task is woken from a foreign thread, so nothing of
-//! monoio crosses threads here: the sender writes to an eventfd, the receiver's driver watches it.
+//! monoio without its feature `sync` hangs when a task is woken from a foreign thread, so nothing of a
+//! runtime crosses threads here: the sender writes to an eventfd, the receiver's runtime waits for it.
 
 use std::{
     future::Future,
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     pin::Pin,
     rc::Rc,
     sync::Arc,
 };
 
-use monoio::net::UnixStream;
 use rustix::{event::EventfdFlags, io::Errno};
 
-use crate::socket::borrow;
+use crate::runtime::Runtime;
 
 /// Wakes the thread that holds the [`WakeReceiver`]. Cheap to clone, usable from any thread.
 #[derive(Clone, Debug)]
@@ -48,56 +47,55 @@ impl WakeReceiverSeed {
         rustix::io::read(&self.0, &mut [0; 8]).is_ok()
     }
 
-    /// Registers the receiver with the monoio runtime of the calling thread.
+    /// Registers the receiver with the runtime of the calling thread.
     ///
     /// # Errors
-    /// What epoll_ctl(2) reports, on the epoll driver.
+    /// What ioctl(2) or epoll_ctl(2) report.
     ///
     /// # Panics
-    /// Outside of a monoio runtime.
-    pub fn into_receiver(self) -> io::Result<WakeReceiver> {
-        // A `UnixStream` is monoio's plainest owner of a descriptor that can be awaited.
-        let stream = UnixStream::from_std(self.0.into())?;
-        Ok(WakeReceiver { stream: Rc::new(stream), waiting: None })
+    /// Outside of the runtime.
+    pub fn into_receiver<R: Runtime>(self) -> io::Result<WakeReceiver<R>> {
+        Ok(WakeReceiver { event: Rc::new(R::event(self.0)?), waiting: None })
     }
 }
 
-/// The end that sleeps. Belongs to the thread of one monoio runtime.
-pub struct WakeReceiver {
-    stream: Rc<UnixStream>,
+/// The end that sleeps. Belongs to the thread of one runtime.
+pub struct WakeReceiver<R: Runtime> {
+    event: Rc<R::Event>,
     /// The wait in the kernel. It stays armed when the future of `wait` is dropped, so that a loop
     /// selecting between a wake and a timer does not arm one more at each tick.
     waiting: Option<Pin<Box<dyn Future<Output = io::Result<()>>>>>,
 }
 
-impl std::fmt::Debug for WakeReceiver {
+impl<R: Runtime> std::fmt::Debug for WakeReceiver<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("WakeReceiver").field("stream", &self.stream).finish_non_exhaustive()
+        f.debug_struct("WakeReceiver").field("is_waiting", &self.waiting.is_some()).finish_non_exhaustive()
     }
 }
 
-impl WakeReceiver {
+impl<R: Runtime> WakeReceiver<R> {
     /// Returns after a wake that no earlier `wait` has returned for; wakes sent meanwhile are one.
     ///
     /// May be dropped while pending and called again; no wake is lost.
     ///
     /// # Errors
-    /// What the driver reports for the wait; none are known.
+    /// What the runtime reports for the wait; none are known.
     pub async fn wait(&mut self) -> io::Result<()> {
-        let stream = &self.stream;
-        let waiting = self.waiting.get_or_insert_with(|| {
-            let stream = Rc::clone(stream);
-            Box::pin(async move { stream.readable(false).await })
-        });
+        let event = &self.event;
+        let waiting = self.waiting.get_or_insert_with(|| Box::pin(R::wait(Rc::clone(event))));
         let result = waiting.as_mut().await;
         self.waiting = None;
-        let drained = rustix::io::read(borrow(&*self.stream), &mut [0; 8]);
-        debug_assert!(
-            matches!(drained, Ok(8) | Err(Errno::AGAIN)),
-            "an eventfd gives 8 bytes or is empty: {drained:?}"
-        );
         result
     }
+}
+
+/// Takes what was written to a nonblocking eventfd, so that it is waited for again.
+pub(crate) fn drain(eventfd: BorrowedFd<'_>) {
+    let drained = rustix::io::read(eventfd, &mut [0; 8]);
+    debug_assert!(
+        matches!(drained, Ok(8) | Err(Errno::AGAIN)),
+        "an eventfd gives 8 bytes or is empty: {drained:?}"
+    );
 }
 
 /// A connected pair: the sender for other threads, the seed for the thread that sleeps.

@@ -2,8 +2,9 @@
 //!
 //! monoio 0.2 has no fair yield: a task that wakes itself goes to the *front* of the run queue and
 //! runs again up to twice as often as there are tasks before the ring is looked at, and timers are
-//! looked at only once the run queue is empty. Waiting for the driver instead lets everything else
-//! run first: submissions, completions, timers, the other tasks.
+//! looked at only once the run queue is empty. glommio 0.9 looks at its rings when the run queue is
+//! empty, or after 100 ms. Waiting for an eventfd instead lets everything else run first: submissions,
+//! completions, timers, the other tasks.
 
 use std::{
     cell::{Cell, RefCell},
@@ -13,15 +14,18 @@ use std::{
     task::{Poll, Waker},
 };
 
-use crate::event::{WakeReceiver, WakeSender, wake_pair};
+use crate::{
+    event::{WakeReceiver, WakeSender, wake_pair},
+    runtime::Runtime,
+};
 
-/// The turns of one monoio runtime. A handle for any number of its tasks.
+/// The turns of one runtime. A handle for any number of its tasks.
 #[derive(Clone)]
 pub struct Turns(Rc<Shared>);
 
 struct Shared {
     wake: WakeSender,
-    /// How often the driver has come round for us.
+    /// How often the runtime has come round for us.
     passed: Cell<u64>,
     waiting: RefCell<Vec<Waker>>,
 }
@@ -34,16 +38,16 @@ impl Turns {
     /// Too many open files.
     ///
     /// # Panics
-    /// Outside of a monoio runtime.
-    pub fn start() -> io::Result<Self> {
+    /// Outside of the runtime.
+    pub fn start<R: Runtime>() -> io::Result<Self> {
         let (wake, seed) = wake_pair()?;
-        let receiver = seed.into_receiver()?;
+        let receiver = seed.into_receiver::<R>()?;
         let shared = Rc::new(Shared { wake, passed: Cell::new(0), waiting: RefCell::default() });
-        monoio::spawn(count_turns(Rc::clone(&shared), receiver));
+        R::spawn(count_turns(Rc::clone(&shared), receiver));
         Ok(Self(shared))
     }
 
-    /// Returns once the driver has submitted, reaped and fired what was due, and the tasks ready
+    /// Returns once the runtime has submitted, reaped and fired what was due, and the tasks ready
     /// before this one have run. At worst every second call of a task rides on a turn that another
     /// task had already asked for.
     ///
@@ -75,7 +79,7 @@ impl std::fmt::Debug for Turns {
 }
 
 /// Ends with an error of the wait, or with the runtime.
-async fn count_turns(shared: Rc<Shared>, mut receiver: WakeReceiver) {
+async fn count_turns<R: Runtime>(shared: Rc<Shared>, mut receiver: WakeReceiver<R>) {
     while receiver.wait().await.is_ok() {
         shared.passed.set(shared.passed.get() + 1);
         // Taken out first: a woken task may wait again at once.

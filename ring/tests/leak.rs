@@ -2,10 +2,11 @@
 
 mod common;
 
-use std::{io::Read, net::TcpStream, time::Duration};
+use std::{io::Read, net::TcpStream, rc::Rc, time::Duration};
 
+use bytes::Bytes;
 use common::{listener, on_both_drivers};
-use halley_ring::{ListenOptions, descriptors_open};
+use halley_ring::{ListenOptions, Socket as _, descriptors_open};
 use monoio::time::sleep;
 
 #[test]
@@ -18,7 +19,7 @@ fn a_thousand_connections_leave_no_descriptor() {
             let mut peer = TcpStream::connect(address).unwrap();
             let (socket, _) = listener.accept().await.unwrap().unwrap();
             if round % 2 == 0 {
-                socket.send(&b"hello"[..], 0).await.0.unwrap();
+                socket.send(Rc::new(Bytes::from_static(b"hello")), 0).await.0.unwrap();
                 peer.read_exact(&mut [0; 5]).unwrap();
             }
         }

@@ -16,7 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use common::{Driver, connection, drivers, listener, on_both_drivers, on_thread, receive_all};
-use halley_ring::{ListenOptions, Socket, Turns};
+use halley_ring::{ListenOptions, Monoio, MonoioSocket, Socket as _, Turns};
 use monoio::time::{sleep, timeout};
 use rustix::net::sockopt;
 
@@ -262,13 +262,13 @@ fn hand_over(from: Driver, to: Driver, rounds: usize) {
     // The second thread takes one piece of what has come in by then and hands back.
     let second = on_thread(to, move || async move {
         for fd in arrivals {
-            let socket = Rc::new(Socket::adopt(fd).unwrap());
+            let socket = Rc::new(MonoioSocket::adopt(fd).unwrap());
             socket.readable().await.unwrap();
             let mut buf = [0; 7];
             let length = socket.try_receive(&mut buf).unwrap();
-            let (result, _) = socket.send(Bytes::copy_from_slice(&buf[..length]), 0).await;
+            let (result, _) = socket.send(Rc::new(Bytes::copy_from_slice(&buf[..length])), 0).await;
             result.unwrap();
-            back.send(Socket::detach(socket).unwrap()).unwrap();
+            back.send(MonoioSocket::detach(socket).unwrap()).unwrap();
         }
     });
     let first = on_thread(from, move || async move {
@@ -290,9 +290,9 @@ fn hand_over(from: Driver, to: Driver, rounds: usize) {
             let mut buf = [0; 5];
             let length = socket.try_receive(&mut buf).unwrap();
             let mut received = buf[..length].to_vec();
-            there.send(Socket::detach(socket).unwrap()).unwrap();
+            there.send(MonoioSocket::detach(socket).unwrap()).unwrap();
 
-            let socket = Rc::new(Socket::adopt(returns.recv().unwrap()).unwrap());
+            let socket = Rc::new(MonoioSocket::adopt(returns.recv().unwrap()).unwrap());
             let rest = receive_all(&socket).await;
             socket.shutdown(Shutdown::Both).unwrap();
             drop(socket);
@@ -316,14 +316,14 @@ fn detaching_while_an_operation_runs_is_an_error_and_keeps_the_socket() {
             async move { socket.send(pattern(1 << 20), 0).await }
         });
         sleep(Duration::from_millis(5)).await;
-        let error = Socket::detach(socket).unwrap_err();
+        let error = MonoioSocket::detach(socket).unwrap_err();
         assert!(error.to_string().contains("still uses"), "{error}");
         let socket = error.socket;
 
         let reader = thread::spawn(move || peer.read_exact(&mut vec![0; 1 << 20]).map(|()| peer).unwrap());
         sender.await.0.unwrap();
         let _peer = reader.join().unwrap();
-        let fd = Socket::detach(socket).expect("nothing runs any more");
+        let fd = MonoioSocket::detach(socket).expect("nothing runs any more");
         assert!(sockopt::socket_error(&fd).unwrap().is_ok());
     });
 }
@@ -334,7 +334,7 @@ fn detaching_after_an_operation_was_abandoned_is_an_error_and_no_panic() {
         let (socket, _peer) = connection(&small_buffers()).await;
         let abandoned = timeout(Duration::from_millis(5), socket.readable()).await;
         assert!(abandoned.is_err(), "nothing arrives");
-        assert!(Socket::detach(socket).is_err());
+        assert!(MonoioSocket::detach(socket).is_err());
     });
 }
 
@@ -347,7 +347,7 @@ fn accepted_sockets_inherit_the_options_and_are_not_blocking_nor_inherited_by_ch
             ..ListenOptions::default()
         };
         let (socket, _peer) = connection(&options).await;
-        let fd = Socket::detach(socket).unwrap();
+        let fd = MonoioSocket::detach(socket).unwrap();
         assert_eq!(sockopt::socket_send_buffer_size(&fd).unwrap(), 40_000, "the kernel doubles it");
         assert_eq!(sockopt::tcp_user_timeout(&fd).unwrap(), 7_000);
         assert!(sockopt::socket_keepalive(&fd).unwrap());
@@ -388,7 +388,7 @@ fn a_storm_of_connections_leaves_turns_to_others() {
         // All are in the kernel's queue before the first is accepted.
         peers.resize_with(CONNECTIONS, || TcpStream::connect(address).unwrap());
 
-        let turns = Turns::start().unwrap();
+        let turns = Turns::start::<Monoio>().unwrap();
         let passed = Rc::new(Cell::new(0));
         monoio::spawn({
             let passed = Rc::clone(&passed);

@@ -14,8 +14,9 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use common::{connection, drivers, on_both_drivers, on_thread};
-use halley_ring::{ListenOptions, Turns, wake_pair};
+use halley_ring::{ListenOptions, Monoio, Socket as _, Turns, wake_pair};
 use monoio::time::{sleep, timeout};
 
 const SOON: Duration = Duration::from_millis(5);
@@ -24,7 +25,7 @@ const SOON: Duration = Duration::from_millis(5);
 fn a_wake_from_another_thread_ends_the_wait() {
     on_both_drivers(|| async {
         let (sender, seed) = wake_pair().unwrap();
-        let mut receiver = seed.into_receiver().unwrap();
+        let mut receiver = seed.into_receiver::<Monoio>().unwrap();
         let waker = thread::spawn(move || {
             thread::sleep(SOON);
             sender.wake();
@@ -38,7 +39,7 @@ fn a_wake_from_another_thread_ends_the_wait() {
 fn a_wake_before_the_wait_counts_and_several_are_one() {
     on_both_drivers(|| async {
         let (sender, seed) = wake_pair().unwrap();
-        let mut receiver = seed.into_receiver().unwrap();
+        let mut receiver = seed.into_receiver::<Monoio>().unwrap();
         for _ in 0..5 {
             sender.clone().wake();
         }
@@ -53,7 +54,7 @@ fn a_wake_before_the_wait_counts_and_several_are_one() {
 fn an_abandoned_wait_loses_no_wake() {
     on_both_drivers(|| async {
         let (sender, seed) = wake_pair().unwrap();
-        let mut receiver = seed.into_receiver().unwrap();
+        let mut receiver = seed.into_receiver::<Monoio>().unwrap();
         for _ in 0..3 {
             assert!(timeout(Duration::from_millis(1), receiver.wait()).await.is_err());
         }
@@ -67,7 +68,7 @@ fn an_abandoned_wait_loses_no_wake() {
 fn a_wake_after_the_receiver_is_gone_does_nothing() {
     on_both_drivers(|| async {
         let (sender, seed) = wake_pair().unwrap();
-        drop(seed.into_receiver().unwrap());
+        drop(seed.into_receiver::<Monoio>().unwrap());
         sleep(SOON).await;
         sender.wake();
     });
@@ -86,7 +87,7 @@ fn no_wake_is_lost_in_ten_thousand() {
                 |parity: u32, seed: halley_ring::WakeReceiverSeed, other: halley_ring::WakeSender| {
                     let ball = Arc::clone(&ball);
                     move || async move {
-                        let mut receiver = seed.into_receiver().unwrap();
+                        let mut receiver = seed.into_receiver::<Monoio>().unwrap();
                         for round in (parity..ROUNDS).step_by(2) {
                             while ball.load(Ordering::Acquire) != round {
                                 receiver.wait().await.unwrap();
@@ -108,7 +109,7 @@ fn no_wake_is_lost_in_ten_thousand() {
 #[test]
 fn everybody_else_gets_on_while_one_task_only_takes_turns() {
     on_both_drivers(|| async {
-        let turns = Turns::start().unwrap();
+        let turns = Turns::start::<Monoio>().unwrap();
         let over = Rc::new(Cell::new(false));
         let taken = Rc::new(Cell::new(0_u32));
         let busy: Vec<_> = (0..2)
@@ -128,7 +129,7 @@ fn everybody_else_gets_on_while_one_task_only_takes_turns() {
         peer.write_all(b"x").unwrap();
         socket.readable().await.unwrap();
         turns.next().await; // the main future has turns too
-        let (result, _) = socket.send(&b"y"[..], 0).await; // an operation is submitted and reaped
+        let (result, _) = socket.send(Rc::new(Bytes::from_static(b"y")), 0).await; // an operation is submitted and reaped
         result.unwrap();
 
         over.set(true);

@@ -5,8 +5,7 @@ use std::{sync::Arc, thread};
 
 use comet::mailbox::{Receiver, Sender, ShardFlag, ShardSleeper, TaskFlag, TaskWake, WakeFlag, channel};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
-use ring::{WakeReceiverSeed, WakeSender, probe_io_uring, wake_pair};
+use ring::{Monoio, WakeReceiverSeed, WakeSender, probe_io_uring, wake_pair};
 
 /// Both ends on one thread, the consumer awake: what the queue itself costs.
 fn batch(criterion: &mut Criterion) {
@@ -37,7 +36,7 @@ struct Shard {
 }
 
 async fn echo(Shard { flag, seed, mut from_front, mut to_front }: Shard) {
-    let mut sleeper = ShardSleeper::new(flag, seed).expect("an eventfd");
+    let mut sleeper = ShardSleeper::<Monoio>::new(flag, seed).expect("an eventfd");
     while !from_front.is_closed() {
         sleeper.sleep_until(|| from_front.is_closed() || !from_front.is_empty()).await.expect("a wait");
         from_front.drain().for_each(|value| to_front.push(value).expect("room"));
@@ -47,14 +46,9 @@ async fn echo(Shard { flag, seed, mut from_front, mut to_front }: Shard) {
 
 fn run(shard: Shard) {
     if probe_io_uring(256, 1).is_ok() {
-        let mut runtime = RuntimeBuilder::<IoUringDriver>::new()
-            .enable_timer()
-            .with_entries(256)
-            .build()
-            .expect("io_uring");
-        runtime.block_on(echo(shard));
+        Monoio::run_on_io_uring(256, echo(shard)).expect("io_uring");
     } else {
-        RuntimeBuilder::<LegacyDriver>::new().enable_timer().build().expect("epoll").block_on(echo(shard));
+        Monoio::run_on_epoll(256, echo(shard)).expect("epoll");
     }
 }
 

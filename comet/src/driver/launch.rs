@@ -9,10 +9,9 @@ use std::{
 
 use contract::Transport;
 use host::accept::bindable;
-use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
-use ring::{ListenOptions, WakeSender, listen, probe_io_uring, refuse_second_process, wake_pair};
+use ring::{ListenOptions, Monoio, WakeSender, listen, probe_io_uring, refuse_second_process, wake_pair};
 
-use super::monoio::{Plan, run};
+use super::reactor::{Plan, run};
 use crate::{
     config::{CometConfig, DriverChoice},
     front::{Inbox, Outboxes, QUEUE_CAPACITY},
@@ -33,9 +32,17 @@ pub enum LaunchError {
         /// What the system said.
         source: io::Error,
     },
-    /// io_uring was asked for by name and the kernel refuses it.
-    #[error("reactor.driver = \"io_uring\": {0}")]
-    Refused(#[from] ring::Refusal),
+    /// A driver that needs io_uring was asked for by name and the kernel refuses it.
+    #[error("reactor.driver = \"{driver}\": {refusal}")]
+    Refused {
+        /// That driver.
+        driver: Driver,
+        /// Why, and what would change it.
+        refusal: ring::Refusal,
+    },
+    /// The driver is not in this program.
+    #[error("reactor.driver = \"glommio\": {}", crate::config::WITHOUT_GLOMMIO)]
+    NotBuilt,
     /// No thread, pipe or io_uring could be made.
     #[error("the shards could not be started: {0}")]
     System(#[from] io::Error),
@@ -50,21 +57,51 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
+/// What runs the shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driver {
+    /// monoio on io_uring.
+    IoUring,
+    /// monoio on epoll.
+    Epoll,
+    /// glommio, which is always on io_uring.
+    #[cfg(feature = "glommio")]
+    Glommio,
+}
+
+impl Driver {
+    /// Its name in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Driver::IoUring => "io_uring",
+            Driver::Epoll => "epoll",
+            #[cfg(feature = "glommio")]
+            Driver::Glommio => "glommio",
+        }
+    }
+}
+
+impl fmt::Display for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// The driver that was chosen, and why.
 #[derive(Clone, Debug)]
 pub struct DriverReport {
-    /// io_uring, else epoll.
-    pub io_uring: bool,
-    /// Why not io_uring.
+    /// The driver.
+    pub driver: Driver,
+    /// Why not io_uring, where nobody asked for epoll.
     pub reason: Option<String>,
 }
 
 impl fmt::Display for DriverReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.io_uring, &self.reason) {
-            (true, _) => f.write_str("io_uring"),
-            (false, Some(reason)) => write!(f, "epoll, because {reason}"),
-            (false, None) => f.write_str("epoll, as configured"),
+        match (self.driver, &self.reason) {
+            (Driver::Epoll, Some(reason)) => write!(f, "epoll, because {reason}"),
+            (Driver::Epoll, None) => f.write_str("epoll, as configured"),
+            (driver, _) => driver.fmt(f),
         }
     }
 }
@@ -96,7 +133,7 @@ pub fn shards(config: &CometConfig) -> usize {
 /// Binds the listeners and starts a thread per shard. `connections` is what the open-file limit allows.
 pub fn launch(config: &CometConfig, connections: usize) -> Result<Launched, LaunchError> {
     let shards = shards(config);
-    let driver = choose(config, shards)?;
+    let report = choose(config, shards)?;
     let mut listening = Listening::default();
     listening.bind("tcp.bind", Transport::Tcp, config.tcp.bind.get(), config, shards)?;
     listening.bind("websocket.bind", Transport::WebSocket, config.websocket.bind.get(), config, shards)?;
@@ -119,7 +156,7 @@ pub fn launch(config: &CometConfig, connections: usize) -> Result<Launched, Laun
         let plan =
             Plan { index: index as u16, config: rules.clone(), listeners, inbox, flag, wake: seed, to_front };
         let cpu = cpus.get(index % cpus.len().max(1)).copied();
-        let (io_uring, tell) = (driver.io_uring, tell.clone());
+        let (driver, tell) = (report.driver, tell.clone());
         thread::Builder::new().name(format!("shard-{index}")).spawn(move || {
             let pinned = cpu.filter(|&id| pin(id));
             if pinned != cpu {
@@ -127,7 +164,7 @@ pub fn launch(config: &CometConfig, connections: usize) -> Result<Launched, Laun
             }
             // The other end waits for it.
             let _ = tell.send((index, pinned));
-            serve(plan, io_uring, entries);
+            serve(plan, driver, entries);
         })?;
     }
     // Each thread tells what it could have, first of all.
@@ -137,7 +174,7 @@ pub fn launch(config: &CometConfig, connections: usize) -> Result<Launched, Laun
     Ok(Launched {
         tcp: listening.tcp,
         websocket: listening.websocket,
-        driver,
+        driver: report,
         cpus,
         outboxes: Outboxes::new(senders as Vec<Sender<ToShard, WakeSender>>),
         inboxes,
@@ -145,38 +182,36 @@ pub fn launch(config: &CometConfig, connections: usize) -> Result<Launched, Laun
 }
 
 /// The thread of one shard. A shard that ends takes the process with it: its clients would hang for ever otherwise.
-fn serve(plan: Plan, io_uring: bool, entries: u32) {
+fn serve(plan: Plan, driver: Driver, entries: u32) {
     let shard = plan.index;
-    let result = if io_uring {
-        RuntimeBuilder::<IoUringDriver>::new()
-            .enable_timer()
-            .with_entries(entries)
-            .build()
-            .and_then(|mut runtime| runtime.block_on(run(plan)))
-    } else {
-        RuntimeBuilder::<LegacyDriver>::new()
-            .enable_timer()
-            .with_entries(entries)
-            .build()
-            .and_then(|mut runtime| runtime.block_on(run(plan)))
+    let result = match driver {
+        Driver::IoUring => Monoio::run_on_io_uring(entries, run::<Monoio>(plan)),
+        Driver::Epoll => Monoio::run_on_epoll(entries, run::<Monoio>(plan)),
+        #[cfg(feature = "glommio")]
+        Driver::Glommio => ring::Glommio::run(entries, run::<ring::Glommio>(plan)),
     };
-    tracing::error!(shard, ?result, "a shard ended, and the process with it");
+    tracing::error!(shard, result = ?result.flatten(), "a shard ended, and the process with it");
     std::process::exit(70);
 }
 
 fn choose(config: &CometConfig, shards: usize) -> Result<DriverReport, LaunchError> {
     let probe = || probe_io_uring(config.reactor.ring_entries.u32(), shards);
-    Ok(match config.reactor.driver {
-        DriverChoice::Epoll => DriverReport { io_uring: false, reason: None },
-        DriverChoice::IoUring => {
-            probe()?;
-            DriverReport { io_uring: true, reason: None }
-        }
-        DriverChoice::Auto => match probe() {
-            Ok(()) => DriverReport { io_uring: true, reason: None },
-            Err(refusal) => DriverReport { io_uring: false, reason: Some(refusal.to_string()) },
-        },
-    })
+    let by_name = |driver| match probe() {
+        Ok(()) => Ok(DriverReport { driver, reason: None }),
+        Err(refusal) => Err(LaunchError::Refused { driver, refusal }),
+    };
+    match config.reactor.driver {
+        DriverChoice::Auto => Ok(match probe() {
+            Ok(()) => DriverReport { driver: Driver::IoUring, reason: None },
+            Err(refusal) => DriverReport { driver: Driver::Epoll, reason: Some(refusal.to_string()) },
+        }),
+        DriverChoice::IoUring => by_name(Driver::IoUring),
+        DriverChoice::Epoll => Ok(DriverReport { driver: Driver::Epoll, reason: None }),
+        #[cfg(feature = "glommio")]
+        DriverChoice::Glommio => by_name(Driver::Glommio),
+        #[cfg(not(feature = "glommio"))]
+        DriverChoice::Glommio => Err(LaunchError::NotBuilt),
+    }
 }
 
 /// Pins the calling thread to a core; false where it may not run there. One that is not there would be out of the bounds

@@ -9,11 +9,11 @@
 //! - a held connection is not read, but its hang-up is seen;
 //! - what the front puts into the mailbox is seen, however the shard sleeps.
 //!
-//! - [`monoio`]: io_uring, or epoll where the kernel refuses it.
+//! - [`reactor`]: over real sockets, on monoio (io_uring, or epoll where the kernel refuses it) or glommio.
 //! - `sim`: the simulator's, with its feature.
 //! - [`launch`]: choice of the driver, listeners, threads.
 
 pub mod launch;
-pub mod monoio;
+pub mod reactor;
 #[cfg(feature = "sim")]
 pub mod sim;

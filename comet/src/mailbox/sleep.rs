@@ -8,7 +8,7 @@ use std::{
 };
 
 use atomic_waker::AtomicWaker;
-use ring::{WakeReceiver, WakeReceiverSeed, WakeSender};
+use ring::{Runtime, WakeReceiver, WakeReceiverSeed, WakeSender};
 
 use super::wake_flag::{Wake, WakeFlag};
 
@@ -26,13 +26,13 @@ impl Wake for WakeSender {
 
 /// A shard's sleep. Belongs to its thread; made there from the seed.
 #[derive(Debug)]
-pub struct ShardSleeper {
+pub struct ShardSleeper<R: Runtime> {
     flag: Arc<ShardFlag>,
-    receiver: WakeReceiver,
+    receiver: WakeReceiver<R>,
 }
 
-impl ShardSleeper {
-    /// Moves into the monoio runtime of the calling thread. `seed` is the other end of the flag's own wake.
+impl<R: Runtime> ShardSleeper<R> {
+    /// Moves into the runtime of the calling thread. `seed` is the other end of the flag's own wake.
     ///
     /// # Errors
     /// What [`WakeReceiverSeed::into_receiver`] reports.

@@ -9,8 +9,7 @@ use std::{
     time::Duration,
 };
 
-use halley_ring::{ListenOptions, Listener, Socket, Turns, listen};
-use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
+use halley_ring::{ListenOptions, Listener, Monoio, MonoioSocket, Turns, listen};
 
 /// A test that takes longer hangs: a lost wake, or a wait nothing ends.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -70,24 +69,18 @@ where
 
 fn block_on<T>(driver: Driver, test: impl Future<Output = T>) -> T {
     match driver {
-        Driver::IoUring => {
-            let builder = RuntimeBuilder::<IoUringDriver>::new().with_entries(256).enable_timer();
-            builder.build().expect("probed before").block_on(test)
-        }
-        Driver::Epoll => {
-            let builder = RuntimeBuilder::<LegacyDriver>::new().enable_timer();
-            builder.build().expect("epoll is always there").block_on(test)
-        }
+        Driver::IoUring => Monoio::run_on_io_uring(256, test).expect("probed before"),
+        Driver::Epoll => Monoio::run_on_epoll(256, test).expect("epoll is always there"),
     }
 }
 
-pub(crate) fn listener(options: &ListenOptions) -> Listener {
+pub(crate) fn listener(options: &ListenOptions) -> Listener<Monoio> {
     let socket = listen(([127, 0, 0, 1], 0).into(), options).expect("a free port");
-    Listener::from_std(socket, Turns::start().unwrap()).unwrap()
+    Listener::from_std(socket, Turns::start::<Monoio>().unwrap()).unwrap()
 }
 
 /// Our end, and the peer's as a plain blocking socket.
-pub(crate) async fn connection(options: &ListenOptions) -> (Rc<Socket>, TcpStream) {
+pub(crate) async fn connection(options: &ListenOptions) -> (Rc<MonoioSocket>, TcpStream) {
     let listener = listener(options);
     let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (socket, address) = listener.accept().await.expect("not stopped").unwrap();
@@ -96,7 +89,7 @@ pub(crate) async fn connection(options: &ListenOptions) -> (Rc<Socket>, TcpStrea
 }
 
 /// Reads until the end of the stream.
-pub(crate) async fn receive_all(socket: &Socket) -> Vec<u8> {
+pub(crate) async fn receive_all(socket: &MonoioSocket) -> Vec<u8> {
     let mut received = Vec::new();
     let mut buf = [0; 4096];
     loop {

@@ -1,4 +1,4 @@
-//! One simulated shard: what [`super::super::monoio`] does with tasks, one step at a time.
+//! One simulated shard: what [`super::super::reactor`] does with tasks, one step at a time.
 
 use std::{
     collections::{BTreeSet, VecDeque},
