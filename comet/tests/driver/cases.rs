@@ -82,6 +82,46 @@ pub(crate) fn a_short_write_is_continued(world: World) {
     assert!(client.next().expect("a push").1 == body);
 }
 
+/// The kernel takes nothing more for the one, so the wait for it is the driver's: it must neither stand still for it nor
+/// lose its place.
+pub(crate) fn a_write_that_waits_for_room_holds_nobody_else_up(world: World) {
+    let (mut stopped, mut other) = (world.login("stopped"), world.login("other"));
+    // More than all buffers on the way, and behind it what waits for it.
+    world.push(key("stopped"), &[0; 900_000]);
+    for n in 0..40u32 {
+        world.push(key("stopped"), &n.to_be_bytes());
+    }
+    for n in 0..100u32 {
+        world.push(key("other"), &n.to_be_bytes());
+        assert_eq!(other.next().expect("a push").1, n.to_be_bytes());
+    }
+    assert_eq!(stopped.next().expect("a push").1.len(), 900_000);
+    for n in 0..40u32 {
+        assert_eq!(stopped.next().expect("a push").1, n.to_be_bytes());
+    }
+}
+
+pub(crate) fn a_held_client_is_not_read_and_loses_nothing(world: World) {
+    let metrics = world.comet.front.metrics();
+    let read = || metrics.sum(|stats| stats.bytes_read);
+    let door = world.runtime.block_on(world.logic.closed.lock());
+    let mut client = world.connect();
+    client.send(Op::AUTH, login("k").as_bytes());
+    world.eventually("logic is asked about the client", || read() > 0);
+    let before = read();
+    for _ in 0..50 {
+        client.send(Op::HEARTBEAT, &[]);
+    }
+    // Some ticks, each of which looks whether the client is still there.
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(read(), before, "it was read while it was held");
+    drop(door);
+    assert_eq!(client.next().expect("a reply").0.op, Op::AUTH_REPLY);
+    for _ in 0..50 {
+        assert_eq!(client.next().expect("a reply").0.op, Op::HEARTBEAT_REPLY);
+    }
+}
+
 pub(crate) fn bytes_sent_behind_the_login_survive_the_hand_over(world: World) {
     for n in 0..20 {
         let mut client = world.connect();
@@ -135,6 +175,38 @@ pub(crate) fn a_hang_up_in_the_lobby_is_seen(world: World) {
     world.eventually("the client is gone though logic has not answered", || sockets() == 0);
     drop(door);
     world.eventually("the session logic made all the same is ended", || world.ended() == 1);
+}
+
+/// The end of the stream stands behind bytes that nobody reads for now.
+pub(crate) fn a_hang_up_behind_unread_bytes_is_seen(world: World) {
+    let metrics = world.comet.front.metrics();
+    let door = world.runtime.block_on(world.logic.closed.lock());
+    let mut client = world.connect();
+    client.send(Op::AUTH, login("k").as_bytes());
+    world.eventually("logic is asked about the client", || metrics.sum(|stats| stats.bytes_read) > 0);
+    client.send(Op::HEARTBEAT, &[]);
+    drop(client);
+    world.eventually("the client is gone", || metrics.sum(|stats| stats.connections.tcp) == 0);
+    drop(door);
+    world.eventually("the session logic made all the same is ended", || world.ended() == 1);
+}
+
+/// Before logic is asked, meanwhile, on the way to the other shard, and behind it: by an end or by a reset.
+pub(crate) fn clients_that_leave_while_they_log_in_leave_nothing_behind(world: World) {
+    for n in 0..300 {
+        let mut client = world.connect();
+        client.send(Op::AUTH, login(&format!("k{n}")).as_bytes());
+        std::thread::sleep(Duration::from_micros(n * 7 % 1000));
+        let stream = socket2::Socket::from(client.stream);
+        if n % 2 == 0 {
+            stream.set_linger(Some(Duration::ZERO)).expect("linger");
+        }
+    }
+    // Both shards accept in order: who of the others is to be accepted has been by then.
+    drop((0..20).map(|n| world.login(&format!("last{n}"))).collect::<Vec<_>>());
+    let metrics = world.comet.front.metrics();
+    world.eventually("no socket is left", || metrics.sum(|stats| stats.connections.tcp) == 0);
+    world.eventually("every session ended", || world.ended() == world.begun());
 }
 
 pub(crate) fn every_descriptor_is_closed_once(world: World) {

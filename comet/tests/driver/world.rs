@@ -95,6 +95,10 @@ impl World {
         }
     }
 
+    pub(crate) fn begun(&self) -> usize {
+        self.logic.generation.load(Ordering::Relaxed) as usize
+    }
+
     pub(crate) fn ended(&self) -> usize {
         self.logic.ended().len()
     }
