@@ -149,6 +149,13 @@ lint-go:
 	@test -z "$$(gofmt -l tests/goim)" || { gofmt -d tests/goim; exit 1; }
 	cd tests/goim && go vet .
 
+.PHONY: glommio-test
+# The features of the other tests beside its own, so that all they have in common is built once.
+glommio-test: export HALLEY_TEST_DRIVER = glommio
+glommio-test: ## The second runtime: the contract of a driver and the core cases end to end, on glommio
+	$(CARGO) test --workspace $(PROGRAMS),halley/glommio --no-fail-fast --test driver --test e2e -- \
+	  glommio:: delivery:: operations:: sessions:: close_reasons::
+
 .PHONY: bench
 bench: build ## Measure this machine: latency, CPU per delivery, memory per connection, logins
 	bench/measure.sh

@@ -7,8 +7,8 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::harness::{
-    BOTH, Client, End, Frame, Frozen, Http, Login, Next, PATIENCE, Server, Stopwatch, Transport, eventually,
-    hex, masked,
+    BOTH, Client, End, Frame, Frozen, Http, Login, Next, PATIENCE, Server, Stopwatch, Transport, drivers,
+    eventually, hex, masked,
 };
 
 /// One row of the table of close reasons.
@@ -223,7 +223,7 @@ fn heartbeat_timeout() {
 /// The gateway stood still (a debugger, a virtual machine that moved): what its clients sent in time lies in their sockets.
 #[test]
 fn who_spoke_to_a_gateway_that_stood_still_is_not_taken_for_silent() {
-    for driver in ["io_uring", "epoll"] {
+    for driver in drivers() {
         let driver = format!("comet.reactor.driver={driver}");
         let server = Server::start(&["logic.node.heartbeat=2s", "logic.node.heartbeatMax=2", &driver]);
         let mut clients: Vec<Client> =

@@ -61,6 +61,8 @@ fn a_wrong_value_is_named_with_key_and_bound() {
         ("comet.batch.mode=often", &["comet.batch.mode", "often", "\"adaptive\""]),
         ("comet.batch.window=2s", &["comet.batch.window", "2s", "1s"]),
         ("comet.reactor.driver=kqueue", &["comet.reactor.driver", "kqueue", "\"io_uring\"", "\"epoll\""]),
+        #[cfg(not(feature = "glommio"))]
+        ("comet.reactor.driver=glommio", &["comet.reactor.driver", "glommio", "--features glommio"]),
         ("comet.reactor.shards=1001", &["comet.reactor.shards", "1001", "0 to 1000"]),
         ("comet.rpcServer.addr=127.0.0.1", &["comet.rpcServer.addr", "127.0.0.1"]),
         ("logic.auth.mode=magic", &["logic.auth.mode", "magic", "\"trust\""]),

@@ -17,5 +17,5 @@ pub(crate) use testkit::{
 pub(crate) use self::{
     frozen::Frozen,
     http::{Answer, Http, SUCCESS},
-    server::{Server, run},
+    server::{Server, drivers, run},
 };

@@ -39,6 +39,30 @@ const OURS: [&str; 8] = [
     "comet.drain.spread=0s",
 ];
 
+/// The driver that `HALLEY_TEST_DRIVER` names, to run the suite on it. Where the kernel refuses io_uring and
+/// `HALLEY_ALLOW_NO_IO_URING` says that it may, that is epoll.
+fn driver() -> Option<String> {
+    let driver = std::env::var("HALLEY_TEST_DRIVER").ok()?;
+    if std::env::var_os("HALLEY_ALLOW_NO_IO_URING").is_some()
+        && let Err(refusal) = ring::probe_io_uring(256, 2)
+    {
+        println!("on epoll instead of {driver}, on request: {refusal}");
+        return Some("epoll".to_owned());
+    }
+    Some(driver)
+}
+
+/// The drivers for a test that goes through them: all that are always built, or the one that was named.
+pub(crate) fn drivers() -> Vec<String> {
+    driver().map_or_else(|| ["io_uring", "epoll"].map(str::to_owned).to_vec(), |driver| vec![driver])
+}
+
+/// What every server of the tests is started with.
+fn ours() -> impl Iterator<Item = String> {
+    let driver = driver().map(|driver| format!("comet.reactor.driver={driver}"));
+    OURS.map(str::to_owned).into_iter().chain(driver).flat_map(|set| ["--set".to_owned(), set])
+}
+
 /// A program that serves: `halley`, or one of a cluster, which lacks some of the addresses. When it is dropped it has to
 /// end by SIGTERM with status 0, so every test is one of that too.
 pub(crate) struct Server {
@@ -66,8 +90,7 @@ impl Server {
     /// The same with whole arguments on top.
     #[track_caller]
     pub(crate) fn start_with(args: &[String]) -> Server {
-        let ours = OURS.into_iter().flat_map(|set| ["--set", set]).map(str::to_owned);
-        let server = Server::start_program(Path::new(HALLEY), ours.chain(args.iter().cloned()));
+        let server = Server::start_program(Path::new(HALLEY), ours().chain(args.iter().cloned()));
         server.expect_ready();
         server
     }
@@ -75,9 +98,8 @@ impl Server {
     /// Starts one with so many descriptors.
     #[track_caller]
     pub(crate) fn start_limited(descriptors: usize) -> Server {
-        let ours = OURS.into_iter().flat_map(|set| ["--set", set]).map(str::to_owned);
         let prlimit = [format!("--nofile={descriptors}:{descriptors}"), HALLEY.to_owned()];
-        let args = prlimit.into_iter().chain(ours);
+        let args = prlimit.into_iter().chain(ours());
         let server = Server::start_by(Path::new("prlimit"), "halley", args);
         server.expect_ready();
         server
