@@ -160,6 +160,11 @@ glommio-test: ## The second runtime: the contract of a driver and the core cases
 bench: build ## Measure this machine: latency, CPU per delivery, memory per connection, logins
 	bench/measure.sh
 
+.PHONY: runtimes
+runtimes: ## monoio on io_uring, monoio on epoll and glommio side by side: CPU, latency, memory, logins (15 minutes)
+	$(CARGO) build --release --features glommio -p halley -p halley-loadgen
+	bench/runtimes.sh
+
 .PHONY: queues
 queues: programs ## Pushes a second per core of logic and job through Redis list, Redis streams and Kafka
 	bench/queues.sh
