@@ -96,7 +96,7 @@ impl World {
     }
 
     pub(crate) fn begun(&self) -> usize {
-        self.logic.generation.load(Ordering::Relaxed) as usize
+        self.logic.granted()
     }
 
     pub(crate) fn ended(&self) -> usize {

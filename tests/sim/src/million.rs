@@ -11,8 +11,9 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
 use comet::driver::sim::{
+    event::{Event, Watch},
     network::{ClientRead, Faults, Network, SocketId},
-    reactor::{Event, Reactor, Turn, Watch},
+    reactor::{Reactor, Turn},
 };
 use contract::Transport;
 use logic::{Push, PushTarget};

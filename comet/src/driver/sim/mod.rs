@@ -6,6 +6,8 @@
 //!
 //! - [`network`]: the sockets, and what goes wrong with them.
 //! - [`reactor`]: one shard, a step at a time.
+//! - [`event`]: what happens on it, for whoever watches.
 
+pub mod event;
 pub mod network;
 pub mod reactor;

@@ -15,8 +15,8 @@ use std::{
 };
 
 use comet::driver::sim::{
+    event::{Event, Watch},
     network::SocketId,
-    reactor::{Event, Watch},
 };
 use contract::Transport;
 use proto::{

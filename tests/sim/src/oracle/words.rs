@@ -2,7 +2,7 @@
 
 use std::hash::{Hash, Hasher};
 
-use comet::driver::sim::reactor::Event;
+use comet::driver::sim::event::Event;
 use shard::{
     Action, Flow,
     mail::{PushTo, ToFront, ToShard},

@@ -70,6 +70,11 @@ impl FakeLogic {
         change(&mut lock(&self.renewed));
     }
 
+    /// Logins it has let in.
+    pub fn granted(&self) -> usize {
+        self.last_generation.load(Ordering::Relaxed) as usize
+    }
+
     /// What it was told of sessions.
     pub fn told(&self) -> Vec<Told> {
         lock(&self.told).clone()
