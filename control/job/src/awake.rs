@@ -1,20 +1,23 @@
-//! The time of a link.
+//! The clock by which a link gives pushes up.
 
 use std::{ops::Add, time::Duration};
 
 use tokio::time::Instant;
 
-/// The part of a deadline that may pass between two looks. A longer gap is no time in which comet did not answer.
+/// A gap between two looks at the clock counts only if it is at most the deadline divided by this. During a longer one
+/// job itself stood still, so comet is not to blame for the silence.
 const PARTS: u32 = 10;
 
-/// Shortest gap that counts as standing still, so that a busy machine does not make deadlines endless.
+/// A gap up to this always counts, however short the deadline is. Otherwise a busy machine could make deadlines
+/// endless.
 const GAP_MIN: Duration = Duration::from_millis(100);
 
 /// A clock that stands still while nobody looks at it.
 ///
-/// A job that was stopped goes on with pushes whose time is over by the clock on the wall, and with comet's answers to them
-/// unread in its sockets. Here they have the time left that they had before, so that what was answered is heard first. Who
-/// waits for a moment has to look every [`look_every`](Self::look_every).
+/// A job process can be stopped and go on later. By then the wall clock says that the time of its pushes is over, but
+/// comet's answers to them lie unread in job's sockets. By this clock the pushes have as much time left as before the
+/// stop, so job reads the answers before it gives anything up. Whoever waits for a moment has to look at the clock
+/// every [`look_every`](Self::look_every).
 pub(super) struct AwakeClock {
     counted: Duration,
     looked: Instant,
@@ -34,14 +37,14 @@ impl Add<Duration> for Moment {
 }
 
 impl Moment {
-    /// How long it is from `earlier`; nothing when that is later.
+    /// The time from `earlier` to this moment; zero if `earlier` is later.
     pub(super) fn since(self, earlier: Moment) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
 }
 
 impl AwakeClock {
-    /// One for deadlines of this length.
+    /// A clock for deadlines of this length.
     pub(super) fn new(deadline: Duration) -> Self {
         let gap_max = (deadline / PARTS).max(GAP_MIN);
         AwakeClock { counted: Duration::ZERO, looked: Instant::now(), gap_max }

@@ -1,14 +1,16 @@
 //! job: carries every accepted push to the comets it concerns.
 //!
-//! Reads the broker in order and hands each entry to the links of its comets. A link is a bounded queue and a task, so a
-//! comet that is slow or gone delays no other; what it does not take in time is given up for it, and counted. The broker
-//! hears of an entry when all its comets have taken it or were given up, in order. What no comet took, and what is no
-//! push, becomes a dead letter of the broker.
+//! job reads the broker in order and hands each entry to the links of the comets it concerns. A link is a bounded queue
+//! and a task, so a comet that is slow or gone delays no other. What a comet does not take in time, job gives up for
+//! this comet, and counts. When all comets of an entry have taken it or were given up, job acknowledges the entry to
+//! the broker, in order. An entry that no comet took, and an entry that is no push, becomes a dead letter of the
+//! broker.
 //!
-//! While every comet's queue is full job stops reading, and the broker fills: a push is then refused instead of lost.
+//! While every comet's queue is full, job stops reading. Then the broker fills up, and logic refuses pushes instead of
+//! losing them.
 
 #![forbid(unsafe_code)]
-#![deny(clippy::print_stdout, clippy::print_stderr)] // they panic when nobody takes it, or wait for ever
+#![deny(clippy::print_stdout, clippy::print_stderr)] // these macros panic or block if nobody reads
 
 mod awake;
 pub mod config;
@@ -52,13 +54,13 @@ use crate::{
     metrics::{DropReason, JobMetrics},
 };
 
-/// The group of the broker that all jobs share; goim's.
+/// The group of the broker that all jobs share. goim's jobs use the same name.
 pub const GROUP: &str = "goim-push-group-job";
 
-/// Entries read at once. Other tasks of the thread run in between.
+/// Most entries that job reads at once. Between two reads other tasks of the thread run.
 const READ_MAX: usize = 256;
 
-/// Pause before a broker that is away is asked again.
+/// Pause before job asks a broker again that is away.
 const BROKER_PAUSE: Duration = Duration::from_millis(200);
 
 /// One comet, and how to call it.
@@ -70,11 +72,11 @@ pub struct Comet {
     pub api: Arc<dyn CometApi>,
     /// What one call carries.
     pub calls: Calls,
-    /// Its dispatch stream, tried before calls. None where calls are all there is: inside one process.
+    /// Its dispatch stream, which job tries before calls. None inside one process, where there are only calls.
     pub stream: Option<GrpcComet>,
 }
 
-/// Tells how to reach a comet that appeared; none when it cannot be reached, which it logs itself.
+/// Tells how to reach a comet that appeared; none if that is impossible. Then the function itself logs why.
 pub type Connect = Box<dyn Fn(&Node) -> Option<Comet> + Send + Sync>;
 
 /// What job works with.
@@ -89,8 +91,8 @@ pub struct JobDeps {
     pub connect: Connect,
     /// What job measures.
     pub metrics: JobMetrics,
-    /// Tells job to end. Entries of a broker that does not outlive the process are dispatched first, so whoever
-    /// publishes has to close it.
+    /// Tells job to end. If the broker does not outlive the process, job first dispatches what is on it, so whoever
+    /// publishes has to close the broker.
     pub drain: Drain,
 }
 
@@ -99,7 +101,7 @@ pub struct Job {
     task: JoinHandle<()>,
 }
 
-/// Starts job. Never fails: while the broker is away it waits for it.
+/// Starts job. Never fails: if the broker is away, job waits until it comes.
 pub fn start(config: &JobConfig, deps: JobDeps) -> Job {
     let JobDeps { broker, group, registry, connect, metrics, drain } = deps;
     let limits = LinkLimits {
@@ -124,15 +126,16 @@ pub fn start(config: &JobConfig, deps: JobDeps) -> Job {
 }
 
 impl Job {
-    /// Waits until job has ended: after the drain began and everything it read was dispatched or given up.
+    /// Waits until job has ended. That is when the drain has begun and everything that job read was dispatched or given
+    /// up.
     pub async fn stopped(self) {
-        // The task is never cancelled, and a panic ends the process.
+        // Nobody cancels the task, and a panic in it ends the process.
         let _ = self.task.await;
     }
 }
 
-/// How comets in other processes are reached, for [`JobDeps::connect`]: by the dispatch stream of `halley.v1`, or by
-/// goim's unary calls where a comet knows no stream. To be called on a tokio runtime.
+/// Reaches comets in other processes, for [`JobDeps::connect`]: by the dispatch stream of `halley.v1`, or by goim's
+/// unary calls if a comet knows no stream. Call this on a tokio runtime.
 pub fn connect_by_grpc(config: &JobConfig) -> Connect {
     let limit = config.dispatch.timeout.get();
     let calls = Calls::Unary { join_max: config.room.batch.usize(), join_within: config.room.signal.get() };
@@ -157,15 +160,15 @@ struct Run {
     drain: Drain,
     common: Common,
     links: BTreeMap<ServerId, Link>,
-    /// Read, and not yet handed to a link.
+    /// What job has read and not yet handed to a link.
     pending: VecDeque<Delivery>,
-    /// "No comet" is logged once, until the comets change.
+    /// "No comet" was logged. It is logged once, and again only after the comets have changed.
     no_comet_told: bool,
 }
 
 impl Run {
     async fn run(mut self) {
-        // Before that there seem to be no comets, and what is read would be dropped.
+        // Before the first comet is known, job would find no receiver for what it reads and drop it.
         let drain = self.drain.clone();
         tokio::select! {
             () = self.first_comet() => {}
@@ -179,7 +182,7 @@ impl Run {
         loop {
             self.route_pending();
             tokio::select! {
-                // What frees memory first, what takes more last.
+                // First what frees memory, last what takes more.
                 biased;
                 () = tracker.moved() => self.settle(&mut *consumer).await,
                 changed = self.nodes.changed(), if is_watching => {
@@ -204,15 +207,15 @@ impl Run {
         consumer.leave().await;
     }
 
-    /// Waits until the comets are known, and while there is none, as long as a push waits for a comet: where everything
-    /// starts at once, job may be there before them.
+    /// Waits until the registry knows the comets. If there is none, waits for the first one, at most as long as a push
+    /// waits for a comet: where everything starts at once, job may be up before the comets.
     async fn first_comet(&mut self) {
         self.registry.known().await;
         let first = self.nodes.wait_for(|nodes| nodes.of(Service::Comet).next().is_some());
         let _ = host::awake::timeout(self.common.limits.give_up, first).await;
     }
 
-    /// None when the drain begins first.
+    /// Tries until the broker lets job in; none if the drain begins first.
     async fn join_group(&self) -> Option<Box<dyn Consumer>> {
         loop {
             match self.broker.consume(&self.group).await {
@@ -228,7 +231,7 @@ impl Run {
         sleep(BROKER_PAUSE).await;
     }
 
-    /// Takes note of the comets that came and went.
+    /// Starts links to the comets that came, and marks those of the comets that went.
     fn update_links(&mut self) {
         let nodes = Arc::clone(&self.nodes.borrow_and_update());
         for (server, link) in &mut self.links {
@@ -250,17 +253,18 @@ impl Run {
         }
     }
 
-    /// Whether a link waits for its end.
+    /// Whether there is a link whose comet has left the registry.
     fn is_parting(&self) -> bool {
         self.links.values().any(|link| !link.is_listed())
     }
 
-    /// Ends the links of comets that have left. A comet waits for that: then it has all that was meant for it.
+    /// Ends the idle links of comets that have left. A draining comet waits for its link to end, because then it has
+    /// all pushes that were meant for it.
     fn part(&mut self) {
         self.links.retain(|_, link| link.is_open() || !link.is_idle());
     }
 
-    /// Hands what was read to the links, until all of them are full.
+    /// Hands to the links what job has read, until all of them are full.
     fn route_pending(&mut self) {
         while self.has_room()
             && let Some(delivery) = self.pending.pop_front()
@@ -269,7 +273,7 @@ impl Run {
         }
     }
 
-    /// Whether a comet can take more. Without a comet everything is put aside, so there is room.
+    /// Whether job can hand out another entry. If there is no comet it can, since the entry becomes a dead letter.
     fn has_room(&self) -> bool {
         let mut open = self.links.values().filter(|link| link.is_open()).peekable();
         open.peek().is_none() || open.any(|link| link.has_room())
@@ -314,26 +318,26 @@ impl Run {
         last.offer(dispatch, ticket);
     }
 
-    /// Puts aside what no comet took, and acknowledges what is done with.
+    /// Writes what no comet took to the dead letters, then acknowledges what is done.
     async fn settle(&self, consumer: &mut dyn Consumer) {
         let Settled { dead, watermarks } = self.common.tracker.settled();
         if !dead.is_empty() {
             self.broker.dead_letter(dead).await;
         }
         for position in watermarks {
-            // A later acknowledgement covers it; until then the entry may come again.
+            // If this fails, a later acknowledgement covers the entry. Until then the broker may deliver it again.
             if let Err(error) = consumer.ack(&position).await {
                 OUTSIDERS.log(Level::WARN, || warn!("cannot acknowledge to the broker: {error}"));
             }
         }
     }
 
-    /// Waits until everything read was dispatched or given up.
+    /// Waits until everything that job read was dispatched or given up.
     async fn finish(mut self, consumer: &mut dyn Consumer) {
         let (tracker, room) = (Arc::clone(&self.common.tracker), Arc::clone(&self.common.room));
         loop {
             self.route_pending();
-            // Looked at first: what is done while acknowledgements are stored has its own still to come.
+            // Look before settling. Entries that are done while `settle` waits for the broker need another round.
             let is_done = self.pending.is_empty() && tracker.is_idle();
             self.settle(consumer).await;
             if is_done {

@@ -7,15 +7,15 @@ use prometheus_client::{
 };
 
 host::label! {
-    /// Why a dispatch did not reach a comet. When it reached no other either, it is a dead letter.
+    /// Why a dispatch did not reach a comet. If it reached no other comet either, it becomes a dead letter.
     DropReason, "reason" {
-        /// Not acknowledged within `dispatch.giveUp`, or beyond the link's queue.
+        /// comet did not acknowledge it within `dispatch.giveUp`, or the link's queue was full.
         CometUnreachable = "comet_unreachable",
-        /// No comet is there, or not the one that holds the keys.
+        /// There is no comet, or the one that holds the keys is not there.
         NoComet = "no_comet",
-        /// comet called it malformed.
+        /// comet refused it as malformed.
         Invalid = "invalid",
-        /// An entry of the broker that nobody can read.
+        /// The entry on the broker is no push.
         Poison = "poison",
     }
 }
@@ -27,9 +27,9 @@ pub struct JobMetrics {
     pub dispatches: Counter,
     /// Dispatches and entries that did not arrive.
     pub drops: CounterBy<DropReason>,
-    /// Bytes waiting for a comet.
+    /// Bytes of the pushes that comets have not yet taken.
     pub queue_bytes: Gauge,
-    /// From the acceptance of a push to the comet having it.
+    /// Time from logic's acceptance of a push until comet has it.
     pub accept_to_dispatch: Latency,
 }
 

@@ -1,4 +1,4 @@
-//! Which comets an envelope concerns, and what each of them is told.
+//! Finds the comets that an envelope concerns, and what job tells each of them.
 
 use contract::{Dispatch, Payload, Receivers};
 use grpc::envelope::{Envelope, Target};
@@ -13,8 +13,8 @@ pub(super) enum To {
     Every,
 }
 
-/// Whom to tell what, when there are `comets` comets. The speed of a push to everybody is shared out among them, at
-/// least one a second each.
+/// Whom to tell what, if there are `comets` comets. They share the speed of a push to everybody: each gets an equal
+/// part, at least one receiver a second.
 pub(super) fn route(envelope: Envelope, comets: usize) -> (To, Dispatch) {
     let (to, receivers) = match envelope.target {
         Target::Keys { server, keys } => (To::One(server), Receivers::Keys(keys)),

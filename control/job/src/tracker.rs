@@ -1,7 +1,8 @@
-//! Which entries of the broker are done with: the contiguous low watermark of each source, and what no comet took.
+//! Tells which entries of the broker are done: the watermark of each source, and the entries that no comet took.
 //!
-//! An entry concerns some comets, perhaps none. It is done when each of them has taken it or was given up; the broker
-//! hears of it when all before it in its source are done too. One that no comet took is a dead letter.
+//! An entry concerns some comets, perhaps none. It is done when each of them has taken it or was given up. job
+//! acknowledges an entry when all entries before it in its source are done too. An entry that no comet took is a dead
+//! letter.
 
 use std::{
     collections::VecDeque,

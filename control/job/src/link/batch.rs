@@ -17,28 +17,29 @@ use proto::{
 use super::queue::Item;
 use crate::awake::Moment;
 
-/// Most entries in one call: what a failed call repeats is bounded.
+/// Most entries in one call. It bounds what goes again after a failed call.
 pub(crate) const BATCH_MAX: usize = 4096;
 
-/// Unary calls of one comet that are under way at once; goim's job makes up to 32.
+/// Unary calls to one comet that are under way at once. goim's job makes up to 32.
 const AT_ONCE: usize = 16;
 
-/// How far down the queue it is looked for a push whose receivers are not busy, and for messages of its room.
+/// How many entries from the front of the queue job searches for a push whose receivers are not busy, and for messages
+/// of the same room.
 const WINDOW: usize = 256;
 
-/// Most bytes that are joined: half of what waits for one client at most (`comet.limits.sendQueue`), so that joining never
-/// makes a frame that a slow client cannot take.
+/// Most bytes that job joins into one message. This is half of what may wait for one client (`comet.limits.sendQueue`),
+/// so a joined message still fits into the queue of a slow client.
 const JOIN_BYTES_MAX: usize = 32 << 10;
 
 /// What one call of a comet carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Calls {
-    /// Everything that waits, in order, neither joined nor reordered: the comet joins.
+    /// Everything that waits, in order. job neither joins nor reorders messages; comet joins them.
     Batches,
-    /// One push: goim's unary calls, several at once. What else waits of the same room goes into the same call. Pushes
-    /// to different receivers may pass each other; those to one key, to one room, or to everybody never.
+    /// One push: goim's unary calls, several at once. job adds to the call what else waits for the same room. Pushes to
+    /// different receivers may overtake each other; pushes to one key, to one room, or to everybody never do.
     Unary {
-        /// Messages joined at most (`room.batch`).
+        /// Most messages that job joins (`room.batch`).
         join_max: usize,
         /// Messages that arrived further apart are not joined (`room.signal`).
         join_within: Duration,
@@ -54,8 +55,8 @@ impl Calls {
         }
     }
 
-    /// Takes what the next call carries from the queue, and notes who is busy with it; nothing when all that waits is for
-    /// busy receivers.
+    /// Takes the next call's pushes from the queue and marks their receivers as busy. Takes nothing if all that waits
+    /// is for busy receivers.
     pub(crate) fn take(self, queue: &mut VecDeque<Item>, busy: &mut Busy) -> Vec<Item> {
         match self {
             Calls::Batches => queue.drain(..queue.len().min(BATCH_MAX)).collect(),
@@ -74,7 +75,7 @@ impl Calls {
         }
     }
 
-    /// What to hand to the comet for these items.
+    /// What the call hands to comet for these items.
     pub(crate) fn dispatches(self, items: &[Item]) -> Vec<Dispatch> {
         match (self, items) {
             (Calls::Unary { .. }, [first, _, ..]) => vec![join(first, items)],
@@ -83,12 +84,12 @@ impl Calls {
     }
 }
 
-/// Receivers of calls under way, and how many pushes for each: what else is for them waits. Of a comet that gets one call
-/// after the other nobody is noted.
+/// The receivers of the calls under way, with the number of pushes for each. Other pushes to a busy receiver wait,
+/// which keeps their order. Empty for a comet that gets one call after the other.
 #[derive(Default)]
 pub(crate) struct Busy(HashMap<Receiver, usize>);
 
-/// Whoever gets pushes in order.
+/// Whoever gets pushes in order: pushes to one of these never overtake each other.
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Receiver {
     Key(Key),
@@ -103,7 +104,7 @@ impl Busy {
         }
     }
 
-    /// These pushes are no longer under way.
+    /// These pushes are no longer under way, so their receivers may get the next ones.
     pub(crate) fn remove(&mut self, items: &[Item]) {
         if self.0.is_empty() {
             return;
@@ -118,7 +119,7 @@ impl Busy {
         }
     }
 
-    /// The place of the first push that waits for none under way and none before it.
+    /// The place of the first push that has no receiver in common with a call under way or with a push before it.
     fn first_free(&self, queue: &VecDeque<Item>) -> Option<usize> {
         let mut waiting = HashSet::new();
         queue.iter().take(WINDOW).position(|item| {
@@ -139,7 +140,8 @@ fn receivers(item: &Item) -> Vec<Receiver> {
     }
 }
 
-/// The room of a message that may be joined with others: not one that a client sent, whose copies differ.
+/// The room of this message, if it may be joined with others. A message that a client sent may not, since its copies
+/// differ from each other.
 fn joinable(dispatch: &Dispatch) -> Option<&RoomId> {
     match &dispatch.receivers {
         Receivers::Room(room) if dispatch.origin.is_none() => Some(room),
@@ -147,7 +149,7 @@ fn joinable(dispatch: &Dispatch) -> Option<&RoomId> {
     }
 }
 
-/// Moves messages of `room` from the queue to the call, up to the first that may not be joined.
+/// Moves messages of `room` from the queue into the call, up to the first one that may not be joined.
 fn take_room(queue: &mut VecDeque<Item>, room: &RoomId, latest: Moment, max: usize, call: &mut Vec<Item>) {
     let is_of_room = |item: &Item| matches!(&item.dispatch.receivers, Receivers::Room(r) if r == room);
     if !queue.iter().take(WINDOW).any(is_of_room) {

@@ -1,15 +1,15 @@
-//! The way to one comet: a bounded queue and a task that empties it.
+//! job's way to one comet: a bounded queue and a task that empties it.
 //!
-//! What comet does not take within `dispatch.giveUp` is given up for it, whatever became of the call; what comes while its
-//! queue is full is given up at once. Nobody else waits for it. Time in which job stood still does not count
-//! ([`AwakeClock`](super::awake::AwakeClock)).
+//! If comet does not take a push within `dispatch.giveUp`, the link gives it up, whatever became of the call. If the
+//! queue is full, the link gives a new push up at once. So no other comet ever waits for this one. Time in which job
+//! stood still does not count ([`AwakeClock`](super::awake::AwakeClock)).
 //!
 //! | module | subject |
 //! | --- | --- |
 //! | [`queue`] | what waits, and what every link of a job shares |
 //! | [`batch`] | what one call carries |
 //! | [`sender`] | the task: calls, and what becomes of them |
-//! | [`stream`] | the task's other way: the dispatch stream of `halley.v1` |
+//! | [`stream`] | the task's dispatch over a stream of `halley.v1`, tried before calls |
 
 pub(super) mod batch;
 pub(super) mod queue;
@@ -26,14 +26,14 @@ use self::{queue::Shared, sender::Sender};
 use super::{Comet, tracker::Ticket};
 use crate::metrics::DropReason;
 
-/// The way to one comet. It outlives the comet's place in the registry until it is empty, so that a comet that comes back
-/// meanwhile gets nothing out of order. Dropped, it ends once it is empty.
+/// job's way to one comet. When the comet leaves the registry, the link stays until it is empty, so that a comet that
+/// comes back meanwhile gets its pushes in order. A dropped link ends once it is empty.
 pub(super) struct Link {
     shared: Arc<Shared>,
     task: Option<JoinHandle<()>>,
     /// The comet is in the registry.
     is_listed: bool,
-    /// It was marked offline when it was last listed, as a comet is that drains.
+    /// The registry marked it offline when it last listed it. A draining comet marks itself so.
     is_offline: bool,
 }
 
@@ -50,7 +50,7 @@ impl Link {
         self.shared.has_room()
     }
 
-    /// Queues a push, or gives it up when the queue is full. The ticket is released either way, sooner or later.
+    /// Queues a push, or gives it up if the queue is full. In both cases the link releases the ticket, sooner or later.
     pub(super) fn offer(&self, dispatch: Dispatch, ticket: Ticket) {
         if !self.shared.offer(dispatch, ticket) {
             let Common { metrics, tracker, .. } = &self.shared.common;
@@ -64,19 +64,21 @@ impl Link {
         self.shared.queue().entries == 0
     }
 
-    /// Whether the comet is in the registry, as far as this link was told.
+    /// Whether the comet is in the registry, according to the last [`set_listed`](Self::set_listed).
     pub(super) fn is_listed(&self) -> bool {
         self.is_listed
     }
 
-    /// What the registry says of the comet now: whether it is marked offline; none when it is not there.
+    /// Records what the registry says of the comet now: whether it is marked offline; none if the registry does not
+    /// list it.
     pub(super) fn set_listed(&mut self, offline: Option<bool>) {
         self.is_listed = offline.is_some();
         self.is_offline = offline.unwrap_or(self.is_offline);
     }
 
-    /// Whether pushes go to the comet. One that drains is listed until its last client has gone. One that has lost its
-    /// place without that word has clients as before: pushes go on as long as its stream stands, until it is listed again.
+    /// Whether pushes go to the comet. A draining comet stays listed until its last client has gone. If a comet
+    /// vanishes from the registry without having been marked offline, its clients are probably still there: pushes go
+    /// on as long as its stream stands.
     pub(super) fn is_open(&self) -> bool {
         self.is_listed || (!self.is_offline && self.shared.stands())
     }
@@ -85,7 +87,7 @@ impl Link {
     pub(super) async fn finish(mut self) {
         self.close();
         if let Some(task) = self.task.take() {
-            // The task neither panics nor is cancelled; if it did, there would be nothing left to wait for.
+            // The task neither panics nor is cancelled. If it were, there would be nothing left to wait for.
             let _ = task.await;
         }
     }

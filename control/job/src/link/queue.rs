@@ -36,7 +36,7 @@ pub(crate) struct Item {
     pub(crate) dispatch: Dispatch,
     pub(crate) queued: Moment,
     ticket: Ticket,
-    /// Bytes that it holds; it takes no more of a message between processes.
+    /// Bytes that the item holds in memory. Sent to another process it takes no more than that.
     pub(crate) size: usize,
 }
 
@@ -53,7 +53,7 @@ pub(crate) struct Common {
     pub(crate) limits: LinkLimits,
     pub(crate) metrics: JobMetrics,
     pub(crate) tracker: Arc<Tracker>,
-    /// Told whenever a link has room again, or its stream has ended.
+    /// Notified whenever a link has room again or its stream has ended.
     pub(crate) room: Arc<Notify>,
 }
 
@@ -62,7 +62,7 @@ pub(crate) struct Shared {
     pub(crate) common: Common,
     queue: Mutex<Queue>,
     pub(crate) changed: Notify,
-    /// comet has spoken on the stream that is open now.
+    /// comet has answered on the stream that is open now.
     stands: AtomicBool,
 }
 
@@ -107,26 +107,26 @@ impl Shared {
         true
     }
 
-    /// The sender ends when the queue is empty.
+    /// Ends the sender as soon as the queue is empty.
     pub(crate) fn close(&self) {
         self.queue().closed = true;
         self.changed.notify_one();
     }
 
-    /// Whether comet is at the other end of a stream now.
+    /// Whether a stream is open on which comet has answered.
     pub(crate) fn stands(&self) -> bool {
         self.stands.load(Relaxed)
     }
 
-    /// comet is at the other end of the stream, or no longer.
+    /// Records that comet has answered on the stream, or that the stream has ended.
     pub(crate) fn set_stands(&self, stands: bool) {
         if self.stands.swap(stands, Relaxed) && !stands {
-            // A comet that is not listed any more may be gone now.
+            // If the comet is no longer listed, its link may end now.
             self.common.room.notify_one();
         }
     }
 
-    /// These items are done with: comet has taken them, or was given up.
+    /// The link is done with these items: comet has taken them, or the link gave them up.
     pub(crate) fn release(&self, items: &[Item], is_taken: bool) {
         let size: usize = items.iter().map(|item| item.size).sum();
         let mut queue = self.queue();
@@ -151,7 +151,7 @@ impl Queue {
         Queue { items: VecDeque::new(), clock, bytes: 0, entries: 0, closed: false }
     }
 
-    /// The last one queued may stand over the bound of bytes, so that an empty queue takes a push of any size.
+    /// The last item may exceed the bound of bytes, so that an empty queue takes a push of any size.
     fn has_room(&self, limits: &LinkLimits) -> bool {
         self.entries < limits.entries && self.bytes < limits.bytes
     }

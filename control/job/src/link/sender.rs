@@ -1,7 +1,8 @@
-//! The task of a link, which brings its comet what waits: over a stream ([`super::stream`]), or by calls.
+//! The task of a link. It brings to its comet what waits: over a stream ([`super::stream`]) or by calls.
 //!
-//! One call at a time carries everything that waits. Of goim's calls, which carry one push each, several are under way at
-//! once, but never two for one device, for one room, or for everybody: what is for the same receiver stays in order.
+//! One call carries everything that waits, and the next one starts after it. goim's calls carry one push each, so
+//! several are under way at once, but never two for one device, for one room, or for everybody: pushes to the same
+//! receiver stay in order.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -24,7 +25,7 @@ use super::{
 };
 use crate::{Comet, awake::Moment, metrics::DropReason};
 
-/// First pause after a failed call; doubled up to [`PAUSE_MAX`].
+/// First pause after a failed call. It doubles with each failure up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 
 /// Longest pause between two calls of a comet that fails.
@@ -36,20 +37,20 @@ pub(super) struct Sender {
     api: Arc<dyn CometApi>,
     calls: Calls,
     stream: Option<GrpcComet>,
-    /// Nobody else's: by it comet knows that a stream takes the place of another.
+    /// A name that no other link has. By it comet notices that a new stream replaces an older one of the same link.
     pub(super) name: String,
     pub(super) backoff: Backoff,
     is_away: bool,
 }
 
-/// The calls that comet has not answered.
+/// The calls that comet has not answered yet.
 #[derive(Default)]
 struct Round {
     calls: Vec<Call>,
     under_way: FuturesUnordered<Abortable<BoxFuture<'static, Answer>>>,
     last_serial: u64,
     busy: Busy,
-    /// After a call that failed none is made before this.
+    /// After a failed call, the round makes no new one before this time.
     resume: Option<Instant>,
 }
 
@@ -57,9 +58,10 @@ struct Round {
 type Answer = (u64, Result<(), DispatchError>);
 
 struct Call {
-    /// To be sent one after the other; several when comet refused them together.
+    /// The task sends these one after the other. There are several after comet refused them all in one call.
     parts: VecDeque<Vec<Item>>,
-    /// Serial of the call of the first part, and what abandons it; none while it waits to be made again.
+    /// Serial of the call that carries the first part, and a handle to abandon it; none while that call waits to be
+    /// made again.
     under_way: Option<(u64, AbortHandle)>,
 }
 
@@ -82,7 +84,7 @@ impl Sender {
         }
     }
 
-    /// Waits until something is in the queue; false at the end.
+    /// Waits until something is in the queue; false when the link has to end.
     async fn has_work(&self) -> bool {
         loop {
             {
@@ -98,12 +100,12 @@ impl Sender {
         }
     }
 
-    /// Whether comet may have a stream.
+    /// Whether comet may know streams. goim's comets do not.
     fn may_stream(&self) -> bool {
         self.stream.as_ref().is_some_and(|comet| !comet.is_goims())
     }
 
-    /// Makes calls until nothing waits, or comet may have a stream again.
+    /// Makes calls until nothing waits, or until comet may know streams again.
     async fn call(&mut self) {
         let mut round = Round::default();
         loop {
@@ -120,7 +122,7 @@ impl Sender {
             tokio::select! {
                 biased;
                 Some(done) = round.under_way.next() => {
-                    // What was abandoned is nobody's.
+                    // An abandoned call has no answer, and its items are given up already.
                     if let Ok(answer) = done {
                         round.answered(self, answer);
                     }
@@ -131,7 +133,7 @@ impl Sender {
         }
     }
 
-    /// comet will never take these items.
+    /// Drops these items: comet refuses them and would refuse them again.
     pub(super) fn refused(&self, items: &[Item], why: &str) {
         let comet = &self.shared.server;
         OUTSIDERS.log(Level::WARN, || warn!(%comet, why, "comet refuses a push, it is dropped"));
@@ -158,8 +160,8 @@ impl Sender {
         }
     }
 
-    /// When to look again whether the time is over of the first in the queue or of the first of these; never when there
-    /// is none.
+    /// When to look again for what is overdue: at the deadline of the first item in the queue or of the first of
+    /// `sent`, or earlier so that the link's clock goes on. None if there is no item.
     pub(super) fn deadline<'a>(&self, sent: impl Iterator<Item = &'a Item>) -> Option<Instant> {
         let mut queue = self.shared.queue();
         let waiting = queue.items.front().map(|item| item.queued);
@@ -168,12 +170,12 @@ impl Sender {
         Some(Instant::now() + left.min(queue.clock.look_every()))
     }
 
-    /// The time of this link.
+    /// The time by this link's clock.
     pub(super) fn now(&self) -> Moment {
         self.shared.queue().clock.now()
     }
 
-    /// Whether its time is over. Of several that were queued in order the first are.
+    /// Whether the time of this item is over. Among items in the order of the queue, the overdue ones come first.
     pub(super) fn is_overdue(&self, item: &Item, now: Moment) -> bool {
         item.queued + self.shared.common.limits.give_up <= now
     }
@@ -197,7 +199,7 @@ impl Sender {
     }
 }
 
-/// Sleeps until then; for ever when there is no then.
+/// Sleeps until that time; for ever if there is none.
 pub(super) async fn until(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at).await,
@@ -206,7 +208,7 @@ pub(super) async fn until(at: Option<Instant>) {
 }
 
 impl Round {
-    /// Makes calls that are to be made again, and new ones as long as more may be under way.
+    /// Repeats the calls that failed, and makes new ones as long as more may be under way.
     fn start(&mut self, link: &Sender) {
         let Round { calls, under_way, last_serial, busy, .. } = self;
         let mut make = |items: &[Item]| {
@@ -241,7 +243,7 @@ impl Round {
                 self.busy.remove(&items);
                 link.taken(&items);
             }
-            // Nothing of a refused batch was taken: the malformed one is found by sending each alone.
+            // comet took nothing of a batch that it refused. Sending each item alone finds the malformed one.
             Err(DispatchError::Invalid(_)) if items.len() > 1 => {
                 items.into_iter().rev().for_each(|item| call.parts.push_front(vec![item]));
             }
@@ -260,7 +262,7 @@ impl Round {
         }
     }
 
-    /// Gives up what is overdue. A call with nothing left is abandoned.
+    /// Gives up what is overdue, and abandons a call that has nothing left.
     fn give_up_overdue(&mut self, link: &Sender) {
         let (busy, now) = (&mut self.busy, link.now());
         self.calls.retain_mut(|call| {

@@ -1,8 +1,8 @@
 //! A link over the dispatch stream of `halley.v1`.
 //!
-//! What waits goes out in one batch, as long as comet's credit lasts, and stays here until comet has acknowledged it. When
-//! the stream breaks, everything that was not acknowledged goes again, in order, on the next one: comet may get it
-//! twice. Nothing is joined or reordered.
+//! What waits goes out in batches, as long as comet's credit lasts, and stays here until comet has acknowledged it.
+//! When the stream breaks, the link sends everything unacknowledged again on the next stream, in order, so comet may
+//! get it twice. The link joins and reorders nothing.
 
 use std::{collections::VecDeque, pin::pin};
 
@@ -19,14 +19,14 @@ use super::{
     sender::{Sender, until},
 };
 
-/// Bytes of one batch; the last push in it may stand over that.
+/// Bytes of one batch. The last push in it may exceed them.
 const BATCH_BYTES: usize = 512 << 10;
 
 /// A batch under way.
 struct Sent {
     serial: u64,
     size: usize,
-    /// In their places; none where one was given up or refused.
+    /// Each at its index in the batch; none if the item was given up or refused.
     items: Vec<Option<Item>>,
 }
 
@@ -37,14 +37,14 @@ struct Session<'a> {
     next_serial: u64,
     /// Bytes of the batches in `sent`.
     under_way: usize,
-    /// What comet allows; nothing before its first word.
+    /// Bytes that comet allows under way; 0 until it first says so.
     credit: usize,
     batch_max: usize,
 }
 
 impl Sender {
-    /// Dispatches over one stream, until it breaks (then returns after a pause) or the link ends with nothing left. False
-    /// when comet has no stream.
+    /// Dispatches over one stream until the link ends and nothing is left, or until the stream breaks; then it returns
+    /// after a pause. False if comet knows no streams.
     pub(super) async fn stream(&mut self, comet: &GrpcComet) -> bool {
         let (batches, mut outgoing) = mpsc::channel(1);
         let outgoing = stream::poll_fn(move |context| outgoing.poll_recv(context));
@@ -77,7 +77,7 @@ impl Sender {
         true
     }
 
-    /// Waits for `done`. What is overdue in the queue meanwhile is given up.
+    /// Waits for `done`. Meanwhile it gives up what becomes overdue in the queue.
     async fn meanwhile<T>(&self, done: impl Future<Output = T>) -> T {
         let mut done = pin!(done);
         loop {
@@ -94,7 +94,7 @@ impl Sender {
 }
 
 impl Session<'_> {
-    /// Until the link ends with nothing left, or the stream breaks; then with the reason.
+    /// Runs until the link ends and nothing is left, or until the stream breaks; then it tells why.
     async fn run(
         &mut self,
         mut replies: Streaming<DispatchReply>,
@@ -134,12 +134,13 @@ impl Session<'_> {
         }
     }
 
-    /// Whether comet's credit allows so many bytes more. What is larger than all of it goes alone.
+    /// Whether comet's credit allows so many bytes more. A push larger than the whole credit goes when nothing else is
+    /// under way.
     fn fits(&self, size: usize) -> bool {
         self.credit > 0 && (self.under_way == 0 || self.under_way + size <= self.credit)
     }
 
-    /// Takes the next batch from the queue; none when all that is in turn can never be sent.
+    /// Takes the next batch from the queue; none if everything it took is longer than comet reads.
     fn batch(&mut self) -> Option<DispatchBatch> {
         let (mut items, mut too_long) = (Vec::new(), Vec::new());
         let mut size = 0;
@@ -202,7 +203,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Sent or not: what is overdue is given up. A late answer finds it gone.
+    /// Gives up what is overdue, sent or not. If an answer comes late, it finds nothing to release.
     fn give_up_overdue(&mut self) {
         let now = self.link.now();
         let sent = self.sent.iter_mut().flat_map(|batch| &mut batch.items).filter(|item| item.is_some());
@@ -212,14 +213,14 @@ impl Session<'_> {
             .collect();
         if !overdue.is_empty() {
             self.link.unreachable(&overdue);
-            // Not to be looked through again while comet hangs.
+            // If comet hangs, this spares the next calls the search through what was given up.
             let dead = self.sent.iter_mut().filter(|batch| batch.items.iter().all(Option::is_none));
             dead.for_each(|batch| batch.items.clear());
         }
         self.link.give_up_waiting();
     }
 
-    /// What was not acknowledged waits again, before everything else.
+    /// Puts what comet did not acknowledge back to the front of the queue, in order.
     fn put_back(&mut self) {
         let items = &mut self.link.shared.queue().items;
         for item in self.sent.drain(..).rev().flat_map(|batch| batch.items.into_iter().rev().flatten()) {

@@ -1,6 +1,6 @@
 //! `job`: carries pushes from Redis or Kafka to the comets of a cluster, which it finds in etcd.
 #![forbid(unsafe_code)]
-#![deny(clippy::print_stdout, clippy::print_stderr)] // they panic when nobody takes it, or wait for ever
+#![deny(clippy::print_stdout, clippy::print_stderr)] // these macros panic or block if nobody reads
 
 mod cli;
 mod file;
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     program.main(std::env::args_os(), run)
 }
 
-/// What was found out before a port is bound.
+/// What the checks find out before the process binds a port.
 struct Checked {
     place: Place,
     choice: BrokerChoice,
@@ -74,7 +74,7 @@ async fn run(file: JobFile, checked: Checked, start: Start) -> anyhow::Result<()
         BrokerChoice::Redis => {
             let redis = Redis::connect(&cluster.redis);
             redis.metrics().register(&mut metrics);
-            // Nothing is published here.
+            // job publishes nothing, so the bound on what may wait on the broker is without effect.
             ChosenBroker::redis(redis, &cluster.redis, &cluster.kafka.topic, usize::MAX, broker_metrics)
         }
         BrokerChoice::Kafka => ChosenBroker::kafka_for_job(&cluster.kafka, broker_metrics).await?,
@@ -106,7 +106,7 @@ async fn run(file: JobFile, checked: Checked, start: Start) -> anyhow::Result<()
     info!("draining: what was read is delivered");
     health.unmet("draining", "the process is going away");
     job.stopped().await;
-    // Waits for what is still on its way there, dead letters last.
+    // `close` waits for what this process still has to write to the broker, dead letters last.
     broker.close().await;
     info!("drained");
     Ok(())
