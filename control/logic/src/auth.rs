@@ -1,14 +1,14 @@
-//! Who a client is.
+//! Decides who a client is.
 
 use contract::{ConnectRequest, LogicError};
 use proto::{close::CloseReason, login::Login};
 
 use crate::config::AuthMode;
 
-/// Decides logins. Verified modes come beside `trust` as further variants.
+/// Decides logins. Modes that verify the client become variants beside `Trust`.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Auth {
-    /// goim's own: the client says who it is, and is believed.
+    /// goim's mode: logic believes what the client says about itself.
     Trust,
 }
 
@@ -19,10 +19,10 @@ impl Auth {
         }
     }
 
-    /// What the client may be.
+    /// Tells who the client is and what it may do.
     ///
     /// # Errors
-    /// [`LogicError::Refused`] with words for the client, which never repeat what it sent.
+    /// [`LogicError::Refused`] with words for the client. They never repeat what it sent.
     pub(super) fn login(self, request: &ConnectRequest) -> Result<Login, LogicError> {
         match self {
             Auth::Trust => Login::parse(&request.token).map_err(|error| LogicError::Refused {

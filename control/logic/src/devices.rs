@@ -1,4 +1,4 @@
-//! Devices by name: who is online, since when and where; and out with them.
+//! Devices by name: logic tells who is online, since when and where, and kicks them.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -13,33 +13,34 @@ use tokio::task::yield_now;
 
 use super::{Logic, Offline, push::split};
 
-/// The way to a comet; none when there is no way. Asked for every kick, so it keeps what is dear to make.
+/// Tells how to call a comet; none if that is impossible. It is called for every kick, so it keeps what is expensive to
+/// make.
 pub type Reach = Arc<dyn Fn(&ServerId) -> Option<Arc<dyn CometApi>> + Send + Sync>;
 
-/// Longest time that a comet may take for one kick: only a shard that is stuck, or a comet far away, takes any.
+/// Longest time that a comet may take for one kick. It takes long only if a shard is stuck or the comet is far away.
 const KICK_MAX: Duration = Duration::from_secs(5);
 
-/// Kicks after which other tasks of the thread run.
+/// After so many kicks other tasks of the thread run.
 const KICKS_IN_A_ROW: usize = 256;
 
-/// Why not everybody was kicked. Whoever could be reached was; asking again is harmless, but for those who logged in
-/// again meanwhile.
+/// Why not everybody was kicked. Whoever could be reached was kicked. Asking again is harmless, except for those who
+/// have logged in again meanwhile.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KickFailure {
     /// Nobody was kicked.
     #[error(transparent)]
     Sessions(#[from] SessionsUnavailable),
-    /// The devices of this comet stay.
+    /// The devices of this comet may still be connected.
     #[error("comet {server} does not take the kick: {why}")]
     Comet {
-        /// The first that failed.
+        /// The first comet that failed.
         server: ServerId,
         /// What was wrong.
         why: String,
     },
 }
 
-/// Seconds since the epoch at which a session began: its generation is the time of its login.
+/// Seconds since the epoch at which a session began. Its generation tells, since that is the time of its login.
 pub(super) fn since(session: &StoredSession) -> Option<i64> {
     session.generation.map(|generation| generation.0 / 1_000_000)
 }
@@ -100,7 +101,7 @@ impl Logic {
     ) -> Result<(), KickFailure> {
         let (mut failure, mut failed) = (None, HashSet::new());
         for (n, session) in sessions.enumerate() {
-            // A comet that failed once would let every further device wait as long.
+            // Each further device of a comet that failed once would wait just as long.
             if failed.contains(&session.server) {
                 continue;
             }
@@ -118,7 +119,7 @@ impl Logic {
 
     async fn kick_one(&self, session: StoredSession, text: Option<Arc<str>>) -> Result<(), String> {
         let comet = (self.reach)(&session.server).ok_or("there is no way to it")?;
-        // This login and those before it; whoever came since was not meant.
+        // This login and those before it. A login that came since was not meant.
         let below = session.generation.map(|generation| Generation(generation.0.saturating_add(1)));
         match awake::timeout(KICK_MAX, comet.kick(session.key, below, CloseReason::Kicked, text)).await {
             Ok(kicked) => kicked.map_err(|error| error.to_string()),

@@ -1,8 +1,9 @@
-//! Which number a login gets.
+//! Gives each login its number, its generation.
 //!
-//! It is the time at which the login came to its comet, by the store's clock: a login that lay about for a while, because a
-//! process stood still or was busy, must not outrank one that its client has made since, on another comet. The number is
-//! never below that time and never above the present; how far above it is what nobody could tell.
+//! The number is the time at which the login came to its comet, by the store's clock. A login may lie about for a
+//! while, because a process stood still or was busy; meanwhile its client may have logged in again on another comet,
+//! and the old login must not outrank the new one. The number is never below the time of arrival and never above the
+//! present. How far above the arrival it is, nobody can tell.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -15,8 +16,8 @@ use proto::ids::Generation;
 use seam::Bug;
 use tokio::time::Instant;
 
-/// Numbers that are remembered, so that none is given twice: more than logins come within the time that two of one key can
-/// be dated alike.
+/// How many numbers logic remembers so that it gives none twice. These are more than the logins that can come within
+/// the time in which two logins of one key might get the same date.
 const REMEMBERED: usize = 4096;
 
 /// Dates logins.
@@ -35,9 +36,10 @@ impl Generations {
         self.dated(&request.arrival, request.arrival.age(Instant::now().into_std()), now_us)
     }
 
-    /// The same for a login that has waited for `age`.
+    /// The number of a login that has waited for `age`.
     fn dated(&self, arrival: &Arrival, age: Duration, now_us: u64) -> Generation {
-        // A login must not be overtaken by itself, as it was stored when it was asked before and the answer lost.
+        // A repeated login counts as new, up to `by_us`. The store may have it from the first try, if only the answer
+        // was lost, and a login must not be outranked by itself.
         let age = if arrival.is_repeated { 0 } else { u64::try_from(age.as_micros()).unwrap_or(u64::MAX) };
         let arrived = now_us.saturating_sub(age).min(arrival.by_us.unwrap_or(u64::MAX));
         let arrived = if seam::planted(Bug::DatedWhenDecided) { now_us } else { arrived };
@@ -47,7 +49,7 @@ impl Generations {
 }
 
 impl Given {
-    /// The first from here that was not given lately.
+    /// The first number from `from` on that was not given lately.
     fn next(&mut self, from: i64) -> i64 {
         let mut number = from;
         while !self.numbers.insert(number) {

@@ -1,4 +1,4 @@
-//! `halley.v1.Logic` over gRPC, for Halley's comets: renewals by the hundred, counts in pages.
+//! `halley.v1.Logic` over gRPC, for Halley's comets: renewals by the hundred, and counts in pages.
 
 use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
 
@@ -15,17 +15,17 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::rpc::{REQUEST_LEN_MAX, server_id, status};
 
-/// Rooms in one report, pages together: more than a comet has connections.
+/// Most rooms in one report, all pages together. This is more than a comet has connections.
 const ROOMS_MAX: usize = 4 << 20;
 
-/// Longest time of a report, from its beginning to its last page. A comet reports again sooner than that.
+/// Longest time of a report from its beginning to its last page. By then the comet has already begun the next one.
 const REPORT_MAX: Duration = Duration::from_secs(10);
 
 /// Any logic, as Halley's own gRPC service.
 pub struct HalleyRpc<L>(Arc<L>);
 
 impl<L: LogicApi> HalleyRpc<L> {
-    /// The service to be added to a server, beside goim's.
+    /// The service, which the caller adds to a server beside goim's.
     pub fn service(logic: Arc<L>) -> logic_server::LogicServer<Self> {
         logic_server::LogicServer::new(HalleyRpc(logic)).max_decoding_message_size(REQUEST_LEN_MAX)
     }
@@ -64,14 +64,14 @@ impl<L: LogicApi> logic_server::Logic for HalleyRpc<L> {
         }))
     }
 
-    /// Begins to answer at once: a deadline for the head of an answer is none for a long report.
+    /// Answers at once. Otherwise a client's deadline for the head of the answer would also be one for a long report.
     async fn online(&self, request: Request<Streaming<OnlineReport>>) -> Result<Response<Pages>, Status> {
         let answer = stream::once(counts(Arc::clone(&self.0), request.into_inner())).try_flatten();
         Ok(Response::new(Box::pin(answer)))
     }
 }
 
-/// Takes all pages of a report and makes those of the answer.
+/// Reads all pages of a report and makes the pages of the answer.
 async fn counts<L: LogicApi>(
     logic: Arc<L>,
     pages: Streaming<OnlineReport>,
@@ -87,7 +87,7 @@ async fn counts<L: LogicApi>(
     })))
 }
 
-/// All pages of a report.
+/// Reads all pages of a report.
 async fn report(
     mut pages: Streaming<OnlineReport>,
 ) -> Result<(ServerId, HashMap<RoomId, u32>, ClientCount), Status> {
@@ -101,7 +101,7 @@ async fn report(
         if named > ROOMS_MAX {
             return Err(Status::resource_exhausted(format!("more than {ROOMS_MAX} rooms in a report")));
         }
-        // Every comet of ours checks its names: one that is none is nobody's to ask for.
+        // Every Halley comet checks its room ids, so nobody can ask for one that is malformed.
         rooms.extend(counts.into_iter().filter_map(|(id, people)| Some((RoomId::parse(&id).ok()?, people))));
         page = pages.message().await?.map(|page| page.rooms);
     }

@@ -1,11 +1,12 @@
 //! logic: decides logins, keeps sessions and counts, takes pushes and clients' messages.
 //!
-//! [`Logic`] is the service itself, called in process by comet through [`LogicApi`]; [`start`] also serves it over HTTP
-//! (backends, operators) and gRPC (comets elsewhere). It holds no connection of a client and sends nothing itself:
-//! what is to be delivered goes to the broker, and whom an operator kicks is for the comet to close ([`Reach`]).
+//! [`Logic`] is the service itself, which comet calls in process through [`LogicApi`]; [`start`] also serves it over
+//! HTTP (for backends and operators) and gRPC (for comets elsewhere). logic holds no connection of a client and sends
+//! nothing to clients itself. It hands what is to be delivered to the broker, and tells a comet whom to close
+//! ([`Reach`]).
 
 #![forbid(unsafe_code)]
-#![deny(clippy::print_stdout, clippy::print_stderr)] // they panic when nobody takes it, or wait for ever
+#![deny(clippy::print_stdout, clippy::print_stderr)] // these macros panic or block if nobody reads
 
 mod auth;
 mod authority;
@@ -80,17 +81,17 @@ pub struct LogicDeps {
     pub broker: Arc<dyn Broker>,
     /// Who is where.
     pub sessions: Arc<dyn Sessions>,
-    /// People of every comet, where every logic finds them; none where there is one logic.
+    /// People of every comet, where every logic finds them; none if there is only one logic.
     pub counts: Option<Arc<dyn Counts>>,
     /// Which comets there are.
     pub registry: Arc<dyn Registry>,
-    /// How to reach the comet of a session that is to end.
+    /// How to reach the comet of a session that logic wants to end.
     pub reach: Reach,
     /// What logic measures.
     pub metrics: LogicMetrics,
 }
 
-/// The service.
+/// The service logic.
 pub struct Logic {
     auth: Auth,
     client_messages: ClientMessages,
@@ -108,7 +109,7 @@ pub struct Logic {
 }
 
 impl Logic {
-    /// The service, not yet served to anybody.
+    /// Makes the service. Nobody can call it over the network yet.
     pub fn new(config: &LogicConfig, deps: LogicDeps) -> Self {
         let LogicDeps { broker, sessions, counts, registry, reach, metrics } = deps;
         let (nodes, reach_of, sessions_of) = (registry.watch(), Arc::clone(&reach), Arc::clone(&sessions));
@@ -151,7 +152,7 @@ impl Logic {
         unanswered.end(!matches!(put, Err(SessionsUnavailable::Unknown(_))));
         match put {
             Ok(Put::Stored { previous, generation }) => {
-                // On its own comet the new connection closes the old one.
+                // If both logins are on one comet, that comet itself closes the old connection.
                 if let Some(previous) = previous.filter(|previous| previous.server != request.server) {
                     self.replaced.close(previous.server, key.clone(), generation);
                 }
@@ -170,7 +171,7 @@ impl Logic {
                 let text = reason.text().to_owned();
                 Err((LoginResult::Superseded, LogicError::Refused { reason, text }))
             }
-            // A client that is told "replaced" stays away; this one has to come again, and then gets in.
+            // A client that reads "replaced" stays away. This one has to come again, and then gets in.
             Ok(Put::Undecided { .. }) => {
                 let (reason, text) =
                     (CloseReason::ServerError, "which login is newer is not known".to_owned());
@@ -180,14 +181,14 @@ impl Logic {
         }
     }
 
-    /// What the comets said about people, silent comets left out.
+    /// What the comets reported about people, without the comets that have fallen silent.
     fn room_counts(&self) -> MutexGuard<'_, RoomCounts> {
         let mut counts = self.room_counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.expire(Instant::now());
         counts
     }
 
-    /// Every comet with its clients: what it reported here, or what the registry knows when that is newer.
+    /// Every comet with its clients: what it reported here, or what the registry says if that is newer.
     fn comets<T>(&self, use_them: impl FnOnce(&[(&Node, ClientCount)]) -> T) -> T {
         let nodes = Arc::clone(&self.nodes.borrow());
         let counts = self.room_counts();
@@ -204,7 +205,7 @@ impl Logic {
     }
 }
 
-/// A key for a client that gave none; nobody has had it.
+/// Invents a key for a client that gave none. No other client has it.
 fn invented_key() -> Key {
     match seam::name() {
         Some(name) => Key::new(format!("invented-{name:016x}")),
@@ -229,9 +230,9 @@ impl LogicApi for Logic {
         let renewals = self.sessions.renew(&sessions).await;
         let renewals = renewals.map_err(|error| LogicError::Unavailable(error.to_string()))?;
         let superseded = sessions.into_iter().zip(renewals).filter_map(|(session, renewal)| match renewal {
-            // A newer login on the same comet is on its way to close the old one, or has gone away again.
+            // On the same comet the newer login will close the old one, or it has ended already.
             Renewal::Superseded { by } if by.server != session.server => {
-                // Also a session whose own generation is the larger one, since the clock was ahead when it began.
+                // A session can be superseded although its own generation is higher: the clock was ahead when it began.
                 let own = session.generation.map_or(0, |own| own.0.saturating_add(1));
                 Some((session.key, Generation(by.generation.0.max(own))))
             }

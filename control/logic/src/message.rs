@@ -1,4 +1,4 @@
-//! What clients say.
+//! Takes the messages that clients send.
 
 use broker::PublishError;
 use contract::{ClientMessage, LogicError, MessageReply};
@@ -11,8 +11,8 @@ use super::Logic;
 use crate::{config::ClientMessages, metrics::MessageResult};
 
 impl Logic {
-    /// Operation 4 goes to the sender's room when that is configured; everything else is answered with an empty body,
-    /// for nobody here knows what it means.
+    /// Publishes a message of operation 4 to the sender's room, if the configuration says so. Answers everything else
+    /// with an empty body, since logic does not know what it means.
     pub(super) async fn take_message(&self, message: ClientMessage) -> Result<MessageReply, LogicError> {
         let origin = Some(message.origin());
         let ClientMessage { mid, key, room, header, body } = message;

@@ -6,7 +6,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-/// Statuses that the HTTP API answers with when it refuses or fails: each stands at 0 until it happens.
+/// HTTP statuses of refusals and failures. Each counter stands at 0 from the start.
 pub(crate) const HTTP_ERRORS: [u16; 10] = [400, 401, 403, 404, 405, 408, 413, 429, 503, 504];
 
 host::label! {
@@ -34,9 +34,9 @@ host::label! {
         Unavailable = "unavailable",
         /// A newer login of the same key came first.
         Superseded = "superseded",
-        /// It was found when its comet had stopped waiting: not begun.
+        /// logic reached it after its comet had stopped waiting, and did not begin it.
         Late = "late",
-        /// The key's session lies ahead of the store's clock: the client has to come again.
+        /// The key's session lies ahead of the store's clock, so the client has to come again.
         Undecided = "undecided",
     }
 }
@@ -44,11 +44,11 @@ host::label! {
 host::label! {
     /// What became of the kick of a connection whose key logged in on another comet.
     ReplacedKick, "result" {
-        /// Its comet has it.
+        /// The other comet has taken the kick.
         Taken = "taken",
-        /// Its comet is away or gone, or too many were under way.
+        /// The other comet is away or gone, or too many kicks were under way.
         Failed = "failed",
-        /// Its comet is goim's, which knows no kick.
+        /// The other comet is goim's, which knows no kick.
         Unsupported = "unsupported",
     }
 }
@@ -58,7 +58,8 @@ host::label! {
     MessageResult, "result" {
         /// Published to the sender's room.
         Room = "room",
-        /// Answered with an empty body: no room, refused by configuration, or an operation nobody serves.
+        /// Answered with an empty body: the sender has no room, the configuration refuses it, or nobody serves the
+        /// operation.
         Empty = "empty",
         /// The broker did not take it.
         Failed = "failed",
@@ -70,13 +71,13 @@ host::label! {
 pub struct LogicMetrics {
     /// Pushes accepted.
     pub pushes: CounterBy<PushKind>,
-    /// Keys and users of accepted pushes that nobody is online for.
+    /// Keys and users of accepted pushes that were not online.
     pub push_offline: Counter,
     /// Requests of the HTTP API that were refused or failed, by status.
     pub http_errors: Family<[(&'static str, u16); 1], Counter>,
     /// How long the broker took to take a push.
     pub publish: Latency,
-    /// From the acceptance of a push to the broker having it.
+    /// Time from the acceptance of a push until the broker has it.
     pub accept_to_broker: Latency,
     /// Logins.
     pub logins: CounterBy<LoginResult>,

@@ -1,4 +1,4 @@
-//! Where clients may connect: which comets, weighted by region and load, and how to come back after a failure.
+//! Tells clients where to connect: which comets, weighted by region and load, and how to come back after a failure.
 
 use std::{net::IpAddr, str::FromStr, time::UNIX_EPOCH};
 
@@ -9,16 +9,16 @@ use uuid::Uuid;
 
 use crate::config::LogicConfig;
 
-/// Comets named in one answer; goim's.
+/// Most comets named in one answer, as in goim.
 const NODES_MAX: usize = 5;
 
-/// The `platform` that gets host names instead of addresses.
+/// The `platform` whose clients get host names instead of addresses.
 const WEB: &str = "web";
 
-/// Answer to "where may I connect", fields in goim's order.
+/// The answer to "where may I connect", with the fields in goim's order.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Nodes {
-    /// Host when no other is reachable.
+    /// Host to use if no other is reachable.
     pub domain: String,
     /// Port for TCP.
     pub tcp_port: u16,
@@ -28,7 +28,7 @@ pub struct Nodes {
     pub wss_port: u16,
     /// Seconds between heartbeats.
     pub heartbeat: u32,
-    /// Heartbeats that may be missed.
+    /// Heartbeats that a client may miss.
     pub heartbeat_max: u32,
     /// Hosts, best first.
     pub nodes: Vec<String>,
@@ -64,7 +64,7 @@ pub(super) struct Instance {
     metadata: Metadata,
 }
 
-/// goim has texts here, whatever they mean.
+/// goim has texts here, whatever the fields mean.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct Metadata {
     addrs: String,
@@ -112,7 +112,7 @@ impl Chooser {
     pub(super) fn new(config: &LogicConfig) -> Self {
         let LogicConfig { node, backoff, regions, .. } = config;
         let networks = |(region, networks): (&String, &config::StringList)| {
-            // goim's provinces are no networks, and match nobody.
+            // goim's configuration names provinces, which are no networks. They match nobody.
             let networks: Vec<Network> = networks.iter().filter_map(|network| network.parse().ok()).collect();
             networks.into_iter().map(|network| (network, region.clone())).collect::<Vec<_>>()
         };
@@ -138,7 +138,7 @@ impl Chooser {
         }
     }
 
-    /// Comets for one client, each with its load.
+    /// Chooses comets for one client; `comets` has each with its load.
     pub(super) fn choose(
         &self,
         comets: &[(&Node, ClientCount)],
@@ -157,7 +157,7 @@ impl Chooser {
         Nodes { nodes, ..self.template.clone() }
     }
 
-    /// Under which names or addresses a client reaches a comet.
+    /// The names or addresses by which a client reaches a comet.
     fn hosts(&self, node: &Node, platform: &str) -> Vec<String> {
         if platform == WEB && !node.hostname.is_empty() {
             return vec![format!("{}{}", node.hostname, self.host_domain)];
@@ -165,8 +165,8 @@ impl Chooser {
         node.addrs.clone()
     }
 
-    /// Chance of each comet: its weight, more in the client's region, and less the more clients it has beyond the share
-    /// that its weight gives it (at most ten times less, or more).
+    /// The chance of each comet: its weight, higher in the client's region. It is lower if the comet has more clients
+    /// than its share by weight, higher if it has fewer, ten times at most.
     fn weights(&self, comets: &[(&Node, ClientCount)], region: Option<&str>) -> Vec<f64> {
         let total: f64 = comets.iter().map(|(_, clients)| clients.connections as f64).sum();
         let total_weight: f64 = comets.iter().map(|(node, _)| f64::from(node.weight)).sum();
@@ -188,9 +188,9 @@ impl Chooser {
     }
 }
 
-/// A random order in which each place goes to one of the rest with a chance proportional to its weight; weight 0 never.
-/// `random` gives numbers above 0 and up to 1. (The smallest of exponential variables with rates w1, w2, … is the first
-/// one with probability w1 / (w1 + w2 + …).)
+/// A random order. Each place goes to one of the remaining comets with a chance proportional to its weight; weight 0
+/// never gets a place. `random` gives numbers above 0 and up to 1. (Of exponential variables with rates w1, w2, … the
+/// first one is the smallest with probability w1 / (w1 + w2 + …).)
 fn order(weights: &[f64], mut random: impl FnMut() -> f64) -> Vec<usize> {
     let mut places: Vec<(f64, usize)> = weights
         .iter()
@@ -202,19 +202,19 @@ fn order(weights: &[f64], mut random: impl FnMut() -> f64) -> Vec<usize> {
     places.into_iter().map(|(_, index)| index).collect()
 }
 
-/// Above 0, up to 1.
+/// A random number above 0 and up to 1.
 fn random() -> f64 {
-    // 53 of the 64 low bits, of which a version 4 UUID fixes two; those are shifted out.
+    // The low half of a version 4 UUID: two of its 64 bits are fixed, and shifting drops them. 53 bits are left.
     let bits = (Uuid::new_v4().as_u128() as u64) << 2 >> 11;
     (bits + 1) as f64 / (1_u64 << 53) as f64
 }
 
-/// Can a region hold it?
+/// Whether this text is a network that a region can hold.
 pub(crate) fn is_network(text: &str) -> bool {
     text.parse::<Network>().is_ok()
 }
 
-/// Addresses with a common start, `10.1.0.0/16`; a bare address is itself alone.
+/// Addresses with a common start, such as `10.1.0.0/16`. A bare address is a network of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Network {
     start: IpAddr,

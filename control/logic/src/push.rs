@@ -1,4 +1,4 @@
-//! From a push to envelopes on the broker.
+//! Makes envelopes of a push and hands them to the broker.
 
 use std::collections::{HashMap, HashSet};
 
@@ -18,9 +18,9 @@ use crate::metrics::PushKind;
 /// One push of a backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Push {
-    /// To whom.
+    /// Whom it is for.
     pub target: PushTarget,
-    /// Its operation; not one of the wire's own.
+    /// Its operation, not one of the protocol's own.
     pub op: Op,
     /// The message.
     pub body: Bytes,
@@ -29,15 +29,15 @@ pub struct Push {
 /// To whom a push goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PushTarget {
-    /// Devices; one given twice gets it twice.
+    /// Devices. A key given twice gets the push twice.
     Keys(Vec<Key>),
-    /// All devices of each user; one given twice gets it twice.
+    /// All devices of each user. A user given twice gets the push twice.
     Mids(Vec<Mid>),
     /// The members of each room.
     Rooms(Vec<RoomId>),
     /// Everybody who accepts the operation.
     All {
-        /// Messages a second over all comets; 0 = unlimited.
+        /// Receivers a second over all comets; 0 = at once.
         speed: u32,
     },
 }
@@ -53,25 +53,26 @@ impl PushTarget {
     }
 }
 
-/// Whom an accepted push did not find online, each once, in the order asked.
+/// Whom an accepted push did not find online; each once, in the order asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Offline {
     /// Keys without a session.
     pub keys: Vec<Key>,
-    /// Users without one.
+    /// Users without a session.
     pub mids: Vec<Mid>,
 }
 
 /// Why a push was not accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PushFailure {
-    /// Broker or sessions are away or full. Retried by the caller, later.
+    /// Broker or sessions are away or full. The caller may try again later.
     #[error("{0}")]
     Unavailable(String),
-    /// The broker did not say whether it took the push: it may be delivered. Who retries may deliver it twice.
+    /// The broker did not say whether it took the push, so it may be delivered. A caller that tries again may deliver
+    /// it twice.
     #[error("{0}")]
     Unknown(String),
-    /// More than the broker can ever hold. Never retried.
+    /// The push is larger than the broker can ever hold. Trying again is of no use.
     #[error("{0}")]
     TooLarge(String),
 }
@@ -89,10 +90,10 @@ impl From<PublishError> for PushFailure {
 }
 
 impl Logic {
-    /// Accepts a push: when it returns `Ok` the broker has it, all of it.
+    /// Accepts a push. When it returns `Ok`, the broker has all of it.
     ///
     /// # Errors
-    /// [`PushFailure`]; nobody gets it, but for [`PushFailure::Unknown`].
+    /// [`PushFailure`]. Nobody gets the push, except perhaps after [`PushFailure::Unknown`].
     pub async fn push(&self, push: Push) -> Result<Offline, PushFailure> {
         let accepted_at_us = wall_micros();
         let Push { target, op, body } = push;
@@ -108,7 +109,7 @@ impl Logic {
         Ok(offline)
     }
 
-    /// Hands envelopes to the broker, all or none.
+    /// Hands envelopes to the broker, which takes all or none.
     pub(super) async fn publish(
         &self,
         envelopes: Vec<Envelope>,
@@ -153,7 +154,7 @@ impl From<session::SessionsUnavailable> for PushFailure {
     }
 }
 
-/// Those that were found, with what was found, and the others, each once.
+/// Splits what was asked for into those that were found, with what was found, and the others, each once.
 pub(super) fn split<T, F>(asked: impl Iterator<Item = (T, Option<F>)>) -> (Vec<(T, F)>, Vec<T>)
 where
     T: Clone + Eq + std::hash::Hash,
@@ -169,7 +170,7 @@ where
     (online, offline)
 }
 
-/// One target for each comet and partition of the log. The keys keep their order and their repetitions.
+/// One target for each comet and partition of the log. The keys keep their order, and repeated keys stay.
 fn group(broker: &dyn Broker, devices: Vec<(Key, ServerId)>) -> Vec<Target> {
     let mut groups: Vec<(ServerId, Vec<Key>)> = Vec::new();
     let mut places: HashMap<(ServerId, u32), usize> = HashMap::new();

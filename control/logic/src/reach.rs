@@ -1,4 +1,4 @@
-//! The comets of a registry over gRPC, for kicks.
+//! Reaches the comets of a registry over gRPC, for kicks.
 
 use std::{
     collections::HashMap,
@@ -13,8 +13,8 @@ use tracing::warn;
 
 use super::Reach;
 
-/// The way to every comet that `registry` knows, by gRPC; no call takes longer than `limit`. Connections are made with
-/// the first call and kept until their comet leaves the registry. To be called on a tokio runtime.
+/// Reaches every comet that `registry` knows by gRPC; no call takes longer than `limit`. The first call of a comet
+/// makes its connection, which stays until the comet leaves the registry. Call this on a tokio runtime.
 pub fn reach_by_grpc(registry: &dyn Registry, limit: Duration) -> Reach {
     let nodes = registry.watch();
     let comets = Mutex::new(HashMap::<ServerId, Arc<GrpcComet>>::new());

@@ -1,8 +1,10 @@
-//! A key that logged in on another comet: the connection it had is closed there. Where that was is unknown when the store was
-//! silent under the login and has it all the same: then every other comet is told, once the store answers again.
+//! After a key logged in on another comet, logic has the connection closed that the key had before.
 //!
-//! Nobody waits for that, and it may fail: whoever is not reached is told with the next renewal of its session
-//! ([`contract::Renewed::superseded`]).
+//! Sometimes logic does not know where that was: the store was silent during the login and has stored it all the same.
+//! Then, as soon as the store answers again, logic tells every other comet.
+//!
+//! No login waits for these kicks, and they may fail. A comet that a kick did not reach learns the same with the next
+//! renewal of the old session ([`contract::Renewed::superseded`]).
 
 use std::{slice, sync::Arc, time::Duration};
 
@@ -24,20 +26,20 @@ use tracing::debug;
 use super::Reach;
 use crate::metrics::{LogicMetrics, ReplacedKick};
 
-/// Kicks under way at once; beyond it they are counted as failed, and left to the renewals.
+/// Kicks under way at once. logic counts those beyond as failed and leaves them to the renewals.
 const UNDER_WAY_MAX: usize = 1024;
 
-/// How long a comet that does not take a kick is asked again.
+/// How long logic tries a kick again that a comet does not take.
 const TRIED_FOR: Duration = Duration::from_secs(5);
 
-/// First pause before it is asked again; doubled each time.
+/// First pause before the next try. It doubles each time.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Logins at once of which the store has to say what became of them, their kicks included; beyond it they are left to the
+/// How many logins with an unknown result logic follows at once, including their kicks. It leaves those beyond to the
 /// renewals.
 const UNKNOWN_MAX: usize = 1024;
 
-/// How often it is asked.
+/// How often logic asks the store about such a login.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// The kicks that follow logins.
@@ -61,12 +63,12 @@ impl Replaced {
         Replaced { reach, metrics, sessions, nodes, places, unknown }
     }
 
-    /// To be held while a login of `key` is being stored.
+    /// The caller holds the guard while it stores a login of `key`.
     pub(super) fn unanswered<'a>(self: &'a Arc<Self>, key: &'a Key) -> Unanswered<'a> {
         Unanswered { replaced: self, key, is_answered: false }
     }
 
-    /// Has the connections that `key` had on `server` before the login `by` closed, in the background.
+    /// Has the connections closed, in the background, that `key` had on `server` before the login `by`.
     pub(super) fn close(&self, server: ServerId, key: Key, by: Generation) {
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
             self.metrics.replaced.of(ReplacedKick::Failed).inc();
@@ -81,7 +83,8 @@ impl Replaced {
     }
 }
 
-/// A login that the store may have, unless it answers. Comet may wait for it no more, and with its call this is dropped.
+/// A login that the store may have although it has not answered. If comet stops waiting and its call is dropped, so is
+/// this.
 pub(super) struct Unanswered<'a> {
     replaced: &'a Arc<Replaced>,
     key: &'a Key,
@@ -89,14 +92,15 @@ pub(super) struct Unanswered<'a> {
 }
 
 impl Unanswered<'_> {
-    /// The store did, or did not.
+    /// Tells whether the store has answered.
     pub(super) fn end(mut self, is_answered: bool) {
         self.is_answered = is_answered;
     }
 }
 
 impl Drop for Unanswered<'_> {
-    /// When the store tells who holds the key, what it had on the other comets is closed there, in the background.
+    /// If the store has not answered, waits in the background until it tells who holds the key, and closes what the key
+    /// has on the other comets.
     fn drop(&mut self) {
         let (false, Ok(runtime)) = (self.is_answered, Handle::try_current()) else { return };
         let (replaced, key) = (Arc::clone(self.replaced), self.key.clone());
@@ -128,7 +132,7 @@ async fn kick(reach: &Reach, server: &ServerId, key: &Key, by: Generation) -> Re
     let end = Instant::now() + TRIED_FOR;
     let mut pause = PAUSE;
     loop {
-        // Asked each time: a comet that has left takes its connections along.
+        // Looked up for each try, since the comet may have left meanwhile. Then its connections are gone too.
         let Some(comet) = reach(server) else { return ReplacedKick::Failed };
         let kicked = timeout_at(end, comet.kick(key.clone(), Some(by), CloseReason::Replaced, None)).await;
         let why = match kicked {

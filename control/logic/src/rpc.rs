@@ -25,18 +25,18 @@ use tonic::{Request, Response, Status, codec::CompressionEncoding};
 
 use super::nodes::Nodes;
 
-/// Longest request, bytes: the report of a comet with half a million rooms.
+/// Longest request, bytes. The report of a comet with half a million rooms fits.
 pub(super) const REQUEST_LEN_MAX: usize = 16 << 20;
 
-/// Says where clients may connect.
+/// Tells where clients may connect.
 pub trait NodesApi: Send + Sync + 'static {
     /// Comets for one client, best first.
     fn nodes(&self, platform: &str, client: Option<IpAddr>) -> Nodes;
 }
 
-/// Says how many people are where.
+/// Tells how many people are where.
 pub trait AllRooms: Send + Sync + 'static {
-    /// People per room of all comets, no room without any: what goim's comets are told, whatever rooms they have.
+    /// People per room over all comets, without empty rooms. goim's comets get all of this, whatever rooms they have.
     fn all_rooms(&self) -> HashMap<RoomId, u32>;
 }
 
@@ -44,7 +44,7 @@ pub trait AllRooms: Send + Sync + 'static {
 pub struct RpcLogic<L>(Arc<L>);
 
 impl<L: LogicApi + NodesApi + AllRooms> RpcLogic<L> {
-    /// The service to be added to a server. Go comets send compressed reports, so gzip is understood.
+    /// The service, which the caller adds to a server. It understands gzip, since Go comets compress their reports.
     pub fn service(logic: Arc<L>) -> logic_server::LogicServer<Self> {
         logic_server::LogicServer::new(RpcLogic(logic))
             .accept_compressed(CompressionEncoding::Gzip)
@@ -62,7 +62,8 @@ impl<L: LogicApi + NodesApi + AllRooms> logic_server::Logic for RpcLogic<L> {
         let transport = [Transport::Tcp, Transport::WebSocket].into_iter().find(|t| t.label() == transport);
         let request = ConnectRequest {
             server: server_id(server)?,
-            // A Go comet does not say; there the cookie is empty exactly on TCP, near enough for logs and rules.
+            // A Go comet does not name the transport. Its cookie is empty exactly on TCP, which is near enough for logs
+            // and rules.
             transport: transport.unwrap_or(if cookie.is_empty() {
                 Transport::Tcp
             } else {
@@ -104,7 +105,7 @@ impl<L: LogicApi + NodesApi + AllRooms> logic_server::Logic for RpcLogic<L> {
         let OnlineReq { server, room_count, connections, addresses } = request.into_inner();
         let rooms: HashMap<RoomId, u32> = room_count
             .into_iter()
-            // A Go comet checks no room id: one that is none is nobody's to ask for.
+            // A Go comet does not check room ids. Nobody can ask for a malformed one.
             .filter_map(|(room, people)| Some((RoomId::parse(&room).ok()?, u32::try_from(people).ok()?)))
             .collect();
         let clients = ClientCount { connections, addresses };
@@ -168,8 +169,8 @@ pub(super) fn session(mid: i64, key: String, server: String, generation: i64) ->
     Ok(SessionRef { mid: Mid(mid), key: Key::new(key), server: server_id(server)?, generation })
 }
 
-/// A refused login's words are for the client; its code says whether it was about who the client is, what it may do, a
-/// newer login of its key, or that it has to come again.
+/// The words of a refused login are for the client. The code tells why: who the client is, what it may do, a newer
+/// login of its key, or that it has to come again.
 pub(super) fn status(error: LogicError) -> Status {
     match error {
         LogicError::Refused { reason: CloseReason::NotPermitted, text } => Status::permission_denied(text),

@@ -1,4 +1,4 @@
-//! logic at work: bound, serving, drained.
+//! Runs logic: binds, serves, drains.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -20,10 +20,11 @@ use tracing::warn;
 use super::{HalleyRpc, Logic, LogicDeps, RpcLogic, authority::ValidAuthority, http};
 use crate::config::{AuthMode, LimitsConfig, LogicConfig};
 
-/// A silent comet is probed this often, and let go when it does not answer within 20 s.
+/// logic probes a silent comet this often. If the comet does not answer within 20 s, logic closes the connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// How long the gRPC server may take to end after the HTTP server has: its calls are shorter, but a peer may be dead.
+/// How long the gRPC server may take to end after the HTTP server. Its calls are shorter than that, but a peer may be
+/// dead.
 const RPC_END_MAX: Duration = Duration::from_secs(2);
 
 /// logic at work.
@@ -34,11 +35,11 @@ pub struct LogicServer {
     task: JoinHandle<()>,
 }
 
-/// An address that logic cannot have. Not retried: the process ends and names it.
+/// logic cannot listen on this address. It does not try again: the process ends and names the address.
 #[derive(Debug, thiserror::Error)]
 #[error("{key} = {addr} cannot be listened on: {error}")]
 pub struct StartError {
-    /// The key, without the section that logic's keys stand in.
+    /// The configuration key, without the name of logic's section.
     pub key: &'static str,
     /// The address.
     pub addr: SocketAddr,
@@ -46,13 +47,13 @@ pub struct StartError {
     pub error: io::Error,
 }
 
-/// Binds logic's addresses and starts to serve on them. `extra` are routes served beside the API on the same addresses:
-/// metrics and health.
+/// Binds logic's addresses and starts to serve on them. `extra` are further routes on the addresses of the API: metrics
+/// and health.
 ///
-/// When the drain begins logic takes no more requests, answers those under way, and closes the broker for publishing.
+/// When the drain begins, logic takes no more requests, answers those under way, and closes the broker for publishing.
 ///
 /// # Errors
-/// [`StartError`]; nothing was started.
+/// [`StartError`]; then nothing was started.
 pub async fn start(
     config: &LogicConfig,
     limits: &LimitsConfig,
@@ -100,9 +101,9 @@ pub async fn start(
     Ok(LogicServer { logic, http_addrs, rpc_addrs, task })
 }
 
-/// Waits for the end of the HTTP server, the one way in for pushes, before the broker is closed.
+/// Closes the broker after the HTTP server has ended, since pushes come in only there.
 async fn drained(http: JoinHandle<()>, rpc: Vec<JoinHandle<()>>, broker: Arc<dyn Broker>) {
-    // The tasks are never cancelled, and a panic ends the process.
+    // Nobody cancels the tasks, and a panic in one ends the process.
     let _ = http.await;
     broker.close().await;
     for server in rpc {
@@ -116,17 +117,17 @@ impl LogicServer {
         Arc::clone(&self.logic)
     }
 
-    /// Addresses of the HTTP API, with the ports the system chose.
+    /// Addresses of the HTTP API, with the ports that the system chose.
     pub fn http_addrs(&self) -> &[SocketAddr] {
         &self.http_addrs
     }
 
-    /// Addresses of the gRPC service, with the ports the system chose.
+    /// Addresses of the gRPC service, with the ports that the system chose.
     pub fn rpc_addrs(&self) -> &[SocketAddr] {
         &self.rpc_addrs
     }
 
-    /// What a start says about it, by name: the HTTP API, gRPC, logins, the push API.
+    /// Rows for the banner of a starting process: the HTTP API, gRPC, logins, the push API.
     pub fn rows(&self, config: &LogicConfig) -> [(&'static str, String); 4] {
         let http: Vec<String> = self.http_addrs.iter().map(|address| format!("http://{address}")).collect();
         let rpc: Vec<String> = self.rpc_addrs.iter().map(ToString::to_string).collect();
@@ -145,10 +146,10 @@ impl LogicServer {
         ]
     }
 
-    /// Waits until logic has ended: after the drain began and every request was answered. The service itself goes on
-    /// answering a comet in this process; it only publishes nothing any more.
+    /// Waits until logic has ended. That is when the drain has begun and every request is answered. The service still
+    /// answers a comet in this process, but publishes nothing any more.
     pub async fn stopped(self) {
-        // The task is never cancelled, and a panic ends the process.
+        // Nobody cancels the task, and a panic in it ends the process.
         let _ = self.task.await;
     }
 }

@@ -1,36 +1,37 @@
-//! One header block: its fields, as RFC 7541 section 6 writes them, and the `:authority` among them.
+//! One HTTP/2 header block: its fields (RFC 7541 section 6), and the `:authority` among them.
 //!
-//! The new authority is as long as the old one. So its entry in the dynamic table takes the same room, every later
-//! index means what the client meant, and the block can be changed where it stands: no table is kept here, no later
-//! block needs to be written anew, and what may be wrong with a block is for the server to say.
+//! The new authority is as long as the old one. So its entry in HPACK's dynamic table takes the same room, and every
+//! later index means what the client meant. This is why logic can change the block where it stands: it keeps no table
+//! and rewrites no later block. Whatever else may be wrong with a block, the server finds out.
 
 use std::{cell::RefCell, ops::Range};
 
 use axum::http::uri::Authority;
-// Only the Huffman code is taken from the library in what is shipped; the tests use its decoder. loona-hpack is what
-// became of hpack-rs and of fluke-hpack, to which RUSTSEC-2023-0084 (`hpack` is unmaintained) sends people. It has no
-// unsafe code, and bad input is an error in it, never a panic.
+// The shipped program takes only the Huffman code from the library; the tests also use its decoder. loona-hpack is the
+// successor of hpack-rs and fluke-hpack, which RUSTSEC-2023-0084 (`hpack` is unmaintained) recommends. It has no unsafe
+// code, and answers bad input with an error, never a panic.
 use loona_hpack::huffman::HuffmanDecoder;
 
 thread_local! {
-    /// The code's table, which takes some microseconds to build.
+    /// The table of the Huffman code. Building it takes some microseconds.
     static HUFFMAN: RefCell<HuffmanDecoder> = RefCell::new(HuffmanDecoder::new());
 }
 
-/// Where the static table has `:authority`.
+/// Index of `:authority` in the static table.
 const AUTHORITY_INDEX: usize = 1;
 
-/// No header block of RFC 7541.
+/// The block does not follow RFC 7541.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Malformed;
 
-/// The block with a valid `:authority`; `None` when it needs no change. Only the name from the static table is looked
-/// for, which every known client uses; under another the authority stays as it is.
+/// The block with a valid `:authority`; `None` if it needs no change. This finds the authority only under the name from
+/// the static table, which every known client uses. Under a name that the client spells out, the authority stays as it
+/// is.
 pub(super) fn with_valid_authority(block: &[u8]) -> Result<Option<Vec<u8>>, Malformed> {
     let mut fields = Fields { block, at: 0 };
     let mut changed: Option<(Vec<u8>, usize)> = None;
     while let Some(&first) = block.get(fields.at) {
-        // The bits before a field's index say what it is.
+        // The first bits of a field tell its kind, and how many of the byte's other bits begin the index.
         let prefix = match first {
             0x80.. => 7,
             0x40.. => 6,
@@ -63,8 +64,8 @@ pub(super) fn with_valid_authority(block: &[u8]) -> Result<Option<Vec<u8>>, Malf
     }))
 }
 
-/// A valid authority of the same length, a dot in the place of whatever does not belong into a name; `None` when this
-/// one is valid already, or empty.
+/// A valid authority of the same length, with a dot in place of each byte that does not belong into a name. `None` if
+/// the authority is valid already, or empty.
 fn valid(authority: &[u8]) -> Option<Vec<u8>> {
     if authority.is_empty() || Authority::try_from(authority).is_ok() {
         return None;
@@ -107,7 +108,7 @@ fn write_text(text: &[u8], into: &mut Vec<u8>) {
     into.extend_from_slice(text);
 }
 
-/// Reads through a block.
+/// Reads a block field by field.
 struct Fields<'a> {
     block: &'a [u8],
     at: usize,
@@ -120,7 +121,7 @@ impl Fields<'_> {
         Ok(byte)
     }
 
-    /// An integer whose first bits are the last `prefix` ones of a byte (section 5.1); five bytes at most.
+    /// An integer that begins in the last `prefix` bits of a byte (section 5.1); five bytes at most.
     fn integer(&mut self, prefix: u32) -> Result<usize, Malformed> {
         let mask = (1 << prefix) - 1;
         let mut value = usize::from(self.byte()?) & mask;
@@ -137,7 +138,7 @@ impl Fields<'_> {
         Err(Malformed)
     }
 
-    /// A string (section 5.2), skipped.
+    /// Skips a string (section 5.2), and tells where it is.
     fn text(&mut self) -> Result<Text, Malformed> {
         let is_huffman = self.block.get(self.at).is_some_and(|byte| byte & 0x80 != 0);
         let len = self.integer(7)?;

@@ -1,12 +1,13 @@
-//! What a client sends, frame by frame (RFC 9113), with the header blocks picked out.
+//! Reads a client's HTTP/2 frames (RFC 9113) and picks out the header blocks.
 
 use super::block::with_valid_authority;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const HEAD_LEN: usize = 9;
-/// Longest frame, bytes: the server announces no other.
+/// Longest frame, bytes. The server announces no larger limit.
 const FRAME_LEN_MAX: usize = 16_384;
-/// Longest header block, bytes, the heads of its frames included, so that empty frames have an end too.
+/// Longest header block, bytes. The heads of its frames count too, since a block of empty frames would otherwise never
+/// end.
 const BLOCK_LEN_MAX: usize = 64 << 10;
 
 const HEADERS: u8 = 1;
@@ -16,17 +17,18 @@ const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
 
-/// Bytes of a HEADERS frame before its part of the block when it has a priority.
+/// Bytes of the priority, if a HEADERS frame has one before its part of the block.
 const PRIORITY_LEN: usize = 5;
 
-/// A header block longer than [`BLOCK_LEN_MAX`]. The connection has to end.
+/// A header block is longer than [`BLOCK_LEN_MAX`]. The connection has to end.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a header block longer than {BLOCK_LEN_MAX} bytes")]
 pub(super) struct BlockTooLong;
 
-/// The way of one connection's bytes from client to server.
+/// Reads one connection's bytes on their way from client to server.
 ///
-/// What breaks the rules goes on as it came, and so does everything after it: the server says what is wrong.
+/// Bytes that break the rules go on as they came, and so does everything after them: the server tells the client what
+/// is wrong.
 pub(super) struct Frames {
     at: At,
     /// The frames of the header block under way, as they came, then the frame under way.
@@ -41,11 +43,11 @@ pub(super) struct Frames {
 enum At {
     /// This many bytes of the preface have come.
     Preface(usize),
-    /// In a frame, or in the header block of several, that must be whole before it goes on.
+    /// In a frame, or in a header block of several frames, that is held back until it is whole.
     Held,
-    /// In a frame that is none of ours: this many bytes of it are to come.
+    /// In a frame of another kind: this many bytes of it are still to come.
     Passing(usize),
-    /// Nothing is looked at any more.
+    /// Reading has ended; everything goes on as it comes.
     Unread,
 }
 
@@ -79,7 +81,7 @@ impl Frames {
         Frames { at: At::Preface(0), held: Vec::new(), frame: 0, block: Vec::new() }
     }
 
-    /// How many of these next bytes of the client go on untouched; the rest is for [`Frames::push`].
+    /// How many of the client's next bytes go on untouched. The caller gives the rest to [`Frames::push`].
     pub(super) fn pass(&mut self, bytes: &[u8]) -> usize {
         match &mut self.at {
             At::Unread => bytes.len(),
@@ -95,7 +97,7 @@ impl Frames {
         }
     }
 
-    /// Takes the next bytes of the client; appends what can go on to `out`.
+    /// Takes the next bytes of the client, and appends to `out` what can go on.
     pub(super) fn push(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) -> Result<(), BlockTooLong> {
         while !bytes.is_empty() {
             match self.at {
@@ -123,7 +125,7 @@ impl Frames {
         Ok(())
     }
 
-    /// Ends the reading, where the client's bytes end or break the rules: what is held goes on as it came.
+    /// Ends the reading because the client's bytes end or break the rules. What is held back goes on as it came.
     pub(super) fn end(&mut self, out: &mut Vec<u8>) {
         out.append(&mut self.held);
         self.at = At::Unread;
@@ -157,7 +159,7 @@ impl Frames {
         Ok(rest)
     }
 
-    /// Adds to the frame under way until it has `len` bytes; says whether it has.
+    /// Adds to the frame under way until it has `len` bytes. Returns whether it has, and the rest.
     fn fill<'a>(&mut self, bytes: &'a [u8], len: usize) -> (bool, &'a [u8]) {
         let missing = (self.frame + len).saturating_sub(self.held.len());
         let (taken, rest) = bytes.split_at(bytes.len().min(missing));
@@ -187,7 +189,7 @@ impl Frames {
     }
 }
 
-/// The part of a block in the payload of a HEADERS frame: without padding and priority.
+/// The part of a block in the payload of a HEADERS frame, without padding and priority.
 fn part_of_headers(payload: &[u8], flags: u8) -> Option<&[u8]> {
     let mut part = payload;
     if flags & PADDED != 0 {
@@ -200,7 +202,8 @@ fn part_of_headers(payload: &[u8], flags: u8) -> Option<&[u8]> {
     Some(part)
 }
 
-/// Writes a block in frames: the first as it was in `held`, but without padding.
+/// Writes a block in frames. The first one keeps stream, flags and priority of the first in `held`, but not its
+/// padding.
 fn write_block(held: &[u8], block: &[u8], out: &mut Vec<u8>) {
     let first = Head::read(held);
     let priority: &[u8] = if first.flags & PRIORITY != 0 {

@@ -1,9 +1,9 @@
-//! A Go comet on logic's gRPC port.
+//! Lets Go comets call logic's gRPC port.
 //!
-//! goim's comet names the service as `goim.logic/prod/sh` and grpc-go sends that as `:authority`. Slashes do not belong
-//! there, and the HTTP/2 library under the server resets the stream. [`ValidAuthority`] stands between socket and
-//! server and puts dots in their place: no call depends on the name. Everything else a client sends goes on byte by
-//! byte, and what the server sends is not looked at.
+//! goim's comet names the service `goim.logic/prod/sh`, and grpc-go sends that as `:authority`. Slashes are not allowed
+//! there, so the HTTP/2 library under the server resets the stream. [`ValidAuthority`] stands between socket and server
+//! and replaces them by dots; no call depends on the name. It passes on everything else byte by byte, and does not look
+//! at what the server sends.
 
 mod block;
 mod frames;
@@ -22,13 +22,14 @@ use tonic::transport::server::Connected;
 
 use self::frames::Frames;
 
-/// A connection whose requests have an authority that the server takes.
+/// A connection on which every request has an authority that the server accepts.
 ///
-/// Reading fails with `InvalidData` when a header block is longer than 64 KiB; no more than that and one read is held.
+/// Reading fails with `InvalidData` if a header block is longer than 64 KiB. The value holds at most that much, and one
+/// read.
 pub(super) struct ValidAuthority<S> {
     stream: S,
     frames: Frames,
-    /// Bytes for the server, the first `taken` of which it has.
+    /// Bytes for the server. It has read the first `taken` of them.
     ready: Vec<u8>,
     taken: usize,
 }
@@ -70,10 +71,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for ValidAuthority<S> {
                 }
                 continue;
             }
-            // What lies within a frame that is none of ours stays where the socket put it.
+            // Bytes within a frame of another kind stay where the socket put them.
             let passed = this.frames.pass(read);
             let pushed = this.frames.push(&read[passed..], &mut this.ready);
-            // A read that fails has put nothing anywhere.
+            // After a failed read the buffer must hold nothing new.
             buffer.set_filled(if pushed.is_ok() { before + passed } else { before });
             pushed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
             if passed > 0 {

@@ -1,4 +1,4 @@
-//! How many people are where: what each comet reported last, here or to another logic, and the sums.
+//! Adds up how many people are where, from the last report of each comet, here or to another logic.
 
 mod shared;
 
@@ -11,36 +11,37 @@ use contract::ClientCount;
 use proto::ids::{RoomId, ServerId};
 use tokio::time::Instant;
 
-/// A comet that reports here only, and has not for this long, is gone, and so are its people. A Go comet reports every 10 s.
+/// A comet that reports only here, and has not for this long, is gone, and so are its people. A Go comet reports every
+/// 10 s.
 const REPORT_AGE_MAX: Duration = Duration::from_secs(15);
 
 /// People per room on all comets.
 #[derive(Debug, Default)]
 pub(crate) struct RoomCounts {
     comets: HashMap<ServerId, Report>,
-    /// Sums of the reports; no room with nobody in it.
+    /// Sums of the reports. A room without people has no entry.
     rooms: HashMap<RoomId, u64>,
-    /// When the registry was last seen to say something new of a comet, and when it said that by the comet's clock.
+    /// When this logic first saw the registry's latest word on a comet, and that word's time by the comet's clock.
     registered: HashMap<ServerId, (Instant, SystemTime)>,
 }
 
-/// What is known of one comet.
+/// What logic knows of one comet.
 #[derive(Debug)]
 struct Report {
     rooms: HashMap<RoomId, u32>,
-    /// When its rooms were so.
+    /// When the rooms had these numbers.
     updated: Instant,
-    /// Its clients, as it said here, and when.
+    /// The number of its clients as the comet reported it here, and when.
     said: Option<(ClientCount, Instant)>,
-    /// Where its rooms come from.
+    /// Where the numbers of its rooms come from.
     source: Source,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
-    /// It said them here, and has to say them again.
+    /// The comet reported them here, and has to report again before they expire.
     Here,
-    /// They stand in the store of all logics, until something else stands there.
+    /// They come from the store of all logics, and hold until the store says something else.
     Store(Life),
 }
 
@@ -49,12 +50,12 @@ enum Source {
 pub(crate) enum Life {
     /// It may be alive.
     Alive,
-    /// What it reported is too old for a comet that lives.
+    /// Its last report is too old for a comet that lives.
     Silent,
 }
 
 impl RoomCounts {
-    /// Takes a comet's report in the place of its last one.
+    /// Replaces a comet's last report by this one.
     pub(crate) fn report(
         &mut self,
         server: ServerId,
@@ -68,7 +69,7 @@ impl RoomCounts {
         );
     }
 
-    /// Takes what the store, asked at `asked`, has of a comet, unless the comet has reported here since.
+    /// Takes what the store had of a comet when it was asked at `asked`, unless the comet has reported here since.
     pub(crate) fn stored(
         &mut self,
         server: ServerId,
@@ -83,7 +84,7 @@ impl RoomCounts {
         }
     }
 
-    /// Takes note of when the registry's word on each comet is from; of others it says nothing any more.
+    /// Notes since when the registry says what it says of each comet, and forgets the comets that it no longer lists.
     pub(crate) fn registered<'a>(
         &mut self,
         comets: impl Iterator<Item = (&'a ServerId, SystemTime)>,
@@ -98,23 +99,23 @@ impl RoomCounts {
             .collect();
     }
 
-    /// The comets that reported here last, for which the store does not stand.
+    /// The comets whose last report came here, so that the numbers do not come from the store.
     pub(crate) fn reported_here(&self) -> Vec<ServerId> {
         let here = self.comets.iter().filter(|(_, report)| report.source == Source::Here);
         here.map(|(server, _)| server.clone()).collect()
     }
 
-    /// Forgets a comet of which nothing was in the store at `asked`, unless it has reported here since.
+    /// Forgets a comet if the store had nothing of it at `asked`, unless it has reported here since.
     pub(crate) fn gone(&mut self, gone: &ServerId, asked: Instant) {
         self.forget(|server, report| server == gone && report.updated < asked);
     }
 
-    /// Forgets the comets of the store that are not `known` any more.
+    /// Forgets the comets whose numbers come from the store and that are not `known` any more.
     pub(crate) fn keep_stored(&mut self, known: impl Fn(&ServerId) -> bool) {
         self.forget(|server, report| report.source != Source::Here && !known(server));
     }
 
-    /// Forgets comets that are silent.
+    /// Forgets comets that have not reported for too long.
     pub(crate) fn expire(&mut self, now: Instant) {
         let is_old = |at: Instant| now - at >= REPORT_AGE_MAX;
         for report in self.comets.values_mut() {
@@ -148,12 +149,12 @@ impl RoomCounts {
         }
     }
 
-    /// Everybody's people per room.
+    /// People per room, over all comets.
     pub(crate) fn rooms(&self) -> HashMap<RoomId, u32> {
         self.rooms.iter().map(|(room, people)| (room.clone(), capped(*people))).collect()
     }
 
-    /// Makes the people of these rooms everybody's; rooms with nobody in them go.
+    /// Replaces the people of these rooms by those of all comets, and removes rooms without people.
     pub(crate) fn fill(&self, rooms: &mut HashMap<RoomId, u32>) {
         rooms.retain(|room, people| {
             *people = capped(self.room(room));
@@ -161,7 +162,7 @@ impl RoomCounts {
         });
     }
 
-    /// Rooms with anybody in them.
+    /// Number of rooms with people in them.
     pub(crate) fn room_count(&self) -> usize {
         self.rooms.len()
     }
@@ -171,7 +172,7 @@ impl RoomCounts {
         self.rooms.get(room).copied().unwrap_or(0)
     }
 
-    /// The fullest rooms of one kind, fullest first, equals by name.
+    /// The fullest rooms of one kind, fullest first; rooms with equally many people by name.
     pub(crate) fn top(&self, kind: &str, limit: usize) -> Vec<(RoomId, u64)> {
         let mut rooms: Vec<(&RoomId, u64)> = self
             .rooms
@@ -188,8 +189,8 @@ impl RoomCounts {
         rooms.into_iter().map(|(room, sum)| (room.clone(), sum)).collect()
     }
 
-    /// Clients of one comet: as it said here, or none when it is silent. Nothing when the registry knows better: it may
-    /// have reported to another logic since.
+    /// Clients of one comet as it reported them here, or zero if the store says that it is silent. `None` if the
+    /// registry's word is newer, because the comet may have reported to another logic since.
     pub(crate) fn clients(&self, server: &ServerId) -> Option<ClientCount> {
         let report = self.comets.get(server)?;
         let silent = report.source == Source::Store(Life::Silent);
@@ -207,12 +208,12 @@ impl RoomCounts {
     }
 }
 
-/// What a comet can be told.
+/// A count in the 32 bits that a report's answer has for it.
 fn capped(people: u64) -> u32 {
     u32::try_from(people).unwrap_or(u32::MAX)
 }
 
-/// Clients of several comets. An address that is on two of them counts twice, as in goim.
+/// Adds up the clients of several comets. An address that is on two of them counts twice, as in goim.
 pub(crate) fn sum(clients: impl Iterator<Item = ClientCount>) -> ClientCount {
     clients.fold(ClientCount::default(), |sum, clients| ClientCount {
         connections: sum.connections + clients.connections,

@@ -1,4 +1,4 @@
-//! Who may ask, and how often.
+//! Checks who may ask, and how often.
 
 use std::{
     hint::black_box,
@@ -20,9 +20,9 @@ impl Tokens {
         Tokens(tokens.to_vec())
     }
 
-    /// Lets a request pass: every one when there are no tokens.
+    /// Lets a request pass if it carries one of the tokens, or if there are no tokens.
     ///
-    /// How long it takes tells how long the tokens are, and nothing else about them.
+    /// The time this takes tells how long the tokens are, and nothing else about them.
     pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         if self.0.is_empty() {
             return Ok(());
@@ -32,19 +32,19 @@ impl Tokens {
             Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"Bearer ") => token.trim_ascii(),
             _ => b"",
         };
-        // Every token is compared, whichever was right.
+        // Compare with every token, even after one was right, so that the time does not tell which.
         let right = self.0.iter().filter(|token| equal(token.get().as_bytes(), given)).count();
         if right > 0 { Ok(()) } else { Err(ApiError::Unauthorized) }
     }
 }
 
-/// Compares every byte, wherever the first difference is.
+/// Compares every byte, even after a difference, so that the time does not tell where it is.
 fn equal(a: &[u8], b: &[u8]) -> bool {
     let differ = a.iter().zip(b).fold(0, |differ, (a, b)| black_box(differ | (a ^ b)));
     a.len() == b.len() && differ == 0
 }
 
-/// At most so many pushes a second, of which a second's worth may come at once.
+/// Allows at most so many pushes a second. A second's worth of them may come at once.
 #[derive(Debug)]
 pub(super) struct Rate {
     /// 0 = no limit.
@@ -64,7 +64,7 @@ impl Rate {
         Rate { per_second, bucket: Mutex::new(bucket) }
     }
 
-    /// Takes one push.
+    /// Takes one push out of the bucket.
     pub(super) fn take(&self) -> Result<(), ApiError> {
         if self.per_second == 0 {
             return Ok(());

@@ -1,4 +1,4 @@
-//! What the HTTP API answers: `{"code":0,"message":""}` with data or without, or a code below zero and words.
+//! What the HTTP API answers: `{"code":0,"message":""}` with or without data, or a code below zero and words.
 
 use axum::{
     body::{Body, Bytes},
@@ -15,7 +15,8 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=ut
 /// goim's success without data, byte by byte.
 const SUCCESS: Bytes = Bytes::from_static(br#"{"code":0,"message":""}"#);
 
-/// Seconds after which to try again: short, for what is full or too fast empties within one.
+/// Seconds after which a client should try again. One is enough for a full queue to empty or for the rate to allow a
+/// push.
 const TRY_AGAIN_S: HeaderValue = HeaderValue::from_static("1");
 
 /// Why a request was not answered with a success.
@@ -42,10 +43,11 @@ pub(super) enum ApiError {
     /// More pushes than allowed.
     #[error("too many pushes, the maximum is {0} a second")]
     TooFast(u64),
-    /// Something behind logic is away or full: nothing was accepted.
+    /// Something behind logic is away or full. Nothing was accepted.
     #[error("{0}")]
     Unavailable(String),
-    /// Something behind logic did not say whether it did it. Without Retry-After: a repetition may double it.
+    /// Something behind logic did not say whether it did what was asked. The answer has no Retry-After, since a
+    /// repetition may double the push.
     #[error("{0}")]
     Unknown(String),
 }
@@ -91,7 +93,7 @@ impl IntoResponse for ApiError {
             ApiError::Unauthorized => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
-            // The rest of the body is not read, so nothing can follow it.
+            // The server does not read the rest of the body, so no further request can follow on this connection.
             ApiError::TooLarge(_) | ApiError::Timeout => {
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
             }
@@ -124,7 +126,7 @@ pub(super) fn data(data: impl Serialize) -> Response {
 fn json(value: &impl Serialize) -> Response {
     match serde_json::to_vec(value) {
         Ok(body) => ([(CONTENT_TYPE, JSON)], Body::from(body)).into_response(),
-        // Maps with keys that are no text, which none of the answers has.
+        // Only maps whose keys are no text cannot become JSON, and no answer has one.
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }

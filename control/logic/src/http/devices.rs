@@ -27,7 +27,7 @@ use crate::{KickFailure, devices::since};
 /// The device of a key that was asked for.
 #[derive(Serialize)]
 struct OfKey {
-    /// As text: JavaScript reads a number above 2^53 as another one.
+    /// As text, since JavaScript cannot read every number above 2^53 exactly.
     mid: Option<String>,
     server: ServerId,
     since: Option<i64>,
@@ -91,13 +91,14 @@ fn mids(query: &Query<'_>) -> Result<Vec<Mid>, ApiError> {
     super::mids(query).map(once)
 }
 
-/// Each one once, in the order asked: user 0 may have very many devices, and a URL room for her name ten thousand times.
+/// Each one once, in the order asked. User 0 may have very many devices, and a URL has room to name her ten thousand
+/// times.
 fn once<T: Clone + Eq + Hash>(asked: Vec<T>) -> Vec<T> {
     let mut seen = HashSet::new();
     asked.into_iter().filter(|one| seen.insert(one.clone())).collect()
 }
 
-/// What the kicked are to read.
+/// The words that the kicked clients read.
 fn reason(query: &Query<'_>) -> Result<Option<Arc<str>>, ApiError> {
     let Some(text) = query.get("reason") else { return Ok(None) };
     if text.len() > CLOSE_TEXT_LEN_MAX {
@@ -107,7 +108,7 @@ fn reason(query: &Query<'_>) -> Result<Option<Arc<str>>, ApiError> {
 }
 
 impl Api {
-    /// Answers a request whose parameters are all there is to it; a body is not read.
+    /// Answers a request that consists of its parameters alone; a body is not read.
     async fn ask<T>(
         &self,
         request: Request,

@@ -43,8 +43,8 @@ struct Api {
     body_timeout: Duration,
 }
 
-/// The routes below `/goim` and `/halley`, each with a slash at its end or without, and the answers for every other path
-/// and method.
+/// The routes below `/goim` and `/halley`, each with or without a slash at its end, and the answers for every other
+/// path and method.
 pub fn router(logic: Arc<Logic>, config: &LogicConfig, limits: &LimitsConfig) -> Router {
     let api = Arc::new(Api {
         logic,
@@ -148,7 +148,7 @@ async fn online_room(State(api): State<Arc<Api>>, request: Request) -> Response 
         let kind = query.required("type")?;
         let rooms = query.all("rooms", |name| Ok((name.to_owned(), room_id(kind, name, "rooms")?)))?;
         let counts = api.logic.room_counts();
-        // goim writes the rooms in the order of their names.
+        // goim writes the rooms sorted by name.
         let counts: BTreeMap<String, u64> =
             rooms.into_iter().map(|(name, room)| (name, counts.room(&room))).collect();
         Ok(data(counts))
@@ -189,7 +189,7 @@ impl Api {
         answered.unwrap_or_else(|error| self.fail(error))
     }
 
-    /// The parameters of a request, if it may ask.
+    /// The parameters of a request, if its token is right.
     fn query<'a>(&self, request: &'a Request) -> Result<Query<'a>, ApiError> {
         self.tokens.check(request.headers())?;
         Query::parse(request.uri().query())
@@ -217,7 +217,8 @@ impl Api {
         Ok(accepted(offline))
     }
 
-    /// The whole body. One that is too long is not read to its end: not at all when its length was announced.
+    /// Reads the whole body. If it is too long, the rest stays unread; if its announced length is too long, all of it
+    /// does.
     async fn body(&self, body: Body) -> Result<Bytes, ApiError> {
         let too_large =
             || ApiError::TooLarge(format!("the body is longer than the maximum of {} bytes", self.body_max));
@@ -234,7 +235,7 @@ impl Api {
                 if whole.len() + parts.len() + chunk.len() > self.body_max {
                     return Err(too_large());
                 }
-                // Nearly every message comes in one chunk, which is then taken as it is.
+                // Nearly every message comes in one chunk. Taking it as it is saves a copy.
                 if whole.is_empty() && parts.is_empty() {
                     whole = chunk;
                 } else {
@@ -263,7 +264,7 @@ impl From<PushFailure> for ApiError {
     }
 }
 
-/// Success, with those who are not there.
+/// Success, with the names of those who are offline.
 fn accepted(offline: Offline) -> Response {
     #[derive(Serialize)]
     struct Absent<T> {
@@ -272,7 +273,7 @@ fn accepted(offline: Offline) -> Response {
 
     match offline {
         Offline { keys, .. } if !keys.is_empty() => data(Absent { offline: keys }),
-        // As text: JavaScript reads a number above 2^53 as another one.
+        // As text, since JavaScript cannot read every number above 2^53 exactly.
         Offline { mids, .. } if !mids.is_empty() => {
             data(Absent { offline: mids.iter().map(Mid::to_string).collect() })
         }
@@ -280,12 +281,12 @@ fn accepted(offline: Offline) -> Response {
     }
 }
 
-/// Operation of a push to keys or users: 0 when it is not given.
+/// The operation of a push to keys or users; 0 if the request gives none.
 fn optional_operation(query: &Query<'_>) -> Result<Op, ApiError> {
     query.get("operation").map_or(Ok(Op(0)), operation)
 }
 
-/// Operation of a push to a room or to everybody, where goim takes 0 for "not given".
+/// The operation of a push to a room or to everybody. There goim takes 0 for "not given".
 fn required_operation(query: &Query<'_>) -> Result<Op, ApiError> {
     match operation(query.required("operation")?)? {
         Op(0) => Err(ApiError::BadRequest("operation is required".into())),
@@ -308,7 +309,7 @@ fn keys(query: &Query<'_>) -> Result<Vec<Key>, ApiError> {
 }
 
 fn mids(query: &Query<'_>) -> Result<Vec<Mid>, ApiError> {
-    // A user is never negative.
+    // No user id is negative.
     query.all("mids", |mid| match number::<i64>("mids", mid, "an integer of 64 bits")? {
         mid if mid < 0 => Err(ApiError::BadRequest("mids is negative".into())),
         mid => Ok(Mid(mid)),
@@ -319,8 +320,8 @@ fn room_id(kind: &str, name: &str, parameter: &str) -> Result<RoomId, ApiError> 
     RoomId::of(kind, name).map_err(|error| ApiError::BadRequest(format!("{parameter}: {error}")))
 }
 
-/// Address of the client that asks for nodes: what a proxy says, or else the peer. It only decides which region's comets
-/// come first, so nothing is lost by believing it.
+/// Address of the client that asks for nodes: what a proxy says, or else the peer's. logic may believe it, since it
+/// only decides which region's comets come first.
 pub(super) fn client_ip(headers: &HeaderMap, extensions: &Extensions) -> Option<IpAddr> {
     let said = |name: &str| {
         let value = headers.get(name)?.to_str().ok()?;

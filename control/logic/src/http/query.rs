@@ -1,4 +1,4 @@
-//! Parameters of a URL: repeated names, percent-decoding, and a clear word about what is wrong.
+//! Parameters of a URL: repeated names, percent-decoding, and clear words about what is wrong.
 
 use std::{borrow::Cow, str::FromStr};
 
@@ -22,18 +22,17 @@ impl<'a> Query<'a> {
         Ok(Query(pairs))
     }
 
-    /// The first value of a name, when it is there and not empty. What is not there and what is empty are one thing, as
-    /// in goim.
+    /// The first value of a name, if it is there and not empty. As in goim, an empty value counts as missing.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(n, _)| n == name).map(|(_, value)| &**value).filter(|value| !value.is_empty())
     }
 
-    /// As [`get`](Self::get), for what must be there.
+    /// As [`get`](Self::get), for a parameter that must be there.
     pub(super) fn required(&self, name: &'static str) -> Result<&str, ApiError> {
         self.get(name).ok_or_else(|| ApiError::BadRequest(format!("{name} is required")))
     }
 
-    /// Every value of a name; at least one, and none empty.
+    /// Every value of a name. There must be at least one, and none may be empty.
     pub(super) fn all<T>(
         &self,
         name: &'static str,
@@ -51,12 +50,12 @@ impl<'a> Query<'a> {
     }
 }
 
-/// A number; `wanted` says which.
+/// A number. `wanted` says in the error which numbers are allowed.
 pub(super) fn number<T: FromStr>(name: &str, value: &str, wanted: &str) -> Result<T, ApiError> {
     value.parse().map_err(|_| ApiError::BadRequest(format!("{name} is not {wanted}")))
 }
 
-/// Undoes `%41` and `+`. Borrows when there is nothing to undo.
+/// Decodes `%41` and `+`. Borrows if there is nothing to decode.
 fn decode(text: &str) -> Result<Cow<'_, str>, ApiError> {
     if !text.contains(['%', '+']) {
         return Ok(Cow::Borrowed(text));

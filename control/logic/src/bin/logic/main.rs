@@ -1,7 +1,7 @@
-//! `logic`: the control plane of a cluster. Sessions and counts are in Redis, pushes go to Redis or Kafka, comets find it
-//! in etcd.
+//! `logic`: the control plane of a cluster. It keeps sessions and counts in Redis and publishes pushes to Redis or
+//! Kafka. Comets find it in etcd.
 #![forbid(unsafe_code)]
-#![deny(clippy::print_stdout, clippy::print_stderr)] // they panic when nobody takes it, or wait for ever
+#![deny(clippy::print_stdout, clippy::print_stderr)] // these macros panic or block if nobody reads
 
 mod cli;
 mod file;
@@ -33,7 +33,7 @@ use tracing::{info, warn};
 
 use self::{cli::Cli, file::LogicFile};
 
-/// Longest wait for the entry to leave etcd. Without etcd it stays there until its lease ends.
+/// How long logic waits until its entry has left etcd. If etcd is away, the entry stays until its lease ends.
 const LEAVE_MAX: Duration = Duration::from_secs(3);
 
 #[global_allocator]
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
     program.main(std::env::args_os(), run)
 }
 
-/// What was found out before a port is bound.
+/// What the checks find out before the process binds a port.
 struct Checked {
     place: Place,
     entry: Entry,
