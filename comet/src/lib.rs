@@ -12,7 +12,7 @@
 //! It never decides who a client is (logic does), never stores a message, never blocks a shard and never takes a lock on
 //! one.
 #![forbid(unsafe_code)]
-#![deny(clippy::print_stdout, clippy::print_stderr)] // they panic when nobody takes it, or wait for ever
+#![deny(clippy::print_stdout, clippy::print_stderr)] // these macros panic or block if nobody reads
 
 pub mod config;
 pub mod driver;

@@ -12,16 +12,16 @@ use crate::{
     front::{ClientLog, Front, Metrics, halley_rpc, halley_rpc::Streams, rpc},
 };
 
-/// Bytes in one HTTP/2 frame window of the gRPC port; goim's job sends batches of this order.
+/// HTTP/2 flow control window of the gRPC port, bytes. goim's job sends batches of this order.
 const RPC_WINDOW: u32 = 4 << 20;
 
-/// Why a comet did not start. Nothing is served then.
+/// Why a comet did not start. Then it serves nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The shards.
+    /// The shards did not start.
     #[error(transparent)]
     Launch(#[from] LaunchError),
-    /// The gRPC port.
+    /// The gRPC port cannot be listened on.
     #[error("rpcServer.addr = \"{address}\": {source}")]
     Rpc {
         /// The address.
@@ -31,16 +31,16 @@ pub enum StartError {
     },
 }
 
-/// Descriptors kept for all that is no client where there are plenty: HTTP and gRPC connections, listeners, rings, logs.
+/// Descriptors kept for everything but clients, if there are plenty: HTTP and gRPC connections, listeners, rings, logs.
 const DESCRIPTORS_KEPT: u64 = 512;
 
-/// Descriptors that a gateway cannot do without: some connections of backends, probes and the other services.
+/// Descriptors that a gateway needs in any case: some connections of backends, probes and other services.
 const DESCRIPTORS_NEEDED: u64 = 64;
 
-/// The same, of each shard: listeners, a ring, and what wakes it.
+/// Descriptors that each shard needs: listeners, a ring, and what wakes it.
 const DESCRIPTORS_OF_SHARD: u64 = 8;
 
-/// Below this limit less than [`DESCRIPTORS_KEPT`] are kept, so that the clients get most of it.
+/// Below this limit fewer than [`DESCRIPTORS_KEPT`] are kept, so that the clients get most of the descriptors.
 const DESCRIPTORS_PLENTY: u64 = 4 * DESCRIPTORS_KEPT;
 
 /// What the limit on open files allows.
@@ -48,11 +48,11 @@ const DESCRIPTORS_PLENTY: u64 = 4 * DESCRIPTORS_KEPT;
 pub struct OpenFiles {
     /// Descriptors this process may open.
     pub limit: u64,
-    /// Connections they allow, at least one.
+    /// Connections that this allows, at least one.
     pub connections: usize,
 }
 
-/// A limit on open files that leaves nothing for clients. Not retried: the operator raises it.
+/// The limit on open files leaves nothing for clients. comet does not try again: the operator has to raise the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the limit on open files is {limit}, and {needed} are needed beside the clients: raise it (ulimit -n, LimitNOFILE)"
@@ -63,7 +63,7 @@ pub struct TooFewFiles {
 }
 
 impl OpenFiles {
-    /// Raises the limit as far as this process may, and says what it is enough for.
+    /// Raises the limit as far as this process may, and tells what it is enough for.
     ///
     /// # Errors
     /// [`TooFewFiles`].
@@ -83,7 +83,7 @@ impl OpenFiles {
         }
     }
 
-    /// A sentence for the log where the limit is low, or lower than `limits.connections` wants.
+    /// A sentence for the log if the limit is low, or lower than `limits.connections` wants.
     pub fn warning(&self, config: &CometConfig) -> Option<String> {
         let OpenFiles { limit, connections } = self;
         let wanted = config.limits.connections.usize();
@@ -96,11 +96,11 @@ impl OpenFiles {
 
 /// A comet that runs.
 pub struct Comet {
-    /// The front: job's way in.
+    /// The front. job calls it.
     pub front: Arc<Front>,
-    /// Addresses with TCP clients.
+    /// Addresses for TCP clients.
     pub tcp: Vec<SocketAddr>,
-    /// Addresses with WebSocket clients.
+    /// Addresses for WebSocket clients.
     pub websocket: Vec<SocketAddr>,
     /// Address of the gRPC port.
     pub rpc: SocketAddr,
@@ -108,7 +108,7 @@ pub struct Comet {
     pub driver: DriverReport,
     /// Number of shards.
     pub shards: usize,
-    /// The core that each is pinned to.
+    /// The core that each shard is pinned to.
     pub cpus: Vec<Option<usize>>,
     streams: Streams,
     spread: Duration,
@@ -116,14 +116,14 @@ pub struct Comet {
 }
 
 impl Comet {
-    /// The counters of a comet with this configuration, so that they can be registered before it starts.
+    /// The counters of a comet with this configuration. A program registers them before comet starts.
     pub fn metrics(config: &CometConfig) -> Arc<Metrics> {
         Metrics::new(shards(config))
     }
 
     /// Starts everything. `name` makes this comet's name in the cluster from the address of its gRPC port;
-    /// `connections` is what the open-file limit allows; `metrics` are made for it ([`Comet::metrics`]). To be called on
-    /// the runtime that the front shall run on.
+    /// `connections` is what the open-file limit allows; `metrics` come from [`Comet::metrics`]. Call this on the
+    /// runtime that the front shall run on.
     pub async fn start(
         config: &CometConfig,
         name: impl FnOnce(SocketAddr) -> ServerId,
@@ -166,7 +166,7 @@ impl Comet {
         })
     }
 
-    /// What a start says about it, by name.
+    /// Rows for the banner of a starting process.
     pub fn rows(&self, config: &CometConfig, open_files: OpenFiles) -> Vec<(&'static str, String)> {
         let path = &config.websocket.path;
         let websocket: Vec<_> =
@@ -181,26 +181,26 @@ impl Comet {
         ]
     }
 
-    /// Closes every client as going away and waits until all are gone and logic knows it. False when some were left
-    /// after `drain.timeout`.
+    /// Tells every client that comet is going away and closes it, and waits until all are gone and logic knows it.
+    /// False if some were left after `drain.timeout`.
     pub async fn drain(&self) -> bool {
         self.front.drain(self.spread, self.timeout).await
     }
 
-    /// Frames that were not delivered since the start, as the last ticks brought it: when it has drained, nobody can ask for
-    /// the counters any more.
+    /// Frames that were not delivered since the start, as of the shards' last ticks. After a drain nobody can ask for
+    /// the counters any more, so the program logs this.
     pub fn drops(&self) -> u64 {
         self.front.metrics().sum(|stats| stats.drops.values().sum())
     }
 
-    /// Waits, at most so long, until no job has a stream to it: they end them when it has left the registry and has all
-    /// that waited for it. False when one stands.
+    /// Waits, at most for `limit`, until no job has a stream to this comet. Jobs end their streams when it has left the
+    /// registry and has everything that waited for it. False if a stream is still open.
     pub async fn parted(&self, limit: Duration) -> bool {
         tokio::time::timeout(limit, self.streams.ended()).await.is_ok()
     }
 }
 
-/// Which shards are pinned.
+/// Tells which shards are pinned.
 fn pinned(cpus: &[Option<usize>]) -> String {
     let cores: Vec<usize> = cpus.iter().flatten().copied().collect();
     match cpus.len() - cores.len() {

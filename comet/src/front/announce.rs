@@ -1,8 +1,9 @@
-//! When the session store may have lost sessions, all of this comet's are renewed, within seconds.
+//! Renews all sessions of this comet within seconds when the session store may have lost them.
 //!
-//! logic tells the store's incarnation with every answer to a renewal, and is asked for it where there is nothing to
-//! renew. The shards then tell their open sessions chunk by chunk, each through the lanes like any renewal, so that the
-//! end of a session never comes before it; the next chunk is asked for when logic has this one.
+//! logic tells the store's incarnation with every answer to a renewal. If there is nothing to renew, the front asks for
+//! it. When the incarnation changes, each shard lists its open sessions chunk by chunk. The front sends them through
+//! the lanes like any renewal, so the end of a session never overtakes its renewal. It asks for the next chunk when
+//! logic has this one.
 
 use std::{
     collections::VecDeque,
@@ -20,24 +21,24 @@ use tracing::{debug, info};
 
 use super::{Front, lock};
 
-/// How often logic is asked for the incarnation when nothing else has told it meanwhile.
+/// How often the front asks logic for the incarnation, unless an answer has told it meanwhile.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
-/// How long after a change a connection that opens may have been stored before it. With the default handshake deadline no
-/// login takes longer.
+/// A connection that opens within this time after a change may have been stored before the change. With the default
+/// handshake deadline no login takes longer.
 const CHANGE_REMEMBERED: Duration = Duration::from_secs(10);
 
-/// How long an incarnation that was replaced may still be told by a logic that has not noticed. A store that really goes
-/// back to it within that time is noticed after it.
+/// How long the front ignores an incarnation that was replaced. A logic that has not noticed the change may still tell
+/// it. If the store really goes back to it, the front notices after this time.
 const OLD_REMEMBERED: Duration = Duration::from_secs(60);
 
-/// Replaced incarnations remembered at most; beyond it the oldest is forgotten.
+/// Most replaced incarnations that the front remembers. If more come, it forgets the oldest.
 const OLD_MAX: usize = 8;
 
-/// Pause before a chunk that found a lane full is asked for again.
+/// Pause before the front asks again for a chunk for which a lane was full.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What this comet knows of the session store.
+/// What this comet knows about the session store.
 pub(super) struct Announcer {
     store: Mutex<Store>,
     changed: Notify,
@@ -47,40 +48,40 @@ pub(super) struct Announcer {
 #[derive(Default)]
 struct Store {
     incarnation: Option<u64>,
-    /// Those before it, and when each was replaced.
+    /// Earlier incarnations, and when each was replaced.
     old: VecDeque<(u64, Instant)>,
     heard: Option<Instant>,
     changed: Option<Instant>,
-    /// It was another one before: not only the first that was heard.
+    /// Another incarnation was known before, so the store may really have lost something.
     is_another: bool,
 }
 
-/// A part of a shard's sessions, on its way through the lanes.
+/// A part of a shard's sessions, which is on its way through the lanes.
 pub(super) struct Chunk {
-    /// Where the next one begins.
+    /// The slot at which the next chunk begins; none after the last one.
     next: Option<u32>,
-    /// A lane was full.
+    /// A lane was full, so the front has to ask for this chunk again.
     is_partial: bool,
-    /// Ends when logic has all of them.
+    /// Closes when logic has all sessions of the chunk.
     done: mpsc::Receiver<()>,
     sessions: usize,
 }
 
 impl Announcer {
     pub(super) fn new() -> (Announcer, mpsc::Receiver<Chunk>) {
-        // One is asked for at a time.
+        // The front asks for one chunk at a time.
         let (chunks, coming) = mpsc::channel(1);
         (Announcer { store: Mutex::default(), changed: Notify::new(), chunks }, coming)
     }
 
-    /// Takes note of what logic said. The first incarnation is a change too: sessions may be older than it.
+    /// Notes what logic said. The first incarnation counts as a change too, since sessions may be older than it.
     pub(super) fn heard(&self, renewed: &Renewed) {
         let mut store = lock(&self.store);
         let now = Instant::now();
         store.heard = Some(now);
         let Some(incarnation) = renewed.incarnation else { return };
         store.old.retain(|(_, at)| now.duration_since(*at) < OLD_REMEMBERED);
-        // Not every logic notices at once.
+        // Some logics notice a change later than others and still tell an old incarnation.
         if store.incarnation == Some(incarnation) || store.old.iter().any(|(old, _)| *old == incarnation) {
             return;
         }
@@ -104,11 +105,12 @@ impl Announcer {
         lock(&self.store).heard.is_some_and(|at| at.elapsed() < ASK_EVERY)
     }
 
-    /// Takes a shard's open sessions, in their place among its mails, and hands them to the lanes.
+    /// Takes a chunk of a shard's open sessions and hands it to the lanes. It comes in order with the shard's other
+    /// mail.
     pub(super) fn chunk(&self, front: &Front, sessions: Vec<SessionRef>, next: Option<u32>) {
         let count = sessions.len();
         let (done, is_partial) = front.lanes.announce(front, sessions);
-        // There is room for the one that was asked for.
+        // The channel has room for the one chunk that the front asked for.
         let _ = self.chunks.try_send(Chunk { next, is_partial, done, sessions: count });
     }
 }

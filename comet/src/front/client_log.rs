@@ -1,7 +1,9 @@
-//! What the log says of single clients: logins, why one was refused, ends. At debug of everybody, at info of the users that
-//! are listed (`whitelist.Whitelist`). Each of the two has lines of its own, so many a second, so that a crowd does not
-//! hide the few one looks for. Names and addresses only: what a client logs in with may be a secret. What clients name stands in
-//! quotes: it may look like a field of its own.
+//! Logs logins, refusals and ends of single clients: at debug for everybody, at info for the users listed in
+//! `whitelist.Whitelist`. Each of the two has its own limit of lines a second, so that a crowd does not hide the few
+//! that an operator looks for.
+//!
+//! Lines contain names and addresses only, since what a client logs in with may be a secret. What clients name stands
+//! in quotes, so that it cannot pass for a field of its own.
 
 use std::{collections::HashSet, net::IpAddr, time::Duration};
 
@@ -16,7 +18,7 @@ use proto::{
 use shard::mail::Login;
 use tracing::{Level, debug, info, level_filters::LevelFilter};
 
-/// Lines about clients of nobody special, and about those of listed users.
+/// Limits of the lines about users that are not listed, and about listed ones.
 static ANYBODY: LogLimit = LogLimit::new(10, Duration::from_secs(1));
 static LISTED: LogLimit = LogLimit::new(10, Duration::from_secs(1));
 
@@ -30,13 +32,13 @@ macro_rules! line {
     };
 }
 
-/// Whom the log names at info.
+/// The users whom the log names at info.
 #[derive(Debug, Default)]
 pub struct ClientLog {
     listed: HashSet<Mid>,
 }
 
-/// What there is to tell of a login while it is decided.
+/// What the log may tell about a login while logic decides it.
 pub(super) struct Asked {
     token: Bytes,
     peer: IpAddr,
@@ -66,7 +68,7 @@ impl ClientLog {
         line!(self, mid, user = mid.0, key = key.as_str(), address = %peer, %reason, code, "closed");
     }
 
-    /// A login was not let in, or too late.
+    /// A login was refused, or was accepted too late for its client.
     pub(super) fn not_opened(&self, asked: &Asked, result: &Result<Session, Option<LogicError>>) {
         if self.listed.is_empty() && LevelFilter::current() < Level::DEBUG {
             return;
@@ -75,7 +77,7 @@ impl ClientLog {
             Err(Some(error)) => error.to_string(),
             Ok(_) | Err(None) => "the client left, or its time was up".to_owned(),
         };
-        // Who it says it is, or what logic made of that.
+        // Who the client is according to logic, or, if logic has not accepted it, according to itself.
         let (mid, key) = match result {
             Ok(session) => (Some(session.mid), Some(session.key.clone())),
             Err(_) => claimed(&asked.token),

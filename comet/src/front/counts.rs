@@ -1,4 +1,4 @@
-//! People per room over all shards, and, as logic reports them, over all comets.
+//! Counts people per room: over all shards, and over all comets as logic reports them.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -33,7 +33,7 @@ impl RoomCount {
     }
 }
 
-/// Per shard, people of a room that are elsewhere.
+/// For each shard, how many people of a room are elsewhere.
 pub(super) type Elsewhere = Vec<Vec<(RoomId, u32)>>;
 
 impl RoomCounts {
@@ -58,7 +58,7 @@ impl RoomCounts {
         self.changed = true;
     }
 
-    /// Takes a shard's report and returns what the shards are to be told.
+    /// Takes a shard's report, and returns what to tell the shards.
     pub(super) fn report(&mut self, shard: u16, counts: Vec<(RoomId, u32)>) -> Elsewhere {
         let mut news = vec![Vec::new(); self.shards];
         self.changed |= !counts.is_empty();
@@ -78,7 +78,7 @@ impl RoomCounts {
         news
     }
 
-    /// Takes logic's counts over all comets, `own` being what it was told of this one.
+    /// Takes logic's counts over all comets. `own` are the counts that logic had of this comet when it made them.
     pub(super) fn all_comets(&mut self, own: &HashMap<RoomId, u32>, all: &HashMap<RoomId, u32>) -> Elsewhere {
         let mut news = vec![Vec::new(); self.shards];
         for (id, room) in &mut self.rooms {
@@ -91,19 +91,19 @@ impl RoomCounts {
         news
     }
 
-    /// Everything the shards should know, for when an earlier notice did not reach them.
+    /// Everything that the shards should know, for when an earlier mail did not reach them.
     pub(super) fn everything(&self) -> Elsewhere {
         let mut news = vec![Vec::new(); self.shards];
         self.rooms.iter().for_each(|(id, room)| tell(id, room, &mut news));
         news
     }
 
-    /// logic did not take the last report.
+    /// Makes the next report due, because logic did not take the last one.
     pub(super) fn report_again(&mut self) {
         self.changed = true;
     }
 
-    /// Whether something changed since the last report.
+    /// Whether something has changed since the last report. Resets the mark.
     pub(super) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
     }
@@ -122,7 +122,7 @@ impl RoomCounts {
     }
 }
 
-/// Tells each shard with members in the room how many people are elsewhere.
+/// Adds to `news`, for each shard with members in the room, how many people are elsewhere.
 fn tell(id: &RoomId, room: &RoomCount, news: &mut Elsewhere) {
     let all = room.here() + room.other_comets;
     for (shard, members) in room.shards.iter().enumerate() {

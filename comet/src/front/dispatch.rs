@@ -1,4 +1,4 @@
-//! Pushes on their way in: encoded once, one command per shard.
+//! Takes pushes, encodes each once, and hands one command to each shard concerned.
 
 use std::sync::Arc;
 
@@ -20,10 +20,10 @@ use super::Front;
 #[async_trait]
 impl CometApi for Front {
     async fn dispatch(&self, batch: &[Dispatch]) -> Result<(), DispatchError> {
-        // Before any of it is handed out: who is refused a batch makes it again without what was wrong.
+        // Encode all before handing out any. After a refusal the caller sends the batch again without what was wrong.
         let encoded: Vec<Encoded> =
             batch.iter().map(|dispatch| self.encode(dispatch)).collect::<Result<_, _>>()?;
-        // Whoever came first is handed out first, even where a full queue makes it wait.
+        // Batches go out in the order in which they came, even if one has to wait for a full queue.
         let _turn = self.turn.lock().await;
         for (dispatch, encoded) in batch.iter().zip(encoded) {
             self.metrics.dispatched(dispatch);
@@ -112,7 +112,7 @@ impl Front {
         }
     }
 
-    /// Splits keys by the shard that owns them; each shard's keep their order.
+    /// Splits keys by the shard that owns them. The keys of each shard keep their order.
     fn by_owner(&self, keys: &[Key]) -> Vec<(u16, Vec<Key>)> {
         let mut owners: Vec<(u16, Vec<Key>)> = Vec::new();
         for key in keys {
@@ -126,14 +126,14 @@ impl Front {
     }
 }
 
-/// A client's own message as its sender gets it: with the sequence number of its request.
+/// A client's own message as its sender gets it back: with the sequence number of its request.
 fn sender_copy(payload: &Payload, origin: &Origin) -> Option<Encoded> {
     let Payload::Message { op, body } = payload else { return None };
     debug_assert_ne!(*op, Op::RAW);
     Some(Encoded::message(Header { ver: origin.ver, op: *op, seq: origin.seq }, body))
 }
 
-/// A moment of the wall clock on the shards' own, which they can read without one; none when nobody said it.
+/// Converts a moment of the wall clock to the shards' own clock, since shards read no wall clock. None if `at_us` is 0.
 fn from_wall(at_us: u64) -> Option<Time> {
     let passed = wall_micros().saturating_sub(at_us);
     (at_us > 0).then(|| Time::from_micros(Time::now().as_micros().saturating_sub(passed)))

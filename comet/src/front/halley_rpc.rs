@@ -1,4 +1,4 @@
-//! gRPC `halley.v1.Comet`, for Halley's job and logic: the stream of dispatches, and the kick.
+//! gRPC `halley.v1.Comet`, for Halley's job and logic: the stream of dispatches, and kicks.
 
 use std::{
     collections::HashMap,
@@ -32,15 +32,15 @@ use super::{
 /// Bytes of batches that one job may have under way: enough to keep the shards busy while an answer travels.
 const CREDIT_BYTES: u64 = 4 << 20;
 
-/// How many streams jobs have here. Clones count the same.
+/// How many streams jobs have open to this comet. Clones share the number.
 #[derive(Clone, Debug, Default)]
 pub struct Streams(watch::Sender<usize>);
 
 impl Streams {
-    /// Returns when there is none. A job ends its stream when this comet has left the registry and has all that was
-    /// meant for it.
+    /// Returns when no stream is open. A job ends its stream when this comet has left the registry and has all pushes
+    /// that were meant for it.
     pub async fn ended(&self) {
-        // Its sender is here.
+        // `self` holds the sender, so the wait cannot fail.
         let _ = self.0.subscribe().wait_for(|streams| *streams == 0).await;
     }
 
@@ -50,7 +50,7 @@ impl Streams {
     }
 }
 
-/// One of [`Streams`], as long as it lives.
+/// Counts as one of [`Streams`] until it is dropped.
 struct OpenStream(Streams);
 
 impl Drop for OpenStream {
@@ -65,7 +65,7 @@ pub fn service<C: CometApi>(
     push_bytes_max: usize,
     streams: Streams,
 ) -> comet_server::CometServer<HalleyRpc<C>> {
-    // Room for a push of the longest kind, and for what came to stand before it in its batch.
+    // One message has room for the longest push, and for what stands before that push in its batch.
     let batch_max = push_bytes_max + 2 * ENVELOPE_BYTES;
     let rpc = HalleyRpc { comet, batch_max, streams, last_number: AtomicU64::new(0), newest: Arc::default() };
     comet_server::CometServer::new(rpc).max_decoding_message_size(batch_max)
@@ -76,12 +76,12 @@ pub struct HalleyRpc<C> {
     comet: Arc<C>,
     batch_max: usize,
     streams: Streams,
-    /// Streams so far.
+    /// Number of streams opened so far.
     last_number: AtomicU64,
     newest: Newest,
 }
 
-/// The newest stream of each link that has one.
+/// The number of the newest stream of each link.
 type Newest = Arc<Mutex<HashMap<String, u64>>>;
 
 /// One stream.
@@ -90,13 +90,13 @@ struct Taking<C> {
     batches: Streaming<DispatchBatch>,
     number: u64,
     newest: Newest,
-    /// As the first batch names it.
+    /// The link's name. The first batch of the stream gives it.
     link: Option<String>,
     _open: OpenStream,
 }
 
 impl<C: CometApi> Taking<C> {
-    /// Takes the next batch; none at the end.
+    /// Takes the next batch; none at the end of the stream.
     async fn next(&mut self) -> Result<Option<DispatchReply>, Status> {
         let Some(mut batch) = self.batches.message().await? else { return Ok(None) };
         let link = std::mem::take(&mut batch.link);
@@ -106,7 +106,7 @@ impl<C: CometApi> Taking<C> {
             *number = self.number.max(*number);
             self.link = Some(link);
         }
-        // A connection that broke for job may go on here: what it still holds would come behind what is newer.
+        // A connection that job has given up may still deliver here. What it holds would come after newer pushes.
         if self.link.as_ref().is_some_and(|link| lock(&self.newest).get(link) != Some(&self.number)) {
             return Err(Status::aborted("a newer stream has taken its place"));
         }
@@ -127,15 +127,15 @@ impl<C> Drop for Taking<C> {
     }
 }
 
-/// What comes of a stream of batches.
+/// The replies to a stream of batches.
 type Replies = Pin<Box<dyn Stream<Item = Result<DispatchReply, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl<C: CometApi> comet_server::Comet for HalleyRpc<C> {
     type DispatchStream = Replies;
 
-    /// One batch after the other: the next is read when this one is in the shards' queues, so a job that is faster than
-    /// the shards runs out of credit. Ends with the job's side of the stream, wherever it stands.
+    /// Takes one batch after the other. It reads the next one when this one is in the shards' queues, so a job that is
+    /// faster than the shards runs out of credit. The replies end when job ends its side of the stream.
     async fn dispatch(
         &self,
         request: Request<Streaming<DispatchBatch>>,
@@ -173,7 +173,7 @@ impl<C: CometApi> comet_server::Comet for HalleyRpc<C> {
     }
 }
 
-/// Hands a batch out, without what can never be: nothing in it reorders or holds up the rest.
+/// Hands out a batch except for malformed pushes, which it returns. They neither reorder nor delay the rest.
 async fn take<C: CometApi>(comet: &C, batch: DispatchBatch) -> Result<Vec<Refused>, Status> {
     let serial = batch.serial;
     let refuse = |index: usize, reason: String| Refused { serial, index: index as u32, reason };
@@ -188,7 +188,7 @@ async fn take<C: CometApi>(comet: &C, batch: DispatchBatch) -> Result<Vec<Refuse
             Err(reason) => refused.push(refuse(index, reason)),
         }
     }
-    // Nothing of a refused batch is handed out, so it is made again one by one.
+    // comet hands out nothing of a batch that it refuses, so try the pushes one by one.
     match comet.dispatch(&good).await {
         Ok(()) => {}
         Err(DispatchError::Invalid(_)) => {

@@ -1,4 +1,4 @@
-//! Takes what the shards say. It never waits for anything but the next mail, so that no shard ever waits for it.
+//! Takes the mail of the shards. It waits for nothing but the next mail, so that no shard ever waits for it.
 
 use std::sync::Arc;
 
@@ -15,16 +15,16 @@ use crate::{
 
 /// The queue of one shard to the front.
 pub struct Inbox {
-    /// Its end.
+    /// The front's end of the queue.
     pub receiver: Receiver<mail::ToFront, WakeSender>,
-    /// Set while the front's task for it sleeps.
+    /// Set while the front's task for this shard sleeps.
     pub flag: Arc<TaskFlag>,
 }
 
-/// Mail taken before other tasks of the thread get a turn.
+/// After so much mail other tasks of the thread get a turn.
 const PER_TURN: usize = 256;
 
-/// Drains the queue of one shard, for ever.
+/// Takes the mail of one shard, for ever.
 pub(super) async fn drain(front: Arc<Front>, shard: u16, inbox: Inbox) {
     let Inbox { mut receiver, flag } = inbox;
     loop {
@@ -36,7 +36,7 @@ pub(super) async fn drain(front: Arc<Front>, shard: u16, inbox: Inbox) {
 
 pub(super) fn take(front: &Arc<Front>, shard: u16, mail: impl Into<mail::ToFront>) {
     match mail.into() {
-        // Bounded by the connections on their way, each of which waits here and nowhere else.
+        // The number of these is bounded by the connections on their way. Each of them waits only here.
         mail::ToFront::Moved { to, attach } => {
             lock(&front.moves)[usize::from(to)].sent += 1;
             front.send_soon(to, ToShard::Attach(attach));

@@ -1,8 +1,9 @@
-//! What logic is told about open connections. A device always goes through the same lane, which works one thing after
-//! the other, so that a client's messages stay in order and the end of a session never overtakes its renewal.
+//! Tells logic about devices. All that concerns one device goes through the same lane, and a lane does one thing after
+//! the other. So a client's messages stay in order, and the end of a session never overtakes its renewal.
 //!
-//! Renewals gather for a while, to go in one call. One that logic does not take goes again, until the session ends; and so
-//! does the end, or a device would be told online for as long as sessions live.
+//! A lane gathers renewals for a while to send them in one call. If logic does not take a renewal, the lane sends it
+//! again until the session ends. It also repeats the end itself, because otherwise the device would count as online
+//! until its session expires.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -26,48 +27,50 @@ use tokio::{
 
 use super::{Front, lock};
 
-/// Lanes: devices that logic is told about at once.
+/// Number of lanes: so many devices can be told to logic at once.
 const LANES: usize = 64;
 
-/// Things that may wait in one lane. Beyond it they are given up and counted, but for ends: logic is far behind then.
+/// Most things that wait in one lane. If more come, logic is far behind, and the front gives them up and counts them.
+/// Only ends wait elsewhere.
 const LANE_CAPACITY: usize = 4096;
 
-/// Ends that may wait behind a lane that is full, or for a logic that does not take them; of all lanes together a million, some
-/// 100 MB, as of so many clients lost at once.
+/// Most ends that wait because a lane is full or because logic does not take them. All lanes together keep up to a
+/// million of them, in some 100 MB: enough for so many clients lost at once.
 const ENDS_WAITING_MAX: usize = 16_384;
 
-/// How long renewals gather, and how long one that failed waits.
+/// How long renewals gather, and how long a failed one waits for the next try.
 const GATHER: Duration = Duration::from_secs(1);
 
-/// Renewals in one call.
+/// Most renewals in one call.
 const RENEWALS_MAX: usize = 512;
 
-/// Renewals that may wait in one lane, beside those that are announced. Beyond it they are given up and counted; the
-/// connection brings another after its interval.
+/// Most renewals that wait in one lane, not counting announced ones. The front gives up those beyond and counts them.
+/// Their connections bring others after the interval.
 const RENEWALS_WAITING_MAX: usize = 4096;
 
-/// Attempts to tell logic of a session's end that has no fence; after them its time to live ends it.
+/// How many times the front tries to tell logic the end of a session without a generation. After that the session
+/// expires by itself.
 const END_ATTEMPTS: u32 = 4;
 
-/// How long an end waits for a logic that takes it: longer than a session lives that nobody renews, as it is set by default.
+/// How long an end waits for a logic that takes it. By default this is longer than a session lives that nobody renews.
 const END_WAITS: Duration = Duration::from_secs(3600);
 
 /// How long a drain waits for a logic that takes ends.
 const FINISH_MAX: Duration = Duration::from_secs(10);
 
-/// First pause before an end that logic did not take goes again; doubled each time, up to the longest.
+/// First pause before an end that logic did not take goes again. It doubles each time up to the longest.
 const END_PAUSE: Duration = Duration::from_millis(100);
 const END_PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// How long the end of a session, or a kick by a newer one, is remembered, for the heartbeat that follows a login of its
-/// key. With the default handshake deadline no login takes longer.
+/// How long the front remembers that a session ended, or that a newer one on another comet superseded it, to renew a
+/// login of the same key that comes after it. With the default handshake deadline no login takes longer.
 const END_REMEMBERED: Duration = Duration::from_secs(10);
 
-/// Ends remembered at most; beyond it the oldest are forgotten.
+/// Most ends that the front remembers. If more come, it forgets the oldest.
 const ENDS_MAX: usize = 100_000;
 
-/// Sessions whose end or whose successor was told lately, by the hash of their key: two keys with one hash cost a
-/// heartbeat too many.
+/// Sessions that ended or were superseded lately, by the hash of their key. If two keys have one hash, that costs a
+/// needless renewal.
 #[derive(Default)]
 struct Ends {
     at: HashMap<u64, Time>,
@@ -91,7 +94,7 @@ impl Ends {
             && (now.since(*at) >= END_REMEMBERED || self.in_order.len() >= ENDS_MAX)
         {
             let Some((at, key)) = self.in_order.pop_front() else { return };
-            // A later end of the same key has an entry of its own.
+            // A later end of the same key has its own entry.
             if self.at.get(&key) == Some(&at) {
                 self.at.remove(&key);
             }
@@ -99,7 +102,7 @@ impl Ends {
     }
 }
 
-/// One thing for logic.
+/// One thing to tell logic.
 pub(super) enum Work {
     /// A client's message.
     Message {
@@ -108,17 +111,18 @@ pub(super) enum Work {
         /// The message.
         message: Box<ClientMessage>,
     },
-    /// A session lives.
+    /// A session is alive.
     Renew(SessionRef),
-    /// A session lives, and logic may take it for gone: this waits for no other.
+    /// A session is alive, but logic may believe that it ended, so the renewal goes at once.
     PutBack(SessionRef),
-    /// Sessions that logic may have lost. The sender is let go when it has them.
+    /// Sessions that the store may have lost. The lane drops the sender when logic has them.
     Announce(Vec<SessionRef>, mpsc::Sender<()>),
-    /// A session lives on in a newer connection, as far as logic can tell.
+    /// A session ended because a newer connection has its key. Without a generation logic cannot tell the two apart, so
+    /// it is told nothing.
     Replaced(SessionRef),
     /// A session ended.
     Disconnect(SessionRef),
-    /// Everything before it is done.
+    /// Asks the lane to answer when everything before this is done.
     Finish(oneshot::Sender<()>),
 }
 
@@ -145,21 +149,22 @@ impl Work {
     }
 }
 
-/// The lanes to logic.
+/// The lanes through which the front tells logic about devices.
 pub(super) struct Lanes {
     lanes: Vec<mpsc::Sender<Work>>,
-    /// Of each lane, the ends that wait.
+    /// For each lane, the ends that wait beside it.
     behind: Vec<Behind>,
     hasher: RandomState,
     ends: Mutex<Ends>,
 }
 
-/// Ends for which a lane had no place, and those that logic did not take, its store being away; they go whenever the lane is
-/// empty. That late only a fence keeps an end from a newer session of its key, so one without is given up.
+/// Ends that found a lane full, and ends that logic did not take because its store was away. They go when the lane has
+/// nothing else to do. So late only its generation keeps an end from removing a newer session of the key, so an end
+/// without one is given up.
 #[derive(Clone, Default)]
 struct Behind(Arc<Mutex<VecDeque<End>>>);
 
-/// An end that waits, and since when.
+/// An end that waits, and since when it does.
 struct End {
     session: SessionRef,
     since: Instant,
@@ -193,11 +198,11 @@ impl Behind {
     }
 }
 
-/// The lane's end of it.
+/// What the task of a lane works on.
 pub(super) struct Works {
     queue: mpsc::Receiver<Work>,
     behind: Behind,
-    /// When those behind go on; later than now when logic did not take the last one.
+    /// When the ends in `behind` go on. It lies in the future after logic did not take the last one.
     resume_at: Instant,
     pause: Duration,
 }
@@ -216,7 +221,8 @@ impl Lanes {
         (Lanes { lanes, behind, hasher: RandomState::new(), ends: Mutex::default() }, works)
     }
 
-    /// Queues a thing for logic; when its lane is full it is given up and counted, but for an end, which waits.
+    /// Queues a thing for logic. If its lane is full, an end waits in `behind`; everything else is given up and
+    /// counted.
     pub(super) fn push(&self, front: &Front, work: Work) {
         let lane = work.key().map_or(0, |key| self.of(key));
         if let Err(error) = self.lanes[lane].try_send(work) {
@@ -244,27 +250,29 @@ impl Lanes {
         self.push(front, Work::Disconnect(session));
     }
 
-    /// A session ended because a newer login has its key. With a fence logic is told: a renewal that is still under way,
-    /// or went to a store that has lost the newer one, would leave it there for nobody.
+    /// A session ended because a newer login has its key. If it has a generation, logic is told that it ended. If logic
+    /// were not told, a renewal that is still under way, or that reaches a store which lost the newer session, could
+    /// recreate a session that nobody owns.
     pub(super) fn replaced(&self, front: &Front, session: SessionRef) {
         let is_fenced = session.generation.is_some();
         self.push(front, if is_fenced { Work::Disconnect(session) } else { Work::Replaced(session) });
     }
 
-    /// A newer login has the key, on another comet. A connection that is still on its way here was not found by the kick.
+    /// A newer login has the key, on another comet. The kick did not find connections of this key that are still on
+    /// their way to their shard.
     pub(super) fn superseded(&self, key: &Key) {
         lock(&self.ends).remember(self.hasher.hash_one(key), Time::now());
     }
 
-    /// A session is to be renewed. If one of its key was ended lately, that may have been its own as logic saw it (a
-    /// logic without fences drops whatever is there).
+    /// Queues the renewal of a session. If a session of the same key ended lately, logic may have removed this one (a
+    /// logic without generations removes whatever it finds), so the renewal goes at once.
     pub(super) fn renew(&self, front: &Front, session: SessionRef) {
         let put_back = lock(&self.ends).ended_lately(self.hasher.hash_one(&session.key), Time::now());
         self.push(front, if put_back { Work::PutBack(session) } else { Work::Renew(session) });
     }
 
-    /// A connection opened. What happened to the sessions while it logged in, to that of its key or to all, may have
-    /// happened to its own.
+    /// A connection opened. If a session of its key ended while it logged in, or if the store may have lost sessions
+    /// meanwhile, its own session may be gone too, so the front renews it.
     pub(super) fn opened(&self, front: &Front, session: SessionRef) {
         let key = self.hasher.hash_one(&session.key);
         if lock(&self.ends).ended_lately(key, Time::now()) || front.announcer.changed_lately() {
@@ -272,7 +280,8 @@ impl Lanes {
         }
     }
 
-    /// Queues sessions that logic may have lost. What is returned ends when it has them; true when some found no place.
+    /// Queues sessions that the store may have lost. Returns a receiver that closes when logic has them, and whether
+    /// some found a lane full.
     pub(super) fn announce(&self, front: &Front, sessions: Vec<SessionRef>) -> (mpsc::Receiver<()>, bool) {
         let (done, wait) = mpsc::channel(1);
         let mut parts: Vec<Vec<SessionRef>> = vec![Vec::new(); LANES];
@@ -287,7 +296,7 @@ impl Lanes {
         (wait, is_partial)
     }
 
-    /// Returns when everything queued so far was told, or given up.
+    /// Returns when logic was told of everything queued so far, or it was given up.
     pub(super) async fn finish(&self) {
         let finish = async |lane: &mpsc::Sender<Work>| {
             let (done, wait) = oneshot::channel();
@@ -299,12 +308,12 @@ impl Lanes {
     }
 }
 
-/// Works one lane, for ever.
+/// Works on one lane, for ever.
 pub(super) async fn run(front: Arc<Front>, mut works: Works) {
     let mut renewals = Renewals::default();
     loop {
         tokio::select! {
-            // What is due was said before what waits.
+            // Renewals that are due were queued before what still waits.
             biased;
             () = sleep_until(renewals.due.unwrap_or_else(Instant::now)), if renewals.due.is_some() => {
                 renewals.send(&front).await;
@@ -313,7 +322,7 @@ pub(super) async fn run(front: Arc<Front>, mut works: Works) {
                 Some(work) => do_work(&front, &mut works, work, &mut renewals).await,
                 None => return,
             },
-            // Those for which the lane was full, which what goes through it brings us to, and those that logic did not take.
+            // Ends that found the lane full go when it is empty, and ends that logic did not take go after a pause.
             () = sleep_until(works.resume_at), if !works.behind.is_empty() => {
                 if let Some(end) = works.behind.next() {
                     tell_end(&front, &mut works, &mut renewals, end).await;
@@ -339,7 +348,7 @@ async fn do_work(front: &Arc<Front>, works: &mut Works, work: Work, renewals: &m
             result
         }
         Work::Announce(sessions, done) => {
-            // Also where no more may wait: the next of them come when these have gone.
+            // Without a bound here: the next chunk comes only when these are sent.
             sessions.into_iter().for_each(|session| renewals.put(session));
             renewals.announcing = Some(done);
             renewals.send(front).await;
@@ -373,13 +382,13 @@ fn failed(front: &Front, call: &'static str, error: &LogicError) {
     tracing::debug!(%error, call, "logic did not answer");
 }
 
-/// Renewals of a lane that gather.
+/// The renewals that gather in a lane.
 #[derive(Default)]
 struct Renewals {
     waiting: HashMap<Key, SessionRef, RandomState>,
-    /// When they go; none while there are none.
+    /// When they go; none if there are none.
     due: Option<Instant>,
-    /// Let go when nothing waits.
+    /// Dropped when no renewal waits.
     announcing: Option<mpsc::Sender<()>>,
 }
 
@@ -397,7 +406,7 @@ impl Renewals {
         self.due.get_or_insert_with(|| Instant::now() + GATHER);
     }
 
-    /// A renewal after the end of its session would put it back for nobody.
+    /// Forgets the renewal of a session that ended. It would recreate a session that nobody owns.
     fn forget(&mut self, session: &SessionRef) {
         if self.waiting.get(&session.key).is_some_and(|other| other.generation == session.generation) {
             self.waiting.remove(&session.key);
@@ -412,7 +421,7 @@ impl Renewals {
             let part = sessions.split_off(sessions.len().saturating_sub(RENEWALS_MAX));
             if let Err(error) = renew(front, part.clone()).await {
                 failed(front, "heartbeat", &error);
-                // There was room for them.
+                // They were in `waiting` before, so there is room.
                 sessions.into_iter().chain(part).for_each(|session| self.put(session));
                 return;
             }
@@ -428,11 +437,12 @@ impl Renewals {
     }
 }
 
-/// One call. What logic calls superseded ends here too: the kick of the newer login has not arrived.
+/// Renews sessions in one call. If logic says that one is superseded, closes its connection here, because the kick by
+/// the newer login has not arrived.
 async fn renew(front: &Front, sessions: Vec<SessionRef>) -> Result<(), LogicError> {
     let renewed = front.tell_alive(sessions).await?;
     for (key, by) in renewed.superseded {
-        // It is a mail to a shard, which cannot fail.
+        // The kick is only a mail to a shard and cannot fail.
         let _ = front.kick(key, Some(by), CloseReason::Replaced, None).await;
     }
     Ok(())
@@ -450,7 +460,8 @@ async fn receive(front: &Front, id: ConnectionId, message: ClientMessage) -> Res
     result
 }
 
-/// Hands a message to the sender's room on this comet, as goim's comet does with operation 4; false when it is for no room.
+/// Hands a message to the sender's room on this comet, as goim's comet does with operation 4. False if the message is
+/// for no room.
 async fn say(front: &Front, message: &ClientMessage) -> bool {
     let Some(room) = message.room.clone().filter(|_| message.header.op == Op::SEND_MESSAGE) else {
         return false;
@@ -472,7 +483,8 @@ fn answer(front: &Front, id: ConnectionId, message: &ClientMessage, body: Bytes)
     }
 }
 
-/// One that logic does not take waits, and the lane goes on; so do those that come while it takes none.
+/// Tells logic that a session ended. If logic does not take the end, it waits in `behind`, as do the following ones,
+/// and the lane goes on.
 async fn disconnect(
     front: &Front,
     works: &mut Works,
@@ -498,7 +510,7 @@ fn wait(front: &Front, works: &Works, end: End) {
     }
 }
 
-/// Once; false when logic did not take it.
+/// Tells logic an end once; false if logic did not take it.
 async fn tell_end(front: &Front, works: &mut Works, renewals: &mut Renewals, end: End) -> bool {
     renewals.forget(&end.session);
     let result = front.logic.disconnect(end.session.clone()).await;
@@ -515,7 +527,8 @@ async fn tell_end(front: &Front, works: &mut Works, renewals: &mut Renewals, end
     result.is_ok()
 }
 
-/// Nothing else goes through the lane before logic has taken it, or it is given up.
+/// Tells logic an end without a generation. Nothing else goes through the lane until logic has taken it or the front
+/// gives it up.
 async fn disconnect_unfenced(front: &Front, session: SessionRef) -> Result<(), LogicError> {
     let mut pause = END_PAUSE;
     for _ in 1..END_ATTEMPTS {

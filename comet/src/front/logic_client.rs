@@ -1,5 +1,5 @@
-//! logic over gRPC, for a comet that runs in a process of its own: the client side of `goim.logic.Logic`, and of
-//! `halley.v1.Logic` where the logic has it.
+//! Calls logic over gRPC from a comet in a process of its own: by `goim.logic.Logic`, and by `halley.v1.Logic` if the
+//! logic has it.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -24,13 +24,13 @@ use proto::{
 use tokio::time::Instant;
 use tonic::{Code, Response, Status, Streaming, codec::CompressionEncoding, transport::Channel};
 
-/// Silence a client is allowed when logic names none; goim's own default.
+/// Silence that a client is allowed if logic names none, as in goim.
 const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(270);
 
-/// Longest time of a report in pages: as the front reports, logic then still hears of this comet often enough.
+/// Longest time of a report in pages. At the front's pace of reports logic then still hears of this comet in time.
 const REPORT_MAX: Duration = Duration::from_secs(4);
 
-/// Longest answer of goim's logic, bytes: the counts of half a million rooms.
+/// Longest answer of goim's logic, bytes. The counts of half a million rooms fit.
 const ANSWER_LEN_MAX: usize = 16 << 20;
 
 /// logic behind a gRPC connection.
@@ -42,32 +42,32 @@ pub struct GrpcLogic {
     limit: Duration,
 }
 
-/// Why a call brought nothing.
+/// Why a call failed.
 pub(super) struct NotDone {
     pub(super) error: LogicError,
-    /// It may go to another logic.
+    /// The call may be repeated on another logic.
     pub(super) goes_on: bool,
 }
 
 impl NotDone {
-    /// Of a call that only one logic may get: it goes on when this one has certainly not got it.
+    /// For a call that only one logic may get. It goes on to another if this one has certainly not got it.
     fn because(status: Status, error: impl FnOnce(Status) -> LogicError) -> NotDone {
         let goes_on = never_left(&status);
         NotDone { error: error(status), goes_on }
     }
 
-    /// Of a call that is safe to repeat: it goes on when this logic is away.
+    /// For a call that is safe to repeat. It goes on to another logic if this one is away.
     pub(super) fn repeatable(error: LogicError) -> NotDone {
         NotDone { goes_on: matches!(error, LogicError::Unavailable(_)), error }
     }
 }
 
 impl GrpcLogic {
-    /// A client of the logic at `address` (`host:port`). Connects with the first call and again whenever the connection
-    /// is lost; each call ends after `limit`. Needs a tokio runtime, and does not wait.
+    /// A client of the logic at `address` (`host:port`). It connects with the first call and again whenever the
+    /// connection is lost; each call ends after `limit`. Needs a tokio runtime, and does not wait.
     ///
     /// # Errors
-    /// It is no address.
+    /// `address` is no address.
     pub fn new(address: &str, limit: Duration) -> Result<GrpcLogic, tonic::transport::Error> {
         let peer = Peer::new(address, limit)?;
         let goims = LogicClient::new(peer.channel())
@@ -77,7 +77,7 @@ impl GrpcLogic {
         Ok(GrpcLogic { peer, goims, ours, limit })
     }
 
-    /// Whether it is goim's, as far as its answers have told.
+    /// Whether its answers have shown that it is goim's.
     pub(super) fn is_goims(&self) -> bool {
         self.peer.is_goims()
     }
@@ -101,7 +101,7 @@ impl GrpcLogic {
         Ok(Session {
             mid: Mid(reply.mid),
             key: Key::new(reply.key),
-            // A name that is no room id comes from a backend's bug: the login stands, the room does not.
+            // A name that is no room id comes from a bug in a backend. The login is accepted, without the room.
             room: RoomId::parse(&reply.room_id).ok(),
             rooms: reply.rooms.iter().filter_map(|room| RoomId::parse(room).ok()).collect(),
             accepts: reply.accepts.into_iter().map(Op).collect(),
@@ -135,7 +135,7 @@ impl GrpcLogic {
         }
     }
 
-    /// The report in pages, and the answer in pages.
+    /// Sends the report in pages and reads the answer in pages. None if the logic is goim's.
     async fn online(
         &self,
         server: &ServerId,
@@ -169,7 +169,7 @@ impl GrpcLogic {
     }
 }
 
-/// The pages of a report; one at least.
+/// The pages of a report, at least one.
 fn report(server: &ServerId, rooms: &HashMap<RoomId, u32>, clients: ClientCount) -> Vec<OnlineReport> {
     let mut pages = vec![OnlineReport {
         server: server.as_str().to_owned(),
@@ -208,7 +208,7 @@ impl LogicApi for GrpcLogic {
     async fn renew(&self, sessions: Vec<SessionRef>) -> Result<Renewed, LogicError> {
         let renewed = self.peer.ours(async {
             let request = RenewReq {
-                // They are all this comet's.
+                // All sessions belong to this comet.
                 server: sessions
                     .first()
                     .map(|session| session.server.as_str().to_owned())
@@ -234,7 +234,8 @@ impl LogicApi for GrpcLogic {
                 now_us: Some(now_us).filter(|now_us| *now_us != 0),
             });
         }
-        // One that logic refuses is no reason to send the others again, with it among them, for ever.
+        // If logic refuses one session, go on with the rest. Otherwise all of them would be sent again, with that one
+        // among them, for ever.
         let (mut any_taken, mut refused) = (false, None);
         for session in sessions {
             let request = HeartbeatReq {
@@ -288,7 +289,7 @@ impl LogicApi for GrpcLogic {
     }
 }
 
-/// goim's logic answers a refused login with UNKNOWN and a text; Halley's with the code that fits.
+/// goim's logic answers a refused login with UNKNOWN and a text, Halley's with a code that tells the reason.
 fn login_error(status: Status) -> LogicError {
     let refused = |reason| LogicError::Refused { reason, text: status.message().to_owned() };
     match status.code() {

@@ -1,4 +1,4 @@
-//! All logics of the cluster as one: calls go around, and one that does not answer is left out for a while.
+//! Presents all logics of the cluster as one. Calls go round, and a logic that does not answer is avoided for a while.
 
 use std::{
     collections::HashMap,
@@ -27,15 +27,15 @@ use super::{
 /// How long a logic that did not answer is asked last.
 const AVOIDED: Duration = Duration::from_secs(3);
 
-/// How long a login waits at most for this comet to be known by its entry in the registry: then clients are served all the
-/// same, though no push may find them.
+/// How long a login waits at most until this comet's entry is in the registry. After that comet serves its clients all
+/// the same, though pushes may not find them.
 const REGISTRATION: Duration = Duration::from_secs(3);
 
 /// The logics that a registry knows, over gRPC.
 ///
-/// What one does not answer goes to the next at once where it is safe to repeat. A login and a client's message are not,
-/// and go on only when they certainly never left: of a login without a key each logic makes a session of its own, and one
-/// that was slow may store it last.
+/// If one does not answer, the call goes to the next at once if it is safe to repeat. Logins and clients' messages are
+/// not safe: for a login without a key each logic makes a session of its own, and one that was slow may store it last.
+/// They go on only if they certainly never left this process.
 pub struct Logics {
     known: Mutex<Known>,
     /// Longest time of one call.
@@ -45,7 +45,7 @@ pub struct Logics {
 
 struct Known {
     nodes: watch::Receiver<Arc<NodeSet>>,
-    /// Whether `logics` are those of a set that `nodes` has shown.
+    /// Whether `logics` were read from `nodes` at least once.
     is_read: bool,
     logics: Vec<Member>,
     next: usize,
@@ -57,20 +57,22 @@ struct Member {
     avoided_until: Option<Instant>,
 }
 
-/// Who is asked first.
+/// Which logics are asked first.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum First {
-    /// Whoever's turn it is.
+    /// The one whose turn it is.
     Any,
-    /// Among those, ours: goim's have no fences, and end or renew a session whoever has it by now.
+    /// Halley's before goim's. goim's know no generations: they end or renew a session whoever has it by now.
     Ours,
-    /// Nobody but ours, where there is one: what its fence has to keep from a newer session, since it may come late.
+    /// Only Halley's, if there is one. The call may come late, and then only a logic that knows generations keeps it
+    /// from a newer session.
     OnlyOurs,
 }
 
 impl Logics {
-    /// The logics in `nodes`, as they come and go; each call of one ends after `limit`. Logins wait, not for ever, until this
-    /// comet is known to the jobs, which put aside what they are to bring to one that they do not know. Needs a tokio runtime.
+    /// The logics in `nodes`, as they come and go; each call of one ends after `limit`. A login waits a limited time
+    /// until this comet is in the registry, because jobs put aside what is for a comet they do not know. Needs a tokio
+    /// runtime.
     pub fn new(
         nodes: watch::Receiver<Arc<NodeSet>>,
         limit: Duration,
@@ -80,7 +82,7 @@ impl Logics {
         Logics { known: Mutex::new(known), limit, is_known }
     }
 
-    /// In which order they are asked now.
+    /// The logics in the order in which a call asks them now.
     fn turn(&self, first: First) -> Vec<(ServerId, GrpcLogic)> {
         let known = &mut *lock(&self.known);
         if !known.is_read || known.nodes.has_changed().unwrap_or(false) {
@@ -109,7 +111,7 @@ impl Logics {
         logic.avoided_until = (!does).then(|| Instant::now() + AVOIDED);
     }
 
-    /// Makes a call, of one after the other as long as [`NotDone`] lets it go on.
+    /// Calls one logic after the other as long as [`NotDone`] allows it.
     async fn call<A: Clone, T, F: Future<Output = Result<T, NotDone>>>(
         &self,
         first: First,
@@ -132,7 +134,7 @@ impl Logics {
 }
 
 impl Known {
-    /// Takes the set as it is now, and keeps the connections that there are.
+    /// Reads the present set of logics and keeps the connections it has.
     fn read(&mut self, limit: Duration) {
         let nodes = Arc::clone(&self.nodes.borrow_and_update());
         self.is_read = true;

@@ -1,4 +1,4 @@
-//! Logins in the lobby: asked of logic, retried inside the client's deadline, dropped when the client leaves.
+//! Asks logic about the logins in the lobby, again until the client's deadline, and drops those whose client leaves.
 
 use std::{
     collections::HashMap,
@@ -18,35 +18,36 @@ use tokio::{
 
 use super::{Front, client_log::Asked, lock};
 
-/// Logins that logic is asked about at once. The others wait, bounded by the limit of connections before their login.
+/// Most logins that logic is asked about at once. The others wait; the limit of connections before their login bounds
+/// them.
 const ASKED_AT_ONCE: usize = 256;
 
-/// First pause before logic is asked again; doubled each time up to [`RETRY_MAX`].
+/// First pause before logic is asked again. It doubles each time up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 
-/// How long ago a client may have been looked for when logic is asked: as often its shard looks by itself, unless it stands
-/// still.
+/// If the last look for the client is older than this, the front has the shard look again before it asks logic. A shard
+/// that does not stand still looks as often by itself.
 const LOOK_AFTER: Duration = Duration::from_millis(100);
 
-/// Left of the client's deadline for the verdict to reach the shard.
+/// The part of the client's deadline that is kept for the verdict to reach the shard.
 const MARGIN: Duration = Duration::from_millis(200);
 
 /// Logins under way.
 pub(super) struct Logins {
     waiting: Mutex<HashMap<ConnectionId, Waiting>>,
     asking: Semaphore,
-    /// Calls whose answer comes too late for their client; as many as are asked at once.
+    /// Calls whose answer comes too late for their client; as many as logic is asked at once.
     late: Semaphore,
-    /// Logins that are not decided, or whose answer is still to come.
+    /// Number of logins that are not decided or whose answer has not come.
     running: watch::Sender<usize>,
 }
 
-/// What its shard says of a client whose login is under way.
+/// What the shard says of a client whose login is under way.
 #[derive(Default)]
 struct Waiting {
     is_gone: bool,
-    /// Told when it is still there; let go when it is gone.
+    /// Gets a value if the client is still there; dropped if it has left.
     looked: Option<oneshot::Sender<()>>,
 }
 
@@ -76,15 +77,15 @@ impl Logins {
         }
     }
 
-    /// The client was looked for, and is there.
+    /// The shard has looked for the client, and it is there.
     pub(super) fn there(&self, id: ConnectionId) {
         let looked = lock(&self.waiting).get_mut(&id).and_then(|waiting| waiting.looked.take());
-        let _ = looked.map(|looked| looked.send(())); // nobody waits any more: the deadline was near
+        let _ = looked.map(|looked| looked.send(())); // the receiver is gone if the deadline was near
     }
 
-    /// Returns when logic owes no answer.
+    /// Returns when no login is under way and logic owes no answer.
     pub(super) async fn idle(&self) {
-        // Its sender is here.
+        // `self` holds the sender, so the wait cannot fail.
         let _ = self.running.subscribe().wait_for(|running| *running == 0).await;
     }
 
@@ -92,13 +93,14 @@ impl Logins {
         lock(&self.waiting).get(&id).is_none_or(|waiting| waiting.is_gone)
     }
 
-    /// Ends the stay; true when the client is still there.
+    /// Ends the client's stay in the lobby; true if it is still there.
     fn finish(&self, id: ConnectionId) -> bool {
         lock(&self.waiting).remove(&id).is_some_and(|waiting| !waiting.is_gone)
     }
 }
 
-/// Whether the client of a login is there. Its end may lie in the kernel while its shard, or this thread, stood still.
+/// Whether the client of a login is there. If its shard or this thread stood still, the client's end may lie unread in
+/// the kernel, so the front has the shard look.
 async fn is_there(front: &Front, login: &mut Login) -> bool {
     let logins = &front.logins;
     if Time::now().since(login.looked) >= LOOK_AFTER {
@@ -108,7 +110,7 @@ async fn is_there(front: &Front, login: &mut Login) -> bool {
             _ => return false,
         }
         front.outboxes.send(login.id.shard, ToShard::Look(login.id)).await;
-        // Without an answer either the shard stands still, or it has told that the client left.
+        // No answer: the shard stands still, or it has told that the client left.
         if tokio::time::timeout(time_left(login), answer).await.is_err() {
             return false;
         }
@@ -117,7 +119,7 @@ async fn is_there(front: &Front, login: &mut Login) -> bool {
     !logins.is_gone(login.id)
 }
 
-/// What is left for logic to answer a login in.
+/// The time that logic has left to answer a login.
 fn time_left(login: &Login) -> Duration {
     login.deadline.since(Time::now()).saturating_sub(MARGIN)
 }
@@ -153,22 +155,22 @@ async fn decide(front: &Arc<Front>, login: Login) {
     }
 }
 
-/// A call of logic.
+/// One call of logic.
 type Call<'a> = Pin<Box<dyn Future<Output = Result<Session, LogicError>> + Send + 'a>>;
 
-/// Asks logic until it has decided; `Err(None)` when the client left first. With the call that it did not answer in
-/// time, if there is one.
+/// Asks logic until it has decided; `Err(None)` if the client left first. Also returns the call that logic did not
+/// answer in time, if there is one.
 async fn ask(front: &Front, mut login: Login) -> (Result<Session, Option<LogicError>>, Option<Call<'_>>) {
     let Ok(_permit) = front.logins.asking.acquire().await else { return (Err(None), None) };
     let waited = Time::now().since(login.arrived);
     let mut request = ConnectRequest {
         server: front.server.clone(),
-        // A text on the wire to logic, three times as long at worst: only for those whose turn it is.
+        // Text on the wire to logic, which may be three times as long. So only logins whose turn it is are converted.
         cookie: String::from_utf8_lossy(&login.cookie).into_owned(),
         token: login.token.clone(),
         client_ip: Some(login.peer),
         transport: login.transport,
-        // The same whenever it is asked, for the same number.
+        // The same in every try, so that logic gives the login the same number.
         arrival: Arrival::ago(waited, Instant::now().into_std()).by(front.store_time.at(login.arrived)),
         wanted_until_us: None,
     };
@@ -197,14 +199,15 @@ async fn ask(front: &Front, mut login: Login) -> (Result<Session, Option<LogicEr
         if time_left(&login) <= pause {
             return (Err(Some(error)), None);
         }
-        // Without that clock only its age keeps it from outranking a login its client has made since.
+        // If the store's clock is not known, only its age keeps this login from outranking a newer login of its client.
         request.arrival.is_repeated = request.arrival.by_us.is_some();
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(RETRY_MAX);
     }
 }
 
-/// What logic did not say in time it may have stored all the same: that session ends when it does say so.
+/// Waits for an answer that did not come in time. logic may have accepted the login all the same; then the session
+/// ends.
 async fn hear_out(front: &Arc<Front>, call: Call<'_>) {
     let Ok(_place) = front.logins.late.try_acquire() else { return front.metrics.given_up("connect") };
     if let Ok(session) = call.await {

@@ -1,4 +1,4 @@
-//! The gateway's counters, as Prometheus reads them: the shards' own, of which each tick brings a copy, and the front's.
+//! The gateway's counters for Prometheus: those of the shards, of which each tick brings a copy, and the front's.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,7 @@ use tracing::{Level, debug};
 
 use super::lock;
 
-/// Part of the counters at one moment, all shards together: what a page shows.
+/// Some of the counters at one moment, over all shards, for the page.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// Sockets open now, logged in or not.
@@ -34,13 +34,13 @@ pub struct Snapshot {
     pub drops: BTreeMap<&'static str, u64>,
     /// Bad input by protocol and reason.
     pub bad_input: BTreeMap<(&'static str, &'static str), u64>,
-    /// From the acceptance of a push to the begin of its dispatch.
+    /// Time from logic's acceptance of a push until the front begins its dispatch.
     pub accept_to_dispatch: Histogram,
-    /// From the front's hand-out to the shard.
+    /// Time from the front's hand-out until the shard takes it.
     pub dispatch_to_shard: Histogram,
-    /// From the begin of a write to its end.
+    /// Time from the begin of a write to its end.
     pub shard_to_written: Histogram,
-    /// The whole way: from logic's acceptance of the oldest push of a write to the write's end.
+    /// Time of the whole way, from logic's acceptance of the oldest push in a write to the write's end.
     pub accept_to_written: Histogram,
 }
 
@@ -51,7 +51,8 @@ pub struct Metrics {
     front: Mutex<FrontCounters>,
 }
 
-/// Values of the front's labels: each stands at 0 until it happens, or a `rate()` would miss the first time.
+/// Values of the front's labels. Each counter stands at 0 from the start, because `rate()` would miss the first count
+/// otherwise.
 const DISPATCHES: [&str; 3] = ["keys", "room", "all"];
 const LOGINS: [&str; 4] = ["accepted", "refused", "unavailable", "client_left"];
 const LOGIC_FAILURES: [&str; 6] =
@@ -97,17 +98,17 @@ impl Metrics {
         Arc::new(Metrics { shards: Mutex::new(vec![Stats::default(); shards]), front: Mutex::default() })
     }
 
-    /// Puts them into a process's registry.
+    /// Registers the counters with a process's registry.
     pub fn register(self: &Arc<Metrics>, registry: &mut Registry) {
         registry.register_collector(Box::new(Arc::clone(self)));
     }
 
-    /// Sum of a number over all shards, as the last ticks brought it.
+    /// Sum of a number over all shards, as of their last ticks.
     pub fn sum(&self, number: impl Fn(&Stats) -> u64) -> u64 {
         lock(&self.shards).iter().map(number).sum()
     }
 
-    /// What a page shows, as the last ticks brought it.
+    /// What the page shows, as of the shards' last ticks.
     pub fn snapshot(&self) -> Snapshot {
         let mut all = Snapshot::default();
         for stats in lock(&self.shards).iter() {
@@ -125,8 +126,8 @@ impl Metrics {
         all
     }
 
-    /// Takes a shard's counters. Bad input is told to the log from here, since a shard never writes one: a line per
-    /// reason and tick at most, and all of them within the limit for what outsiders cause.
+    /// Takes a shard's counters, and logs new bad input, since a shard never logs. It writes at most one line per
+    /// reason and tick, all within the limit for what outsiders cause.
     pub(super) fn shard(&self, shard: u16, stats: Stats) {
         let mut shards = lock(&self.shards);
         let now = &mut shards[usize::from(shard)];
@@ -181,7 +182,7 @@ impl Collector for Metrics {
     }
 }
 
-/// Writes metrics one by one.
+/// Writes metrics one after the other.
 struct Text<'a, 'e> {
     encoder: &'a mut DescriptorEncoder<'e>,
 }
@@ -326,7 +327,7 @@ impl Text<'_, '_> {
         })
     }
 
-    /// One stage of a push's way, over all shards.
+    /// Latencies of one stage of a push's way, over all shards.
     fn stages<'h>(&mut self, stage: &str, histograms: impl Iterator<Item = &'h Histogram>) -> fmt::Result {
         self.latencies(&format!("halley_stage_{stage}_seconds"), "Time of a push in this stage", histograms)
     }
@@ -339,7 +340,7 @@ impl Text<'_, '_> {
     ) -> fmt::Result {
         let mut all = Histogram::default();
         histograms.for_each(|histogram| all.add(histogram));
-        // Only every second power of two: enough to see, and a fourth of the lines.
+        // Only every second power of two, which is fine enough and takes half of the lines.
         let mut buckets: Vec<(f64, u64)> = Vec::new();
         for pair in 0..BUCKETS / 2 {
             let bound = match pair {
@@ -365,7 +366,7 @@ impl Text<'_, '_> {
     }
 }
 
-/// One or two labels.
+/// One or two labels of a metric.
 trait Labels {
     type Pairs: EncodeLabelSet;
     fn pairs(self) -> Self::Pairs;

@@ -1,10 +1,10 @@
-//! The tokio side of a comet: what comes in from job and logic goes to the shards by mailbox, what the shards say goes
-//! out.
+//! The tokio side of a comet. It carries what comes from job and logic to the shards by mailbox, and what the shards
+//! say to logic.
 //!
 //! - [`dispatch`]: pushes, encoded once, one command per shard.
 //! - [`inbox`]: takes the shards' mail; never waits for anything else.
-//! - [`logins`]: logins in the lobby, logic's verdict.
-//! - [`client_log`]: what the log says of single clients.
+//! - [`logins`]: logins in the lobby, and logic's decision about them.
+//! - [`client_log`]: what the log says about single clients.
 //! - [`lanes`]: client messages, renewals and ends of sessions for logic, in order per device.
 //! - [`announce`]: all sessions again, when the store may have lost them.
 //! - [`counts`]: people per room over all shards and comets.
@@ -54,20 +54,20 @@ use shard::mail::ToShard;
 
 use crate::mail;
 
-/// How often changed room counts are reported to logic.
+/// How often the front reports changed room counts to logic.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
-/// The same when a report takes long.
+/// The longest pause, for when a report takes long.
 const REPORT_EVERY_MAX: Duration = Duration::from_secs(2);
 
-/// After how long unchanged ones are. logic takes a comet that is silent for 10 s for gone, and its people with it: this,
-/// the longest pause and a call that takes long fit into that, together.
+/// The front reports unchanged counts after this time. logic considers a comet gone that is silent for 10 s, and its
+/// people with it. This time, the longest pause and a slow call together stay below that.
 const REPORT_UNCHANGED: Duration = Duration::from_secs(4);
 
-/// Longest time for the last report, of nobody, when the comet has drained.
+/// Longest time for the last report of a drained comet, which says that nobody is left.
 const LAST_REPORT_MAX: Duration = Duration::from_secs(2);
 
-/// Pause before the last report is made again.
+/// Pause before the front tries the last report again.
 const LAST_REPORT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The tokio side of a comet.
@@ -75,13 +75,14 @@ pub struct Front {
     server: ServerId,
     outboxes: Outboxes,
     logic: Arc<dyn LogicApi>,
-    /// Dispatches go out one after the other.
+    /// Held while a dispatch goes out, so that they go one after the other.
     turn: tokio::sync::Mutex<()>,
     push_bytes_max: usize,
     counts: Mutex<RoomCounts>,
-    /// Held while a report is under way. False once there may be none any more.
+    /// Held while a report is under way. False once no more reports may follow.
     reports: tokio::sync::Mutex<bool>,
-    /// A notice to a shard found no place: everything is said again with the next report.
+    /// A mail about people elsewhere found a shard's queue full. The front says everything again before the next
+    /// report.
     notice_lost: AtomicBool,
     logins: Logins,
     lanes: Lanes,
@@ -89,23 +90,23 @@ pub struct Front {
     store_time: StoreTime,
     metrics: Arc<Metrics>,
     client_log: ClientLog,
-    /// Set for good.
+    /// Never unset.
     draining: AtomicBool,
     moves: Mutex<Vec<Moves>>,
     drained_changed: Notify,
 }
 
-/// Connections on their way to one shard, for the end of a drain.
+/// Counts of connections on their way to one shard. They tell the end of a drain.
 #[derive(Clone, Default)]
 struct Moves {
-    /// Handed over so far.
+    /// Connections handed over to the shard so far.
     sent: u64,
-    /// How many of them had come when the shard said that nobody is left.
+    /// How many of them had arrived when the shard said that it has no connections left.
     arrived: Option<u64>,
 }
 
 impl Front {
-    /// A front for shards that run already; `inboxes` are their queues, in order.
+    /// Starts a front for shards that run already. `inboxes` are their queues, in order.
     pub fn start(
         server: ServerId,
         outboxes: Outboxes,
@@ -165,7 +166,8 @@ impl Front {
     }
 
     /// Closes every connection over `spread` and waits until all are gone and logic knows it, at most for `timeout`.
-    /// Whatever became of them, they are not counted any more when this returns. False when some were left.
+    /// False if some were left. In any case logic counts none of them any more when this returns, if it took the last
+    /// report.
     pub async fn drain(&self, spread: Duration, timeout: Duration) -> bool {
         self.draining.store(true, Ordering::Relaxed);
         for shard in 0..self.outboxes.shards() as u16 {
@@ -191,7 +193,7 @@ impl Front {
         are_gone
     }
 
-    /// Tells logic, as the last it hears of this comet, that nobody is here.
+    /// Tells logic that nobody is here. This is the last that logic hears of this comet.
     async fn report_nobody(&self) {
         let mut may_report = self.reports.lock().await;
         *may_report = false;
@@ -204,7 +206,8 @@ impl Front {
         }
     }
 
-    /// Says that sessions live, or only asks after the store where there are none, and takes note of what logic says of it.
+    /// Tells logic that these sessions live; without any it only asks about the store. Notes what logic says about the
+    /// store.
     async fn tell_alive(&self, sessions: Vec<SessionRef>) -> Result<Renewed, LogicError> {
         let asked = Time::now();
         let renewed = self.logic.renew(sessions).await?;
@@ -219,8 +222,9 @@ impl Front {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Logic accepted a login whose client had left: the shard that owns the key decides, since a newer connection may
-    /// have the key by now. In a drain that one is closed too, and nobody waits for a shard any more.
+    /// logic accepted a login whose client had left. The shard that owns the key decides what follows, since a newer
+    /// connection may have the key by now. During a drain every connection is closed, so the session ends without
+    /// asking a shard.
     fn abandoned(self: &Arc<Self>, session: Session) {
         if self.is_draining() {
             let Session { mid, key, generation, .. } = session;
@@ -228,11 +232,11 @@ impl Front {
             return self.lanes.ended(self, session);
         }
         let owner = self.outboxes.owner(&session.key);
-        // Bounded as the logins are.
+        // Bounded like the logins.
         self.send_soon(owner, ToShard::Abandoned(session));
     }
 
-    /// Sends what must arrive without waiting for it: a full queue is waited for by a task of its own, so the caller has
+    /// Sends a mail that must arrive, without waiting. If the queue is full, a task of its own waits, so the caller has
     /// to bound how often that can happen.
     fn send_soon(self: &Arc<Self>, shard: u16, mail: impl Into<mail::ToShard>) {
         if let Err(mail) = self.outboxes.try_send(shard, mail) {
@@ -245,8 +249,8 @@ impl Front {
         lock(&self.counts)
     }
 
-    /// Tells the shards how many people are elsewhere. Never waits; what finds no place is said again with the next
-    /// report.
+    /// Tells the shards how many people are elsewhere. Never waits: if a queue is full, the front says everything again
+    /// before the next report.
     fn tell_elsewhere(&self, news: counts::Elsewhere) {
         for (shard, rooms) in news.into_iter().enumerate() {
             if !rooms.is_empty() && self.outboxes.try_send(shard as u16, ToShard::Elsewhere(rooms)).is_err() {
@@ -255,7 +259,7 @@ impl Front {
         }
     }
 
-    /// Reports this comet's counts to logic and takes everybody's, for ever.
+    /// Reports this comet's counts to logic and takes those of all comets, for ever.
     async fn report_online(self: Arc<Self>) {
         let mut pause = REPORT_EVERY;
         let mut reported = Instant::now();
@@ -293,14 +297,15 @@ impl Front {
                 }
             }
             drop(may_report);
-            // With very many rooms a report costs time of its own: it gets a twentieth of a core, as long as logic hears
-            // again in time.
+            // With very many rooms a report costs noticeable time. The pause lets reports use a twentieth of a core,
+            // but is short enough for logic to hear of this comet in time.
             pause = (reported.elapsed() * 20).clamp(REPORT_EVERY, REPORT_EVERY_MAX);
         }
     }
 }
 
-/// The front's locks are held for a few instructions and never across a wait; a panic ends the process.
+/// Locks one of the front's mutexes. They are held for a few instructions and never across a wait, and a panic ends the
+/// process.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -12,17 +12,17 @@ use seam::RandomState;
 
 use crate::{mail::ToShard, mailbox::Sender};
 
-/// Commands one shard can be behind.
+/// Most commands that wait for one shard.
 pub const QUEUE_CAPACITY: usize = 8192;
 
-/// The part of a queue, one in so many, that dispatches leave to verdicts, attaches and kicks: a flood of pushes never
-/// keeps a client from logging in.
+/// One in so many places of a queue is kept for verdicts, attaches, kicks and replies; pushes do not use it. So a flood
+/// of pushes never keeps a client from logging in.
 const RESERVED: usize = 4;
 
-/// How often a full queue is looked at again. It holds thousands of commands then, so this adds nothing that matters.
+/// How often the front looks again at a full queue. It holds thousands of commands then, so this delay does not matter.
 const RETRY: Duration = Duration::from_millis(1);
 
-/// The queues to all shards. Locked only by tasks of the front's own thread, for the time of a push.
+/// The queues to all shards. Only tasks of the front's own thread lock them, for the time of a push.
 pub struct Outboxes {
     senders: Vec<Mutex<Sender<ToShard, WakeSender>>>,
     hasher: RandomState,
@@ -44,7 +44,8 @@ impl Outboxes {
         (self.hasher.hash_one(key) % self.senders.len() as u64) as u16
     }
 
-    /// Sends what has reserved places: verdicts, attaches, kicks, replies. Gives the mail back when even those are used up.
+    /// Sends a mail that may use the reserved places: verdicts, attaches, kicks, replies. Gives it back if even those
+    /// are full.
     pub fn try_send(&self, shard: u16, mail: impl Into<ToShard>) -> Result<(), ToShard> {
         let mut sender = self.lock(shard);
         sender.push(mail.into())?;
@@ -52,7 +53,7 @@ impl Outboxes {
         Ok(())
     }
 
-    /// The same, waiting for a place.
+    /// As [`try_send`](Self::try_send), but waits for a place.
     pub async fn send(&self, shard: u16, mail: impl Into<ToShard>) {
         let mut mail = mail.into();
         while let Err(back) = self.try_send(shard, mail) {
@@ -61,7 +62,7 @@ impl Outboxes {
         }
     }
 
-    /// Puts part of a dispatch into a queue without waking the shard, waiting while pushes have used up their places.
+    /// Puts part of a dispatch into a queue without waking the shard. Waits as long as only reserved places are free.
     pub async fn push(&self, shard: u16, mail: impl Into<ToShard>) {
         let mut mail = Some(mail.into());
         loop {
@@ -76,14 +77,14 @@ impl Outboxes {
                     }
                 }
             }
-            // Those that have room do not wait with this one for what they were given already. Whoever gives up waiting
-            // here leaves nobody asleep either.
+            // Wake the others: shards with room need not wait for this one before they do what they have. And if the
+            // caller gives up waiting here, no shard is left asleep.
             self.notify_all();
             tokio::time::sleep(RETRY).await;
         }
     }
 
-    /// Wakes every shard that sleeps on something pushed.
+    /// Wakes every sleeping shard that has new mail.
     pub fn notify_all(&self) {
         for shard in 0..self.senders.len() {
             self.lock(shard as u16).notify();

@@ -1,4 +1,4 @@
-//! gRPC `goim.comet.Comet`: the four unary calls of a goim job, on the same trait that an in-process job calls.
+//! gRPC `goim.comet.Comet`: the four unary calls of a goim job, served by the trait that an in-process job calls.
 
 use std::sync::Arc;
 
@@ -19,10 +19,10 @@ use proto::{
 };
 use tonic::{Request, Response, Status, codec::CompressionEncoding};
 
-/// Room for the fields around a push in one gRPC message, bytes.
+/// Bytes in a gRPC message for the fields around a push.
 pub(super) const ENVELOPE_BYTES: usize = 1 << 20;
 
-/// The tonic service over a comet.
+/// The tonic service for a comet.
 pub fn service<C: CometApi>(
     comet: Arc<C>,
     push_bytes_max: usize,
@@ -102,7 +102,7 @@ impl<C: CometApi> comet_server::Comet for CometService<C> {
     }
 }
 
-/// What the members of a room, or others, get: a message keeps its version and sequence number, as in goim.
+/// The payload for room members and other receivers. As in goim, a message keeps its version and sequence number.
 fn proto_payload(proto: Option<Proto>) -> Result<Payload, Status> {
     let Proto { ver, op, seq, body } = proto.ok_or_else(|| Status::invalid_argument("proto: missing"))?;
     let header = Header { ver: ver as i16, op: Op(op), seq };

@@ -1,8 +1,8 @@
-//! What comet knows of the session store's clock, by which logins are dated: what logic said it showed, and when it was
-//! asked.
+//! Tells what the session store's clock shows, since logins are dated by it. comet knows what logic said the clock
+//! shows, and when it asked.
 //!
-//! A login may lie anywhere on its way to logic for seconds: in a queue of the kernel's, in a logic that stands still. Told
-//! when it came by the store's own clock, logic dates it rightly all the same.
+//! A login may be delayed for seconds anywhere on its way to logic, in a queue of the kernel or by a logic that stands
+//! still. Because comet tells by the store's own clock when the login came, logic dates it rightly all the same.
 
 use std::{sync::Mutex, time::Duration};
 
@@ -10,7 +10,7 @@ use seam::Time;
 
 use super::lock;
 
-/// What two logics may disagree by about one clock. So much later than it came a login may be dated.
+/// By how much two logics may disagree about one clock. A login may be dated that much later than it came.
 const DISAGREEMENT: Duration = Duration::from_millis(20);
 
 /// The store's clock as comet knows it.
@@ -19,13 +19,13 @@ pub(super) struct StoreTime(Mutex<Option<Answer>>);
 
 #[derive(Clone, Copy)]
 struct Answer {
-    /// When logic was asked: the clock showed `now_us` then at the latest.
+    /// When comet asked logic. At this moment the clock showed `now_us` at most.
     asked: Time,
     now_us: u64,
 }
 
 impl Answer {
-    /// What the clock showed at a moment, at the latest.
+    /// The latest time that the clock can have shown at a moment.
     fn at(self, moment: Time) -> u64 {
         let (asked, moment) = (self.asked.as_micros(), moment.as_micros());
         (self.now_us + moment).saturating_sub(asked)
@@ -33,14 +33,15 @@ impl Answer {
 }
 
 impl StoreTime {
-    /// logic answered at `now` that the clock shows `now_us` to what it was asked at `asked`.
+    /// Notes an answer of logic: asked at `asked` and heard at `now`, it says that the clock shows `now_us`.
     pub(super) fn heard(&self, asked: Time, now: Time, now_us: u64) {
         let answer = Answer { asked, now_us };
         let mut best = lock(&self.0);
         let is_better = |best: Answer| {
-            // It shows as much by now: if the best says less, it was set, or goes faster than ours.
+            // The clock shows at least `now_us` by now. If the best answer says less, the clock was set, or it runs
+            // faster than ours.
             let is_wrong = best.at(now) + (DISAGREEMENT.as_micros() as u64) < now_us;
-            // The quicker the answer, the less it can be wrong by.
+            // The quicker the answer, the smaller its error.
             is_wrong || answer.at(asked) <= best.at(asked)
         };
         if best.is_none_or(is_better) {
@@ -48,7 +49,7 @@ impl StoreTime {
         }
     }
 
-    /// What the clock showed at a moment, at the latest; none as long as logic has not told, which goim's never does.
+    /// The latest time that the clock can have shown at a moment; none until logic tells, which goim's never does.
     pub(super) fn at(&self, moment: Time) -> Option<u64> {
         let best = *lock(&self.0);
         best.map(|best| best.at(moment) + DISAGREEMENT.as_micros() as u64)

@@ -2,7 +2,7 @@
 //!
 //! One thread runs the front, one pinned thread per core holds the clients, as in the all-in-one `halley`.
 #![forbid(unsafe_code)]
-#![deny(clippy::print_stdout, clippy::print_stderr)] // they panic when nobody takes it, or wait for ever
+#![deny(clippy::print_stdout, clippy::print_stderr)] // these macros panic or block if nobody reads
 
 mod cli;
 mod file;
