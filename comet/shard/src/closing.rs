@@ -1,5 +1,6 @@
-//! Every way a connection ends, in steps: its place in rooms and keys goes at once, what is queued still goes out, then
-//! our side is shut, then both, and the slot is free when the driver holds nothing of it.
+//! Every way in which a connection ends, step by step. It leaves its rooms and its key at once. Then what is queued
+//! goes out, then the shard shuts its own side, then both sides. When the driver holds nothing of the connection any
+//! more, its slot is free.
 
 use std::time::Duration;
 
@@ -24,12 +25,12 @@ use super::{
     wire::Wire,
 };
 
-/// A drain under way: everybody is closed, so many a tick.
+/// A drain under way. Each tick closes a share of the connections.
 pub(super) struct Draining {
     next_slot: u32,
     per_tick: u32,
     over: Duration,
-    /// Arrivals from other shards when the front was last told that nobody is left.
+    /// The number of arrivals from other shards at which the shard last told the front that it has no connection left.
     told: Option<u64>,
 }
 
@@ -51,11 +52,11 @@ impl Shard {
             State::Open(open) => open.reasons,
             State::Lobby(lobby) => {
                 match lobby.outcome.take() {
-                    // The front has forgotten the login: what is left of it is the session.
+                    // The front has given its verdict and forgotten the login. Only the session is left.
                     Some(Outcome::Open(session) | Outcome::Move { session, .. }) => {
                         out.mail.push_back(ToFront::Abandoned(session));
                     }
-                    // It never heard of it.
+                    // The front has never heard of this login.
                     None if lobby.login.is_some() => {}
                     Some(Outcome::Refuse { .. }) | None => out.mail.push_back(ToFront::LoginGone(id)),
                 }
@@ -97,7 +98,7 @@ impl Shard {
                 self.reply_bytes(id.slot, Refusal::Timeout.response());
             }
         }
-        // Whoever breaks the protocol before the login gets no place to linger in.
+        // A client that breaks the protocol before its login gets no time to linger.
         if before_login && reason == CloseReason::ProtocolViolation && !upgraded && !handshaking {
             return self.shut(id, true, out);
         }
@@ -105,12 +106,12 @@ impl Shard {
         self.fanout.flush_soon(id.slot);
     }
 
-    /// Queues bytes of no frame: an HTTP answer.
+    /// Queues bytes that are no frame: an HTTP answer.
     pub(super) fn reply_bytes(&mut self, slot: u32, bytes: Vec<u8>) {
         self.enqueue(slot, Outgoing::raw(bytes), true);
     }
 
-    /// All that was queued is written: shut our side, and both when the peer ended its own.
+    /// Everything that was queued is written. Shuts our side, and both sides if the peer has ended its own.
     pub(super) fn finish(&mut self, id: ConnectionId, out: &mut Outputs) {
         let Some(connection) = self.slots.get_mut(id) else { return };
         if !connection.reading {
@@ -145,7 +146,7 @@ impl Shard {
         }
     }
 
-    /// Closes the connection of a key, unless its session is not older than `below`.
+    /// Closes the connection of a key if its session is older than `below`, or whatever it is if there is no `below`.
     pub(super) fn kick(
         &mut self,
         now: Time,
@@ -164,7 +165,8 @@ impl Shard {
         }
     }
 
-    /// Makes room for a new connection before the limit of those not logged in.
+    /// Makes room for a new connection that would exceed the limit of connections before their login: closes the
+    /// oldest.
     pub(super) fn evict_oldest_unauthenticated(&mut self, now: Time, out: &mut Outputs) {
         while let Some((slot, generation)) = self.unauthenticated.pop_front() {
             let id = ConnectionId { shard: self.index, slot, generation };
@@ -175,8 +177,8 @@ impl Shard {
         }
     }
 
-    /// Drops entries of connections that logged in or left from the front of the list, so that it stays as long as the
-    /// handshakes under way.
+    /// Removes entries of connections that logged in or left from the front of the list, so that it grows no longer
+    /// than the number of handshakes under way.
     pub(super) fn forget_logged_in(&mut self) {
         while let Some(&(slot, generation)) = self.unauthenticated.front() {
             let id = ConnectionId { shard: self.index, slot, generation };
@@ -187,8 +189,9 @@ impl Shard {
         }
     }
 
-    /// Begins a drain: no more accepts, closes spread over `over`. Who has not logged in is closed at once, for no login is
-    /// answered any more, and a broadcast with a speed goes out at once to whom it has not reached.
+    /// Begins a drain: stops accepting, and spreads the closes over `over`. Connections before their login close at
+    /// once, since no login gets an answer any more. A broadcast with a speed goes out at once to everybody whom it has
+    /// not reached yet.
     pub(super) fn drain(&mut self, now: Time, over: Duration, out: &mut Outputs) {
         if self.draining.is_some() {
             return;
@@ -231,7 +234,7 @@ impl Shard {
         }
     }
 
-    /// Takes what was an open connection out of keys and rooms and tells the front.
+    /// Takes an open connection out of keys and rooms and tells the front that it ended.
     fn leave(
         &mut self,
         id: ConnectionId,
@@ -265,7 +268,7 @@ impl Shard {
     }
 }
 
-/// A delay for one client in milliseconds, spread evenly over `over` by its place.
+/// A delay for one client in milliseconds. Its slot decides, so that the delays spread evenly over `over`.
 fn jitter(id: ConnectionId, over: Duration) -> u32 {
     let spread = (over.as_millis() as u64).max(1);
     ((u64::from(id.slot.wrapping_mul(2_654_435_761)) * spread) >> 32) as u32

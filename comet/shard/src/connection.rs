@@ -31,36 +31,37 @@ use super::{
 
 /// One client socket.
 pub(super) struct Connection {
-    /// Order of its accept in this process.
+    /// Its place in the order of accepts in this process.
     pub(super) ticket: Ticket,
     pub(super) peer: IpAddr,
     pub(super) transport: Transport,
     pub(super) state: State,
     pub(super) wire: Wire,
     pub(super) queue: SendQueue,
-    /// Where its live entry stands in the timing wheel.
+    /// The tick of its live entry in the timing wheel.
     pub(super) timer: Tick,
-    /// True exactly while the driver holds bytes of ours for a write.
+    /// Whether the driver holds bytes of ours for a write.
     pub(super) send_in_flight: bool,
-    /// True until the driver said that it reads no more.
+    /// Whether the driver may still read. False after it has said that it reads no more.
     pub(super) reading: bool,
-    /// It stands in the list of connections to flush.
+    /// Whether it stands in the list of connections to flush.
     pub(super) dirty: bool,
 }
 
 /// Where a connection is in its life.
 pub(super) enum State {
-    /// The upgrade's head is not complete.
+    /// The head of the upgrade is not complete.
     Handshaking { deadline: Tick },
-    /// The login has not come. `ignored`: other operations that came instead. `cookie`: of the upgrade, for logic.
+    /// The login has not come. `ignored` counts other operations that came instead. `cookie` is the upgrade's, for
+    /// logic.
     AwaitAuth { deadline: Tick, ignored: u8, cookie: Option<Box<[u8]>> },
-    /// Logic decides; nothing is read.
+    /// logic decides about the login, and the shard reads nothing.
     Lobby(Box<Lobby>),
     /// Logged in.
     Open(Open),
-    /// What is queued goes out, then our side is shut; input is thrown away until the peer ends its side.
+    /// What is queued goes out, then the shard shuts our side. It throws input away until the peer ends its side.
     Closing { deadline: Tick, half_closed: bool },
-    /// The descriptor is shut both ways; the slot waits for the driver to let go.
+    /// The socket is shut both ways. The slot waits until the driver lets go.
     Ended,
 }
 
@@ -73,9 +74,10 @@ pub(super) struct Lobby {
     pub(super) header: Header,
     pub(super) carried: Carried,
     pub(super) reasons: bool,
-    /// The login, until logic is asked.
+    /// The login, until the shard hands it to the front.
     pub(super) login: Option<Box<Login>>,
-    /// A verdict that came while bytes of ours were still being written: a connection moves with none in flight.
+    /// A verdict that came while bytes of ours were still being written. It waits, since a connection may move only
+    /// without a write in flight.
     pub(super) outcome: Option<Outcome>,
 }
 
@@ -90,23 +92,23 @@ pub(super) struct Open {
     pub(super) has_first_room: bool,
     /// The client asked for operation 6 before a close.
     pub(super) reasons: bool,
-    /// Refused requests so far: too many close.
+    /// How many requests were refused so far. Too many close the connection.
     pub(super) refusals: u8,
-    /// Ticks of silence after which it is closed.
+    /// So many ticks of silence close the connection.
     pub(super) heartbeat_ticks: u32,
-    /// When the last sign of life came, rounded up: silence is never found too long too early.
+    /// When the last sign of life came. It is rounded up, so that a client is never closed too early.
     pub(super) heard: Tick,
-    /// When an incomplete frame must be complete.
+    /// When the frame that has begun to arrive must be complete.
     pub(super) frame_deadline: Tick,
-    /// From when on the next sign of life renews the session.
+    /// The first sign of life after this renews the session.
     pub(super) renew_at: Tick,
     pub(super) bucket: TokenBucket,
-    /// Input that could not be handed on because the way to the front was full.
+    /// Input that waits because the way to the front was full.
     pub(super) carried: Option<Box<Carried>>,
 }
 
 impl Open {
-    /// Whether a keyed or broadcast push of this operation is for this client.
+    /// Whether a push of this operation to keys or to everybody is for this client.
     pub(super) fn accepts(&self, op: Op) -> bool {
         self.accepts.contains(&op)
     }
@@ -116,7 +118,8 @@ impl Open {
         self.memberships.first().copied().filter(|_| self.has_first_room)
     }
 
-    /// When it is closed if nothing more comes. Never while it waits for the way to the front: what it says is not read.
+    /// When the connection is closed if nothing more comes. Never while it waits for the way to the front, since we do
+    /// not read what it sends.
     pub(super) fn deadline(&self) -> Tick {
         if self.carried.is_some() {
             return Tick::NEVER;
@@ -153,14 +156,14 @@ impl Connection {
         }
     }
 
-    /// The upgrade is done: frames may come.
+    /// The upgrade is done, so frames may come.
     pub(super) fn upgraded(&mut self, cookie: Option<Box<[u8]>>) {
         if let State::Handshaking { deadline } = self.state {
             self.state = State::AwaitAuth { deadline, ignored: 0, cookie };
         }
     }
 
-    /// The login came: into the lobby.
+    /// Moves the connection into the lobby with its login.
     pub(super) fn enter_lobby(
         &mut self,
         deadline: Tick,
@@ -183,12 +186,12 @@ impl Connection {
         }));
     }
 
-    /// A login came, and logic was not asked.
+    /// Whether a login has come and the front has not got it yet.
     pub(super) fn is_to_be_asked(&self) -> bool {
         matches!(&self.state, State::Lobby(lobby) if lobby.login.is_some())
     }
 
-    /// Out of the lobby; `None` when it is not there.
+    /// Takes the connection out of the lobby; `None` if it is not there.
     pub(super) fn leave_lobby(&mut self) -> Option<Box<Lobby>> {
         match std::mem::replace(&mut self.state, State::Ended) {
             State::Lobby(lobby) => Some(lobby),
@@ -199,7 +202,7 @@ impl Connection {
         }
     }
 
-    /// Logged in. Rooms are joined by the caller.
+    /// Makes it a logged-in connection. The caller joins its rooms.
     pub(super) fn open(
         &mut self,
         session: &Session,
@@ -226,7 +229,7 @@ impl Connection {
         });
     }
 
-    /// Begins the end: what is queued still goes out. Returns what an open connection was.
+    /// Begins to close it; what is queued still goes out. Returns what an open connection was.
     pub(super) fn begin_close(&mut self, deadline: Tick) -> Option<Left> {
         let before = std::mem::replace(&mut self.state, State::Closing { deadline, half_closed: false });
         self.wire = Wire::Deaf;
@@ -236,20 +239,20 @@ impl Connection {
         }
     }
 
-    /// The descriptor is shut both ways.
+    /// Ends it: the socket is shut both ways.
     pub(super) fn end(&mut self) {
         self.state = State::Ended;
         self.wire = Wire::Deaf;
         self.queue = SendQueue::default();
     }
 
-    /// True when the driver holds nothing of this connection: only then may the slot be used again.
+    /// Whether the driver holds nothing of this connection. Only then may the slot be used again.
     pub(super) fn is_drained(&self) -> bool {
         let writes = self.send_in_flight && !seam::planted(Bug::EarlySlotReuse);
         matches!(self.state, State::Ended) && !writes && !self.reading
     }
 
-    /// Which form of a frame it takes.
+    /// Which form of a frame the client takes.
     pub(super) fn wire_kind(&self) -> WireKind {
         match self.transport {
             Transport::Tcp => WireKind::Tcp,
@@ -257,17 +260,17 @@ impl Connection {
         }
     }
 
-    /// Before the login: costs a slot and a deadline, and counts as unauthenticated.
+    /// Whether the login is not done yet. Then it costs a slot and a deadline and counts as unauthenticated.
     pub(super) fn is_unauthenticated(&self) -> bool {
         matches!(self.state, State::Handshaking { .. } | State::AwaitAuth { .. } | State::Lobby(_))
     }
 
-    /// On the way out: no input matters any more.
+    /// Whether it is being closed, so that no input matters any more.
     pub(super) fn is_closing(&self) -> bool {
         matches!(self.state, State::Closing { .. } | State::Ended)
     }
 
-    /// Input that comes now waits behind what is carried already.
+    /// Whether new input has to wait behind what is carried already.
     pub(super) fn is_holding(&self) -> bool {
         match &self.state {
             State::Lobby(_) => true,
@@ -276,7 +279,7 @@ impl Connection {
         }
     }
 
-    /// Part of a frame or message has come.
+    /// Whether part of a frame or message has come.
     pub(super) fn has_partial(&self) -> bool {
         match &self.wire {
             Wire::Tcp(reader) => reader.has_partial(),
@@ -299,7 +302,7 @@ impl Connection {
         }
     }
 
-    /// When something happens to it by itself, and what.
+    /// When the shard next has to do something about it, and with which reason it then closes.
     pub(super) fn deadline(&self) -> (Tick, CloseReason) {
         match &self.state {
             State::Handshaking { deadline } | State::AwaitAuth { deadline, .. } => {

@@ -1,7 +1,8 @@
-//! Pushes to send queues to writes.
+//! From pushes to send queues, and from send queues to writes.
 //!
-//! Two steps: a push is appended to the queues of all its receivers in one go, then the connections that have anything
-//! are flushed, so many a turn, each with one write for all that waits. What arrives in between joins the same write.
+//! The shard first appends a push to the queues of all its receivers. Later it flushes the connections that have
+//! something to send, a limited number a turn, each with one write for everything that waits. What arrives in between
+//! goes into the same write.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -17,31 +18,33 @@ use super::{
     wheel::TICK_MICROS,
 };
 
-/// Broadcasts with a speed that may be under way at once; one more makes the oldest finish at once.
+/// Broadcasts with a speed that may be under way at once. With one more, the oldest goes to all its remaining receivers
+/// at once.
 const PACED_MAX: usize = 64;
 
-/// What is left to flush.
+/// Whether there is more to flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlushState {
     /// Nothing.
     Idle,
-    /// The window is open until then.
+    /// The window of batching is open until then.
     Wait(Time),
-    /// More, now: the budget of this turn was used up.
+    /// More at once, because the budget of this turn is used up.
     More,
 }
 
-/// Who has something to send.
+/// Which connections have something to send.
 pub(super) struct Fanout {
-    /// Replies: flushed at the end of the event.
+    /// Slots with replies, which are flushed at the end of the event.
     urgent: Vec<u32>,
-    /// Pushes: flushed in turns. Each connection stands here once, or as often again as its slot had tenants.
+    /// Slots with pushes, which are flushed in turns. A connection stands here once. A slot may stand here more often,
+    /// if earlier tenants left entries behind.
     pub(super) dirty: VecDeque<u32>,
     flush_at: Time,
     batch: Batch,
     window: Duration,
     paced: Vec<Paced>,
-    /// Connections whose queue is full under the policy to close.
+    /// Connections to close because their queue is full.
     overflowed: Vec<ConnectionId>,
 }
 
@@ -72,26 +75,26 @@ impl Fanout {
         }
     }
 
-    /// The adaptive window: none below half load, all of it from nine tenths on.
+    /// Sets the adaptive window by the load: none below half load, all of it from nine tenths on.
     pub(super) fn observe_load(&mut self, permille: u64) {
         if let Batch::Adaptive(window) = self.batch {
             self.window = window * permille.saturating_sub(500).min(400) as u32 / 400;
         }
     }
 
-    /// Some connection waits for a flush.
+    /// Whether some connection waits for a flush.
     pub(super) fn is_dirty(&self) -> bool {
         !self.dirty.is_empty()
     }
 
-    /// The connection is looked at when the event ends.
+    /// Flushes this connection when the event ends.
     pub(super) fn flush_soon(&mut self, slot: u32) {
         self.urgent.push(slot);
     }
 }
 
 impl Shard {
-    /// Appends a push to the queues of its receivers here.
+    /// Appends a push to the queues of its receivers on this shard.
     pub(super) fn push(&mut self, now: Time, push: &Push, out: &mut Outputs) {
         self.stats.pushes += 1;
         self.stats.dispatch_to_shard.record(now.since(push.dispatched).as_micros() as u64);
@@ -118,8 +121,8 @@ impl Shard {
         }
     }
 
-    /// Queues a push. What waits is handed out first where it would be too much with it: a connection is slow only while
-    /// a write is under way.
+    /// Queues a push. If it does not fit and no write is under way, the driver first gets what waits: a connection
+    /// counts as slow only during a write.
     fn deliver(&mut self, slot: u32, outgoing: Outgoing, out: &mut Outputs) {
         let limit = self.config.queue_bytes_max;
         let Some((id, connection)) = self.slots.at_mut(slot) else { return };
@@ -129,12 +132,12 @@ impl Shard {
         self.enqueue(slot, outgoing, false);
     }
 
-    /// Puts a frame into a connection's queue. An urgent one leaves with the end of the event.
+    /// Puts a frame into a connection's queue. An urgent one leaves at the end of the event.
     pub(super) fn enqueue(&mut self, slot: u32, outgoing: Outgoing, urgent: bool) {
         let (mut limit, policy) = (self.config.queue_bytes_max, self.config.slow_consumer);
         let Some((id, connection)) = self.slots.at_mut(slot) else { return };
         if urgent && !connection.send_in_flight {
-            limit = u32::MAX; // it leaves with the event, and one read asks for so much only
+            limit = u32::MAX; // it leaves with this event, and one read asks for only so much
         }
         let wire = connection.wire_kind();
         let before = connection.queue.bytes();
@@ -185,7 +188,7 @@ impl Shard {
         FlushState::Idle
     }
 
-    /// Ends an event: closes who had no room for more, and sends what waits urgently.
+    /// Ends an event: closes connections whose queue had no room, and sends what is urgent.
     pub(super) fn flush_urgent(&mut self, now: Time, out: &mut Outputs) {
         while let Some(id) = self.fanout.overflowed.pop() {
             let reason = CloseReason::SlowConsumer;
@@ -198,7 +201,7 @@ impl Shard {
         }
     }
 
-    /// A write ended: send what came meanwhile, or take the step that waited for it.
+    /// A write ended. Sends what came meanwhile, or takes the step that waited for the write.
     pub(super) fn after_send(&mut self, now: Time, id: ConnectionId, out: &mut Outputs) {
         let Some(connection) = self.slots.get_mut(id) else { return };
         if connection.queue.is_empty() {
@@ -224,11 +227,11 @@ impl Shard {
         }
     }
 
-    /// One tick's share of the broadcasts with a speed.
+    /// Sends one tick's share of the broadcasts with a speed.
     pub(super) fn pace(&mut self, now: Time, out: &mut Outputs) {
         let mut paced = std::mem::take(&mut self.fanout.paced);
         paced.retain_mut(|broadcast| {
-            // One tick ahead, so that a broadcast begins at once.
+            // Counting one tick ahead makes a broadcast begin at once.
             let elapsed = now.since(broadcast.started).as_micros() as u64 + TICK_MICROS;
             let due = elapsed * u64::from(broadcast.per_second) / 1_000_000;
             while broadcast.next_slot < self.slots.end() && broadcast.done < due {
@@ -254,7 +257,7 @@ impl Shard {
         }
     }
 
-    /// Brings every broadcast with a speed at once to all whom it has not reached.
+    /// Sends every broadcast with a speed at once to everybody whom it has not reached.
     pub(super) fn finish_paced(&mut self, out: &mut Outputs) {
         for broadcast in std::mem::take(&mut self.fanout.paced) {
             self.finish_one(&broadcast, out);
@@ -287,7 +290,7 @@ impl Shard {
         }
     }
 
-    /// True when the connection in `slot` is for it.
+    /// Queues a push for the connection in `slot` if it accepts the operation; true if it does.
     fn push_if_accepted(&mut self, slot: u32, filter: Op, outgoing: &Outgoing, out: &mut Outputs) -> bool {
         let accepted = self
             .slots
@@ -300,7 +303,7 @@ impl Shard {
         accepted
     }
 
-    /// Hands everything that waits for a connection to the driver, unless it is still at the last run.
+    /// Hands to the driver everything that waits for a connection, unless the last run is still being written.
     fn send(&mut self, id: ConnectionId, out: &mut Outputs) {
         let Some(connection) = self.slots.get_mut(id) else { return };
         if connection.send_in_flight {

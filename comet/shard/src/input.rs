@@ -1,4 +1,4 @@
-//! From bytes to frames, on both wires.
+//! Makes frames of bytes, on both wires.
 
 use proto::{
     close::CloseReason,
@@ -22,26 +22,26 @@ use super::{
 pub enum Flow {
     /// It does.
     Read,
-    /// Not before [`super::Action::Resume`]; it watches for a hang-up.
+    /// Not before [`super::Action::Resume`]. Meanwhile the driver only watches for a hang-up.
     Hold,
-    /// The same, and a login came: the driver looks at once whether its client has left behind it, which it may have done
-    /// long ago. Then it says [`Shard::hung_up`], else [`Shard::ask`].
+    /// As `Hold`, and a login came. The driver looks at once whether the client has already left, which it may have
+    /// done long ago. If it has, the driver calls [`Shard::hung_up`], otherwise [`Shard::ask`].
     Login,
 }
 
-/// What became of one frame.
+/// What to do after one frame.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
-    /// The next one, please.
+    /// Read the next frame.
     Frame,
-    /// No more for now: what comes behind it is carried.
+    /// Read no more for now. The caller puts the bytes behind the frame aside.
     Hold,
     /// The connection is closing.
     Closed,
 }
 
 impl Shard {
-    /// Takes input of a connection in any state.
+    /// Takes input of a connection in whatever state it is.
     pub(super) fn input(
         &mut self,
         now: Time,
@@ -51,8 +51,8 @@ impl Shard {
     ) -> Flow {
         loop {
             let Some(connection) = self.slots.get_mut(id) else { return Flow::Hold };
-            // A connection in the lobby, or one that waits for the way to the front, was not to be read; whoever reads
-            // it all the same loses nothing.
+            // The driver should not have read from this connection, which is in the lobby or waits for the way to the
+            // front. If it has, the bytes are kept, so nothing is lost.
             if connection.is_holding() {
                 self.carry_raw(id, bytes);
                 return Flow::Hold;
@@ -69,7 +69,7 @@ impl Shard {
                     (Wire::WebSocket(reader), flow)
                 }
                 Wire::Http(mut upgrade) => match self.upgrade_input(now, id, &mut upgrade, &mut bytes, out) {
-                    // What follows the head is WebSocket.
+                    // The bytes after the head are WebSocket.
                     Some(wire) => {
                         self.put_back(id, wire);
                         continue;
@@ -113,7 +113,7 @@ impl Shard {
         Flow::Read
     }
 
-    /// Puts unparsed input aside for when the connection goes on.
+    /// Puts unparsed input aside until the connection goes on.
     pub(super) fn carry_raw(&mut self, id: ConnectionId, raw: &[u8]) {
         self.carry(id, |carried| carried.raw.extend_from_slice(raw));
     }
@@ -167,7 +167,8 @@ impl Shard {
         loop {
             match reader.next(&mut rest, &limits) {
                 Ok(None) => return Flow::Read,
-                // A message without a frame says nothing and costs as much as one that does.
+                // A message without a frame does nothing and costs as much as one with a frame, so it needs a token
+                // too.
                 Ok(Some(Item::Pong | Item::Message([]))) => {
                     if !self.take_token(now, id, out) {
                         return Flow::Read;
@@ -176,7 +177,7 @@ impl Shard {
                 }
                 Ok(Some(Item::Message(message))) => {
                     if self.frames_of(now, id, message, out) == Flow::Hold {
-                        // As the end of a TCP stream behind a login: its client has given it up.
+                        // This is like the end of a TCP stream behind a login: the client has given its login up.
                         if self.is_in_lobby(id) && has_close(rest) {
                             return self.websocket_closed(now, id, None, out);
                         }
@@ -204,7 +205,7 @@ impl Shard {
         }
     }
 
-    /// The client's close frame is answered.
+    /// Answers the client's close frame and closes.
     fn websocket_closed(
         &mut self,
         now: Time,
@@ -220,7 +221,7 @@ impl Shard {
         Flow::Read
     }
 
-    /// Reads the head of the upgrade; the new wire when it is complete and right.
+    /// Reads the head of the upgrade. Returns the new wire when the head is complete and right.
     fn upgrade_input(
         &mut self,
         now: Time,
@@ -258,7 +259,7 @@ impl Shard {
         }
     }
 
-    /// One frame of a client.
+    /// Takes one frame of a client.
     fn frame(&mut self, now: Time, id: ConnectionId, frame: &Frame<'_>, out: &mut Outputs) -> Next {
         self.stats.frames_read += 1;
         #[cfg(feature = "sim")]
@@ -289,8 +290,9 @@ impl Shard {
         }
     }
 
-    /// A frame, or on WebSocket a ping, a pong or an empty message: a logged-in client lives, and with it its session. Both
-    /// follow the same signs, so that who counts as alive can be reached.
+    /// Notes that a logged-in client lives, and renews its session when that is due. A frame does this, and on
+    /// WebSocket also a ping, a pong or an empty message. Since both follow the same signs, a client that counts as
+    /// alive can be reached.
     fn sign_of_life(&mut self, now: Time, id: ConnectionId, out: &mut Outputs) {
         let renew_at = Tick::not_before(now.after(self.config.renew));
         let Some(open) = self.slots.get_mut(id).and_then(|connection| connection.as_open_mut()) else {
@@ -299,7 +301,7 @@ impl Shard {
         open.heard = Tick::not_before(now);
         #[cfg(feature = "sim")]
         self.heard.push(id);
-        // While the way to the front is full the next sign does it.
+        // If the way to the front is full, the next sign of life renews.
         if open.renew_at <= Tick::of(now) && !out.is_congested() {
             open.renew_at = renew_at;
             out.mail.push_back(ToFront::Renew {
@@ -310,7 +312,7 @@ impl Shard {
         }
     }
 
-    /// Counts one input against the client's rate; false when that closed it.
+    /// Counts one input against the client's rate. False if that closed the connection.
     fn take_token(&mut self, now: Time, id: ConnectionId, out: &mut Outputs) -> bool {
         let (rate, ignored_max) = (self.config.rate, self.config.ignored_max);
         let allowed = match self.slots.get_mut(id).map(|connection| &mut connection.state) {
@@ -335,7 +337,7 @@ impl Shard {
         self.close(now, id, reason, reason.text(), out);
     }
 
-    /// Gives the wire back, unless the connection has closed meanwhile.
+    /// Puts the wire back, unless the connection has closed meanwhile.
     fn put_back(&mut self, id: ConnectionId, wire: Wire) {
         if let Some(connection) = self.slots.get_mut(id)
             && !connection.is_closing()
@@ -344,7 +346,7 @@ impl Shard {
         }
     }
 
-    /// An incomplete frame has a deadline of its own, or a byte now and then would keep it for ever.
+    /// Gives an incomplete frame a deadline of its own. Otherwise a byte now and then would keep it for ever.
     fn watch_partial(&mut self, now: Time, id: ConnectionId) {
         let deadline = Tick::not_before(now.after(self.config.frame));
         let Some(connection) = self.slots.get_mut(id) else { return };

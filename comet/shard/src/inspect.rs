@@ -1,5 +1,5 @@
-//! A look into a shard for tests, fuzzing and the simulator: what stands where, and whether it fits together. It only reads,
-//! and no shipped program has it (feature `inspect`).
+//! Shows the inside of a shard to tests, fuzzing and the simulator, and checks that it fits together. It only reads,
+//! and no shipped program contains it (feature `inspect`).
 
 use hashbrown::HashMap;
 use proto::op::Op;
@@ -15,11 +15,11 @@ use super::{
 pub enum Stage {
     /// Its login has not come.
     BeforeLogin,
-    /// Logic decides.
+    /// logic decides about its login.
     Lobby,
     /// Logged in.
     Open,
-    /// On the way out.
+    /// It is being closed.
     Closing,
 }
 
@@ -32,9 +32,9 @@ pub struct ConnectionView<'a> {
     pub stage: Stage,
     /// The driver holds bytes of ours for a write.
     pub is_writing: bool,
-    /// The driver has not said that it reads no more.
+    /// The driver may still read from it.
     pub is_reading: bool,
-    /// Input that comes now waits.
+    /// New input has to wait.
     pub is_holding: bool,
     /// Operations that a logged-in client accepts.
     pub accepts: &'a [Op],
@@ -51,7 +51,7 @@ pub struct Census {
     pub keys: usize,
     /// Rooms with a member.
     pub rooms: usize,
-    /// Connections that wait for the way to the front.
+    /// Connections that wait until the way to the front has room.
     pub congested: usize,
     /// Connections that wait to be flushed.
     pub to_flush: usize,
@@ -59,14 +59,15 @@ pub struct Census {
     pub queue_bytes: u64,
 }
 
-/// Lengths of lists that leave out lazily what is over: they must follow the connections there are, not all that ever were.
+/// Lengths of lists from which stale entries go lazily. They must grow with the connections of now, not with all there
+/// ever were.
 #[derive(Clone, Copy, Debug)]
 pub struct LazyLists {
-    /// Entries of connections before their login.
+    /// Entries in the list of connections before their login.
     pub unauthenticated: usize,
     /// Entries of the timing wheel.
     pub timers: usize,
-    /// Places of the list of connections to flush.
+    /// Capacity of the list of connections to flush.
     pub to_flush_capacity: usize,
 }
 
@@ -81,7 +82,7 @@ impl Shard {
         self.slots.iter().map(|(id, connection)| view(id, connection))
     }
 
-    /// What there is; all 0 when everybody has left.
+    /// Counts what the shard holds; all 0 after everybody has left.
     pub fn census(&self) -> Census {
         Census {
             connections: self.slots.len(),
@@ -94,7 +95,7 @@ impl Shard {
         }
     }
 
-    /// How long the lists are that leave out lazily what is over.
+    /// The lengths of the lists from which stale entries go lazily.
     pub fn lazy_lists(&self) -> LazyLists {
         LazyLists {
             unauthenticated: self.unauthenticated.len(),
@@ -103,10 +104,10 @@ impl Shard {
         }
     }
 
-    /// Checks that what the shard holds fits together, as it must after every event.
+    /// Checks that what the shard holds fits together. It must do so after every event.
     ///
     /// # Panics
-    /// It does not.
+    /// If it does not.
     pub fn check(&self) {
         let (mut open, mut unauthenticated, mut queue_bytes) = (0, 0, 0);
         let mut members: HashMap<_, usize> = HashMap::new();

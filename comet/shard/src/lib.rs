@@ -1,10 +1,10 @@
 //! The rules of the gateway, without IO.
 //!
-//! A [`Shard`] owns a share of the connections, the rooms they are in and their timers. It is told what happened
-//! (a socket was accepted, bytes came, a write ended, mail from the front, time passed), always with the time, and
-//! answers with [`Action`]s for its driver and mail for the front. It opens no socket, reads no clock, spawns nothing,
-//! takes no lock and shares nothing with other shards but immutable bytes, so the same code runs under every driver
-//! and under the simulator.
+//! A [`Shard`] owns a share of the connections, the rooms they are in and their timers. Its caller tells it what
+//! happened (a socket was accepted, bytes came, a write ended, mail came from the front, time passed) and at which
+//! time. It answers with [`Action`]s for its driver and with mail for the front. It opens no socket, reads no clock,
+//! spawns nothing, takes no lock, and shares nothing with other shards but immutable bytes. So the same code runs under
+//! every driver and under the simulator.
 //!
 //! | module | subject |
 //! | --- | --- |
@@ -14,13 +14,13 @@
 //! | [`login`] | lobby, verdict, hand-over, replacement |
 //! | [`fanout`] | pushes to send queues to writes |
 //! | [`closing`] | every way to end |
-//! | [`room`], [`queue`], [`wheel`], [`rate`], [`slots`] | what these stand on |
+//! | [`room`], [`queue`], [`wheel`], [`rate`], [`slots`] | the parts that these are built from |
 //! | [`mail`] | what shards and front say to each other |
 //! | [`stats`] | the counters |
 //! | `inspect` | a look inside for tests, with the feature of that name |
 
 #![forbid(unsafe_code)]
-#![deny(clippy::print_stdout, clippy::print_stderr)] // they panic when nobody takes it, or wait for ever
+#![deny(clippy::print_stdout, clippy::print_stderr)] // these macros panic or block if nobody reads
 
 mod closing;
 mod connection;
@@ -70,19 +70,20 @@ use self::{
     wheel::{Entry, Tick, Wheel},
 };
 
-/// Time that a closing connection gets to take what is queued and to end its side.
+/// How long a closing connection may take to read what is queued and to end its side.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Mail that may wait for a full mailbox to the front before connections are held: each held one owes one mail at most.
+/// How much mail may wait for a full mailbox to the front. Beyond it the shard holds connections that would add to it,
+/// so each of them owes one mail at most.
 pub const MAIL_WAITING_MAX: usize = 1024;
 
-/// Rooms in one report to the front.
+/// Most rooms in one report to the front.
 const ROOMS_PAGE: usize = 1024;
 
 /// What the driver has to do.
 #[derive(Debug)]
 pub enum Action {
-    /// Write a run. One at a time per connection; its end is told by [`Shard::sent`].
+    /// Write a run. There is one write at a time per connection; the driver reports its end by [`Shard::sent`].
     Send {
         /// The connection.
         id: ConnectionId,
@@ -94,50 +95,50 @@ pub enum Action {
         /// The connection.
         id: ConnectionId,
     },
-    /// Shut our side of the connection; go on reading.
+    /// Shut our side of the connection, but go on reading.
     Finish {
         /// The connection.
         id: ConnectionId,
     },
-    /// Shut both sides, with a reset where `reset`. Reading ends by it ([`Shard::input_ended`]).
+    /// Shut both sides, with a reset if `reset`. This ends the reading too ([`Shard::input_ended`]).
     Shut {
         /// The connection.
         id: ConnectionId,
-        /// Throw away what the peer has not taken, at once.
+        /// Throw away at once what the peer has not taken.
         reset: bool,
     },
-    /// The driver holds nothing of it any more: close the descriptor. The slot may be used again.
+    /// Close the descriptor: the shard has no more use for the connection. The slot may be used again.
     Release {
         /// The connection.
         id: ConnectionId,
     },
-    /// Take the descriptor off and mail it to the shard `to`. No operation of it is in flight. The slot may be used
+    /// Take the descriptor off and mail it to the shard `to`. No operation on it is in flight. The slot may be used
     /// again.
     Detach {
-        /// The connection, until now.
+        /// The connection's id until now.
         id: ConnectionId,
         /// The shard that owns the key.
         to: u16,
-        /// What it is there.
+        /// Its state, with which it goes on there.
         state: Box<Handover>,
     },
     /// Close the listeners.
     StopAccepting,
 }
 
-/// Where a shard puts what it wants done.
+/// Where a shard puts what it wants others to do.
 #[derive(Debug, Default)]
 pub struct Outputs {
     /// For the driver, in order.
     pub actions: Vec<Action>,
-    /// For the front, in order. It stays here until the driver takes it.
+    /// For the front, in order. The mail stays here until the driver takes it.
     pub mail: VecDeque<ToFront>,
-    /// How much of the mail that the driver took waits for a place in the mailbox; the driver says so.
+    /// How much of the mail that the driver took still waits for a place in the mailbox. The driver sets this.
     pub waiting: usize,
 }
 
 impl Outputs {
-    /// The way to the front is full: no connection may add to it.
+    /// Whether the way to the front is full, so that no connection may add to it.
     fn is_congested(&self) -> bool {
         self.mail.len() + self.waiting >= seam::bound(MAIL_WAITING_MAX)
     }
@@ -154,40 +155,40 @@ pub enum Batch {
     Fixed(Duration),
 }
 
-/// What a shard is configured with; bounds are checked where the configuration is parsed.
+/// The configuration of a shard. Whoever parses the configuration checks the bounds.
 #[derive(Clone, Debug)]
 pub struct ShardConfig {
-    /// From accept to login, and again for logic's verdict.
+    /// Longest time from accept to login, and again from login to logic's verdict.
     pub handshake: Duration,
-    /// Time for an incomplete frame to become complete.
+    /// Longest time until an incomplete frame is complete.
     pub frame: Duration,
     /// Which upgrades are accepted.
     pub upgrade: UpgradeRules,
     /// Bounds of WebSocket messages.
     pub message: MessageLimits,
-    /// Body bytes of a client's frame.
+    /// Most body bytes of a client's frame.
     pub body_max: usize,
-    /// Bytes that may wait for one connection.
+    /// Most bytes that may wait for one connection.
     pub queue_bytes_max: u32,
-    /// What happens beyond.
+    /// What happens when more would have to wait.
     pub slow_consumer: SlowConsumer,
-    /// What a client may send.
+    /// How much a client may send.
     pub rate: Rate,
-    /// Rooms of one device.
+    /// Most rooms of one device.
     pub rooms_max: usize,
-    /// Operations of one device.
+    /// Most operations that one device accepts.
     pub accepts_max: usize,
-    /// Connections of this shard that have not logged in.
+    /// Most connections of this shard that have not logged in.
     pub unauthenticated_max: usize,
-    /// Connections of this shard in all.
+    /// Most connections of this shard in all.
     pub connections_max: usize,
-    /// Operations other than the login before it.
+    /// Most operations that may come before the login.
     pub ignored_max: u8,
-    /// Refused requests of one connection before it is closed.
+    /// Most refused requests of one connection. One more closes it.
     pub refusals_max: u8,
-    /// Sessions are renewed with the first sign of life after this.
+    /// The first sign of life after this time renews the session.
     pub renew: Duration,
-    /// An unknown operation is answered with its own number, as the original goim does, instead of the next.
+    /// Answer an unknown operation with its own number, as the original goim does, instead of the next number.
     pub unknown_reply_same: bool,
     /// When pushes leave.
     pub batch: Batch,
@@ -205,20 +206,20 @@ pub struct Shard {
     fanout: Fanout,
     joined: JoinedRuns,
     stats: Stats,
-    /// Connections before their login, oldest first; entries of others are skipped.
+    /// Connections before their login, oldest first. Entries of connections that have logged in or left are skipped.
     unauthenticated: VecDeque<(u32, u32)>,
     unauthenticated_now: usize,
-    /// Connections that wait for the way to the front, the one that waits longest first.
+    /// Connections that wait for the way to the front, the one that has waited longest first.
     congested: VecDeque<ConnectionId>,
     last_ticket: u64,
     draining: Option<closing::Draining>,
-    /// Connections that came from other shards, those whose client had left on the way included.
+    /// How many connections came from other shards. Those whose client left on the way count too.
     arrivals: u64,
     reported: Stats,
-    /// Whose frames were read since the simulator last asked.
+    /// The connections whose frames were read since the simulator last asked.
     #[cfg(feature = "sim")]
     read: Vec<ConnectionId>,
-    /// The same for who has shown that it lives.
+    /// The connections that have shown that they live since the simulator last asked.
     #[cfg(feature = "sim")]
     heard: Vec<ConnectionId>,
 }
@@ -251,7 +252,7 @@ impl Shard {
         }
     }
 
-    /// A socket was accepted. `None`: there is no room for it, close it.
+    /// A socket was accepted. `None`: there is no room for it, so the driver closes it.
     pub fn accepted(
         &mut self,
         now: Time,
@@ -285,25 +286,26 @@ impl Shard {
         self.attach(now, state, out)
     }
 
-    /// The client of a connection that logged in on another shard has left on the way: the descriptor was closed instead.
+    /// A connection that logged in on another shard was on its way here when its client left. Its descriptor was
+    /// closed.
     pub fn left_on_the_way(&mut self, state: Handover, out: &mut Outputs) {
         self.arrivals += 1;
         self.abandoned(state.session, out);
     }
 
-    /// True while logic's verdict on this connection is awaited.
+    /// Whether this connection waits for logic's verdict.
     pub fn is_in_lobby(&self, id: ConnectionId) -> bool {
         self.slots.get(id).is_some_and(|connection| matches!(connection.state, State::Lobby(_)))
     }
 
-    /// A held connection was found hung up: the client has left.
+    /// The driver noticed that a held connection has hung up: the client has left.
     pub fn hung_up(&mut self, now: Time, id: ConnectionId, out: &mut Outputs) {
         let reason = CloseReason::ClientClosed;
         self.close(now, id, reason, reason.text(), out);
         self.flush_urgent(now, out);
     }
 
-    /// Bytes came; WebSocket payloads are unmasked in place.
+    /// Bytes came. WebSocket payloads are unmasked in place.
     pub fn received(&mut self, now: Time, id: ConnectionId, bytes: &mut [u8], out: &mut Outputs) -> Flow {
         if self.slots.get(id).is_none() {
             return Flow::Hold;
@@ -317,13 +319,14 @@ impl Shard {
         flow
     }
 
-    /// The driver reads no more of this connection: the peer ended its side (`lost`: it broke), or we shut it.
+    /// The driver reads no more from this connection: the peer ended its side (`lost`: the connection broke), or we
+    /// shut it.
     pub fn input_ended(&mut self, now: Time, id: ConnectionId, lost: bool, out: &mut Outputs) {
         let Some(connection) = self.slots.get_mut(id) else { return };
         connection.reading = false;
         match connection.state {
             State::Ended => {}
-            // We said all we had to say: the peer's end is the answer.
+            // We have said all we had to say, so the peer's end is the answer.
             State::Closing { half_closed: true, .. } => self.shut(id, false, out),
             State::Closing { .. } if !lost => {}
             State::Closing { .. } => self.shut(id, false, out),
@@ -335,7 +338,7 @@ impl Shard {
         self.release_if_drained(id, out);
     }
 
-    /// A write ended: all of it was taken, or it failed after `written` bytes. `since` is when the run was handed out.
+    /// A write ended: the peer's socket took all of it, or it failed after `written` bytes.
     pub fn sent(&mut self, now: Time, id: ConnectionId, done: Sent, out: &mut Outputs) {
         self.stats.writes += 1;
         self.stats.bytes_written += done.written;
@@ -361,7 +364,7 @@ impl Shard {
         self.release_if_drained(id, out);
     }
 
-    /// A command of the front.
+    /// Takes a mail of the front.
     pub fn mail(&mut self, now: Time, mail: ToShard, out: &mut Outputs) {
         match mail {
             ToShard::Push(push) => self.push(now, &push, out),
@@ -382,7 +385,7 @@ impl Shard {
         self.flush_urgent(now, out);
     }
 
-    /// The way to the front has room again: connections that waited for it go on.
+    /// The way to the front has room again, so connections that waited for it go on.
     pub fn mail_taken(&mut self, now: Time, out: &mut Outputs) {
         while !out.is_congested() {
             let Some(id) = self.congested.pop_front() else { break };
@@ -391,13 +394,13 @@ impl Shard {
         self.flush_urgent(now, out);
     }
 
-    /// True while a connection waits for the way to the front.
+    /// Whether a connection waits for the way to the front.
     pub fn is_congested(&self) -> bool {
         !self.congested.is_empty()
     }
 
-    /// Time passed: to be called about every [`wheel::TICK_MICROS`]. `load` is the busy share of the driver's thread
-    /// since the last tick, 0 to 1000; `mailbox_depth` what waited in the mailbox when it was last drained.
+    /// Time passed. The driver calls this about every [`wheel::TICK_MICROS`]. `load` is the busy share of its thread
+    /// since the last tick, 0 to 1000; `mailbox_depth` tells how much mail was in the mailbox when it was last drained.
     pub fn tick(&mut self, now: Time, load: u64, mailbox_depth: u64, out: &mut Outputs) {
         self.stats.load_permille = load;
         self.stats.mailbox_depth = mailbox_depth;
@@ -414,17 +417,17 @@ impl Shard {
         self.report(out);
     }
 
-    /// An accept failed, for want of descriptors most likely.
+    /// An accept failed, most likely because there are no descriptors left.
     pub fn accept_failed(&mut self) {
         self.stats.accept_errors += 1;
     }
 
-    /// True when [`Shard::flush`] has something to do, now or later.
+    /// Whether [`Shard::flush`] has something to do, now or later.
     pub fn wants_flush(&self) -> bool {
         self.fanout.is_dirty()
     }
 
-    /// Connections in a room, here; for tests and the simulator.
+    /// Connections in a room on this shard; for tests and the simulator.
     pub fn room_members(&self, room: &proto::ids::RoomId) -> usize {
         self.rooms.find(room).map_or(0, |index| self.rooms.members(index).len())
     }
@@ -439,13 +442,13 @@ impl Shard {
         self.slots.len()
     }
 
-    /// Whose frames were read since this was last called, one entry a frame, in order.
+    /// The connections whose frames were read since the last call; one entry per frame, in order.
     #[cfg(feature = "sim")]
     pub fn take_read(&mut self) -> Vec<ConnectionId> {
         std::mem::take(&mut self.read)
     }
 
-    /// Which logged-in clients have shown that they live since this was last called.
+    /// The logged-in clients that have shown that they live since the last call.
     #[cfg(feature = "sim")]
     pub fn take_heard(&mut self) -> Vec<ConnectionId> {
         std::mem::take(&mut self.heard)
@@ -454,7 +457,7 @@ impl Shard {
     fn expire(&mut self, now: Time, entry: Entry, out: &mut Outputs) {
         let Some((id, connection)) = self.slots.at_mut(entry.slot) else { return };
         if connection.timer != entry.tick {
-            return; // another entry of this connection is the live one
+            return; // this entry is stale, the connection has another one
         }
         connection.timer = Tick::NEVER;
         let (deadline, reason) = connection.deadline();
@@ -471,7 +474,7 @@ impl Shard {
         }
     }
 
-    /// Makes sure that the wheel comes up no later than the connection's deadline.
+    /// Makes sure that the connection has an entry in the wheel no later than its deadline.
     fn arm(&mut self, slot: u32) {
         let Some((_, connection)) = self.slots.at_mut(slot) else { return };
         let (deadline, _) = connection.deadline();
@@ -517,7 +520,7 @@ impl Shard {
         }
     }
 
-    /// Queues a reply for a connection; it leaves with the end of this event.
+    /// Queues a reply for a connection. It leaves at the end of this event.
     fn reply(&mut self, slot: u32, encoded: &proto::encoded::Encoded) {
         self.enqueue(slot, Outgoing::reply(encoded), true);
     }
@@ -526,7 +529,7 @@ impl Shard {
 /// How a write ended.
 #[derive(Clone, Copy, Debug)]
 pub struct Sent {
-    /// All of the run was taken.
+    /// Whether all of the run was taken.
     pub complete: bool,
     /// Bytes that were taken.
     pub written: u64,

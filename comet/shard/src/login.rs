@@ -1,5 +1,5 @@
-//! From the login to an open connection: the lobby, logic's verdict, the way to the shard that owns the key, and what
-//! happens when two connections have one key.
+//! From the login to an open connection: the lobby, logic's verdict, the way to the shard that owns the key, and the
+//! choice between two connections with one key.
 
 use std::time::Duration;
 
@@ -22,14 +22,15 @@ use super::{
     wheel::Tick,
 };
 
-/// Slots whose sessions are told at once: well under a millisecond of work.
+/// Most slots whose sessions the shard lists at once. That takes well under a millisecond.
 const SESSION_SLOTS: u32 = 4096;
 
-/// What a clock that was not set may be wrong by.
+/// How wrong a clock may be without having been set back.
 const CLOCK_SLACK: Duration = Duration::from_secs(1);
 
 impl Shard {
-    /// The login came: into the lobby, until logic has decided. Nothing more is read, and nobody asked yet.
+    /// A login came. The connection goes into the lobby until logic has decided, and nothing more is read. The front
+    /// hears of the login only with [`Shard::ask`].
     pub(super) fn login(&mut self, now: Time, id: ConnectionId, frame: &Frame<'_>) {
         let deadline = now.after(self.config.handshake);
         let Some(connection) = self.slots.get_mut(id) else { return };
@@ -48,8 +49,8 @@ impl Shard {
         self.arm(id.slot);
     }
 
-    /// Behind [`Flow::Login`]: the client is there, and its last bytes came `age` ago. Logic is asked, unless clients do
-    /// not wait so long.
+    /// The driver calls this after [`Flow::Login`] if the client is still there. Its last bytes came `age` ago. The
+    /// shard has logic asked, unless the client's deadline is already over.
     pub fn ask(&mut self, now: Time, id: ConnectionId, age: Duration, out: &mut Outputs) {
         let arrived = now.before(age);
         let deadline = arrived.after(self.config.handshake);
@@ -67,14 +68,15 @@ impl Shard {
         self.flush_urgent(now, out);
     }
 
-    /// The front wants to know of a login whose client was just looked for; if it has left, that was told.
+    /// The driver has just looked for the client of a login, as the front wanted. If the client has left, the front was
+    /// told so already.
     pub(super) fn looked_for(&self, id: ConnectionId, out: &mut Outputs) {
         if self.is_in_lobby(id) {
             out.mail.push_back(ToFront::LoginThere(id));
         }
     }
 
-    /// Logic's word. A client that left meanwhile leaves a session behind, which ends here.
+    /// logic's verdict on a login. If the client left meanwhile, its session is reported as abandoned.
     pub(super) fn verdict(&mut self, now: Time, verdict: Verdict, out: &mut Outputs) {
         let Verdict { id, outcome } = verdict;
         let in_lobby = |connection: &&mut Connection| matches!(connection.state, State::Lobby(_));
@@ -84,7 +86,7 @@ impl Shard {
             }
             return;
         };
-        // A connection moves with no write in flight; the answer to its upgrade may still be one.
+        // A connection may not move while a write is in flight, and the answer to its upgrade may still be one.
         let writing = connection.send_in_flight || !connection.queue.is_empty();
         if let (true, State::Lobby(lobby), Outcome::Move { .. }) = (writing, &mut connection.state, &outcome)
         {
@@ -94,8 +96,9 @@ impl Shard {
         self.decide(now, id, outcome, out);
     }
 
-    /// A login of one of this shard's keys whose client had left is a session without a connection: it ends. Logic may
-    /// have stored it over the session of a newer connection, which is then put back.
+    /// logic accepted a login of one of this shard's keys after its client had left. The session has no connection, so
+    /// it ends. logic may have stored it over the session of a newer connection, so that one is renewed, which puts it
+    /// back.
     pub(super) fn abandoned(&mut self, session: Session, out: &mut Outputs) {
         let live = self.find_key(&session.key).and_then(|slot| self.slots.at_mut(slot));
         let renew = live.and_then(|(_, connection)| connection.as_open()).map(|open| ToFront::Renew {
@@ -113,7 +116,7 @@ impl Shard {
         out.mail.extend(renew);
     }
 
-    /// Tells the sessions of the open connections in some slots.
+    /// Lists the sessions of the open connections in some slots for the front.
     pub(super) fn sessions(&self, from: u32, out: &mut Outputs) {
         let to = from.saturating_add(SESSION_SLOTS).min(self.slots.end());
         let sessions = (from..to).filter_map(|slot| self.slots.open(slot)).map(|open| OpenSession {
@@ -157,7 +160,7 @@ impl Shard {
         }
     }
 
-    /// A connection from another shard: it gets a slot here and is opened.
+    /// A connection came from another shard. It gets a slot here and is opened.
     pub(super) fn attach(&mut self, now: Time, state: Handover, out: &mut Outputs) -> ConnectionId {
         let Handover { ticket, arrived, peer, transport, header, session, reasons, wire, carried } = state;
         let mut connection = Connection::new(ticket, peer, transport, Tick::NEVER);
@@ -173,8 +176,8 @@ impl Shard {
         id
     }
 
-    /// Makes the connection the one of its key, answers the login and goes on with what came behind it.
-    #[allow(clippy::too_many_arguments)] // the parts of a login; a struct for one caller each would only rename them
+    /// Makes the connection the one of its key, answers the login, and goes on with the input that came behind it.
+    #[allow(clippy::too_many_arguments)] // the parts of a login; a struct with one caller would only rename them
     fn open(
         &mut self,
         now: Time,
@@ -213,9 +216,9 @@ impl Shard {
         self.go_on_with(now, id, carried, out);
     }
 
-    /// Of two connections with one key the newer login stays: the one with the higher generation, unless that one is dated
-    /// ahead of the clock, or, where logic gives none, the one accepted later. False when that is the other one; this one
-    /// is closed then.
+    /// Gives the key to the newer of two logins. That is the one with the higher generation, unless this generation is
+    /// dated ahead of the clock. If logic gives no generations, it is the connection that was accepted later. If the
+    /// other connection is newer, this one is closed, and the result is false.
     fn take_key(
         &mut self,
         now: Time,
@@ -246,13 +249,14 @@ impl Shard {
         true
     }
 
-    /// Closes an open connection whose key a newer login, with this fence, has.
+    /// Closes an open connection because a newer login, with the generation `by`, has its key.
     fn replace(&mut self, now: Time, id: ConnectionId, by: Option<Generation>, out: &mut Outputs) {
         if let Some(open) = self.slots.get_mut(id).and_then(Connection::as_open_mut)
             && (by.is_none() || by == open.session_generation)
         {
-            // Its end would take the newer one away, which a Go logic stored beside our fence of the older, or two logics
-            // dated alike.
+            // Without a generation the front does not tell logic of its end, which would take the newer session away: a
+            // Go logic has stored that one beside the generation of the older, or two logics gave both the same
+            // generation.
             open.session_generation = None;
         }
         let reason = CloseReason::Replaced;
@@ -269,7 +273,7 @@ impl Shard {
         }
     }
 
-    /// Input that waited is parsed, then the driver reads again.
+    /// Parses the input that waited, then has the driver read again.
     pub(super) fn go_on_with(&mut self, now: Time, id: ConnectionId, carried: Carried, out: &mut Outputs) {
         let Carried { frames, mut raw } = carried;
         let mut flow = self.frames_of(now, id, &frames, out);
@@ -291,7 +295,7 @@ impl Shard {
         text: &str,
         out: &mut Outputs,
     ) {
-        // The front has given its word and forgotten the login: it is not told that the client left.
+        // The front has given its verdict and forgotten the login, so it must not hear that the client left.
         let told = out.mail.len();
         self.close(now, id, reason, text, out);
         if out.mail.len() > told && matches!(out.mail.back(), Some(ToFront::LoginGone(gone)) if *gone == id) {
@@ -300,8 +304,8 @@ impl Shard {
     }
 }
 
-/// Whether the clock by which logins are dated was set back after a login of generation `theirs`: it shows no more than
-/// `ours`, of a login that came so long ago, and that time.
+/// Whether the clock that dates logins was set back after the login of generation `theirs`. Then the clock cannot have
+/// reached `theirs` yet: it shows at most `ours`, plus the time since that login came.
 fn is_from_the_future(theirs: Generation, ours: Generation, ago: Duration) -> bool {
     theirs.0 > ours.0.saturating_add((ago + CLOCK_SLACK).as_micros() as i64)
 }

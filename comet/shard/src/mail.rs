@@ -1,6 +1,6 @@
-//! What the rules and the front tell each other. Every mail is a value: nothing is shared but immutable bytes.
+//! What the rules and the front tell each other. Every mail is a value, and the two share nothing but immutable bytes.
 //!
-//! A connection on its way from one shard to another is none of this: it has a descriptor, so drivers mail it.
+//! A connection that moves between shards is not among these mails. It has a descriptor, so the drivers mail it.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -17,45 +17,46 @@ use seam::Time;
 
 use super::{stats::Stats, wire::Wire};
 
-/// Names one connection of this process, for ever: a slot that is used again has another generation.
+/// Names one connection of this process for ever. If a slot is used again, the generation differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConnectionId {
     /// The shard that holds it.
     pub shard: u16,
     /// Its slot there.
     pub slot: u32,
-    /// Which tenant of the slot it is.
+    /// Tells this tenant of the slot from earlier and later ones.
     pub generation: u32,
 }
 
-/// Order of accepts in this process: later accepted connections have higher tickets, on whichever shard.
+/// A place in the order of accepts in this process. A connection that was accepted later has a higher ticket, on
+/// whichever shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
 
-/// Front to shard.
+/// From the front to a shard.
 #[derive(Debug)]
 pub enum ToShard {
-    /// Part of a dispatch; held back by credit.
+    /// Part of a dispatch. The sender waits while only reserved places of the mailbox are free.
     Push(Box<Push>),
-    /// Logic's word on a login in this shard's lobby.
+    /// The verdict on a login in this shard's lobby.
     Verdict(Box<Verdict>),
-    /// Logic is about to be asked, later than the client was last looked for: the driver looks again, and what is still
-    /// there is told by [`ToFront::LoginThere`].
+    /// logic is about to be asked, and the last look for the client was too long ago. The driver looks again, and if
+    /// the client is still there, the shard says so by [`ToFront::LoginThere`].
     Look(ConnectionId),
-    /// A login of one of this shard's keys was accepted after its client had left.
+    /// logic accepted a login of one of this shard's keys after its client had left.
     Abandoned(Session),
-    /// Close the connection of a key, if its generation is below `below` (none: whatever it is).
+    /// Close the connection of a key if its generation is below `below`, or whatever it is if there is none.
     Kick {
-        /// The device key.
+        /// Only sessions with a lower generation are closed.
         key: Key,
         /// Only older generations are closed.
         below: Option<Generation>,
         /// What the client is told.
         reason: CloseReason,
-        /// In these words; none: the reason's own.
+        /// The words for the client; none: those of the reason.
         text: Option<Arc<str>>,
     },
-    /// Logic's answer to a client message, for the sender.
+    /// logic's answer to a client message, for the sender.
     Reply {
         /// The sender.
         id: ConnectionId,
@@ -66,7 +67,7 @@ pub enum ToShard {
     },
     /// People of these rooms on other shards and other comets.
     Elsewhere(Vec<(RoomId, u32)>),
-    /// Tell the open sessions of some slots.
+    /// Send back the open sessions of some slots.
     Sessions {
         /// The first of these slots.
         from: u32,
@@ -83,13 +84,13 @@ pub enum ToShard {
 pub struct Push {
     /// Which of this shard's connections get it.
     pub to: PushTo,
-    /// Checked against what a client accepts; not for rooms.
+    /// Clients get the push only if they accept this operation. Not checked for rooms.
     pub filter: Op,
     /// The frame.
     pub encoded: Encoded,
-    /// A client's own room message: that client's copy differs in the sequence number.
+    /// Set if a client sent this message to its room: its key, and its own copy, which differs in the sequence number.
     pub origin: Option<(Key, Encoded)>,
-    /// When logic accepted it; none where job does not say.
+    /// When logic accepted it; none if job does not say.
     pub accepted: Option<Time>,
     /// When the front handed it out.
     pub dispatched: Time,
@@ -98,7 +99,7 @@ pub struct Push {
 /// Receivers of a [`Push`] on one shard.
 #[derive(Clone, Debug)]
 pub enum PushTo {
-    /// These devices; they are this shard's.
+    /// These devices. This shard owns all of them.
     Keys(Vec<Key>),
     /// Members of a room.
     Room(RoomId),
@@ -121,13 +122,13 @@ pub struct Verdict {
 /// What becomes of a login.
 #[derive(Debug)]
 pub enum Outcome {
-    /// The key is this shard's: open it here.
+    /// This shard owns the key: open the connection here.
     Open(Session),
-    /// The key is another shard's: take the connection off and hand it over.
+    /// Another shard owns the key: take the connection off and hand it over.
     Move {
         /// The shard that owns the key.
         to: u16,
-        /// The session it will have there.
+        /// The session that it will have there.
         session: Session,
     },
     /// Close it.
@@ -139,10 +140,10 @@ pub enum Outcome {
     },
 }
 
-/// Protocol state of a connection that changes shards: all of it but the descriptor, which only drivers know.
+/// The state of a connection that moves to another shard: everything but the descriptor, which only drivers know.
 #[derive(Debug)]
 pub struct Handover {
-    /// Order of its accept.
+    /// Its place in the order of accepts.
     pub ticket: Ticket,
     /// When its login came.
     pub arrived: Time,
@@ -152,35 +153,35 @@ pub struct Handover {
     pub transport: Transport,
     /// Header of the login, for the reply.
     pub header: Header,
-    /// What logic gave it.
+    /// What logic said about the login.
     pub session: Session,
     /// The client asked for operation 6 before a close.
     pub reasons: bool,
-    /// Wire state, incomplete frame included.
+    /// State of the wire, with a frame that has begun to arrive.
     pub wire: Wire,
     /// Bytes that came after the login and were not parsed yet.
     pub carried: Carried,
 }
 
-/// Input that waits for a connection to go on.
+/// Input that waits until a connection goes on.
 #[derive(Debug, Default)]
 pub struct Carried {
-    /// Whole frames, out of a WebSocket message that was being read.
+    /// Whole frames, from a WebSocket message of which the first frames were already read.
     pub frames: Vec<u8>,
-    /// What came behind them, as it came from the socket.
+    /// The bytes behind them, as they came from the socket.
     pub raw: Vec<u8>,
 }
 
-/// Shard to front.
+/// From a shard to the front.
 #[derive(Debug)]
 pub enum ToFront {
     /// A client wants to log in; it waits in the lobby for the verdict.
     Login(Box<Login>),
-    /// A client left the lobby: no verdict is needed any more.
+    /// A client left the lobby, so its login needs no verdict any more.
     LoginGone(ConnectionId),
-    /// Its client is still in the lobby, as [`ToShard::Look`] asked.
+    /// The client is still in the lobby. This answers [`ToShard::Look`].
     LoginThere(ConnectionId),
-    /// Logic accepted a login whose client had left: the shard that owns the key says what becomes of the session.
+    /// logic accepted a login whose client had left. The shard that owns the key decides what becomes of the session.
     Abandoned(Session),
     /// A login became an open connection.
     Opened {
@@ -188,7 +189,7 @@ pub enum ToFront {
         mid: Mid,
         /// The device key.
         key: Key,
-        /// Fence.
+        /// Its generation.
         generation: Option<Generation>,
         /// Address of the client.
         peer: IpAddr,
@@ -199,11 +200,12 @@ pub enum ToFront {
         mid: Mid,
         /// The device key.
         key: Key,
-        /// Fence; none also where a newer login without one has the key.
+        /// Its generation. None also if the newer login that has the key has none, or the same.
         generation: Option<Generation>,
-        /// Address of the client; `None` when the login was accepted but the client had left by then.
+        /// Address of the client; `None` if logic accepted the login only after the client had left.
         peer: Option<IpAddr>,
-        /// Why. When it is replaced, a newer login has the key: a logic without fences must not be told.
+        /// Why it ended. If it was replaced, a newer login has the key, and a logic without generations must not hear
+        /// of the end.
         reason: CloseReason,
     },
     /// A session is alive and due for renewal.
@@ -212,14 +214,14 @@ pub enum ToFront {
         mid: Mid,
         /// The device key.
         key: Key,
-        /// Fence.
+        /// Its generation.
         generation: Option<Generation>,
     },
-    /// Open sessions, as [`ToShard::Sessions`] asked. Every end that was told before is not among them.
+    /// Open sessions. This answers [`ToShard::Sessions`]. Sessions whose end was mailed before are not among them.
     Sessions {
         /// The sessions.
         sessions: Vec<OpenSession>,
-        /// Slot to go on from; none: these were the last.
+        /// The slot to go on from; none if these were the last.
         next: Option<u32>,
     },
     /// A client message for logic.
@@ -229,13 +231,14 @@ pub enum ToFront {
         /// The message.
         message: Box<ClientMessage>,
     },
-    /// Members of rooms on this shard; 0 for a room that is gone.
+    /// How many members rooms have on this shard; 0 for a room that is gone.
     Rooms(Vec<(RoomId, u32)>),
-    /// Counters of the shard, all since its start.
+    /// Counters of the shard since its start.
     Stats(Box<Stats>),
-    /// The shard drains, and the last connection is gone. Told again when more have arrived since, and are gone.
+    /// The shard drains, and its last connection is gone. It says so again if more arrive after that and are gone.
     Drained {
-        /// Connections that came from other shards so far: fewer than were sent, and some are still on their way.
+        /// How many connections have come from other shards so far. If the front has sent more, some are still on their
+        /// way.
         arrivals: u64,
     },
 }
@@ -247,11 +250,11 @@ pub struct OpenSession {
     pub mid: Mid,
     /// The device key.
     pub key: Key,
-    /// Fence.
+    /// Its generation.
     pub generation: Option<Generation>,
 }
 
-/// A login as the lobby hands it out: logic needs no more of it.
+/// A login as the lobby hands it out. logic needs no more than this.
 #[derive(Debug)]
 pub struct Login {
     /// The connection in the lobby.
@@ -264,9 +267,9 @@ pub struct Login {
     pub cookie: Box<[u8]>,
     /// Body of the login operation.
     pub token: Bytes,
-    /// When the last of its bytes came, however late they were read.
+    /// When the last of its bytes came, even if they were read later.
     pub arrived: Time,
-    /// When its client was last looked for.
+    /// When the driver last looked for its client.
     pub looked: Time,
     /// When the lobby gives up.
     pub deadline: Time,

@@ -46,7 +46,7 @@ impl Shard {
         }
         let changes_rooms = matches!(frame.header.op, Op::CHANGE_ROOM | Op::JOIN_ROOM | Op::LEAVE_ROOM);
         match self.close_after_refusals(now, id, out) {
-            // Each room that comes or goes is a count for the front.
+            // Each room that comes or goes is a count that the front has to hear of.
             Next::Frame if changes_rooms => self.hold_if_congested(id, out),
             next => next,
         }
@@ -62,14 +62,14 @@ impl Shard {
         self.reply(id.slot, &Encoded::reply(Header { op, ..request }, body));
     }
 
-    /// The way to the front is free again: the connection goes on with what it carries.
+    /// The way to the front is free again, so the connection goes on with the input that it carries.
     pub(super) fn go_on(&mut self, now: Time, id: ConnectionId, out: &mut Outputs) {
         let Some(open) = self.open_at(id) else { return };
         let Some(carried) = open.carried.take() else { return };
         if seam::planted(Bug::ForgottenResume) {
             return;
         }
-        // It was silent because it was not read.
+        // The client seemed silent only because we did not read from it.
         open.heard = Tick::not_before(now);
         self.arm(id.slot);
         self.go_on_with(now, id, *carried, out);
@@ -77,7 +77,7 @@ impl Shard {
 
     /// Joins the room that operation 12 changes.
     pub(super) fn enter_first_room(&mut self, slot: u32, room: &RoomId) {
-        // Being in it as a further room already, the client must not get its messages twice.
+        // The client may be in it as a further room. It must not get the room's messages twice.
         self.exit_room(slot, room);
         let membership = self.rooms.join(room, slot);
         let Some((_, connection)) = self.slots.at_mut(slot) else { return };
@@ -86,7 +86,7 @@ impl Shard {
         open.has_first_room = true;
     }
 
-    /// Joins one more room; false when that is one too many.
+    /// Joins a further room. False if the device has too many.
     pub(super) fn enter_room(&mut self, slot: u32, room: &RoomId) -> bool {
         let rooms_max = self.config.rooms_max;
         let Some((_, connection)) = self.slots.at_mut(slot) else { return false };
@@ -102,7 +102,7 @@ impl Shard {
         true
     }
 
-    /// Leaves a room, whichever it is to the client; false when it is not in it.
+    /// Leaves a room, be it the first or a further one. False if the client is not in it.
     fn exit_room(&mut self, slot: u32, room: &RoomId) -> bool {
         let Some((_, connection)) = self.slots.at_mut(slot) else { return false };
         let Some(open) = connection.as_open_mut() else { return false };
@@ -115,7 +115,7 @@ impl Shard {
         true
     }
 
-    /// Gives up a membership that its connection no longer lists.
+    /// Removes a membership that its connection no longer lists.
     pub(super) fn leave_room(&mut self, membership: Membership) {
         let (rooms, slots) = (&mut self.rooms, &mut self.slots);
         let last = rooms.members(membership.room).len() as u32 - 1;
@@ -132,7 +132,7 @@ impl Shard {
         });
     }
 
-    /// Operation 2: how many people are in the first room. That the client lives was noted with the frame.
+    /// Operation 2: answers how many people are in the first room. The sign of life was noted with the frame.
     fn heartbeat(&mut self, id: ConnectionId, header: Header) {
         let Some(open) = self.slots.get(id).and_then(|connection| connection.as_open()) else { return };
         let people = open.first_room().map_or(0, |membership| self.rooms.people(membership.room));
@@ -140,8 +140,8 @@ impl Shard {
         self.answer(id, header, &body);
     }
 
-    /// Operation 12: the room named in the body becomes the first room, an empty body leaves it. A name that is none is
-    /// refused by answering with the room the client is still in.
+    /// Operation 12: the room named in the body becomes the first room; an empty body leaves it. The shard refuses a
+    /// malformed name by answering with the room that the client is still in.
     fn change_room(&mut self, id: ConnectionId, frame: &Frame<'_>) {
         let target = match frame.body {
             [] => Ok(None),
@@ -207,8 +207,8 @@ impl Shard {
         self.answer(id, frame.header, list(&ops).as_bytes());
     }
 
-    /// Operation 4 and every operation that is not the wire's own: for logic. Operation 4 outside any room has no
-    /// receivers and is answered here (goim's comet dies of it).
+    /// Operation 4 and all operations that are not the protocol's own go to logic. Operation 4 of a client without a
+    /// room has no receivers, so the shard answers it (goim's comet crashes on it).
     fn message(&mut self, id: ConnectionId, frame: &Frame<'_>, out: &mut Outputs) -> Next {
         let Some(open) = self.slots.get(id).and_then(|connection| connection.as_open()) else {
             return Next::Closed;
@@ -231,7 +231,8 @@ impl Shard {
         self.hold_if_congested(id, out)
     }
 
-    /// While the way to the front is full, who adds to it is read no further: each owes it one thing at most.
+    /// If the way to the front is full, stops reading from the connection that has just added to it. So each connection
+    /// owes the front one mail at most.
     fn hold_if_congested(&mut self, id: ConnectionId, out: &Outputs) -> Next {
         if !out.is_congested() {
             return Next::Frame;
@@ -245,7 +246,7 @@ impl Shard {
         self.reply(id.slot, &Encoded::reply(header, body));
     }
 
-    /// Answers a request that changed nothing.
+    /// Answers a request that was refused and changed nothing.
     fn refuse(&mut self, id: ConnectionId, request: Header, body: &[u8]) {
         self.stats.bad("frame", "refused_request");
         if let Some(open) = self.open_at(id) {
@@ -278,7 +279,7 @@ fn parse_room(body: &[u8]) -> Result<RoomId, ()> {
     std::str::from_utf8(body).map_err(|_| ()).and_then(|room| RoomId::parse(room).map_err(|_| ()))
 }
 
-/// A list of operations as operations 14 and 16 carry it: decimal numbers between commas.
+/// Reads the list of operations 14 and 16: decimal numbers between commas.
 fn parse_ops(body: &[u8]) -> Option<Vec<Op>> {
     let text = std::str::from_utf8(body).ok()?;
     text.split(',').map(|op| op.trim().parse().ok().map(Op)).collect()

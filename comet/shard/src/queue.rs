@@ -1,4 +1,4 @@
-//! What waits to be sent to one connection, and the runs that leave in one write.
+//! What waits to be sent to one connection, and the runs that go out in one write.
 
 use std::rc::Rc;
 
@@ -7,27 +7,28 @@ use proto::encoded::Encoded;
 use seam::Time;
 use smallvec::SmallVec;
 
-/// One encoded frame on its way to the connections of a shard. All of them share the allocation; within the shard
-/// without an atomic count.
+/// One encoded frame for connections of a shard. All of them share the allocation, without an atomic count within the
+/// shard.
 #[derive(Clone, Debug)]
 pub struct Outgoing(Rc<Frame>);
 
 #[derive(Debug)]
 struct Frame {
     bytes: Rc<Bytes>,
-    /// Where a TCP client's bytes begin; a WebSocket client gets everything.
+    /// Where the bytes for a TCP client begin. A WebSocket client gets all bytes.
     tcp_start: u16,
-    /// goim frames inside, for the counters.
+    /// Number of goim frames inside, for the counters.
     frames: u32,
-    /// Replies and control frames are never dropped for a slow reader: the connection depends on them. They have as
-    /// much room again as pushes; whoever asks on and on and takes nothing is closed.
+    /// Whether the frame may be dropped for a slow reader. Replies and control frames may not, because the connection
+    /// depends on them. They have twice the room of pushes; a client that goes on asking and does not read the answers
+    /// is closed.
     droppable: bool,
     /// When logic accepted the push.
     accepted: Option<Time>,
 }
 
 impl Outgoing {
-    /// A push: may be dropped when its receiver is slow.
+    /// A push. It may be dropped if its receiver is slow.
     pub fn push(encoded: &Encoded, accepted: Option<Time>) -> Outgoing {
         Outgoing::new(encoded, true, accepted)
     }
@@ -37,7 +38,7 @@ impl Outgoing {
         Outgoing::new(encoded, false, None)
     }
 
-    /// Bytes that are no frame, the same on both wires: an HTTP answer.
+    /// Bytes that are no frame and the same on both wires: an HTTP answer.
     pub fn raw(bytes: Vec<u8>) -> Outgoing {
         let bytes = Rc::new(bytes.into());
         Outgoing(Rc::new(Frame { bytes, tcp_start: 0, frames: 0, droppable: false, accepted: None }))
@@ -53,7 +54,7 @@ impl Outgoing {
         }))
     }
 
-    /// goim frames inside.
+    /// Number of goim frames inside.
     pub fn frames(&self) -> u32 {
         self.0.frames
     }
@@ -87,21 +88,21 @@ pub enum WireKind {
     WebSocket,
 }
 
-/// Bytes for one write, shared by every connection that sends the same.
+/// Bytes for one write. All connections that send the same share them.
 #[derive(Clone, Debug)]
 pub struct Run {
-    /// The bytes; those before `start` are not for this connection.
+    /// The bytes. Those before `start` are not for this connection.
     pub bytes: Rc<Bytes>,
     /// Where this connection's bytes begin.
     pub start: usize,
-    /// goim frames inside.
+    /// Number of goim frames inside.
     pub frames: u32,
     /// When logic accepted the oldest push inside.
     pub accepted: Option<Time>,
 }
 
 impl Run {
-    /// What is to be written.
+    /// The bytes to write.
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes[self.start..]
     }
@@ -114,7 +115,7 @@ pub enum Queued {
     Waiting,
     /// It waits, and this many older frames were dropped for it.
     DroppedOldest(u32),
-    /// Nothing was queued and the connection is to be closed: the policy says so, or it is a reply.
+    /// Nothing was queued, and the connection has to be closed, because the policy says so or the frame is a reply.
     Overflow,
 }
 
@@ -123,11 +124,11 @@ pub enum Queued {
 pub enum SlowConsumer {
     /// Drop what waited longest: a slow reader sees the newest state.
     DropOldest,
-    /// Close with 4413: the client reconnects and asks for what it missed.
+    /// Close with 4413. The client then reconnects and asks for what it missed.
     Close,
 }
 
-/// Frames that wait for the write under way to end. Empty it owns no heap.
+/// Frames that wait until the write under way ends. An empty queue owns no heap.
 #[derive(Debug, Default)]
 pub struct SendQueue {
     waiting: SmallVec<[Outgoing; 1]>,
@@ -145,27 +146,28 @@ impl SendQueue {
         self.waiting.is_empty()
     }
 
-    /// A reply waits, which nothing should hold up.
+    /// Whether a reply waits, which nothing should delay.
     pub fn has_reply(&self) -> bool {
         self.waiting.iter().any(|frame| !frame.0.droppable)
     }
 
-    /// Whether a frame can be queued as if the queue had no policy.
+    /// Whether there is room for a frame without dropping others.
     pub fn fits(&self, outgoing: &Outgoing, wire: WireKind, limit: u32) -> bool {
         let others = self.bytes - self.overlong(wire, limit);
         let room = if outgoing.0.droppable { limit } else { limit.saturating_mul(2) };
         self.waiting.is_empty() || others.saturating_add(outgoing.0.len(wire) as u32) <= room
     }
 
-    /// Bytes of the first frame if it is longer than `limit` by itself. It was taken because nothing else waited, and
-    /// leaves the usual room to those behind it: a long push must not make a healthy reader lose short ones, nor they it.
+    /// Bytes of the first frame if it alone exceeds `limit`; otherwise 0. It was taken because nothing else waited, and
+    /// it does not count against the frames behind it: a long push must not make a healthy reader lose short ones, nor
+    /// the other way round.
     fn overlong(&self, wire: WireKind, limit: u32) -> u32 {
         let first = self.waiting.first().map_or(0, |frame| frame.0.len(wire) as u32);
         if first > limit { first } else { 0 }
     }
 
-    /// Queues a frame. One that is larger than `limit` by itself is taken into an empty queue, or it could never be
-    /// sent at all.
+    /// Queues a frame. An empty queue takes a frame that exceeds `limit`, because otherwise that frame could never be
+    /// sent.
     pub fn push(&mut self, outgoing: Outgoing, wire: WireKind, limit: u32, policy: SlowConsumer) -> Queued {
         let len = outgoing.0.len(wire) as u32;
         if len == 0 {
@@ -184,9 +186,9 @@ impl SendQueue {
         if dropped > 0 { Queued::DroppedOldest(dropped) } else { Queued::Waiting }
     }
 
-    /// Drops the oldest droppable frames until `len` bytes fit; returns how many.
+    /// Drops the oldest droppable frames until `len` bytes fit. Returns how many goim frames that were.
     fn make_room(&mut self, len: u32, wire: WireKind, limit: u32) -> u32 {
-        // An overlong frame makes room for another one only.
+        // Only another overlong frame may displace an overlong one.
         let mut kept = if len > limit { 0 } else { self.overlong(wire, limit) };
         let (mut others, mut dropped) = (self.bytes - kept, 0);
         self.bytes = 0;
@@ -198,13 +200,13 @@ impl SendQueue {
             } else {
                 self.bytes += frame.len(wire) as u32;
             }
-            kept = 0; // only the first one is
+            kept = 0; // only the first frame is overlong
             !drop
         });
         dropped
     }
 
-    /// Drops everything that waits and returns how many frames that were.
+    /// Drops everything that waits. Returns how many goim frames that were.
     pub fn clear(&mut self) -> u32 {
         self.bytes = 0;
         std::mem::take(&mut self.waiting).iter().map(Outgoing::frames).sum()
@@ -223,7 +225,8 @@ impl SendQueue {
     }
 }
 
-/// Runs joined during one flush. Members of a room usually wait for the very same frames: those are joined once.
+/// Runs that were joined during one flush. Members of a room usually wait for the very same frames, so these are joined
+/// only once.
 #[derive(Default)]
 pub struct JoinedRuns {
     recent: Vec<Joined>,
@@ -235,7 +238,7 @@ struct Joined {
     run: Run,
 }
 
-/// Joined runs remembered within a flush: two rooms' worth on both wires.
+/// How many joined runs are remembered within a flush: those of two rooms on both wires.
 const RECENT_MAX: usize = 4;
 
 impl JoinedRuns {
@@ -265,7 +268,7 @@ impl JoinedRuns {
         run
     }
 
-    /// Forgets the runs: they would keep their frames alive.
+    /// Forgets the runs. Otherwise they would keep their frames in memory.
     pub fn clear(&mut self) {
         self.recent.clear();
     }

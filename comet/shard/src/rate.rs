@@ -1,4 +1,4 @@
-//! A token bucket in eight bytes: what one client may ask of a shard.
+//! A token bucket in eight bytes, which bounds what one client may ask of a shard.
 
 use seam::Time;
 
@@ -11,11 +11,11 @@ pub struct Rate {
     pub burst: u32,
 }
 
-/// The bucket of one connection, full when made.
+/// The bucket of one connection. It starts full.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TokenBucket {
     tokens: u32,
-    /// Milliseconds since the clock's origin, wrapping, up to which tokens were added.
+    /// Up to when tokens were added, in milliseconds since the clock's origin, wrapping.
     filled_ms: u32,
 }
 
@@ -25,14 +25,14 @@ impl TokenBucket {
         TokenBucket { tokens: rate.burst, filled_ms: millis(now) }
     }
 
-    /// Takes one token; false when there is none.
+    /// Takes one token; false if there is none.
     pub(super) fn take(&mut self, rate: Rate, now: Time) -> bool {
         let now = millis(now);
         let elapsed = u64::from(now.wrapping_sub(self.filled_ms));
         let earned = elapsed * u64::from(rate.per_second) / 1000;
         if earned > 0 {
             self.tokens = (u64::from(self.tokens) + earned).min(u64::from(rate.burst)) as u32;
-            // Only the time that became whole tokens is used up, or a fast asker would never earn any.
+            // Uses up only the time that became whole tokens. Otherwise a client that asks fast would never earn any.
             let used = earned * 1000 / u64::from(rate.per_second);
             self.filled_ms = self.filled_ms.wrapping_add(used as u32);
         }

@@ -1,4 +1,5 @@
-//! The rooms of one shard. Each room has members on every shard; a shard knows its own and how many there are elsewhere.
+//! The rooms of one shard. A room may have members on every shard; each shard knows its own and how many people are
+//! elsewhere.
 
 use std::hash::BuildHasher;
 
@@ -10,12 +11,12 @@ use seam::{Bug, RandomState};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RoomIndex(u32);
 
-/// A connection's place in a room: with it, leaving costs no search.
+/// A connection's place in a room. With it, leaving needs no search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Membership {
     /// The room.
     pub(super) room: RoomIndex,
-    /// Where the connection stands among the members.
+    /// The connection's index among the members.
     pub(super) position: u32,
 }
 
@@ -25,7 +26,7 @@ struct Room {
     members: Vec<u32>,
     /// People of this room on other shards and other comets, as the front last said.
     elsewhere: u32,
-    /// The count has changed since it was last reported.
+    /// Whether the count has changed since the last report.
     changed: bool,
 }
 
@@ -56,7 +57,7 @@ impl Rooms {
         self.by_id.find(self.hasher.hash_one(id), |index| self.room(*index).id == *id).copied()
     }
 
-    /// Adds the connection in `slot` to a room, made when it is not there.
+    /// Adds the connection in `slot` to a room, and creates the room if it is not there.
     pub(super) fn join(&mut self, id: &RoomId, slot: u32) -> Membership {
         let index = self.find(id).unwrap_or_else(|| self.insert(id.clone()));
         let room = self.room_mut(index);
@@ -66,8 +67,8 @@ impl Rooms {
         Membership { room: index, position }
     }
 
-    /// Takes a member out. The last member moves into its place: `moved(slot)` is told, so that this one's membership
-    /// can be set to the position of the one that left. An empty room is gone at once.
+    /// Takes a member out. The last member moves into its place, and `moved(slot)` hears of it, so that the caller can
+    /// correct the position in that connection's membership. An empty room is removed at once.
     pub(super) fn leave(&mut self, membership: Membership, moved: impl FnOnce(u32)) {
         if !seam::planted(Bug::WrongRoomCount) || self.members(membership.room).len() < 3 {
             self.note_change(membership.room);
@@ -98,15 +99,15 @@ impl Rooms {
         (room.members.len() as u32).saturating_add(room.elsewhere)
     }
 
-    /// Stores how many people of a room are elsewhere; nothing when the room has no member here.
+    /// Stores how many people of a room are elsewhere. Does nothing if the room has no member here.
     pub(super) fn set_elsewhere(&mut self, id: &RoomId, people: u32) {
         if let Some(index) = self.find(id) {
             self.room_mut(index).elsewhere = people;
         }
     }
 
-    /// Up to `page` rooms whose count has changed since they were last taken, with their members here; 0 for a room
-    /// that is gone.
+    /// Up to `page` rooms whose count has changed since they were last taken, with the number of members here; 0 for a
+    /// room that is gone.
     pub(super) fn take_changes(&mut self, page: usize) -> Vec<(RoomId, u32)> {
         let ids = self.changed.split_off(self.changed.len().saturating_sub(page));
         ids.into_iter()
@@ -155,7 +156,8 @@ impl Rooms {
         self.free.push(index);
     }
 
-    /// A room that is made anew before its end was reported stands in the list twice; both entries report the truth.
+    /// Notes that a count has changed. A room that is removed and created again before the report stands in the list
+    /// twice; both entries report the present count.
     fn note_change(&mut self, index: RoomIndex) {
         let room = self.room_mut(index);
         if !room.changed {

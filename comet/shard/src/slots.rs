@@ -1,4 +1,4 @@
-//! The places of a shard's connections. A place that is used again has another generation, so an id never names two
+//! The slots of a shard's connections. If a slot is used again, its generation differs, so an id never names two
 //! connections.
 
 use proto::ids::Key;
@@ -24,12 +24,12 @@ impl Slots {
         Slots { shard, slots: Vec::new(), free: Vec::new() }
     }
 
-    /// Connections in use.
+    /// Number of slots in use.
     pub(super) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
-    /// Places, used or not: slots are below this.
+    /// Number of slots, used or not. Every slot is below this.
     pub(super) fn end(&self) -> u32 {
         self.slots.len() as u32
     }
@@ -66,7 +66,7 @@ impl Slots {
             .and_then(|place| place.connection.as_mut())
     }
 
-    /// Whoever is in this slot now.
+    /// The connection that is in this slot now.
     pub(super) fn at_mut(&mut self, slot: u32) -> Option<(ConnectionId, &mut Connection)> {
         let place = self.slots.get_mut(slot as usize)?;
         let id = ConnectionId { shard: self.shard, slot, generation: place.generation };

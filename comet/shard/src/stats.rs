@@ -1,4 +1,4 @@
-//! Counters of one shard. They are plain integers of the shard's own; the front gets a copy with each tick.
+//! Counters of one shard. They are plain integers that belong to the shard; the front gets a copy with each tick.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ impl Histogram {
         self.sum_micros += micros;
     }
 
-    /// Adds the values of another one.
+    /// Adds the values of another histogram.
     pub fn add(&mut self, other: &Histogram) {
         self.sum_micros += other.sum_micros;
         self.counts.iter_mut().zip(other.counts).for_each(|(sum, count)| *sum += count);
@@ -57,7 +57,7 @@ impl DropReason {
     }
 }
 
-/// Every protocol and reason of bad input: each stands at 0 in the metrics until it happens.
+/// Every protocol and reason of bad input. Each counter stands at 0 in the metrics from the start.
 pub const BAD_INPUT: [(&str, &str); 30] = [
     ("connection", "unauthenticated_limit"),
     ("frame", "before_login"),
@@ -91,7 +91,7 @@ pub const BAD_INPUT: [(&str, &str); 30] = [
     ("websocket", "utf8"),
 ];
 
-/// Two numbers, one a transport.
+/// Two numbers, one for each transport.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PerTransport {
     /// TCP.
@@ -127,7 +127,7 @@ pub struct Stats {
     pub pushes: u64,
     /// Frames written to clients' sockets, pushes and replies.
     pub deliveries: u64,
-    /// Writes that took them there.
+    /// Writes that carried these frames.
     pub writes: u64,
     /// Bytes written.
     pub bytes_written: u64,
@@ -149,11 +149,11 @@ pub struct Stats {
     pub accept_errors: u64,
     /// Sockets refused because a limit was reached.
     pub refused: u64,
-    /// From the front's hand-out to the shard.
+    /// Time from the front's hand-out of a push until the shard takes it.
     pub dispatch_to_shard: Histogram,
-    /// From the begin of a write to its end.
+    /// Time from the begin of a write to its end.
     pub shard_to_written: Histogram,
-    /// From logic's acceptance of the oldest push of a write to the write's end.
+    /// Time from logic's acceptance of the oldest push in a write to the write's end.
     pub accept_to_written: Histogram,
     /// Busy share of the last tick in thousandths.
     pub load_permille: u64,

@@ -1,16 +1,16 @@
-//! A timing wheel that is re-checked lazily.
+//! A timing wheel whose entries are checked only when they come up.
 //!
-//! A heartbeat never touches the wheel: it stores the moment, and when the connection's entry comes up the shard looks
-//! at the real deadline and schedules the rest. So each connection has about one entry, whatever it does.
+//! A heartbeat does not touch the wheel: the connection only stores the time. When the connection's entry comes up, the
+//! shard looks at the real deadline and schedules the rest. So each connection has about one entry, whatever it does.
 
 use std::time::Duration;
 
 use seam::Time;
 
-/// Length of one tick in microseconds: deadlines are met within this much.
+/// Length of one tick in microseconds. A deadline is met at most this much late.
 pub const TICK_MICROS: u64 = 100_000;
 
-/// Places of the wheel. A deadline further away than all of them comes up early and is scheduled again.
+/// Places of the wheel. A deadline beyond the last place comes up early and is scheduled again.
 const PLACES: u32 = 1024;
 
 /// A deadline, in ticks since the clock's origin.
@@ -26,30 +26,30 @@ impl Tick {
         Tick((time.as_micros() / TICK_MICROS) as u32)
     }
 
-    /// This tick later by `ticks`.
+    /// The tick that is `ticks` later.
     pub const fn plus(self, ticks: u32) -> Tick {
         Tick(self.0.saturating_add(ticks))
     }
 
-    /// Whole ticks in a time, rounded up; of several centuries, as many as there are.
+    /// Ticks in a time, rounded up, and at most `u32::MAX`, which is several years.
     pub const fn count_of(time: Duration) -> u32 {
         let ticks = time.as_micros().div_ceil(TICK_MICROS as u128);
         if ticks < u32::MAX as u128 { ticks as u32 } else { u32::MAX }
     }
 
-    /// The first tick that begins at or after `time`: a deadline is never met early.
+    /// The first tick that begins at or after `time`, so that a deadline is never met early.
     pub const fn not_before(time: Time) -> Tick {
         Tick(time.as_micros().div_ceil(TICK_MICROS) as u32)
     }
 }
 
-/// What comes up: the slot, and the tick it was scheduled for, by which the connection tells a live entry from a stale
-/// one.
+/// An entry that comes up: the slot, and the tick for which it was scheduled. By the tick the shard tells a live entry
+/// from a stale one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Slot of the connection.
     pub slot: u32,
-    /// Where the entry stood.
+    /// The tick for which it was scheduled.
     pub tick: Tick,
 }
 
@@ -66,14 +66,14 @@ impl Wheel {
         Wheel { places: (0..PLACES).map(|_| Vec::new()).collect(), next: Tick::of(now) }
     }
 
-    /// Schedules `slot` and returns the tick it will come up at: `due`, or earlier when that is out of reach.
+    /// Schedules `slot`. Returns the tick at which it will come up: `due`, or an earlier one if `due` is out of reach.
     pub fn schedule(&mut self, slot: u32, due: Tick) -> Tick {
         let tick = Tick(due.0.clamp(self.next.0, self.next.0 + PLACES - 1));
         self.places[(tick.0 % PLACES) as usize].push(Entry { slot, tick });
         tick
     }
 
-    /// Entries in it, live or not.
+    /// Number of entries, live or stale.
     #[cfg(feature = "inspect")]
     pub(super) fn entries(&self) -> usize {
         self.places.iter().map(Vec::len).sum()
@@ -82,12 +82,13 @@ impl Wheel {
     /// Appends every entry due at `now` to `expired`.
     pub fn expire(&mut self, now: Time, expired: &mut Vec<Entry>) {
         let now = Tick::of(now);
-        // After a long pause one round passes every place.
+        // After a long pause one round is enough to pass every place.
         for _ in 0..PLACES {
             if self.next > now {
                 return;
             }
-            // The place gives its memory back: a storm of connections would leave a trace in every place otherwise.
+            // Takes the vector, so that the place gives its memory back. Otherwise a storm of connections would leave a
+            // trace in every place.
             expired.extend(std::mem::take(&mut self.places[(self.next.0 % PLACES) as usize]));
             self.next.0 += 1;
         }

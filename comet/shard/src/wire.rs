@@ -1,4 +1,4 @@
-//! How the input of one connection becomes frames, by its wire.
+//! How the input of one connection becomes frames. That depends on its wire.
 
 use proto::{
     frame::FrameReader,
@@ -14,6 +14,6 @@ pub enum Wire {
     Http(Box<Upgrade>),
     /// WebSocket messages of frames.
     WebSocket(Reader),
-    /// Nothing is read any more, or somebody is at it.
+    /// Nothing: input is thrown away, or the wire is in use right now.
     Deaf,
 }
