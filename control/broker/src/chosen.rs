@@ -1,4 +1,4 @@
-//! The broker that the file of a program chooses.
+//! The broker that a program's file chooses.
 
 use std::sync::Arc;
 
@@ -11,20 +11,21 @@ use super::{
 };
 use crate::metrics::BrokerMetrics;
 
-/// A broker, and what a program says about it.
+/// A broker, and what a program tells about it.
 pub struct ChosenBroker {
     /// The broker.
     pub broker: Arc<dyn Broker>,
     /// Whether it answers.
     pub ready: watch::Receiver<bool>,
-    /// What it stands on: `redis` or `kafka`.
+    /// The service behind it: `redis` or `kafka`.
     pub name: &'static str,
-    /// Where and how, for people.
+    /// Where and how it works, in words for people.
     pub words: String,
 }
 
 impl ChosenBroker {
-    /// The one that `redis.mode` names, called `topic`. It holds `entries_max` entries at most, a stream each.
+    /// The broker on Redis that `redis.mode` names, called `topic`. It holds at most `entries_max` entries; with
+    /// streams, each stream does.
     pub fn redis(
         redis: Redis,
         config: &RedisConfig,
@@ -51,7 +52,7 @@ impl ChosenBroker {
     /// Kafka, for logic.
     ///
     /// # Errors
-    /// The settings cannot be right.
+    /// The settings cannot work.
     pub async fn kafka_for_logic(
         config: &KafkaConfig,
         metrics: BrokerMetrics,
@@ -63,7 +64,7 @@ impl ChosenBroker {
     /// Kafka, for job.
     ///
     /// # Errors
-    /// The settings cannot be right.
+    /// The settings cannot work.
     pub async fn kafka_for_job(
         config: &KafkaJobConfig,
         metrics: BrokerMetrics,

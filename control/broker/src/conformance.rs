@@ -21,31 +21,31 @@ use tokio::{
 
 use super::{Broker, ConsumeError, Consumer, Delivery, MemoryLimits, PublishError};
 
-/// How long an entry that is there may take to come.
+/// Longest time until an entry that was published comes.
 const SOON: Duration = Duration::from_secs(30);
 
 /// Pushes to one room at full speed.
 const MANY: usize = 50_000;
 
-/// Puts bytes that are no envelope where those of the room `live://1000` are, as another program might.
+/// Puts bytes that are no envelope where entries of the room `live://1000` lie, as another program might.
 pub type PutBytes = Box<dyn Fn(Bytes) -> BoxFuture<'static, ()> + Send + Sync>;
 
-/// A broker to be tested, empty, and what it promises beyond the rules for all.
+/// A broker to test. It is empty. The other fields tell what it promises beyond the rules for all brokers.
 pub struct Subject {
     /// The broker.
     pub broker: Arc<dyn Broker>,
-    /// Its bounds, when it has some; at least 1,000 bytes and 50 entries.
+    /// Its bounds, if it has some; at least 1,000 bytes and 50 entries.
     pub limits: Option<MemoryLimits>,
-    /// Name of a group that nobody used yet; a second one is made of it.
+    /// Name of a group that nobody has used yet. The suite makes a second name of it.
     pub group: String,
-    /// Whether a member that joins leaves the sources to those that own them. Kafka shares them out anew.
+    /// Whether the sources stay with their owners when another member joins. Kafka shares them out anew.
     pub owners_stay: bool,
-    /// Whether entries stay until each group has acknowledged them, and a source has one owner per group. If not, an
-    /// entry is gone when it is handed out, to whichever consumer of whichever group.
+    /// Whether entries stay until each group has acknowledged them, and each source has one owner per group. If not, an
+    /// entry goes to any consumer of any group, and is then gone.
     pub acknowledges: bool,
-    /// How long to wait before believing that nothing comes.
+    /// How long the suite waits before it concludes that nothing comes.
     pub patience: Duration,
-    /// How to write past [`Broker::publish`].
+    /// Writes to the broker without [`Broker::publish`].
     pub put_bytes: PutBytes,
 }
 

@@ -1,19 +1,19 @@
-//! Where accepted pushes wait between logic and job.
+//! The queue in which accepted pushes wait between logic and job.
 //!
-//! One trait, one conformance suite (module `conformance`), and four implementations: in memory, a Redis list, Redis
-//! streams with owners, Kafka.
+//! There is one trait, one conformance suite (module `conformance`), and four implementations: memory, a Redis list,
+//! Redis streams with owners, and Kafka.
 //!
-//! - **Sources.** A log is one or several sources (memory and a Redis list: one; streams and Kafka: one per stream or
-//!   partition). Order is kept inside a source; a source has one owner per group at a time.
-//! - **Positions** are opaque: job only hands them back. Inside one source they increase, so that a receiver may drop
-//!   what it has taken. 128 bits hold a Kafka offset, a Redis stream id (`ms-seq`) and a counter alike. The name of a
-//!   source holds the incarnation of its log: a log that was wiped or made anew is a new source, because its positions
-//!   start again.
-//! - **Acknowledgement is cumulative per source**, not per entry: job dispatches in order and knows the contiguous low
-//!   watermark anyway, Kafka can commit nothing else, and one acknowledgement a batch costs less than one an entry.
+//! - **Sources.** A log has one or more sources: memory and a Redis list have one, streams and Kafka one per stream or
+//!   partition. Order is kept within a source. In each group a source has one owner at a time.
+//! - **Positions** are opaque: job only hands them back. Within a source they increase, so a receiver may drop what it
+//!   has already taken. 128 bits hold a Kafka offset, a Redis stream id (`ms-seq`) and a counter alike. The name of a
+//!   source contains the incarnation of its log: a log that was wiped or made anew is a new source, because its
+//!   positions start again.
+//! - **Acknowledgement is cumulative per source**, not per entry. job dispatches in order and knows the watermark
+//!   anyway, Kafka can commit nothing else, and one acknowledgement a batch costs less than one an entry.
 
 #![forbid(unsafe_code)]
-#![deny(clippy::print_stdout, clippy::print_stderr)] // they panic when nobody takes it, or wait for ever
+#![deny(clippy::print_stdout, clippy::print_stderr)] // these macros panic or block if nobody reads
 
 use std::{fmt, sync::Arc};
 
@@ -53,7 +53,7 @@ pub use redis_list::RedisListBroker;
 #[cfg(feature = "redis")]
 pub use redis_stream::RedisStreamBroker;
 
-/// One ordered log of a broker, its incarnation included.
+/// One ordered log of a broker. Its name contains the incarnation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Source(Arc<str>);
 
@@ -75,7 +75,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// Place of an entry inside one source; larger is later, and nothing else is to be read out of it.
+/// Place of an entry within one source. A larger one is later; it has no other meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Offset(pub u128);
 
@@ -88,7 +88,8 @@ pub struct Position {
     pub offset: Offset,
 }
 
-/// One entry handed to a consumer. Bytes, not an [`Envelope`]: a shared queue may hold what anybody wrote.
+/// One entry handed to a consumer. It holds bytes, not an [`Envelope`], since anybody may have written to a shared
+/// queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
     /// Where it stands.
@@ -97,20 +98,20 @@ pub struct Delivery {
     pub bytes: Bytes,
 }
 
-/// Why a publish is not on the broker, as far as is known.
+/// Why a publish is not on the broker, as far as one knows.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
-    /// The bound is reached because job or comet is behind. Retried by the caller, later.
+    /// The bound is reached because job or comet is behind. The caller may try again later.
     #[error("the broker is full: {0}")]
     Full(String),
-    /// The broker is away or closed. Retried by the caller, later.
+    /// The broker is away or closed. The caller may try again later.
     #[error("the broker is unavailable: {0}")]
     Unavailable(String),
-    /// The broker was silent, or broke off, under the publish: it may have all of it, a part, or nothing. Who retries may
-    /// publish it twice.
+    /// The broker fell silent or broke off during the publish. It may have all of it, a part, or nothing. A caller that
+    /// tries again may publish it twice.
     #[error("the broker did not say whether it took it: {0}")]
     Unknown(String),
-    /// One publish larger than this broker can ever hold. Never retried.
+    /// The publish is larger than this broker can ever hold. Trying again is of no use.
     #[error("{size} bytes in {entries} entries are more than the broker ever holds")]
     TooLarge {
         /// Bytes of the publish.
@@ -120,13 +121,13 @@ pub enum PublishError {
     },
 }
 
-/// Why a consumer has nothing.
+/// Why a consumer gets nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConsumeError {
     /// The broker was closed and everything in it was handed out. Final.
     #[error("the broker is closed and empty")]
     Ended,
-    /// The broker is away. Retried with backoff, for ever: a consumer never ends because of it.
+    /// The broker is away. job tries again for ever, with pauses: a consumer never ends because of this.
     #[error("the broker is unavailable: {0}")]
     Unavailable(String),
 }
@@ -137,29 +138,29 @@ pub trait Broker: Send + Sync + 'static {
     /// Appends all envelopes in order, or none of them. When it returns `Ok` the broker has them as durably as it can.
     ///
     /// # Errors
-    /// [`PublishError`]; nothing was appended, but for [`PublishError::Unknown`].
+    /// [`PublishError`]. Nothing was appended, except perhaps after [`PublishError::Unknown`].
     async fn publish(&self, envelopes: Vec<Envelope>) -> Result<(), PublishError>;
 
-    /// The source, as a number, that a record whose first key is `key` goes to. Keys of one push are grouped by it, so
-    /// that the pushes to one key stay in order. One source: always 0.
+    /// The number of the source for a record whose first key is `key`. logic groups the keys of a push by it, so that
+    /// pushes to one key stay in order. Always 0 if there is one source.
     fn partition(&self, key: &Key) -> u32 {
         let _ = key;
         0
     }
 
-    /// Joins a group. The group goes on after what it acknowledged last; a group never seen before starts at the oldest
-    /// entry still there.
+    /// Joins a group. The group goes on after what it last acknowledged; a new group starts at the oldest entry that is
+    /// still there.
     ///
     /// # Errors
     /// [`ConsumeError::Unavailable`].
     async fn consume(&self, group: &str) -> Result<Box<dyn Consumer>, ConsumeError>;
 
-    /// Puts entries that went nowhere aside, as they are, where an operator finds them: those that nobody can read, and
-    /// pushes that no comet took. The latest are kept. Their positions are acknowledged as usual. Takes no longer
-    /// than one command to the broker may; what it does not take is logged and counted.
+    /// Puts entries that went nowhere aside, unchanged, where an operator finds them: entries that are no push, and
+    /// pushes that no comet took. The latest are kept. Their positions have to be acknowledged as usual. This takes no
+    /// longer than one command to the broker may; what the broker does not take is logged and counted.
     async fn dead_letter(&self, deliveries: Vec<Delivery>);
 
-    /// Takes no publish any more: those get [`PublishError::Unavailable`]. When the log does not outlive the process,
+    /// Takes no more publishes: they get [`PublishError::Unavailable`]. If the log does not outlive the process,
     /// consumers get the rest and then [`ConsumeError::Ended`].
     async fn close(&self);
 
@@ -167,26 +168,26 @@ pub trait Broker: Send + Sync + 'static {
     fn outlives_process(&self) -> bool;
 }
 
-/// One member of a group. Dropping it gives its sources back; what it did not acknowledge comes again, in order, to the
-/// next owner.
+/// One member of a group. Dropping it gives its sources back. The next owner gets what was not acknowledged again, in
+/// order.
 #[async_trait]
 pub trait Consumer: Send {
-    /// The next entries, at least one and at most `max`, in order within each source. Waits while there are none or
-    /// while another member owns the sources. Cancel safe: an entry is handed out only when the call returns.
+    /// The next entries, at least one and at most `max`, in order within each source. Waits while there are none, or
+    /// while another member owns the sources. Cancel safe: an entry counts as handed out only when the call returns.
     ///
     /// # Errors
     /// [`ConsumeError`].
     async fn next_batch(&mut self, max: usize) -> Result<Vec<Delivery>, ConsumeError>;
 
-    /// Says that everything in the position's source up to and including it was dispatched or given up. Positions not
-    /// handed out to this consumer, and sources it no longer owns, change nothing.
+    /// Tells that everything up to and including this position of its source was dispatched or given up. Nothing
+    /// changes if the position was not handed out to this consumer, or if it no longer owns the source.
     ///
     /// # Errors
     /// [`ConsumeError::Unavailable`]: the entries may come again.
     async fn ack(&mut self, position: &Position) -> Result<(), ConsumeError>;
 
-    /// Leaves the group as dropping does, and waits (a few seconds at most) until the broker knows: for a process that
-    /// ends, which a drop cannot wait for.
+    /// Leaves the group as dropping does, and waits, a few seconds at most, until the broker knows. A process that ends
+    /// uses this, since a drop cannot wait.
     async fn leave(self: Box<Self>) {
         drop(self);
     }

@@ -1,8 +1,8 @@
 //! The broker inside one process: a bounded log in memory.
 //!
-//! Entries are kept encoded, as the other brokers carry them. So the bound counts what is really held (the body of an
-//! HTTP request is a slice of a larger read buffer, which an unencoded envelope would keep alive), and what comes out
-//! takes the same path as what comes from a shared queue.
+//! The log keeps entries encoded, as the other brokers carry them. So the bound counts the memory that is really held:
+//! the body of an HTTP request is a slice of a larger read buffer, which an envelope that is not encoded would keep
+//! alive. And entries take the same path as those of a shared queue.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::{Broker, ConsumeError, Consumer, Delivery, Offset, Position, PublishError, Source};
 use crate::metrics::BrokerMetrics;
 
-/// Dead letters kept; older ones go.
+/// Most dead letters kept. Newer ones push older ones out.
 const DEAD_LETTERS_MAX: usize = 16;
 
 /// How much a [`MemoryBroker`] holds. At either bound a publish is refused as [`PublishError::Full`].
@@ -41,7 +41,7 @@ struct Shared {
     limits: MemoryLimits,
     metrics: BrokerMetrics,
     log: Mutex<Log>,
-    /// Something a waiting consumer may want: an entry, an owner gone, the end.
+    /// Notified when a waiting consumer may go on: an entry came, an owner went, or the broker was closed.
     changed: Notify,
 }
 
@@ -61,7 +61,7 @@ struct Log {
 struct Group {
     /// Offset of the first entry not acknowledged.
     acked: u64,
-    /// The consumer that gets the entries.
+    /// The consumer that gets the entries now.
     owner: Option<u64>,
 }
 
@@ -78,7 +78,7 @@ impl MemoryBroker {
         MemoryBroker { shared: Arc::new(shared) }
     }
 
-    /// Appends entries as they are, all or none: what another program may have put on a shared queue.
+    /// Appends entries as they are, all or none, like another program that writes to a shared queue.
     ///
     /// # Errors
     /// As [`Broker::publish`].
@@ -163,7 +163,7 @@ impl Log {
         self.first + self.entries.len() as u64
     }
 
-    /// Forgets what every group acknowledged.
+    /// Removes the entries that every group has acknowledged.
     fn trim(&mut self) {
         let keep_from = self.groups.values().map(|group| group.acked).min().unwrap_or(self.first);
         while self.first < keep_from
@@ -184,7 +184,7 @@ struct MemoryConsumer {
 }
 
 impl MemoryConsumer {
-    /// Entries there are now; `None` when it is to wait.
+    /// Takes entries that are there; `None` if the consumer has to wait.
     fn take(&mut self, max: usize) -> Option<Result<Vec<Delivery>, ConsumeError>> {
         let shared = Arc::clone(&self.shared);
         let mut log = shared.log();
@@ -222,7 +222,7 @@ impl Consumer for MemoryConsumer {
     async fn next_batch(&mut self, max: usize) -> Result<Vec<Delivery>, ConsumeError> {
         let shared = Arc::clone(&self.shared);
         loop {
-            // Registered before looking, so that no change between the look and the wait is missed.
+            // Register before looking, so that no change between the look and the wait is missed.
             let mut changed = std::pin::pin!(shared.changed.notified());
             changed.as_mut().enable();
             if let Some(taken) = self.take(max.max(1)) {

@@ -9,11 +9,11 @@ use prometheus_client::{
 };
 
 host::label! {
-    /// Why what is done with may come again: it is not known to be committed.
+    /// Why finished entries may come again: perhaps their acknowledgement is not committed.
     CommitFailure, "reason" {
-        /// The broker has not got what it was told to commit. It is told again.
+        /// The broker does not have what it was told to commit. It is told again.
         Refused = "refused",
-        /// The broker did not say in time what it has got.
+        /// The broker did not say in time what it has.
         Timeout = "timeout",
     }
 }
@@ -23,7 +23,7 @@ host::label! {
 pub struct BrokerMetrics {
     entries: Gauge,
     bytes: Gauge,
-    /// Dead letters that could not be put aside either, or went for newer ones.
+    /// Dead letters that could not be put aside either, or were pushed out by newer ones.
     pub dead_letters_lost: Counter,
     /// Acknowledgements that the broker did not confirm.
     pub commit_failures: CounterBy<CommitFailure>,
@@ -53,18 +53,18 @@ impl BrokerMetrics {
         );
     }
 
-    /// Says how long the oldest acknowledgement that the broker has not confirmed has waited.
+    /// Sets how long the oldest acknowledgement has waited that the broker has not confirmed.
     pub fn set_commit_age(&self, age: Duration) {
         self.commit_age.set(age.as_secs_f64());
     }
 
-    /// Says how much is in the broker now.
+    /// Sets how much is in the broker now.
     pub fn set_depth(&self, entries: usize, bytes: usize) {
         self.set_entries(entries);
         self.bytes.set(bytes as i64);
     }
 
-    /// Says how many entries are in the broker now, where nobody counts their bytes.
+    /// Sets how many entries are in the broker now, for brokers that do not count bytes.
     pub fn set_entries(&self, entries: usize) {
         self.entries.set(entries as i64);
     }

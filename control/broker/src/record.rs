@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use grpc::envelope::{Envelope, Target};
 
-/// goim's record key: the first device key, else the room, else the operation in decimal. Pushes of one record key are
-/// in one source, so their order is kept; the device keys of one envelope are to be of one partition
+/// goim's record key: the first device key, or the room, or the operation in decimal. Pushes with one record key are in
+/// one source, so they keep their order. The device keys of one envelope have to belong to one partition
 /// ([`Broker::partition`](super::Broker::partition)).
 pub(crate) fn record_key(envelope: &Envelope) -> Cow<'_, str> {
     match &envelope.target {
@@ -15,7 +15,7 @@ pub(crate) fn record_key(envelope: &Envelope) -> Cow<'_, str> {
     }
 }
 
-/// FNV-1a of 32 bits, by which record keys are spread over the sources.
+/// 32-bit FNV-1a. It spreads record keys over the sources.
 pub(crate) fn fnv1a(record_key: &str) -> u32 {
     record_key.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }

@@ -1,12 +1,12 @@
-//! goim-example's queue: one list in Redis, pushed on its left and popped off its right.
+//! goim-example's queue: one list in Redis. Publishers push on its left, consumers pop on its right.
 //!
-//! Interoperates with Go: a Go job reads what this publishes, this reads what a Go logic publishes, and several jobs
-//! take from one list in turn. The price is goim's too. An entry is gone when it is popped: what a job that dies had
-//! taken is lost, a push is delivered at most once, and two jobs keep no order between them. Groups mean nothing here,
-//! and acknowledgements change nothing.
+//! It works together with Go: a Go job reads what this publishes, this reads what a Go logic publishes, and several
+//! jobs share one list. The price is goim's too. A popped entry is gone: if job dies, what it had taken is lost, so a
+//! push is delivered at most once, and two jobs keep no order between them. Groups have no meaning here, and
+//! acknowledgements change nothing.
 //!
-//! To lose little, a consumer pops only when it is asked for entries and no more than asked, and puts back what it has
-//! not handed out when it ends. Needs Redis 6.2.
+//! To lose little, a consumer pops only what it is asked for. When it ends, it puts back what it has not handed out.
+//! Needs Redis 6.2.
 
 use std::{
     collections::VecDeque,
@@ -41,18 +41,20 @@ use crate::metrics::BrokerMetrics;
 #[cfg(test)]
 mod tests;
 
-/// A Redis that stands still pops when it goes on, and what it answers on a connection that was given up is lost. So long it
-/// is waited for; one that is gone ends its connection in as long.
+/// How long a consumer waits for an answer. A Redis that stands still carries out the pop when it goes on, and if its
+/// connection was given up meanwhile, the popped entries are lost. A Redis that is gone ends its connection within this
+/// time.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
 
-/// Longest wait of one `BRPOP`, so that a consumer that ends is noticed: cutting one off loses what it popped.
+/// Longest wait of one `BRPOP`. After it the reader notices that its consumer has ended. It cannot cut the wait off,
+/// since that would lose what was popped.
 const WAIT: Duration = Duration::from_millis(500);
 
-/// Longest time for [`Consumer::leave`]: one wait, and to put back.
+/// Longest time for [`Consumer::leave`]: one wait, and putting entries back.
 const LEAVE_MAX: Duration = Duration::from_secs(3);
 
-/// Appends all elements, the first one to be popped first, unless they would be more than `ARGV[1]`. Then the answer is
-/// how many there are.
+/// Appends all elements, unless the list would then hold more than `ARGV[1]`. The first one is popped first. If they do
+/// not fit, the answer is how many elements there are.
 static PUBLISH: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -79,8 +81,8 @@ pub struct RedisListBroker {
 }
 
 impl RedisListBroker {
-    /// The list `topic` (`kafka.topic`, as in goim), which is to hold `entries_max` entries at most; beyond that a
-    /// publish is refused as [`PublishError::Full`].
+    /// The list `topic` (`kafka.topic`, as in goim). It holds at most `entries_max` entries; beyond that a publish is
+    /// refused as [`PublishError::Full`].
     pub fn new(redis: Redis, topic: &str, entries_max: usize, metrics: BrokerMetrics) -> Self {
         warn!(
             "the queue is the Redis list {topic}: a push is delivered at most once, what a dying job had taken is lost; \
@@ -111,7 +113,7 @@ impl Broker for RedisListBroker {
         }
     }
 
-    /// The group means nothing: all consumers of the topic take from one list.
+    /// Ignores the group: all consumers of the topic take from one list.
     async fn consume(&self, _: &str) -> Result<Box<dyn Consumer>, ConsumeError> {
         let (demand, demands) = mpsc::channel(1);
         let (redis, topic) = (self.redis.clone(), Arc::clone(&self.topic));
@@ -143,18 +145,18 @@ impl Broker for RedisListBroker {
 
 type Popped = Result<VecDeque<Bytes>, RedisError>;
 
-/// So many elements at most, to this address.
+/// How many elements are wanted at most, and who gets the answer.
 type Demand = (usize, oneshot::Sender<Popped>);
 
 struct ListConsumer {
-    /// A source of its own: positions are counted, there is nothing in Redis that numbers them.
+    /// A source of this consumer alone. It counts positions itself, since Redis does not number the entries of a list.
     source: Source,
     handed_out: u128,
-    /// Popped and not handed out, oldest first; empty while something is asked for.
+    /// Popped but not handed out, oldest first. Empty while the reader has an open demand.
     popped: VecDeque<Bytes>,
-    /// What the reader was asked for last. It outlives a dropped `next_batch`.
+    /// The answer to the last demand. It outlives a `next_batch` that was dropped.
     asked: Option<oneshot::Receiver<Popped>>,
-    /// None once it is leaving.
+    /// None once the consumer is leaving.
     demand: Option<mpsc::Sender<Demand>>,
     reader: Option<JoinHandle<()>>,
     redis: Redis,
@@ -162,11 +164,11 @@ struct ListConsumer {
 }
 
 impl ListConsumer {
-    /// Stops the reader and gives what was not handed out.
+    /// Stops the reader, and returns what was not handed out.
     fn stop(&mut self) -> VecDeque<Bytes> {
         self.demand = None;
         if let Some(mut asked) = self.asked.take() {
-            // From now on the reader cannot answer, and puts back itself.
+            // From now on the reader cannot answer, so it puts back itself what it pops.
             asked.close();
             if let Ok(Ok(popped)) = asked.try_recv() {
                 return popped;
@@ -184,7 +186,7 @@ impl Consumer for ListConsumer {
             if self.asked.is_none() {
                 let (answer, asked) = oneshot::channel();
                 let demand = self.demand.as_ref().ok_or_else(ended)?;
-                // The reader takes each demand before it answers the last one, so there is room.
+                // The reader takes each demand before it answers the one before, so there is room.
                 demand.try_send((max.max(1), answer)).map_err(|_| ended())?;
                 self.asked = Some(asked);
             }
@@ -232,7 +234,7 @@ impl Drop for ListConsumer {
     }
 }
 
-/// Makes them the next to be popped again, in their order.
+/// Puts elements back so that they are popped next, in their order.
 async fn put_back(redis: &Redis, topic: &str, popped: VecDeque<Bytes>) {
     if popped.is_empty() {
         return;
@@ -247,7 +249,7 @@ async fn put_back(redis: &Redis, topic: &str, popped: VecDeque<Bytes>) {
     }
 }
 
-/// Pops when it is told to, on a connection of its own.
+/// Pops elements on demand, on a connection of its own.
 struct Reader {
     redis: Redis,
     topic: Arc<str>,
@@ -275,7 +277,7 @@ impl Reader {
         }
     }
 
-    /// Up to `max` elements; none only when nobody waits for them any more.
+    /// Pops up to `max` elements. Returns none only if nobody waits for them any more.
     async fn pop(&mut self, max: usize, answer: &oneshot::Sender<Popped>) -> Popped {
         if answer.is_closed() {
             return Ok(VecDeque::new());
@@ -302,15 +304,15 @@ impl Reader {
         Ok(VecDeque::new())
     }
 
-    /// What was popped is on no list any more, so an answer is waited for that came while this process stood still, and one
-    /// of a Redis that stands still; no longer than that is to be expected once the connection that all share was made anew,
-    /// as it is to another Redis after a failover.
+    /// Waits for the answer of a pop for long, because what was popped is on no list any more: the answer may have come
+    /// while this process stood still, or Redis may stand still. But if the shared connection was made anew meanwhile,
+    /// perhaps to another Redis after a failover, this waits only a little longer.
     async fn answer<T>(&self, command: impl Future<Output = RedisResult<T>>) -> Result<T, RedisError> {
         let mut ready = self.redis.ready();
         ready.mark_unchanged();
         let deadline = self.redis.deadline();
         let connected_anew = async {
-            // Its sender lives as long as the connection.
+            // The connection holds the sender.
             while ready.changed().await.is_ok() && !*ready.borrow_and_update() {}
             awake::sleep(WAIT + deadline).await;
         };

@@ -1,4 +1,4 @@
-//! What the list and the streams in Redis have in common.
+//! What the list and the streams have in common.
 
 use std::time::Duration;
 
@@ -11,22 +11,24 @@ use tracing::{Level, warn};
 use super::{Delivery, PublishError};
 use crate::metrics::BrokerMetrics;
 
-/// Most bytes of one publish. Redis hangs up at 1 GiB in one command, and everybody waits while it reads.
+/// Most bytes of one publish. Redis closes the connection at 1 GiB in one command, and while it reads one, all other
+/// clients wait.
 pub(super) const PUBLISH_BYTES_MAX: usize = 256 << 20;
 
-/// Dead letters kept for an operator to look at; older ones go.
+/// How many dead letters are kept for an operator. Newer ones push older ones out.
 const DEAD_LETTERS_MAX: i64 = 10_000;
 
-/// First pause of a reader that failed; it doubles up to [`PAUSE_MAX`].
+/// First pause after a reader failed. It doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 
-/// Longest pause of a reader that failed.
+/// Longest pause after a reader failed.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// The same trouble is told again after this time.
+/// After this time the same trouble is reported again.
 const TELL: Duration = Duration::from_secs(30);
 
-/// The failures of a reader in a row: told once and again from time to time, tried again after longer and longer pauses.
+/// The failures of a reader in a row. They are reported once and then from time to time, and the pauses between
+/// attempts grow.
 pub(super) struct Trouble {
     backoff: Backoff,
     told: Option<(RedisError, Instant)>,
@@ -39,12 +41,12 @@ impl Default for Trouble {
 }
 
 impl Trouble {
-    /// It reads again.
+    /// The reader reads again.
     pub(super) fn is_over(&mut self) {
         *self = Trouble::default();
     }
 
-    /// Waits before the next attempt. The error comes back when the consumer is to hear of it.
+    /// Waits before the next attempt. Returns the error if the consumer has to hear of it.
     pub(super) async fn pause(&mut self, error: RedisError) -> Option<RedisError> {
         self.backoff.pause().await;
         let is_known =
@@ -56,7 +58,7 @@ impl Trouble {
     }
 }
 
-/// Refuses what never fits, before anything is encoded.
+/// Refuses a publish that can never fit, before anything is encoded.
 pub(super) fn check_size(envelopes: &[Envelope], entries_max: usize) -> Result<(), PublishError> {
     let size: usize = envelopes.iter().map(Envelope::size).sum();
     if size > PUBLISH_BYTES_MAX || envelopes.len() > entries_max {
@@ -65,7 +67,7 @@ pub(super) fn check_size(envelopes: &[Envelope], entries_max: usize) -> Result<(
     Ok(())
 }
 
-/// What logic hears of an error of Redis.
+/// What an error of Redis means to logic.
 pub(super) fn refused(error: RedisError) -> PublishError {
     match error {
         RedisError::Full(_) => PublishError::Full(error.to_string()),
@@ -87,7 +89,7 @@ pub(super) async fn put_dead_letters(redis: &Redis, topic: &str, dead: &[Deliver
     });
     both.cmd("LTRIM").arg(&list).arg(0).arg(DEAD_LETTERS_MAX - 1);
     match redis.pipeline::<(i64, ())>(&both).await {
-        // Those that newer ones push out.
+        // What is beyond the maximum is pushed out and lost.
         Ok((kept, ())) => {
             metrics.dead_letters_lost.inc_by((kept - DEAD_LETTERS_MAX).max(0) as u64);
         }

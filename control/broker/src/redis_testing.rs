@@ -94,7 +94,7 @@ pub(super) fn samples() -> Vec<(Envelope, &'static [u8])> {
     ]
 }
 
-/// Publishes, again and again while the broker is away.
+/// Publishes, and tries again as long as the broker is away.
 pub(super) async fn publish_until_taken(broker: &dyn Broker, envelopes: Vec<Envelope>) {
     for _ in 0..2000 {
         match broker.publish(envelopes.clone()).await {
@@ -106,7 +106,7 @@ pub(super) async fn publish_until_taken(broker: &dyn Broker, envelopes: Vec<Enve
     panic!("the broker does not come back");
 }
 
-/// The next `count` entries, over any outage.
+/// The next `count` entries, even if there is an outage.
 pub(super) async fn take(consumer: &mut dyn Consumer, count: usize) -> Vec<Delivery> {
     let mut all: Vec<Delivery> = Vec::new();
     let taken = timeout(Duration::from_secs(30), async {

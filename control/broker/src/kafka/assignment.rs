@@ -1,6 +1,8 @@
-//! The partitions of one member of a group, and what of them was fetched, handed out, acknowledged and committed.
+//! The partitions of one member of a group, and how far the member is in each: what it fetched, handed out,
+//! acknowledged and committed.
 //!
-//! No Kafka in here: the thread of the member feeds it, the consumer takes from it.
+//! Nothing in this file speaks with Kafka. The member's thread feeds these values, and the consumer takes entries from
+//! them.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -9,7 +11,8 @@ use uuid::Uuid;
 
 use crate::{Delivery, Offset, Position, Source};
 
-/// Fetched entries that wait to be handed out. One of any size fits while there is any room.
+/// Most fetched entries, and most bytes of them, that wait to be handed out. While there is any room, an entry of any
+/// size fits.
 const READY_ENTRIES_MAX: usize = 1024;
 const READY_BYTES_MAX: usize = 4 << 20;
 
@@ -18,7 +21,7 @@ const READY_BYTES_MAX: usize = 4 << 20;
 pub(super) struct Assignment {
     topic: String,
     parts: BTreeMap<i32, Partition>,
-    /// Partitions taken over or given up so far.
+    /// How often partitions were taken over or given up so far.
     moves: u64,
     ready: VecDeque<(i32, i64, Bytes)>,
     ready_bytes: usize,
@@ -29,32 +32,32 @@ struct Partition {
     incarnation: String,
     source: Source,
     is_owned: bool,
-    /// Offset after the last entry fetched.
+    /// The offset after the last entry that was fetched.
     fetched: i64,
-    /// Offset after the last entry handed out.
+    /// The offset after the last entry that was handed out.
     handed_out: i64,
-    /// Offset after the last entry acknowledged; what to commit.
+    /// The offset after the last acknowledged entry. This is what the member commits.
     acked: i64,
-    /// The offset that librdkafka was last told to commit.
+    /// The offset that the member last told librdkafka to commit.
     sent: i64,
-    /// The offset that Kafka has, as far as is known; 0 = none.
+    /// The offset that Kafka certainly has; 0 = none.
     committed: i64,
 }
 
-/// What Kafka should have, for a comparison with what it has.
+/// What Kafka should have, to compare with what it has.
 pub(super) struct Expected {
     pub(super) progress: Vec<Progress>,
-    /// No partition has moved since then.
+    /// The number of moves at that time. If it is still the same, no partition has moved since.
     moves: u64,
 }
 
-/// What Kafka knows of a group's progress in a partition.
+/// What Kafka knows about a group's progress in a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Progress {
     pub(super) partition: i32,
-    /// Offset of the first entry not done; none when the group has committed nothing.
+    /// The offset of the first entry that is not done; none if the group has committed nothing.
     pub(super) offset: Option<i64>,
-    /// What the committer said beside it: the incarnation of the log. Empty from a Go job.
+    /// The incarnation of the log, which the committer stored beside the offset. A Go job leaves it empty.
     pub(super) incarnation: String,
 }
 
@@ -63,11 +66,11 @@ impl Assignment {
         Assignment { topic: topic.to_owned(), ..Assignment::default() }
     }
 
-    /// Takes over a partition, and says where to start: `None` = where the group stands, or at the oldest entry.
+    /// Takes over a partition, and says where to start: `None` means where the group stands, or at the oldest entry.
     ///
-    /// `known` is what Kafka has of it, `None` when it does not say. A partition that this member had before goes on
-    /// behind what was handed out, which is still on its way to the comets: in the same group generation or later, and
-    /// whoever had it meanwhile, nothing is skipped by that, and nothing of it is dispatched out of order.
+    /// `known` is what Kafka has of the partition, `None` if it does not say. A partition that this member has owned
+    /// before goes on behind what was handed out, which is still on its way to the comets. Whoever owned it meanwhile,
+    /// this skips nothing, and dispatches nothing out of order.
     pub(super) fn take_over(&mut self, partition: i32, known: Option<Progress>) -> Option<i64> {
         self.moves += 1;
         let (offset, incarnation) =
@@ -78,10 +81,10 @@ impl Assignment {
                 let start = part.handed_out.max(offset.unwrap_or(0));
                 part.is_owned = true;
                 part.fetched = start;
-                // A commit is never taken back to where this member left.
+                // Never takes a commit back to the point where this member left.
                 part.committed = part.committed.max(offset.unwrap_or(0));
                 part.sent = part.committed;
-                // Nothing was handed out yet: where the group stands is not known better than Kafka does.
+                // This member has handed out nothing yet, so only Kafka knows where the group stands.
                 return (start > 0).then_some(start);
             }
         }
@@ -100,7 +103,7 @@ impl Assignment {
         None
     }
 
-    /// Gives up a partition: what was fetched and not handed out is forgotten.
+    /// Gives up a partition, and forgets what was fetched and not handed out.
     pub(super) fn give_up(&mut self, partition: i32) {
         self.moves += 1;
         if let Some(part) = self.parts.get_mut(&partition) {
@@ -109,8 +112,8 @@ impl Assignment {
         self.forget_ready(partition);
     }
 
-    /// Hands out no more of these partitions, which are about to be given up; true while something that was handed out of them
-    /// is not acknowledged.
+    /// Hands out no more of these partitions, because the member is about to give them up. True while something that
+    /// was handed out of them is not acknowledged.
     pub(super) fn wind_up(&mut self, partitions: &[i32]) -> bool {
         partitions.iter().for_each(|partition| self.forget_ready(*partition));
         let is_open = |part: &Partition| part.is_owned && part.acked < part.handed_out;
@@ -140,9 +143,9 @@ impl Assignment {
         self.ready.len() < READY_ENTRIES_MAX && self.ready_bytes < READY_BYTES_MAX
     }
 
-    /// Takes in an entry that came from Kafka; true when the log turned out to be another than before, because offsets
-    /// went back: the topic was made anew, or the log lost its end. Then it is a new source, as the offsets name other
-    /// entries now.
+    /// Takes an entry that came from Kafka. True if its offset shows that this is another log than before: offsets went
+    /// back, because the topic was made anew or the log lost its end. The offsets then name other entries, so the
+    /// partition becomes a new source.
     pub(super) fn fetched(&mut self, partition: i32, offset: i64, bytes: Bytes) -> bool {
         let Some(part) = self.parts.get_mut(&partition).filter(|part| part.is_owned) else { return false };
         let is_another = offset < part.fetched;
@@ -175,8 +178,8 @@ impl Assignment {
         taken.collect()
     }
 
-    /// Everything up to the position is done; true when that says anything new about a partition owned. Of a partition
-    /// not owned it is remembered, and of use when the partition comes back.
+    /// Notes that everything up to the position is done. True if this is new and the partition is owned. The note is
+    /// kept for a partition that is not owned too, for when it comes back.
     pub(super) fn acknowledge(&mut self, position: &Position) -> bool {
         let Some(part) = self.parts.values_mut().find(|part| part.source == position.source) else {
             return false;
@@ -191,20 +194,21 @@ impl Assignment {
         part.is_owned
     }
 
-    /// What is acknowledged and not yet sent to be committed, of the partitions owned.
+    /// What is acknowledged but not yet sent to Kafka, of the owned partitions.
     pub(super) fn to_commit(&self) -> Vec<Progress> {
         let is_due = |part: &Partition| part.is_owned && part.acked > part.sent;
         self.progress(is_due, |part| part.acked)
     }
 
-    /// What is acknowledged of these partitions and not known to be committed: what to say before they are given up.
+    /// What is acknowledged of these partitions but perhaps not committed. The member commits it before it gives them
+    /// up.
     pub(super) fn to_commit_last(&self, partitions: &[i32]) -> Vec<Progress> {
         let mut due = self.progress(|part| part.is_owned && part.acked > part.committed, |part| part.acked);
         due.retain(|progress| partitions.contains(&progress.partition));
         due
     }
 
-    /// librdkafka was told to commit these.
+    /// Notes that librdkafka was told to commit these.
     pub(super) fn sent(&mut self, progress: &[Progress]) {
         for Progress { partition, offset, incarnation } in progress {
             if let Some(part) = self.parts.get_mut(partition).filter(|part| part.incarnation == *incarnation)
@@ -220,8 +224,8 @@ impl Assignment {
         Expected { progress, moves: self.moves }
     }
 
-    /// Compares what was expected with what Kafka has, and says of how many partitions it has less: of those owned it is to
-    /// be sent again.
+    /// Compares what Kafka has with what it should have. Returns in how many partitions Kafka has less; the member
+    /// sends those it owns again.
     pub(super) fn confirm(&mut self, expected: &Expected, known: &[Progress]) -> usize {
         let has_moved = expected.moves != self.moves;
         let mut refused = 0;
@@ -230,16 +234,16 @@ impl Assignment {
             let part = self.parts.get_mut(partition).filter(|part| part.incarnation == *incarnation);
             let known = known.iter().find(|known| known.partition == *partition);
             let (Some(part), Some(known)) = (part, known) else { continue };
-            // Whoever owns it now may have made up another, of a partition that is not ours any more.
+            // The partition may belong to another member now, who may have made up another incarnation.
             let is_ours = !part.is_owned || sent == 0 || known.incarnation == part.incarnation;
             match known.offset {
                 Some(offset) if is_ours && offset >= sent => {
                     part.committed = part.committed.max(offset);
                     part.sent = part.sent.max(offset);
                 }
-                // The group's progress was deleted with the topic: of the new log nothing is done.
+                // The group's progress was deleted together with the topic, and nothing of the new log is done yet.
                 None if sent == 0 || part.committed > 0 => {}
-                // Asked before it moved, this may be an old word.
+                // A partition has moved since Kafka was asked, so this answer may be out of date.
                 _ if has_moved => {}
                 less => {
                     refused += 1;
@@ -251,19 +255,19 @@ impl Assignment {
         refused
     }
 
-    /// Whether anything acknowledged is not known to be committed, of the partitions owned.
+    /// Whether something acknowledged in an owned partition is perhaps not committed.
     pub(super) fn is_behind(&self) -> bool {
         self.parts.values().any(|part| part.is_owned && part.acked > part.committed)
     }
 
-    /// Partitions owned of which the group has committed nothing.
+    /// The owned partitions in which the group has committed nothing.
     pub(super) fn not_begun(&self) -> Vec<i32> {
         let is_new = |part: &Partition| part.is_owned && part.committed == 0;
         self.progress(is_new, |_| 0).into_iter().map(|progress| progress.partition).collect()
     }
 
-    /// Entries after the group's commit, over all partitions owned. `ends` is where each log ends; where the group has
-    /// committed nothing it is counted from where the log begins.
+    /// Entries after the group's commit, over all owned partitions. `ends` tells where each log ends. If the group has
+    /// committed nothing, this counts from where the log begins.
     pub(super) fn lag(&self, begins: &BTreeMap<i32, i64>, ends: &BTreeMap<i32, i64>) -> u64 {
         let owned = self.parts.iter().filter(|(_, part)| part.is_owned);
         let behind = owned.filter_map(|(partition, part)| {

@@ -1,4 +1,4 @@
-//! What producer and consumers have in common: settings, and what becomes of librdkafka's log lines.
+//! What producer and consumers have in common: their settings, and what becomes of librdkafka's log lines.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use tracing::{Level, debug, info, warn};
 
 use super::wake_flag::WakeFlag;
 
-/// Largest record, bytes of key and value. What the brokers take is theirs to say: `message.max.bytes`, or the topic's
-/// `max.message.bytes`, by default 1 MiB, which is a little too small for the largest body that logic takes.
+/// Largest record, bytes of key and value. The brokers have limits of their own, `message.max.bytes` or the topic's
+/// `max.message.bytes`. Their default of 1 MiB is a little too small for the largest body that logic takes.
 pub(super) const RECORD_BYTES_MAX: usize = 16 << 20;
 
 /// Settings of every client.
@@ -20,14 +20,15 @@ pub(super) fn settings(brokers: &[String]) -> ClientConfig {
     config
         .set("bootstrap.servers", brokers.join(","))
         .set("client.id", "halley")
-        // Beyond the bound by more than what the format adds, so that the bound is ours.
+        // Larger than our bound by more than the format adds, so that our bound is the one that counts.
         .set("message.max.bytes", (RECORD_BYTES_MAX + (64 << 10)).to_string())
         .set("socket.nagle.disable", "true")
-        // A broker that is silent for so long is hung up on, and what it was asked is over; the default is a minute.
+        // librdkafka closes the connection to a broker that is silent for so long, and gives up what it asked it. The
+        // default is a minute.
         .set("socket.timeout.ms", "10000")
-        // Found again within a second of their return; the default waits up to ten.
+        // librdkafka finds brokers within a second of their return. By default it waits up to ten.
         .set("reconnect.backoff.max.ms", "1000")
-        // New partitions are used, and a topic that came into being is found, this soon.
+        // librdkafka notices new partitions and a new topic this soon.
         .set("topic.metadata.refresh.interval.ms", "5000")
         .set_log_level(RDKafkaLogLevel::Info);
     config
@@ -36,13 +37,13 @@ pub(super) fn settings(brokers: &[String]) -> ClientConfig {
 /// Receives what a client says by itself.
 #[derive(Clone)]
 pub(super) struct Voice {
-    /// Rung when the brokers may be away.
+    /// Set when the brokers may be away.
     pub(super) trouble: Arc<WakeFlag>,
 }
 
 impl ClientContext for Voice {
-    /// Lines about single connections, which are tried again for ever, are for debugging: the monitor says once that the
-    /// brokers are away, and once that they are back.
+    /// Lines about single connections are for debugging, since librdkafka tries these again for ever. The monitor logs
+    /// once that the brokers are away, and once that they are back.
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         match level {
             _ if facility == "FAIL" => debug!(facility, "librdkafka: {line}"),

@@ -1,10 +1,10 @@
-//! One member of a consumer group: what job holds, and the thread that speaks with Kafka.
+//! One member of a consumer group: the consumer that job holds, and the thread that speaks with Kafka.
 //!
-//! librdkafka blocks, while it gives partitions back and when it leaves, so it has a thread of its own. Each partition
-//! has a queue of its own in librdkafka. So while job takes nothing, entries are left there, within librdkafka's bounds,
-//! and the thread still serves the group.
+//! librdkafka blocks while it gives partitions back and while it leaves, so the member has a thread of its own. Each
+//! partition has its own queue in librdkafka. If job takes nothing, entries stay there, within librdkafka's bounds, and
+//! the thread still serves the group.
 //!
-//! What is acknowledged is sent to be committed at once, and not waited for; a second thread looks whether Kafka has it
+//! The thread commits what is acknowledged without waiting for an answer. A second thread checks whether Kafka has it
 //! ([`progress`]).
 
 mod callbacks;
@@ -41,29 +41,29 @@ use super::{
 };
 use crate::{ConsumeError, Consumer, Delivery, Position, metrics::BrokerMetrics};
 
-/// Acknowledgements are committed together, this often. What a killed job had not committed comes again.
+/// The thread commits acknowledgements together, this often. If job is killed, what it had not committed comes again.
 const COMMIT_EVERY: Duration = Duration::from_millis(100);
 
-/// While Kafka does not say what it has, so that few commits wait in librdkafka.
+/// How often it commits while Kafka does not say what it has. The longer pause keeps few commits waiting in librdkafka.
 const COMMIT_UNANSWERED_EVERY: Duration = Duration::from_secs(1);
 
-/// How long the thread sleeps when nothing happens.
+/// How long the thread sleeps at most if nothing happens.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// How long members may take to leave their groups.
+/// How long a process waits for its members to leave their groups.
 const LEAVE_MAX: Duration = Duration::from_secs(5);
 
-/// Pause before a client that died is made anew; doubled up to the second.
+/// First and longest pause before a client that died is replaced. The pause doubles each time.
 const REBIRTH: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(5)];
 
-/// How to become a member.
+/// What a consumer needs to become a member.
 pub(super) struct Membership {
     pub(super) brokers: Vec<String>,
     pub(super) topic: String,
     pub(super) group: String,
     pub(super) assignor: Assignor,
     pub(super) voice: Voice,
-    /// Members that were dropped and have not yet left.
+    /// Number of members that were dropped and have not left yet.
     pub(super) leaving: watch::Sender<usize>,
     pub(super) metrics: BrokerMetrics,
 }
@@ -78,11 +78,12 @@ impl Membership {
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "earliest")
             .set("allow.auto.create.topics", "true")
-            // The least that brokers allow by default: this long a killed job's partitions wait for another one.
+            // The shortest that brokers allow by default. The partitions of a killed job wait this long for another
+            // one.
             .set("session.timeout.ms", "6000")
-            // How soon members hear of a rebalance.
+            // Within this time members hear of a rebalance.
             .set("heartbeat.interval.ms", "1000")
-            // What is fetched ahead, for each partition.
+            // How much librdkafka fetches ahead, for each partition.
             .set("queued.min.messages", "4096")
             .set("queued.max.messages.kbytes", "4096")
             .set("fetch.queue.backoff.ms", "10")
@@ -98,7 +99,7 @@ pub(super) struct KafkaConsumer {
 
 struct Shared {
     state: Mutex<State>,
-    /// Entries are ready.
+    /// Notified when entries have arrived.
     arrived: Notify,
     /// Wakes the thread.
     wake: Arc<WakeFlag>,
@@ -107,15 +108,15 @@ struct Shared {
 
 struct State {
     parts: Assignment,
-    /// The thread found no room.
+    /// The thread has found no room for more entries.
     is_full: bool,
-    /// An acknowledgement waits to be sent.
+    /// An acknowledgement waits to be committed.
     is_dirty: bool,
-    /// Kafka said where the group stands when it was last asked.
+    /// Kafka answered when it was last asked where the group stands.
     is_answered: bool,
-    /// Since when the oldest acknowledgement waits that Kafka is not known to have.
+    /// Since when the oldest acknowledgement waits that Kafka perhaps does not have.
     behind_since: Option<Instant>,
-    /// The group has members of another kind, goim's: it was said that this one stands by.
+    /// The group has members that share differently, like goim's, and this member has logged that it stands by.
     stands_by: bool,
     is_leaving: bool,
 }
@@ -152,7 +153,7 @@ impl KafkaConsumer {
 impl Consumer for KafkaConsumer {
     async fn next_batch(&mut self, max: usize) -> Result<Vec<Delivery>, ConsumeError> {
         loop {
-            // Registered before looking, so that nothing that arrives between the look and the wait is missed.
+            // Register before looking, so that nothing is missed that arrives between the look and the wait.
             let mut arrived = std::pin::pin!(self.shared.arrived.notified());
             arrived.as_mut().enable();
             let taken = self.shared.hand_out(max.max(1));
@@ -182,7 +183,7 @@ impl Consumer for KafkaConsumer {
     }
 }
 
-/// Waits until members that were dropped have committed and left, a few seconds at most.
+/// Waits, a few seconds at most, until members that were dropped have committed and left.
 pub(super) async fn all_left(leaving: &watch::Sender<usize>) {
     if timeout(LEAVE_MAX, leaving.subscribe().wait_for(|members| *members == 0)).await.is_err() {
         warn!("Kafka does not take the last commits: their entries will come again");
@@ -212,7 +213,7 @@ impl Shared {
         taken
     }
 
-    /// A client that has joined, or is about to.
+    /// Makes a client and has it join the group.
     fn new_client(self: &Arc<Self>) -> Result<Client, KafkaError> {
         let context = Context::new(Arc::clone(self));
         let mut client = BaseConsumer::from_config_and_context(&self.membership.settings(), context)?;
@@ -235,7 +236,7 @@ impl Shared {
         self.membership.metrics.set_commit_age(age);
     }
 
-    /// The thread.
+    /// Runs the thread of the member.
     fn run(self: Arc<Self>, mut client: Client) {
         let [first, max] = REBIRTH;
         let mut backoff = Backoff::new(first, max);
@@ -259,7 +260,7 @@ impl Shared {
                 }
             };
         }
-        // Gives the partitions back, committing what was acknowledged.
+        // Dropping the client commits what was acknowledged and gives the partitions back.
         drop(client);
         self.left();
     }
@@ -278,21 +279,21 @@ fn waking(wake: &Arc<WakeFlag>) -> impl Fn() + Send + Sync + 'static {
     move || wake.set()
 }
 
-/// What the thread speaks through.
+/// The member's client, which its thread uses.
 struct Client {
     consumer: Arc<BaseConsumer<Context>>,
-    /// Taken when the client ends.
+    /// None while the client ends.
     looker: Option<Looker>,
-    /// Which partition is looked into first.
+    /// Turns with each round. It decides which partition comes first.
     turn: usize,
 }
 
 impl Client {
-    /// Serves the group until the member leaves, or the client is dead.
+    /// Serves the group until the member leaves, or until the client is dead.
     fn serve(&mut self, shared: &Shared) -> Result<(), KafkaError> {
         let mut committed_at = Instant::now();
         loop {
-            // Rebalances, which go to the context. Entries come by the queues of their partitions.
+            // This serves rebalances, which go to the context. Entries come by the queues of their partitions.
             while let Some(event) = self.consumer.poll(Duration::ZERO) {
                 let event = event.map(|message| take_in(shared, [entry(&message)]));
                 event.or_else(|error| survive(shared, &error))?;
@@ -322,9 +323,9 @@ impl Client {
         }
     }
 
-    /// Takes in what the partitions have while there is room; false when there may be more.
+    /// Takes entries of the partitions while there is room; false if there may be more.
     fn fetch(&mut self, shared: &Shared) -> Result<bool, KafkaError> {
-        /// Entries of a partition, and their bytes, before the next one has its turn.
+        /// Most entries of one partition, and most bytes of them, before the next one has its turn.
         const AT_ONCE: usize = 128;
         const BYTES_AT_ONCE: usize = 1 << 20;
         let mut is_drained = true;
@@ -336,7 +337,7 @@ impl Client {
                 let mut state = shared.state();
                 state.is_full = !state.parts.has_room();
                 if state.is_full {
-                    // `hand_out` rings when there is room again.
+                    // `hand_out` wakes the thread when there is room again.
                     return Ok(true);
                 }
             }
@@ -365,18 +366,18 @@ impl Client {
         Ok(is_drained)
     }
 
-    /// Has committed what was acknowledged, without waiting for it.
+    /// Commits what was acknowledged, without waiting for an answer.
     fn commit(&self, mut state: MutexGuard<'_, State>) {
         state.is_dirty = false;
         let progress = state.parts.to_commit();
-        // librdkafka is never called with the state locked.
+        // librdkafka may call back, so the state must not be locked.
         drop(state);
         self.consumer.context().commit(&self.consumer, &progress, CommitMode::Async);
     }
 }
 
 impl Drop for Client {
-    /// The consumer leaves its group when it is dropped, so nothing else may hold it.
+    /// The consumer leaves its group when it is dropped, so nobody else may hold it.
     fn drop(&mut self) {
         self.looker = None;
         self.consumer.context().drop_queues();
@@ -384,7 +385,7 @@ impl Drop for Client {
 }
 
 fn entry(message: &impl Message) -> (i32, i64, Bytes) {
-    // A record without a value is no push either; job finds out.
+    // A record without a value is no push either. job finds out.
     let value = message.payload().map(Bytes::copy_from_slice).unwrap_or_default();
     (message.partition(), message.offset(), value)
 }
@@ -403,7 +404,7 @@ fn take_in(shared: &Shared, entries: impl IntoIterator<Item = (i32, i64, Bytes)>
     shared.arrived.notify_waiters();
 }
 
-/// Only a fatal error is one: everything else librdkafka gets over by itself.
+/// Returns fatal errors only. librdkafka recovers from everything else by itself.
 fn survive(shared: &Shared, error: &KafkaError) -> Result<(), KafkaError> {
     if matches!(error, KafkaError::MessageConsumptionFatal(_)) {
         return Err(error.clone());

@@ -1,15 +1,15 @@
-//! The broker on Kafka, beside Go's logic and job: goim's topic, group, record keys and partitioner.
+//! The broker on Kafka. It works beside Go's logic and job, with goim's topic, group, record keys and partitioner.
 //!
-//! - **A publish** is acknowledged by all in-sync replicas, once: the producer is idempotent. While the brokers are known
-//!   to be away it is refused before anything is queued. Records that are still in the queue after three seconds are
-//!   taken out. Whether a record that was sent and not acknowledged is there nobody knows: brokers that die, or freeze, in
-//!   between may hold it, or some records of a publish that had several and not the others. Such a publish is called unknown,
-//!   not refused. Transactions would not help: Go's jobs read uncommitted records.
-//! - **A source** is a partition. Which log a partition is no client of Kafka is told, so its incarnation is a UUID that
-//!   the group's first owner makes up and keeps in the metadata of each committed offset. Kafka deletes those with the
-//!   topic, and a broker that was wiped has none. A Go job in the group commits without one, and the next owner then makes
-//!   up another: entries that come again at such a change of hands are not known again. A topic that is deleted under
-//!   running jobs is noticed when its offsets go back, and only then: stop the jobs first.
+//! - **A publish** is written once, since the producer is idempotent, and acknowledged by all in-sync replicas. If the
+//!   brokers are known to be away, it is refused before anything is queued. Records that are still in the queue after
+//!   three seconds are taken out. If a record was sent and not acknowledged, nobody knows whether it is there: brokers
+//!   that died or froze in between may hold it, or hold some records of a publish and not the others. Such a publish
+//!   counts as unknown, not as refused. Transactions would not help, since Go's jobs read uncommitted records.
+//! - **A source** is a partition. Kafka does not tell its clients which log a partition is. So the group's first owner
+//!   makes up a UUID as its incarnation, and keeps it in the metadata of each committed offset. Kafka deletes these
+//!   together with the topic, and a broker that was wiped has none. A Go job in the group commits without one, and the
+//!   next owner makes up another: entries that come again after such a change are not recognized. If a topic is deleted
+//!   while jobs run, they notice only when its offsets go back, so stop the jobs first.
 //! - **Dead letters** go to the topic `<topic>.dead`, with the source and the offset as headers.
 
 mod assignment;
@@ -52,10 +52,10 @@ use self::{
 use super::{Broker, ConsumeError, Consumer, Delivery, PublishError, record::record_key};
 use crate::metrics::BrokerMetrics;
 
-/// How long [`Broker::close`] waits for what is on its way.
+/// How long [`Broker::close`] waits for records that are on their way.
 const FLUSH_MAX: Duration = Duration::from_secs(5);
 
-/// Why there is no Kafka client. Nothing is retried: the operator changes what it names.
+/// librdkafka refuses to make a client. Halley does not try again: the operator has to change what the error names.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot make a Kafka client: {0}")]
 pub struct KafkaStartError(String);
@@ -64,7 +64,7 @@ pub struct KafkaStartError(String);
 pub struct KafkaBroker {
     shared: Arc<Shared>,
     assignor: Assignor,
-    /// Members that were dropped and have not yet left.
+    /// Number of members that were dropped and have not left yet.
     leaving: watch::Sender<usize>,
 }
 
@@ -74,18 +74,18 @@ struct Shared {
     dead_topic: String,
     producer: RwLock<Arc<Producer>>,
     in_flight: InFlight,
-    /// Partitions of the topic when it was last seen; 0 = never.
+    /// Number of partitions when the topic was last seen; 0 = never seen.
     partitions: AtomicU32,
     ready: watch::Sender<bool>,
     voice: Voice,
     is_closed: AtomicBool,
-    /// The monitor is to end.
+    /// Tells the monitor to end.
     is_dropped: AtomicBool,
     metrics: BrokerMetrics,
 }
 
 impl KafkaBroker {
-    /// logic's: for publishing.
+    /// For logic: the broker publishes.
     ///
     /// # Errors
     /// As [`start_job`](Self::start_job).
@@ -93,11 +93,11 @@ impl KafkaBroker {
         Self::start(&config.topic, &config.brokers, Assignor::default(), metrics).await
     }
 
-    /// job's: for consuming; `config.group` is for [`Broker::consume`].
+    /// For job: the broker consumes. `config.group` is for [`Broker::consume`].
     ///
     /// # Errors
-    /// When librdkafka refuses the settings. Brokers that are away are no error: they are looked for, for ever, and the
-    /// first look is waited for, a few seconds at most.
+    /// librdkafka refuses the settings. Brokers that are away are no error: the monitor looks for them for ever, and a
+    /// start waits for its first look, a few seconds at most.
     pub async fn start_job(config: &KafkaJobConfig, metrics: BrokerMetrics) -> Result<Self, KafkaStartError> {
         Self::start(&config.topic, &config.brokers, config.assignor, metrics).await
     }
@@ -130,7 +130,7 @@ impl KafkaBroker {
         let looked =
             monitor::start(Arc::clone(&shared)).map_err(|error| KafkaStartError(error.to_string()))?;
         let broker = KafkaBroker { shared, assignor, leaving: watch::Sender::new(0) };
-        // It ends only with the monitor.
+        // The monitor holds the sender, so this fails only if the monitor has ended.
         let _ = looked.await;
         Ok(broker)
     }
@@ -178,7 +178,8 @@ impl Broker for KafkaBroker {
         self.shared.producer().send(in_flight, records)?.landed().await
     }
 
-    /// As the producer files it, which knows of new partitions a few seconds earlier or later than this does.
+    /// The partition in which the producer files the key. The producer may learn of new partitions a few seconds before
+    /// or after this does.
     fn partition(&self, key: &Key) -> u32 {
         partition_of(key.as_str(), self.shared.partitions.load(Relaxed).max(1))
     }
@@ -196,7 +197,8 @@ impl Broker for KafkaBroker {
         Ok(Box::new(KafkaConsumer::join(membership)?))
     }
 
-    /// Nobody waits for it: what cannot be put aside is counted and logged, and the partition goes on.
+    /// Nobody waits for the result. A dead letter that cannot be put aside is counted and logged, and the partition
+    /// goes on.
     async fn dead_letter(&self, deliveries: Vec<Delivery>) {
         let shared = Arc::clone(&self.shared);
         let put = |delivery: Delivery| (delivery.position.clone(), shared.put_aside(delivery));
@@ -220,7 +222,8 @@ impl Broker for KafkaBroker {
         });
     }
 
-    /// Waits for what is on its way, and for consumers that were dropped to have committed and left.
+    /// Waits until records on their way are acknowledged, and until consumers that were dropped have committed and
+    /// left.
     async fn close(&self) {
         self.shared.is_closed.store(true, Relaxed);
         let producer = self.shared.producer();

@@ -1,4 +1,4 @@
-//! Knows whether the brokers answer and how many partitions the topic has, and replaces a producer that died.
+//! Watches whether the brokers answer and how many partitions the topic has, and replaces a producer that died.
 
 use std::{
     io,
@@ -13,20 +13,20 @@ use tracing::{error, info, warn};
 
 use super::{Shared, producer::Producer};
 
-/// Between two looks while all is well.
+/// Time between two looks while the brokers answer.
 const CALM: Duration = Duration::from_secs(5);
 
-/// Between two looks while it is not.
+/// Time between two looks while they do not.
 const TROUBLE: Duration = Duration::from_millis(200);
 
-/// How long the brokers may take to answer, as long as for a record: brokers that are only slow are not away.
+/// How long the brokers may take to answer: as long as for a record, so that slow brokers do not count as away.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 
 /// How long a start waits for the brokers, and for a topic that is just being created.
 const START_MAX: Duration = Duration::from_secs(5);
 
-/// Starts its thread, which ends when the broker is dropped. The receiver hears of the first look that found something,
-/// or of the last in vain.
+/// Starts the monitor's thread, which ends when the broker is dropped. The receiver hears of the first look that
+/// succeeds, or of the last one that a start waits for.
 pub(super) fn start(shared: Arc<Shared>) -> io::Result<oneshot::Receiver<()>> {
     let (looked, first_look) = oneshot::channel();
     thread::Builder::new().name("kafka-monitor".into()).spawn(move || run(&shared, looked))?;
@@ -49,7 +49,7 @@ fn run(shared: &Shared, looked: oneshot::Sender<()>) {
                 }
                 is_told_away = false;
             }
-            // A topic that is just being created is no news.
+            // While a program starts, a topic that is just being created is not worth a line.
             Err(why) if !is_starting => {
                 ready.send_replace(false);
                 if !std::mem::replace(&mut is_told_away, true) {
@@ -61,14 +61,14 @@ fn run(shared: &Shared, looked: oneshot::Sender<()>) {
         if (found.is_ok() || !is_starting)
             && let Some(looked) = looked.take()
         {
-            // Nobody waits when the start was given up.
+            // The receiver is gone if the start was given up.
             let _ = looked.send(());
         }
         voice.trouble.wait(if found.is_ok() { CALM } else { TROUBLE });
     }
 }
 
-/// The number of partitions, or why there is none.
+/// The number of partitions, or why it is unknown.
 fn look(shared: &Shared) -> Result<u32, String> {
     let metadata = shared
         .producer()
@@ -90,7 +90,8 @@ fn look(shared: &Shared) -> Result<u32, String> {
     }
 }
 
-/// An idempotent producer that cannot know any more whether its records are in order is dead for good.
+/// Replaces the producer if it is dead. An idempotent producer dies when it cannot know any more whether its records
+/// are in order.
 fn replace_dead_producer(shared: &Shared) {
     let Some((code, why)) = shared.producer().client().fatal_error() else { return };
     error!("the Kafka producer died and is made anew: {code}: {why}");

@@ -1,10 +1,10 @@
-//! Which partition a record key belongs to.
+//! Tells to which partition a record key belongs.
 
 use crate::record::fnv1a;
 
 /// The partition of `key` among `partitions` (at least 1): 32-bit FNV-1a, taken as a signed number without its sign.
-/// That is sarama's default, so Go's logic files a key in the same place, and librdkafka's `fnv1a_random`, which is what
-/// our producer is set to.
+/// Go's logic puts a key into the same partition, since this is sarama's default. Our producer does so with
+/// librdkafka's `fnv1a_random`.
 pub(super) fn partition_of(key: &str, partitions: u32) -> u32 {
     fnv1a(key).cast_signed().unsigned_abs() % partitions
 }

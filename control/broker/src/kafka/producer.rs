@@ -1,4 +1,4 @@
-//! Puts records on the topic and knows what became of each.
+//! Puts records on the topic and tells what became of each.
 
 use std::{
     sync::{
@@ -25,15 +25,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use super::client::{RECORD_BYTES_MAX, Voice, settings};
 use crate::PublishError;
 
-/// How long a record may take to be acknowledged, ms. Then it is given up, and taken out of the queue if it has not been
-/// sent. Which of the two it was librdkafka does not tell through rust-rdkafka, so it is unknown whether the brokers have
-/// it. librdkafka looks once a second.
+/// How long a record may take to be acknowledged, ms. After that librdkafka gives it up, and takes it out of the queue
+/// if it was not sent yet. It does not tell through rust-rdkafka which of the two happened, so nobody knows whether the
+/// brokers have the record. librdkafka checks this once a second.
 const RECORD_MS_MAX: u32 = 3000;
 
-/// How long a publish waits for the client, which answers sooner by itself.
+/// How long a publish waits for the client. The client itself answers sooner.
 const LANDING_MAX: Duration = Duration::from_secs(10);
 
-/// Records not yet acknowledged, and their bytes; beyond that a publish is refused as full.
+/// Most records that are not acknowledged, and most bytes of them. Beyond that a publish is refused as full.
 const IN_FLIGHT_RECORDS_MAX: usize = 65_536;
 const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
 
@@ -51,7 +51,7 @@ impl Record<'_> {
     }
 }
 
-/// What is not yet acknowledged, over all producers of a broker.
+/// Permits for what is not yet acknowledged, over all producers of a broker.
 pub(super) struct InFlight {
     records: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
@@ -64,27 +64,27 @@ impl Default for InFlight {
     }
 }
 
-/// What will have become of a publish.
+/// Tells later what became of a publish.
 pub(super) struct Landing(oneshot::Receiver<Result<(), PublishError>>);
 
 impl Landing {
     pub(super) async fn landed(self) -> Result<(), PublishError> {
         let silent = |_| PublishError::Unknown("the Kafka client does not say what became of it".into());
         let landed = awake::timeout(LANDING_MAX, self.0).await.map_err(silent)?;
-        // A flight always answers, by its end.
+        // A flight answers at the latest when it is dropped.
         landed.unwrap_or_else(|_| Err(PublishError::Unavailable("it is closed".into())))
     }
 }
 
-/// The records of one publish on their way. Its end tells the publisher.
+/// The records of one publish on their way. When the last one has ended, this is dropped and tells the publisher.
 pub(super) struct Flight {
     entries: usize,
     size: usize,
-    /// The brokers have some of it.
+    /// The brokers have at least a part of it.
     has_landed: AtomicBool,
     refused: Mutex<Option<PublishError>>,
     landed: Option<oneshot::Sender<Result<(), PublishError>>>,
-    /// Held until every record is acknowledged or refused, whether or not the publisher still waits.
+    /// Held until every record is acknowledged or refused, even if the publisher no longer waits.
     _held: [OwnedSemaphorePermit; 2],
 }
 
@@ -109,14 +109,14 @@ impl Drop for Flight {
             refused = Some(PublishError::Unknown(format!("Kafka has a part of it: {error}")));
         }
         if let Some(landed) = self.landed.take() {
-            // Nobody waits when the publisher was cancelled.
+            // The receiver is gone if the publisher was cancelled.
             let _ = landed.send(refused.map_or(Ok(()), Err));
         }
     }
 }
 
-/// Whether Kafka, or the client before it asked Kafka, said that it did not take a record. Everything else may come too
-/// late to say so.
+/// Whether the error says that the record was not taken: Kafka said so, or the client before it asked Kafka. After any
+/// other error the record may have been taken.
 fn is_refusal(code: RDKafkaErrorCode) -> bool {
     matches!(
         code,
@@ -173,18 +173,19 @@ impl Producer {
             // sarama's default partitioner, and what `partition_of` computes.
             .set("partitioner", "fnv1a_random")
             .set("message.timeout.ms", RECORD_MS_MAX.to_string())
-            // Records that wait for an answer leave together; none waits for another.
+            // Records that are queued at the same time leave together, but none waits for another.
             .set("queue.buffering.max.ms", "0")
-            // Well below what brokers take by default, so that together no records are too large.
+            // Well below what brokers take by default, so that no batch of records is too large.
             .set("batch.size", (256 << 10).to_string())
-            // Never the bound: `InFlight` is, so that a publish is queued whole or not at all.
+            // These bounds are never reached: `InFlight` has smaller ones, so that a publish is queued whole or not at
+            // all.
             .set("queue.buffering.max.messages", (2 * IN_FLIGHT_RECORDS_MAX).to_string())
             .set("queue.buffering.max.kbytes", ((4 * IN_FLIGHT_BYTES_MAX) >> 10).to_string());
         ThreadedProducer::from_config_and_context(&config, Context(voice)).map(Producer)
     }
 
-    /// Queues all records, or none when they are beyond a bound. The answer comes when each is acknowledged or refused;
-    /// it is the first refusal.
+    /// Queues all records, or none if they exceed a bound. The answer comes when each is acknowledged or refused. It is
+    /// the first refusal, if there is one.
     pub(super) fn send(
         &self,
         in_flight: &InFlight,
@@ -225,9 +226,9 @@ impl Producer {
         self.0.client()
     }
 
-    /// Waits until nothing is on its way, blocking the thread.
+    /// Blocks the thread until nothing is on its way, or until `longest` has passed.
     pub(super) fn flush(&self, longest: Duration) {
-        // What is left then was refused, or is in the hands of the brokers.
+        // What is left after that was refused, or is in the hands of the brokers.
         let _ = self.0.flush(Timeout::After(longest));
     }
 }

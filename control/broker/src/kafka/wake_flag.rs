@@ -5,9 +5,9 @@ use std::{
     time::Duration,
 };
 
-/// A flag to wait for. Set while nobody waits, the next wait returns at once.
+/// A flag that a thread can wait for. If it is set while nobody waits, the next wait returns at once.
 ///
-/// librdkafka sets it holding a lock of its own, so nothing else is ever done under the lock in here.
+/// librdkafka sets it while holding a lock of its own, so nothing else may be done under the lock in here.
 #[derive(Default)]
 pub(super) struct WakeFlag {
     is_set: Mutex<bool>,
@@ -20,7 +20,7 @@ impl WakeFlag {
         self.changed.notify_one();
     }
 
-    /// Returns when it is set, at the latest after `longest`.
+    /// Returns as soon as it is set, at the latest after `longest`.
     pub(super) fn wait(&self, longest: Duration) {
         let is_set = self.is_set.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self.changed.wait_timeout_while(is_set, longest, |is_set| !*is_set);

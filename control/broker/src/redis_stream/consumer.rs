@@ -1,4 +1,4 @@
-//! Hands out what the reader brings, and acknowledges.
+//! Hands out what the reader reads, and acknowledges.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,18 +11,18 @@ use uuid::Uuid;
 use super::{Topic, member::Membership, reader, scripts::Member, share::Batch};
 use crate::{ConsumeError, Consumer, Delivery, Position, metrics::BrokerMetrics};
 
-/// Longest time to give everything back; then the leases run out by themselves.
+/// Longest time to give everything back. After that the leases run out by themselves.
 const LEAVE_MAX: Duration = Duration::from_secs(2);
 
 /// A member of a group.
 pub(super) struct StreamConsumer {
     pub(super) membership: Arc<Membership>,
-    /// Answers of the reader, one at a time: it reads one ahead.
+    /// What the reader read, one answer at a time: it is one answer ahead.
     batches: mpsc::Receiver<Result<Vec<Batch>, RedisError>>,
-    /// Of the answer that is being handed out.
+    /// The batches of the present answer that are not handed out yet.
     rest: std::vec::IntoIter<Batch>,
     current: Option<Batch>,
-    /// It renews, it reads.
+    /// The task that renews and the task that reads.
     pub(super) tasks: [AbortHandle; 2],
     has_left: bool,
 }

@@ -1,11 +1,11 @@
-//! Entries of a stream, as Redis answers with them.
+//! Entries of a stream as Redis sends them.
 
 use std::{fmt, str::FromStr};
 
 use bytes::Bytes;
 use redis::Value;
 
-/// Id of an entry, `ms-seq`, as one number that grows as it does.
+/// Id of an entry, `ms-seq`, as one number in the same order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct EntryId(pub(super) u128);
 
@@ -15,7 +15,7 @@ impl fmt::Display for EntryId {
     }
 }
 
-/// No id of an entry.
+/// This text is no id of an entry.
 #[derive(Debug)]
 pub(super) struct NoId;
 
@@ -29,14 +29,15 @@ impl FromStr for EntryId {
     }
 }
 
-/// An entry, and its envelope or whatever else somebody has put there.
+/// An entry. Its bytes are an envelope, or whatever another program has put there.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) id: EntryId,
     pub(super) bytes: Bytes,
 }
 
-/// The answer of `XREAD`: the streams that have something, by name, with their entries. None when it is no such answer.
+/// Reads the answer of `XREAD`: the streams that have something, by name, with their entries. None if it is no such
+/// answer.
 pub(super) fn streams(answer: Value) -> Option<Vec<(String, Vec<Entry>)>> {
     let Value::Array(streams) = answer else {
         return matches!(answer, Value::Nil).then(Vec::new);
@@ -52,7 +53,7 @@ pub(super) fn streams(answer: Value) -> Option<Vec<(String, Vec<Entry>)>> {
         .collect()
 }
 
-/// The value of the first field is the envelope. We write one field; what others write is the reader's to judge.
+/// Reads one entry. The value of its first field is the envelope. We write one field; job judges what others write.
 fn entry(value: Value) -> Option<Entry> {
     let [id, fields] = array(value)?;
     let Value::Array(fields) = fields else { return None };

@@ -1,4 +1,4 @@
-//! Takes streams, renews them, and gives surplus back.
+//! Takes streams, renews their leases, and gives back those beyond the share.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,26 +12,27 @@ use tracing::warn;
 use super::{scripts::Member, share::Share};
 use crate::metrics::BrokerMetrics;
 
-/// How long a stream stays with an owner that says nothing.
+/// How long a stream stays with an owner that does not renew its lease.
 pub(super) const LEASE: Duration = Duration::from_secs(5);
 
-/// How often a lease is renewed. As long may it take until a job that came or left is noticed.
+/// How often a member renews its leases. It may take this long until the others notice a job that came or left.
 const RENEW: Duration = Duration::from_millis(500);
 
-/// How often while streams change hands. As long may it take until one that was given back has a new owner.
+/// How often it renews while streams change hands. It may take this long until a stream that was given back has a new
+/// owner.
 const RENEW_SOON: Duration = Duration::from_millis(50);
 
-/// How long streams change hands after the share of this member changed.
+/// How long a member renews that often after its share has changed.
 const SETTLING: Duration = Duration::from_secs(2);
 
-/// Taken off the end of a lease here, for what the clocks differ in a lease.
+/// The member ends a lease earlier by this much, because during a lease its clock and Redis' clock may drift apart.
 const LEASE_MARGIN: Duration = Duration::from_millis(500);
 
 /// A member of a group and its share.
 pub(super) struct Membership {
     pub(super) member: Member,
     pub(super) share: Share,
-    /// Held while acknowledgements are stored, so that an older one is never stored behind a newer one.
+    /// Held while acknowledgements are stored, so that an older one is never stored after a newer one.
     storing: Mutex<()>,
 }
 
@@ -41,7 +42,7 @@ impl Membership {
         Membership { member, share, storing: Mutex::new(()) }
     }
 
-    /// Renews for ever.
+    /// Renews the leases for ever.
     pub(super) async fn keep(self: Arc<Self>, metrics: BrokerMetrics) {
         let mut told: Option<RedisError> = None;
         let (mut share, mut settled) = (0, Instant::now());
@@ -53,7 +54,7 @@ impl Membership {
                         settled = Instant::now() + SETTLING;
                     }
                 }
-                // An outage is told by the connection, and at every batch that cannot be read.
+                // The connection logs an outage, and so does every failed read.
                 Err(RedisError::Away(_) | RedisError::Unknown(_)) => {}
                 Err(error) => {
                     if told.as_ref() != Some(&error) {
@@ -71,12 +72,13 @@ impl Membership {
         }
     }
 
-    /// The answer: how many streams are this member's share. What cannot be stored or given back costs no lease.
+    /// Renews, and returns how many streams are this member's share. If storing or giving back fails, the leases are
+    /// renewed all the same.
     async fn renew(&self) -> Result<usize, RedisError> {
         let stored = self.store().await;
         let done = self.share.take_done();
         let released = if done.is_empty() { Ok(()) } else { self.member.release(done).await };
-        // Counted from before Redis did it.
+        // Counted from before Redis renews, so that our lease never ends later than in Redis.
         let until = Instant::now() + LEASE - LEASE_MARGIN;
         let held = self.member.hold(LEASE, &self.share.todo(LEASE)).await?;
         let share = held.share;
@@ -85,8 +87,8 @@ impl Membership {
         Ok(share)
     }
 
-    /// Stores what was acknowledged. What fails is tried again with the next renewal; a stream that fails leaves the
-    /// others alone.
+    /// Stores what was acknowledged. The next renewal tries again what fails. A failure in one stream does not stop the
+    /// others.
     pub(super) async fn store(&self) -> Result<(), RedisError> {
         let _storing = self.storing.lock().await;
         let mut result = Ok(());

@@ -1,28 +1,28 @@
-//! The queue on Redis streams: what was accepted waits until a job has acknowledged it.
+//! The broker on Redis streams: an accepted push waits until a job has acknowledged it.
 //!
-//! A push goes to one of several streams by the hash of its record key, so the pushes to one key stay in order. Redis'
-//! own consumer groups are not used: they spread the entries of a stream over the consumers, which breaks that order,
-//! and hand the entries of a dead consumer out behind newer ones. Here a stream has one owner per group:
+//! A push goes to one of several streams by the hash of its record key, so pushes to one key stay in order. Redis' own
+//! consumer groups are of no use: they spread the entries of a stream over the consumers, which breaks this order, and
+//! they hand out the entries of a dead consumer after newer ones. Here each stream has one owner per group:
 //!
 //! | key | type | holds |
 //! | --- | --- | --- |
 //! | `<topic>:<n>` | stream | the entries; one field each, `push`, whose value is the envelope |
-//! | `<topic>:<n>:incarnation` | string | drawn when the stream is made, or went back in time: the positions start again |
+//! | `<topic>:<n>:incarnation` | string | new when the stream is made or went back in time: the positions start again |
 //! | `<topic>:<n>:acked` | hash | for each group that ever consumed, the id up to which everything is acknowledged |
 //! | `<topic>:<n>:epoch` | hash | for each group, how often the stream changed its owner |
 //! | `<topic>:<n>:owner:<group>` | string, expires | the consumer that reads it |
-//! | `<topic>:members:<group>` | sorted set | the consumers, by when they were heard of |
+//! | `<topic>:members:<group>` | sorted set | the consumers, by when they last renewed |
 //! | `<topic>.dead` | list | dead letters, the latest first |
 //!
 //! | module | subject |
 //! | --- | --- |
 //! | `scripts` | what Redis does in one step |
-//! | `share` | the streams a consumer owns, and how far it is in each |
-//! | `member` | takes, renews and gives back |
-//! | `reader` | reads what is owned, on a connection of its own |
+//! | `share` | the streams that a consumer owns, and how far it is in each |
+//! | `member` | takes streams, renews them, gives them back |
+//! | `reader` | reads the owned streams, on a connection of its own |
 //! | `consumer` | hands out and acknowledges |
 //!
-//! Every program of a topic must be configured with one number of streams. Needs Redis 6.2.
+//! All programs of a topic must be configured with the same number of streams. Needs Redis 6.2.
 
 mod consumer;
 mod entry;
@@ -52,7 +52,7 @@ use super::{
 };
 use crate::metrics::BrokerMetrics;
 
-/// Most entries of one publish: Redis serves nobody else meanwhile.
+/// Most entries of one publish, because Redis serves nobody else meanwhile.
 const PUBLISH_ENTRIES_MAX: usize = 100_000;
 
 /// The streams of one topic.
@@ -72,7 +72,7 @@ struct Topic {
 }
 
 impl RedisStreamBroker {
-    /// `streams` (1 at least) streams whose names begin with `topic`. Each is to hold `entries_max` entries that not
+    /// `streams` (1 at least) streams whose names begin with `topic`. Each holds at most `entries_max` entries that not
     /// every group has acknowledged; beyond that a publish is refused as [`PublishError::Full`].
     pub fn new(redis: Redis, topic: &str, streams: u32, entries_max: usize, metrics: BrokerMetrics) -> Self {
         let topic = Topic { name: topic.into(), streams: streams.max(1) };
@@ -129,7 +129,7 @@ impl Topic {
         fnv1a(record_key) % self.streams
     }
 
-    /// Numbers of the streams.
+    /// The numbers of the streams.
     fn numbers(&self) -> std::ops::Range<u32> {
         0..self.streams
     }

@@ -1,4 +1,4 @@
-//! Reads the streams that are owned, on a connection of its own.
+//! Reads the owned streams, on a connection of its own.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,19 +10,20 @@ use tokio::{sync::mpsc, time::timeout};
 use super::{entry, member::Membership, share::Batch};
 use crate::redis_shared::Trouble;
 
-/// Longest wait of one `XREAD`, after which streams that came or went are noticed.
+/// Longest wait of one `XREAD`. After it the reader notices streams that came or went.
 const WAIT: Duration = Duration::from_millis(250);
 
 /// Most entries of one stream in one answer.
 const COUNT_MAX: usize = 256;
 
-/// Bytes that one answer is to have at most. Redis counts entries only, so the next answer is made smaller.
+/// Most bytes that one answer should have. Redis counts only entries, so after a larger answer the reader asks for
+/// fewer.
 const ANSWER_BYTES: usize = 4 << 20;
 
-/// Batches, or why there are none.
+/// Takes the batches, or why there are none.
 pub(super) type Batches = mpsc::Sender<Result<Vec<Batch>, RedisError>>;
 
-/// Reads until nobody takes it any more.
+/// Reads until the consumer is gone.
 pub(super) async fn run(membership: Arc<Membership>, batches: Batches) {
     let mut trouble = Trouble::default();
     let mut count = COUNT_MAX / 8;
@@ -30,15 +31,15 @@ pub(super) async fn run(membership: Arc<Membership>, batches: Batches) {
         if let Err(error) = read(&membership, &batches, &mut trouble, &mut count).await {
             membership.member.redis.metrics().failed(&error);
             if let Some(error) = trouble.pause(error).await {
-                // Nobody takes it any more: then the loop ends.
+                // If the consumer is gone, the loop ends.
                 let _ = batches.send(Err(error)).await;
             }
         }
     }
 }
 
-/// Reads while the connection lasts, and the other one, which tells who is the master.
-/// `count` is how many entries of one stream the next answer has at most, whatever became of the last.
+/// Reads as long as its own connection lasts and the shared one, which knows the master, does not change. `count` is
+/// how many entries of one stream the next answer may have, and outlives the call.
 async fn read(
     membership: &Membership,
     batches: &Batches,
@@ -56,7 +57,7 @@ async fn read(
             let _ = timeout(WAIT, share.changed.notified()).await;
             continue;
         }
-        // The incarnations are looked up behind the entries: were they still the same, so are the streams.
+        // Look the incarnations up after the entries: if they are still the same, so are the streams.
         let mut both = redis::pipe();
         let read = both
             .cmd("XREAD")
@@ -81,14 +82,14 @@ async fn read(
                 match answer {
                     Ok(answer) => answer.map_err(|error| RedisError::from(error).under_way())?,
                     Err(_) => {
-                        // Perhaps it was too much for the time.
+                        // Perhaps the answer was too large for the time.
                         *count = (*count / 2).max(1);
                         let why = format!("no entries and no answer within {deadline:?}");
                         return Err(RedisError::Unknown(why));
                     }
                 }
             }
-            // Perhaps there is another master.
+            // Perhaps another Redis is master now.
             _ = ready.changed() => return Ok(()),
         };
         trouble.is_over();
@@ -103,7 +104,8 @@ async fn read(
             let found =
                 to_read.iter().zip(&incarnations).find(|(stream, _)| names[stream.stream as usize] == name);
             let (Some((stream, incarnation)), Some(last)) = (found, entries.last()) else { continue };
-            // A stream that somebody else made has none: it is drawn before anything is handed out, or all comes twice.
+            // A stream that another program made has no incarnation. It gets one before anything is handed out;
+            // otherwise everything would come twice.
             if incarnation.as_deref() != Some(&stream.incarnation) {
                 is_another = true;
             } else if share.has_read(stream.stream, stream.term, last.id) {
@@ -123,7 +125,7 @@ async fn read(
     Ok(())
 }
 
-/// Entries of one stream in the next answer.
+/// How many entries of one stream to ask for next.
 fn next_count(count: usize, bytes: usize, is_full: bool) -> usize {
     if bytes > ANSWER_BYTES {
         (count * ANSWER_BYTES / bytes).max(1)

@@ -1,5 +1,5 @@
-//! What Redis does in one step. Each script looks before it writes, so that a wrong type or a full memory leaves nothing
-//! half done. A full memory refuses publishes only: consumers go on, or it would stay full.
+//! What Redis does in one step. Each script checks before it writes, so that a wrong type or a full memory leaves
+//! nothing half done. A full memory stops publishes only. Consumers go on, because otherwise it would stay full.
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -10,8 +10,8 @@ use uuid::Uuid;
 
 use super::{Topic, entry::EntryId};
 
-/// Removes what every group acknowledged; a stream that no group consumes keeps everything, and so does one that went
-/// back in time behind that.
+/// Removes what every group has acknowledged. A stream that no group consumes keeps everything. So does a stream that
+/// went back in time to before the lowest acknowledgement.
 const TRIM: &str = r"
     local function numbers(id)
         local ms, seq = string.match(id, '^(%d+)-(%d+)$')
@@ -44,9 +44,9 @@ const TRIM: &str = r"
     end
 ";
 
-/// KEYS: of each stream concerned the stream, `acked`, `incarnation`. ARGV: most entries of a stream, a new incarnation,
-/// then of each entry the stream (counted from 1) and the envelope. The answer: which stream is full, and how many
-/// entries wait in it.
+/// KEYS: for each stream concerned the stream, `acked`, `incarnation`. ARGV: most entries of a stream, a new
+/// incarnation, then for each entry its stream (counted from 1) and the envelope. Answer: which stream is full, and how
+/// many entries wait in it; nothing if all were appended.
 static PUBLISH: LazyLock<Script> = LazyLock::new(|| {
     Script::new(&format!(
         "{TRIM}{}",
@@ -86,12 +86,13 @@ static PUBLISH: LazyLock<Script> = LazyLock::new(|| {
     ))
 });
 
-/// KEYS: `members`, then of each stream the stream, `acked`, `incarnation`, `epoch`, `owner`. ARGV: the consumer, the time
-/// to live of a lease (ms), the group, a new incarnation, then of each stream what to do where it is owned: `trim`,
-/// `renew`, or `reset` when it went back in time: what was acknowledged beyond its end is forgotten, or new entries that
-/// get ids below that would never be read.
-/// The answer: how many streams are a member's share, then of each stream either its type, when that is not ours, or
-/// nothing, when another owns it, or epoch, incarnation, acknowledged id, last id and length.
+/// KEYS: `members`, then for each stream the stream, `acked`, `incarnation`, `epoch`, `owner`. ARGV: the consumer, the
+/// time to live of a lease (ms), the group, a new incarnation, then for each stream what to do if the consumer owns it:
+/// `trim`, `renew`, or `reset` if it went back in time. `reset` forgets an acknowledgement beyond the end of the
+/// stream, because new entries that get ids below it would never be read.
+///
+/// Answer: how many streams are a member's share, then for each stream its type, if that is not a stream; nothing, if
+/// another consumer owns it; otherwise epoch, incarnation, acknowledged id, last id and length.
 static HOLD: LazyLock<Script> = LazyLock::new(|| {
     Script::new(&format!(
         "{TRIM}{}",
@@ -162,8 +163,8 @@ static HOLD: LazyLock<Script> = LazyLock::new(|| {
     ))
 });
 
-/// KEYS: `owner`, `incarnation`, `acked` of a stream. ARGV: the consumer, its incarnation, the group, the id. 1 when it
-/// was stored.
+/// KEYS: `owner`, `incarnation`, `acked` of a stream. ARGV: the consumer, its incarnation of the stream, the group, the
+/// id. Answer: 1 if the id was stored.
 static ACKNOWLEDGE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -178,7 +179,7 @@ static ACKNOWLEDGE: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// KEYS: `owner` of some streams, or `members` and that of all. ARGV: the consumer.
+/// KEYS: `owner` of some streams; or `members`, and `owner` of all streams. ARGV: the consumer.
 static RELEASE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -196,7 +197,7 @@ static RELEASE: LazyLock<Script> = LazyLock::new(|| {
 /// What became of a publish.
 pub(super) enum Outcome {
     Published,
-    /// Nothing was: so many entries wait in this stream.
+    /// Nothing was published, because so many entries wait in this stream.
     Full {
         stream: u32,
         waiting: usize,
@@ -236,52 +237,52 @@ pub(super) struct Member {
     pub(super) id: String,
 }
 
-/// What is to be done with a stream, where this member owns it.
+/// What to do with a stream if this member owns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Todo {
     Renew,
     /// Renew, and remove what every group acknowledged.
     Trim,
-    /// Renew, and draw an incarnation.
+    /// Renew, and give the stream a new incarnation.
     Reset,
 }
 
-/// How Redis sees the streams.
+/// What Redis says about the streams.
 #[derive(Debug)]
 pub(super) struct Held {
-    /// How many are this member's.
+    /// How many streams are this member's share.
     pub(super) share: usize,
-    /// Each, by number.
+    /// Each stream, by number.
     pub(super) streams: Vec<HeldStream>,
 }
 
 /// One stream, for one member.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum HeldStream {
-    /// Another's, or nobody's and beyond the share.
+    /// Another member owns it, or nobody does and it is beyond the share.
     NotOwned,
-    /// Not a stream but this type.
+    /// The key is no stream but has this type.
     Foreign(String),
-    /// This member's.
+    /// This member owns it.
     Owned(State),
 }
 
 /// An owned stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct State {
-    /// How often it changed its owner.
+    /// How often it has changed its owner.
     pub(super) epoch: u64,
-    /// Empty while nothing was ever published.
+    /// Empty if nothing was ever published.
     pub(super) incarnation: String,
     pub(super) acked: EntryId,
-    /// Id of the last entry there ever was.
+    /// Id of the last entry that was ever appended.
     pub(super) last: EntryId,
     /// Entries now.
     pub(super) len: usize,
 }
 
 impl Member {
-    /// Renews what this member owns, and takes more up to its share.
+    /// Renews what this member owns, and takes more streams up to its share.
     pub(super) async fn hold(&self, ttl: Duration, todo: &[Todo]) -> Result<Held, RedisError> {
         let mut hold = HOLD.prepare_invoke();
         hold.key(self.topic.members(&self.group));
@@ -302,7 +303,7 @@ impl Member {
         Ok(Held { share, streams: answer.map(held_stream).collect::<Result<_, _>>()? })
     }
 
-    /// Stores how far a stream is acknowledged; false when it is not this member's any more.
+    /// Stores how far a stream is acknowledged. False if this member no longer owns it.
     pub(super) async fn acknowledge(
         &self,
         stream: u32,
@@ -326,7 +327,7 @@ impl Member {
         self.redis.script(&release).await
     }
 
-    /// Gives everything back and is a member no more.
+    /// Gives everything back and leaves the group.
     pub(super) async fn leave(&self) -> Result<(), RedisError> {
         let mut release = RELEASE.prepare_invoke();
         release.arg(&self.id).key(self.topic.members(&self.group));

@@ -1,7 +1,8 @@
-//! The streams a consumer owns, and how far it is in each: what was read, handed out, acknowledged.
+//! The streams that a consumer owns, and how far it is in each: what it has read, handed out and acknowledged.
 //!
-//! What the reader brings and what the consumer hands out is checked here against the ownership as it is by then. An
-//! ownership has a term; entries read in an earlier term are dropped, and read again if the stream is still owned.
+//! When the reader brings entries and when the consumer hands them out, this checks whether the consumer still owns the
+//! stream. Each ownership has a term. Entries that were read in an earlier term are dropped, and read again if the
+//! consumer still owns the stream.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -18,13 +19,13 @@ use super::{
 };
 use crate::{Delivery, Offset, Position, Source};
 
-/// Streams by number.
+/// A consumer's streams, by number.
 pub(super) struct Share {
     topic: Topic,
     streams: Mutex<Streams>,
-    /// There may be something to read, or to give back.
+    /// Notified when there may be something to read or to give back.
     pub(super) changed: Notify,
-    /// Redis is to be asked at once.
+    /// Notified when the member has to ask Redis at once.
     pub(super) hurry: Notify,
 }
 
@@ -36,28 +37,29 @@ struct Streams {
 #[derive(Default)]
 struct Stream {
     owned: Option<Owned>,
-    /// Told once that it has another type.
+    /// It has another type, and this was logged.
     is_foreign: bool,
 }
 
-/// A stream of this consumer.
+/// A stream that this consumer owns.
 struct Owned {
     source: Source,
     incarnation: String,
     epoch: u64,
-    /// Tells entries that were read for this ownership from others.
+    /// Entries that were read for this ownership have the same term.
     term: u64,
     since: Instant,
-    /// From then on somebody else may own it.
+    /// After this another consumer may own it.
     until: Instant,
     read: EntryId,
-    /// What was read before Redis was asked last: if its last entry is older than that, it went back in time.
+    /// How far the reader was when Redis was last asked. If the stream's last entry is older than this, the stream went
+    /// back in time.
     read_before: EntryId,
     handed_out: EntryId,
     acked: EntryId,
-    /// What Redis knows of `acked`.
+    /// The acknowledgement that Redis has.
     stored: EntryId,
-    /// To be given back: nothing more is handed out.
+    /// The stream will be given back, so nothing more of it is handed out.
     is_leaving: bool,
     went_back: bool,
     len: usize,
@@ -99,8 +101,8 @@ impl Share {
         }
     }
 
-    /// What is to be asked for; `settled` is how long a stream is kept before the first trim, so that groups that Redis
-    /// forgot are back.
+    /// What to ask of Redis for each stream. A stream is not trimmed before it was owned for `settled`, so that groups
+    /// that Redis has forgotten are back by then.
     pub(super) fn todo(&self, settled: Duration) -> Vec<Todo> {
         let todo = |stream: &mut Stream| {
             let Some(owned) = &mut stream.owned else { return Todo::Renew };
@@ -114,7 +116,7 @@ impl Share {
         self.streams().of.iter_mut().map(todo).collect()
     }
 
-    /// Takes note of what Redis says. Leases last until `until`.
+    /// Notes what Redis says. Leases last until `until`.
     pub(super) fn update(&self, held: Held, until: Instant) {
         let mut streams = self.streams();
         let Streams { of, terms } = &mut *streams;
@@ -143,7 +145,7 @@ impl Share {
             }
         }
         give_up_surplus(of, held.share, terms);
-        // What nobody owes an answer for is given back at once.
+        // A stream of which everything handed out is acknowledged can go back at once.
         if of
             .iter()
             .filter_map(|stream| stream.owned.as_ref())
@@ -155,7 +157,7 @@ impl Share {
         self.changed.notify_one();
     }
 
-    /// Where to read on.
+    /// The streams to read, and from where.
     pub(super) fn to_read(&self) -> Vec<ToRead> {
         let now = Instant::now();
         let streams = self.streams();
@@ -171,15 +173,15 @@ impl Share {
             .collect()
     }
 
-    /// The reader has read this far; false when the stream is not this consumer's any more, or was meanwhile.
+    /// Notes that the reader has read this far. False if the consumer no longer owns the stream, or lost it for a
+    /// while.
     pub(super) fn has_read(&self, stream: u32, term: u64, last: EntryId) -> bool {
         let mut streams = self.streams();
         let owned = streams.of[stream as usize].owned.as_mut().filter(|owned| owned.term == term);
         owned.map(|owned| owned.read = last).is_some()
     }
 
-    /// Hands out entries of a batch, up to `max`. What is not this consumer's any more is taken out of the batch and
-    /// left out.
+    /// Hands out up to `max` entries of a batch. Drops those that the consumer no longer owns.
     pub(super) fn hand_out(&self, batch: &mut Batch, max: usize) -> Vec<Delivery> {
         let mut streams = self.streams();
         let Streams { of, terms } = &mut *streams;
@@ -189,7 +191,7 @@ impl Share {
             return Vec::new();
         };
         if owned.until <= Instant::now() {
-            // If the lease is renewed after all they are read again.
+            // If the lease is renewed later, the entries are read again.
             *terms += 1;
             owned.begin_term(*terms);
             batch.entries = Vec::new().into_iter();
@@ -206,7 +208,7 @@ impl Share {
             .collect()
     }
 
-    /// Notes an acknowledgement; false when it changes nothing.
+    /// Notes an acknowledgement. False if it changes nothing.
     pub(super) fn acknowledge(&self, position: &Position) -> bool {
         let id = EntryId(position.offset.0);
         let mut streams = self.streams();
@@ -219,7 +221,7 @@ impl Share {
         moves
     }
 
-    /// Acknowledgements that Redis has not got.
+    /// Acknowledgements that Redis does not have yet.
     pub(super) fn to_store(&self) -> Vec<ToStore> {
         let streams = self.streams();
         let owned = self.topic.numbers().zip(&streams.of).filter_map(|(n, s)| Some((n, s.owned.as_ref()?)));
@@ -233,7 +235,7 @@ impl Share {
             .collect()
     }
 
-    /// Redis has got it.
+    /// Notes that Redis has this acknowledgement.
     pub(super) fn has_stored(&self, stored: &ToStore) {
         let mut streams = self.streams();
         if let Some(owned) = &mut streams.of[stored.stream as usize].owned
@@ -246,7 +248,8 @@ impl Share {
         }
     }
 
-    /// Streams to be given back, of which everything handed out is acknowledged. They are this consumer's no more.
+    /// Takes out the streams to be given back of which everything handed out is acknowledged. This consumer no longer
+    /// owns them.
     pub(super) fn take_done(&self) -> Vec<u32> {
         let mut streams = self.streams();
         let mut done = Vec::new();
@@ -259,7 +262,7 @@ impl Share {
         done
     }
 
-    /// Entries in the streams that are owned.
+    /// Number of entries in the owned streams.
     pub(super) fn len(&self) -> usize {
         self.streams().of.iter().filter_map(|stream| stream.owned.as_ref()).map(|owned| owned.len).sum()
     }
@@ -269,10 +272,10 @@ impl Share {
     }
 }
 
-/// Marks streams beyond the share to be given back, the idle ones first, or keeps them when the share has grown.
+/// Marks streams beyond the share for giving back, idle ones first. Unmarks them if the share has grown.
 fn give_up_surplus(streams: &mut [Stream], share: usize, terms: &mut u64) {
     let mut owned: Vec<&mut Owned> = streams.iter_mut().filter_map(|stream| stream.owned.as_mut()).collect();
-    // Those that are leaving already come last, so that they go on to leave.
+    // Streams that are marked already come last, so that they stay marked.
     owned.sort_by_key(|owned| (owned.is_leaving, owned.is_done()));
     for (place, owned) in owned.into_iter().enumerate() {
         let leaves = place >= share;
@@ -288,7 +291,7 @@ impl Stream {
     fn hold(&mut self, name: String, state: State, until: Instant, term: u64) {
         let State { epoch, incarnation, acked, last, len } = state;
         match &mut self.owned {
-            // Lost and taken again, with nobody in between, is as good as kept.
+            // If the stream was lost and taken again with no other owner in between, it counts as kept.
             Some(owned)
                 if owned.incarnation == incarnation && (owned.epoch..=owned.epoch + 1).contains(&epoch) =>
             {
@@ -322,13 +325,13 @@ impl Stream {
 }
 
 impl Owned {
-    /// Forgets what was read and not handed out.
+    /// Forgets what was read and not handed out, so that it is read again.
     fn begin_term(&mut self, term: u64) {
         self.term = term;
         self.read = self.handed_out;
     }
 
-    /// Whether everything handed out is acknowledged, and Redis knows.
+    /// Whether everything handed out is acknowledged and Redis knows it.
     fn is_done(&self) -> bool {
         self.stored == self.handed_out
     }

@@ -1,4 +1,4 @@
-//! What librdkafka asks of a member: to take partitions over and to give them back.
+//! What librdkafka asks of a member: to take over partitions and to give them back.
 
 use std::{
     collections::BTreeMap,
@@ -24,17 +24,17 @@ use tracing::{Level, info, warn};
 use super::{COMMIT_EVERY, Shared, offsets, waking};
 use crate::{kafka::assignment::Progress, metrics::CommitFailure};
 
-/// Longest time for the last acknowledgements of partitions that are given back.
+/// How long a member waits for the last acknowledgements of partitions that it gives back.
 const WIND_UP_MAX: Duration = Duration::from_secs(5);
 
-/// How often it is looked for them.
+/// How often it looks whether they have come.
 const WIND_UP_LOOK: Duration = Duration::from_millis(10);
 
-/// Called by librdkafka, on the thread of the member.
+/// librdkafka calls this on the thread of the member.
 pub(super) struct Context {
     shared: Arc<Shared>,
     consumer: OnceLock<Weak<BaseConsumer<Context>>>,
-    /// Of the partitions owned. Each keeps the consumer alive.
+    /// The queues of the owned partitions. Each keeps the consumer alive.
     queues: Mutex<BTreeMap<i32, Arc<PartitionQueue<Context>>>>,
 }
 
@@ -43,18 +43,18 @@ impl Context {
         Context { shared, consumer: OnceLock::new(), queues: Mutex::default() }
     }
 
-    /// Called once, before the consumer joins.
+    /// Sets the consumer. Called once, before it joins.
     pub(super) fn speaks_through(&self, consumer: &Arc<BaseConsumer<Self>>) {
         self.consumer.get_or_init(|| Arc::downgrade(consumer));
     }
 
-    /// What the partitions owned have is taken from these.
+    /// The queues of the owned partitions, from which the thread takes entries.
     pub(super) fn queues(&self) -> Vec<Arc<PartitionQueue<Self>>> {
         self.lock_queues().values().cloned().collect()
     }
 
     pub(super) fn drop_queues(&self) {
-        // A queue that is dropped may drop the consumer, which calls back.
+        // Dropping a queue may drop the consumer, which calls back, so the lock must be free.
         let queues = std::mem::take(&mut *self.lock_queues());
         drop(queues);
     }
@@ -63,14 +63,14 @@ impl Context {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives each partition a queue of its own, before anything is fetched: the first entries would come by the
-    /// consumer's queue else, and be overtaken.
+    /// Gives each partition a queue of its own before anything is fetched. Otherwise the first entries would come by
+    /// the consumer's queue, and later ones could overtake them.
     fn split(&self, partitions: &TopicPartitionList) {
-        // None while it is being dropped; nothing will be fetched then.
+        // None while the consumer is being dropped. Then it fetches nothing any more.
         let Some(consumer) = self.consumer.get().and_then(Weak::upgrade) else { return };
         for element in partitions.elements() {
             let partition = element.partition();
-            // An old one would silence the wake of the new one when it goes.
+            // If an old queue went after the new one is there, it would turn off the new one's wake-up.
             drop(self.lock_queues().remove(&partition));
             if let Some(mut queue) = consumer.split_partition_queue(element.topic(), partition) {
                 queue.set_nonempty_callback(waking(&self.shared.wake));
@@ -79,8 +79,8 @@ impl Context {
         }
     }
 
-    /// After each event: the poll that served it does not say whether another one waits behind it, and librdkafka
-    /// rings only for the first.
+    /// Wakes the thread after each event. The poll that served an event does not say whether another one waits behind
+    /// it, and librdkafka wakes only for the first.
     fn look_again(&self) {
         self.shared.wake.set();
     }
@@ -90,13 +90,13 @@ impl Context {
         for Progress { partition, offset, incarnation } in progress {
             let mut element = list.add_partition(&self.shared.membership.topic, *partition);
             element.set_metadata(incarnation);
-            // Offsets of records are never out of range.
+            // An offset of a record is never out of range.
             let _ = element.set_offset(KafkaOffset::Offset(offset.unwrap_or(0)));
         }
         list
     }
 
-    /// Tells librdkafka to commit this, in the order of the calls. Of a commit that is not waited for nothing more is heard.
+    /// Tells librdkafka to commit this, in the order of the calls. It never answers a commit that is not waited for.
     pub(super) fn commit(&self, client: &BaseConsumer<Self>, progress: &[Progress], mode: CommitMode) {
         if progress.is_empty() {
             return;
@@ -112,7 +112,7 @@ impl Context {
         }
     }
 
-    /// Where the group stands in these partitions; empty when Kafka does not say.
+    /// Where the group stands in these partitions; empty if Kafka does not say.
     fn progress(&self, client: &BaseConsumer<Self>, partitions: &TopicPartitionList) -> Vec<Progress> {
         offsets::committed(client, partitions).unwrap_or_else(|error| {
             self.shared.membership.metrics.commit_failures.of(CommitFailure::Timeout).inc();
@@ -131,22 +131,22 @@ impl Context {
             }
         }
         state.stands_by = false;
-        // What was done while somebody else might have owned them.
+        // Commit also what was acknowledged while somebody else may have owned them.
         state.is_dirty |= !state.parts.to_commit().is_empty();
         info!(group = self.shared.membership.group, partitions = ?state.parts.owned(), "consuming from Kafka");
     }
 
-    /// What was handed out is on its way to the comets: the next owner would send it again. While a comet does not take it,
-    /// nothing is fetched of the other partitions either, so this is not waited for long.
+    /// Waits until the comets have taken what was handed out of these partitions, because the next owner would send it
+    /// again. This wait is short: while it lasts, the thread fetches nothing from the other partitions either.
     fn wind_up(&self, client: &BaseConsumer<Self>, partitions: &[i32]) {
         let (began, mut committed_at) = (Instant::now(), Instant::now());
         while began.elapsed() < WIND_UP_MAX && !client.assignment_lost() {
             let mut state = self.shared.state();
-            // Who leaves has waited already, or does not wait.
+            // A consumer that leaves has waited already, or does not want to.
             if state.is_leaving || !state.parts.wind_up(partitions) {
                 return;
             }
-            // The thread does so else.
+            // The thread commits otherwise, but it is waiting here.
             let is_due = state.is_dirty && committed_at.elapsed() >= COMMIT_EVERY;
             let progress = if is_due { state.parts.to_commit() } else { Vec::new() };
             state.is_dirty &= !is_due;
@@ -170,8 +170,9 @@ impl Context {
             let queue = self.lock_queues().remove(&partition);
             drop(queue);
         }
-        // A partition that was lost is another's, who decides what is committed. Others wait for the answer, as the next owner
-        // begins there: no longer than a coordinator may be away or silent (`session.timeout.ms`, `socket.timeout.ms`).
+        // A lost partition belongs to another member, who decides what is committed. For the others this waits for the
+        // answer, since the next owner begins there. The wait ends at the latest after the time that a coordinator may
+        // be away or silent (`session.timeout.ms`, `socket.timeout.ms`).
         if !client.assignment_lost() {
             self.commit(client, &last, CommitMode::Sync);
         }

@@ -1,4 +1,4 @@
-//! Questions to Kafka about offsets, each with a deadline.
+//! Asks Kafka about offsets, each time with a deadline.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -16,7 +16,7 @@ const COMMITTED_MAX: Duration = Duration::from_secs(3);
 /// How long Kafka may take to say where the logs end.
 const ENDS_MAX: Duration = Duration::from_secs(1);
 
-/// What Kafka has of the group in these partitions; it may not know of all.
+/// What Kafka has of the group in these partitions. It may not know all of them.
 pub(super) fn committed<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     partitions: &TopicPartitionList,
@@ -36,7 +36,7 @@ pub(super) fn committed<C: ConsumerContext>(
         .collect())
 }
 
-/// Where these partitions end, or begin: Kafka takes the words for times.
+/// Where these partitions end or begin. Kafka's call for times takes these two words too.
 pub(super) fn borders<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     topic: &str,
@@ -57,11 +57,11 @@ pub(super) fn borders<C: ConsumerContext>(
         .collect())
 }
 
-/// The partitions, each with this offset.
+/// A list of the partitions, each with this offset.
 pub(super) fn list(topic: &str, partitions: &[i32], offset: KafkaOffset) -> TopicPartitionList {
     let mut list = TopicPartitionList::with_capacity(partitions.len());
     for partition in partitions {
-        // Words are never out of range.
+        // Words are never out of range, unlike numbers.
         let _ = list.add_partition_offset(topic, *partition, offset);
     }
     list

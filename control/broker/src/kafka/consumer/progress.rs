@@ -1,8 +1,8 @@
-//! Where the group stands by Kafka's own word, looked at once a second: whether what was sent to be committed is there, and
-//! how far the group is behind the end of the log.
+//! Asks Kafka once a second where the group stands: whether it has what was committed, and how far the group is behind
+//! the end of the log.
 //!
-//! A commit is sent and not waited for, because the answer would never come: rust-rdkafka hands none on (its issue 856). So
-//! the answer is read where it is stored. Nothing waits for this thread, and each of its questions has a deadline.
+//! A commit gets no answer, because rust-rdkafka does not pass it on (its issue 856). So this thread reads the answer
+//! where Kafka stores it. No other thread waits for this one, and each of its questions has a deadline.
 
 use std::{
     io,
@@ -22,10 +22,10 @@ use tracing::{Level, warn};
 use super::{Shared, callbacks::Context, offsets};
 use crate::{kafka::wake_flag::WakeFlag, metrics::CommitFailure};
 
-/// Between two looks.
+/// Time between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// The thread that looks. It ends, and has given up the consumer, when this is dropped.
+/// The thread that looks. Dropping this ends it; afterwards the thread no longer holds the consumer.
 pub(super) struct Looker {
     stop: Arc<Stop>,
     thread: Option<JoinHandle<()>>,
@@ -59,7 +59,7 @@ impl Drop for Looker {
         self.stop.is_over.store(true, Relaxed);
         self.stop.wake.set();
         if let Some(thread) = self.thread.take() {
-            // It ends within one look, and a panic ends the process.
+            // The thread ends within one look, and a panic in it ends the process.
             let _ = thread.join();
         }
     }
@@ -81,7 +81,7 @@ fn look(shared: &Shared, consumer: &BaseConsumer<Context>) {
     match known {
         Ok(known) => {
             let refused = state.parts.confirm(&expected, &known);
-            // What was done before this look is confirmed, or is sent again.
+            // What was acknowledged before this look is confirmed, or goes again.
             state.behind_since = if refused > 0 { state.behind_since } else { Some(asked) };
             state.is_dirty |= refused > 0;
             drop(state);
@@ -107,7 +107,7 @@ fn look(shared: &Shared, consumer: &BaseConsumer<Context>) {
     }
 }
 
-/// Entries behind the group's commit, of the partitions owned.
+/// Entries after the group's commit, over the owned partitions.
 fn lag(shared: &Shared, consumer: &BaseConsumer<Context>) -> KafkaResult<u64> {
     let (owned, new) = {
         let state = shared.state();
