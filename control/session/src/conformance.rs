@@ -9,12 +9,12 @@ use tokio::time::sleep;
 
 use super::{Holder, NewSession, Put, Renewal, Sessions, StoredSession};
 
-/// A store to be tested, empty.
+/// A store to test. It is empty.
 pub struct Subject {
     /// The store.
     pub sessions: Arc<dyn Sessions>,
-    /// Its sessions' time to live, at least 2 s; the suite sleeps for several of them (with a store on tokio's clock,
-    /// pause it).
+    /// How long its sessions live, at least 2 s. The suite sleeps for several times as long (if the store is on tokio's
+    /// clock, pause that clock).
     pub ttl: Duration,
 }
 
@@ -89,7 +89,7 @@ impl Subject {
         self.sessions.sessions_of_keys(&keys).await.expect("the store is there")
     }
 
-    /// `key@server` of a user's devices, sorted.
+    /// `key@server` of each of a user's devices, sorted.
     async fn devices(&self, mid: i64) -> Vec<String> {
         let found = self.sessions.sessions_of_mids(&[Mid(mid)]).await.expect("the store is there");
         let mut devices: Vec<_> = found[0].iter().map(|s| format!("{}@{}", s.key, s.server)).collect();
@@ -163,19 +163,20 @@ async fn an_older_login_that_comes_late_changes_nothing(subject: Subject) {
     assert_eq!(subject.server("k1").await.as_deref(), Some("b:1"));
 }
 
-/// Two logics may date two logins alike: then no fence would tell them apart.
+/// Two logics may give two logins the same generation. If the store kept both, nothing would tell the logins apart.
 async fn two_logins_of_one_generation_get_two(subject: Subject) {
     subject.put(new(1, "k1", "a:1", 9)).await;
     assert_eq!(subject.put(new(1, "k1", "b:1", 9)).await, put(Some(holder("a:1", 9)), 10));
     assert!(!subject.end(reference(1, "k1", "a:1", Some(9))).await);
     assert!(!subject.renew(reference(1, "k1", "a:1", Some(9))).await);
     assert_eq!(subject.put(new(2, "k1", "b:1", 10)).await, put(Some(holder("b:1", 10)), 11), "another user");
-    // A login that was asked for twice, of two logics, is one: its connection has the row either way.
+    // The same login, asked for twice of two logics, counts as one: its connection has the session either way.
     assert_eq!(subject.put(new(2, "k1", "b:1", 11)).await, put(Some(holder("b:1", 11)), 11));
     assert!(subject.renew(reference(2, "k1", "b:1", Some(11))).await);
 }
 
-/// The clock was ahead when it began, and was set right: the device was refused until the clock had passed that time.
+/// A session began while the clock was ahead, and the clock was set right afterwards. This must not keep the device out
+/// until the clock has passed that time again.
 async fn a_session_from_the_future_keeps_no_login_out(subject: Subject) {
     const SECOND: i64 = 1_000_000;
     for (n, ahead) in [2, 55, 3600].into_iter().enumerate() {
@@ -184,11 +185,11 @@ async fn a_session_from_the_future_keeps_no_login_out(subject: Subject) {
         let future = now() + ahead * SECOND;
         let by = holder("a:1", future);
         subject.put(new(1, &key, "a:1", future)).await;
-        // One that waited may be older than that one, or not.
+        // A login that waited may be older than the stored one or not.
         let waited = subject.put(new(1, &key, "b:1", now() - 3 * SECOND)).await;
         assert_eq!(waited, Put::Undecided { by: by.clone() });
         assert_eq!(subject.server(&key).await.as_deref(), Some("a:1"));
-        // One that comes now is newer, and stays so whatever the other does late.
+        // A login that comes now is newer, and stays so whatever the other login does late.
         assert_eq!(subject.put(new(1, &key, "b:1", now())).await, put(Some(by), future + 1));
         assert!(!subject.renew(reference(1, &key, "a:1", Some(future))).await);
         assert!(!subject.end(reference(1, &key, "a:1", Some(future))).await);
@@ -196,17 +197,18 @@ async fn a_session_from_the_future_keeps_no_login_out(subject: Subject) {
         let back = subject.put(new(1, &key, "a:1", now())).await;
         assert_eq!(back, put(Some(holder("b:1", future + 1)), future + 2));
     }
-    // Ahead by no more than two logics may disagree: it is not told who is newer, and not that it was replaced.
+    // If the stored session is ahead by no more than two logics may disagree, nobody knows which is newer, and the
+    // client must not hear that it was replaced.
     let now = subject.sessions.now_us() as i64;
     subject.put(new(1, "near", "a:1", now + SECOND * 9 / 10)).await;
     assert!(matches!(subject.put(new(1, "near", "b:1", now)).await, Put::Undecided { .. }));
-    // What is not ahead at all has overtaken.
+    // A stored session that is not ahead at all has overtaken the login.
     subject.put(new(1, "past", "a:1", now)).await;
     assert_eq!(subject.put(new(1, "past", "b:1", now - 1)).await, Put::Superseded { by: holder("a:1", now) });
 }
 
-/// The store lost both, and their comets put them back: who logged in before the clock was set right is no newer than who
-/// did after it.
+/// The store lost two sessions, and their comets put them back. The one that began before the clock was set right is no
+/// newer than the one that began after that.
 async fn of_two_renewed_sessions_the_one_from_the_future_is_older(subject: Subject) {
     let now = subject.sessions.now_us() as i64;
     let (right, future) = (reference(1, "k", "b:1", Some(now)), now + 3_600_000_000);

@@ -1,9 +1,10 @@
 //! The sessions of one process, in memory.
 //!
-//! 186 bytes a session (see the ignored test below; two million of them, keys of 11 bytes): a slot of 40 bytes by key,
-//! one of 24 by user, their free slots, and the key's text, which both maps and the connection in comet share. Expiry is
-//! a second in the slot, checked on every look and swept in turns; no session has a timer. The maps are cut into
-//! [`PARTS`], so that neither a sweep nor the growth of a table of millions stops the thread for long.
+//! A session takes 186 bytes (see the ignored test below; two million sessions, keys of 11 bytes): a slot of 40 bytes
+//! by key and one of 24 by user, their share of free slots, and the text of the key, which both maps share with the
+//! connection in comet. When a session expires stands in its slot as a second. Every lookup checks it, and sweeps
+//! remove what has expired; no session has a timer. Each map is cut into [`PARTS`], so that neither a sweep nor the
+//! growth of a table of millions stops the thread for long.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -24,7 +25,7 @@ use super::{
 };
 use crate::metrics::SessionMetrics;
 
-/// Parts of each map; one sweep goes over one of them.
+/// Parts of each map. One sweep goes over one part.
 const PARTS: usize = 64;
 
 /// The sessions of one process.
@@ -32,7 +33,8 @@ pub struct MemorySessions {
     /// Seconds a session lives unrenewed, rounded up.
     ttl_s: u32,
     started: Instant,
-    /// The wall clock then, µs since the epoch. What is done to it later changes no order here.
+    /// The wall clock at that time, µs since the epoch. If somebody sets the wall clock later, that changes no order
+    /// here.
     started_us: u64,
     metrics: SessionMetrics,
     store: Mutex<Store>,
@@ -44,30 +46,31 @@ struct Store {
     mids: [HashMap<Mid, Keys>; PARTS],
     servers: Servers,
     sessions: usize,
-    /// How often everything was lost, and once more.
+    /// How often the store has lost everything, plus one.
     incarnation: u64,
-    /// Part of `keys` that the next sweep looks at.
+    /// The part of `keys` that the next sweep goes over.
     sweep_next: usize,
 }
 
-/// One session, less its key.
+/// One session without its key.
 #[derive(Clone, Copy)]
 struct Row {
     mid: Mid,
     generation: Generation,
     server: u32,
-    /// Second since the store's start from which it is gone.
+    /// The session is gone from this second on, counted from the store's start.
     expires_s: u32,
 }
 
-/// The devices of one user. Nearly always one; with many (user 0, everybody who gave none) taking one out stays cheap.
+/// The devices of one user. There is nearly always one. If there are many (user 0 stands for everybody who gave none),
+/// removing one stays cheap.
 enum Keys {
     One(Key),
     #[expect(clippy::box_collection, reason = "a bare set would triple the size of the usual case")]
     Many(Box<HashSet<Key, RandomState>>),
 }
 
-/// Comets by small numbers. Comets are few, so none is ever forgotten.
+/// Numbers the comets, so that a row needs only four bytes for one. There are few comets, so none is ever forgotten.
 #[derive(Default)]
 struct Servers {
     numbers: HashMap<ServerId, u32>,
@@ -75,8 +78,8 @@ struct Servers {
 }
 
 impl MemorySessions {
-    /// An empty store whose sessions live `ttl` unless renewed. Without [`start_sweeping`](Self::start_sweeping) those
-    /// that expire are invisible but keep their memory.
+    /// An empty store whose sessions live for `ttl` unless they are renewed. Expired sessions are invisible; their
+    /// memory is freed only after [`start_sweeping`](Self::start_sweeping).
     pub fn new(ttl: Duration, metrics: SessionMetrics) -> Self {
         let store = Store {
             hasher: RandomState::new(),
@@ -92,7 +95,8 @@ impl MemorySessions {
         MemorySessions { ttl_s, started: Instant::now(), started_us, metrics, store: Mutex::new(store) }
     }
 
-    /// Starts the task that frees what expired: all parts once in a sixteenth of the time to live. It ends with the store.
+    /// Starts the task that frees expired sessions. It goes over all parts once in a sixteenth of the time to live, and
+    /// ends with the store.
     pub fn start_sweeping(self: &Arc<Self>) {
         let store: Weak<Self> = Arc::downgrade(self);
         let pause = Duration::from_secs(self.ttl_s.into()) / 16 / PARTS as u32;
@@ -105,7 +109,7 @@ impl MemorySessions {
         });
     }
 
-    /// Loses everything, as a Redis does that starts again empty. For tests: the store of a program never does.
+    /// Loses everything, like a Redis that restarts empty. For tests: the store of a program never does.
     #[cfg(any(test, feature = "conformance", feature = "sim"))]
     pub fn lose_all(&self) {
         let mut store = self.store();
@@ -115,7 +119,7 @@ impl MemorySessions {
         store.incarnation += 1;
     }
 
-    /// Frees what expired in the next part.
+    /// Frees the expired sessions of the next part.
     fn sweep(&self) {
         let now_s = self.now_s();
         let mut store = self.store();
@@ -133,7 +137,7 @@ impl MemorySessions {
     }
 
     fn now_s(&self) -> u32 {
-        // 136 years of uptime.
+        // 32 bits are enough for 136 years of uptime.
         self.started.elapsed().as_secs() as u32
     }
 
@@ -142,12 +146,12 @@ impl MemorySessions {
     }
 }
 
-/// Dated so far ahead of the clock that it must have been set back since.
+/// Whether a generation lies so far ahead of the clock that the clock must have been set back since.
 fn is_ahead(generation: Generation, now_us: u64) -> bool {
     generation.0 > (now_us + AHEAD.as_micros() as u64) as i64
 }
 
-/// Not a login that waited, nor one that was dated before the clock was set.
+/// Whether a login came just now: it has not waited, and was not dated before the clock was set.
 fn comes_now(generation: Generation, now_us: u64) -> bool {
     !is_ahead(generation, now_us) && generation.0 >= now_us.saturating_sub(AHEAD.as_micros() as u64) as i64
 }
@@ -158,7 +162,7 @@ impl Sessions for MemorySessions {
         self.started_us + self.started.elapsed().as_micros() as u64
     }
 
-    /// 1: nothing is lost while the process lives.
+    /// Always 1 in a program, since nothing is lost while the process lives.
     fn incarnation(&self) -> Option<u64> {
         Some(self.store().incarnation)
     }
@@ -306,8 +310,7 @@ impl Store {
         }
     }
 
-    /// Puts a session in the place of whatever the key had. The key's text becomes the new one's, which the new
-    /// connection shares.
+    /// Replaces whatever session the key had. The store takes over the new key's text, which the new connection shares.
     fn insert(&mut self, session: NewSession, expires_s: u32) {
         self.remove(&session.key);
         let NewSession { mid, key, server, generation } = session;

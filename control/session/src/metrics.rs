@@ -14,7 +14,7 @@ impl SessionMetrics {
         registry.register("halley_sessions", "Sessions stored", self.sessions.clone());
     }
 
-    /// Says how many sessions there are now.
+    /// Sets how many sessions there are now.
     pub fn set_sessions(&self, sessions: usize) {
         self.sessions.set(sessions as i64);
     }

@@ -1,4 +1,5 @@
-//! The rules of a store once more, as plainly as they can be said, and random lives of logins to compare them by.
+//! The rules of a store once more, as plainly as possible, and random lives of logins, by which tests compare a store
+//! with these rules.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -48,7 +49,7 @@ impl Login {
     }
 }
 
-/// Lives of up to `most` steps.
+/// Random lives of up to `most` steps.
 pub(super) fn steps(most: usize) -> impl Strategy<Value = Vec<Step>> {
     let login = (0..3i64, 0..3u8, 0..2u8, 1..6i64).prop_map(|(mid, key, server, generation)| Login {
         mid,
@@ -65,7 +66,7 @@ pub(super) fn steps(most: usize) -> impl Strategy<Value = Vec<Step>> {
     vec(step, 1..=most)
 }
 
-/// The rules once more, as plainly as they can be said: key → (mid, server, generation, expires).
+/// The rules once more, as plainly as possible: key → (mid, server, generation, expires).
 #[derive(Default)]
 pub(super) struct Model {
     now_s: u32,

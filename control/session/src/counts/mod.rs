@@ -1,7 +1,8 @@
-//! How many people are in which room on which comet, where every logic of a cluster finds it.
+//! Keeps how many people are in which room on which comet, where every logic of a cluster finds it.
 //!
-//! A comet reports to one logic. That one keeps the report here, and every logic reads those of all comets, so that all
-//! of them say the same. In one process there is one logic, and no need for this.
+//! A comet reports to one logic. This logic stores the report here, and every logic reads the reports of all comets, so
+//! that all logics give the same answers. If all services run in one process there is one logic, which does not need
+//! this.
 
 use std::collections::HashMap;
 
@@ -14,16 +15,17 @@ mod redis;
 #[cfg(feature = "redis")]
 pub use redis::RedisCounts;
 
-/// Some of a comet's rooms, as they were reported together.
+/// A part of a comet's rooms that was reported together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CountedRooms {
     /// People per room.
     pub rooms: HashMap<RoomId, u32>,
-    /// When, seconds since the epoch, by the clock of the sessions' store or, for a Go logic's, by its own.
+    /// When it was reported, in seconds since the epoch: by the clock of the session store, or by a Go logic's own
+    /// clock.
     pub updated_s: u64,
 }
 
-/// The store is away, or holds something else there. The next report tells it all again.
+/// The store is away, or holds a key of another type. The next report says everything again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the online counts are unavailable: {0}")]
 pub struct CountsUnavailable(pub String);
@@ -31,7 +33,7 @@ pub struct CountsUnavailable(pub String);
 /// The people of every comet.
 #[async_trait]
 pub trait Counts: Send + Sync + 'static {
-    /// Keeps what a comet said, in the place of what it said last. A room that is not there has ended.
+    /// Replaces what a comet last reported. A room that is missing in `rooms` has ended.
     async fn write(
         &self,
         server: &ServerId,
@@ -39,6 +41,6 @@ pub trait Counts: Send + Sync + 'static {
         now_s: u64,
     ) -> Result<(), CountsUnavailable>;
 
-    /// What is kept of each of these comets, in the order asked; none for one whose counts cannot be read.
+    /// What is stored of each of these comets, in the order asked; none for a comet whose counts cannot be read.
     async fn read(&self, servers: &[ServerId]) -> Result<Vec<Option<Vec<CountedRooms>>>, CountsUnavailable>;
 }

@@ -1,4 +1,4 @@
-//! Redis's clock, read here.
+//! Follows Redis's clock.
 
 use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
@@ -11,39 +11,40 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-/// How often the clock is compared.
+/// How often this process compares its clock with Redis's.
 pub(super) const COMPARE: Duration = Duration::from_secs(10);
 
-/// The same, as long as it is not known: there are no logins until then.
+/// How often it does so until Redis's clock is known. Before that there are no logins.
 const COMPARE_FIRST: Duration = Duration::from_secs(1);
 
-/// Looks of one comparison. The quickest counts: it can be wrong by half its round trip at most.
+/// Number of looks in one comparison. The quickest one counts, since it can be wrong by at most half its round trip.
 const LOOKS: usize = 3;
 
-/// Generations are made from the time here, so that logics whose clocks differ agree on which login is newer. Between
-/// two comparisons it is our monotonic clock that goes on, whatever is done to the machine's.
+/// Redis's clock as this process knows it. Generations are made from it, so that logics whose clocks differ agree on
+/// which login is newer. Between two comparisons it advances with our monotonic clock, so setting the machine's clock
+/// has no effect.
 pub(super) struct StoreClock {
-    /// Redis's time, µs since the epoch, at an instant of ours.
+    /// Redis's time, µs since the epoch, at an instant of our clock.
     compared: Mutex<Option<(u64, Instant)>>,
     known: watch::Sender<bool>,
 }
 
 impl StoreClock {
-    /// Starts to follow the clock, until nobody needs it.
+    /// Starts to follow the clock. The task ends when nobody needs it.
     pub(super) fn start(redis: Redis) -> Arc<Self> {
         let clock = Arc::new(StoreClock { compared: Mutex::new(None), known: watch::Sender::new(false) });
         tokio::spawn(Self::follow(Arc::downgrade(&clock), redis));
         clock
     }
 
-    /// Microseconds since the epoch; none until Redis's clock was seen. Our own may be an hour ahead, and a generation
-    /// made from it would keep every later login of the key out for that hour.
+    /// Microseconds since the epoch; none until Redis's clock was read. Our own clock cannot replace it: if that is an
+    /// hour ahead, a generation made from it would keep later logins of the key out for an hour.
     pub(super) fn now_us(&self) -> Option<u64> {
         let (time_us, at) = (*self.compared.lock().unwrap_or_else(PoisonError::into_inner))?;
         Some(time_us + at.elapsed().as_micros() as u64)
     }
 
-    /// True from when the clock was seen.
+    /// True as soon as the clock was read.
     pub(super) fn known(&self) -> watch::Receiver<bool> {
         self.known.subscribe()
     }
@@ -60,7 +61,7 @@ impl StoreClock {
             }
             let pause = if clock.now_us().is_some() { COMPARE } else { COMPARE_FIRST };
             drop(clock);
-            // Another connection may be to another server, with another clock.
+            // A new connection may be to another server with another clock.
             let _ = timeout(pause, ready.changed()).await;
         }
     }

@@ -1,19 +1,19 @@
-//! The sessions of a cluster, in Redis: goim-example's keys and values, and a fence beside them.
+//! The sessions of a cluster in Redis: goim-example's keys and values, with the generation beside them.
 //!
 //! | key | value |
 //! |---|---|
 //! | `<prefix>mid_<mid>` | hash: device key → comet; goim's |
 //! | `<prefix>key_<key>` | comet; goim's |
 //! | `<prefix>gen_<key>` | `<generation> <mid> <comet>` of the last login that Halley stored |
-//! | `<prefix>incarnation` | a random name, without an end: who finds another one knows that Redis was wiped |
+//! | `<prefix>incarnation` | a random name, never deleted: if the name changes, Redis was wiped |
 //!
-//! The first three live for `redis.expire`. A change is one script, so nothing comes in between. `gen_` counts only while
-//! its comet is the one in `key_`: a Go logic writes `key_` and leaves `gen_`, and its login is newer than the one that
-//! `gen_` tells of, has no generation and, looked up by key, no user. One comet that gets logins of one key through both a
-//! Go logic and ours is the exception that this cannot tell; there the comet itself has closed the older connection.
+//! The first three live for `redis.expire`. Each change is one script, so nothing comes in between. `gen_` counts only
+//! if its comet is the one in `key_`. If they differ, a Go logic has written `key_` and left `gen_`: its login is
+//! newer, has no generation and, looked up by key, no user. One case cannot be told apart: one comet gets logins of one
+//! key through both a Go logic and ours. Then the comet itself has closed the older connection.
 //!
-//! One round trip for each call, of up to [`CHUNK`] sessions; more go out together, in parts between which Redis serves
-//! others. A key of another type is nobody's session: a lookup does not find it, a change fails.
+//! A call takes one round trip for up to [`CHUNK`] sessions. Larger calls go out in parts, between which Redis serves
+//! others. A key of another type counts as no session: a lookup does not find it, and a change fails.
 
 mod clock;
 mod incarnation;
@@ -39,10 +39,11 @@ use super::{
     log_from_the_future,
 };
 
-/// Sessions of one script or command at most: 1 to 2 ms of Redis's time, at 7 to 13 µs for a renewal.
+/// Most sessions in one script or command. This takes 1 to 2 ms of Redis's time, at 7 to 13 µs for a renewal.
 const CHUNK: usize = 128;
 
-/// Users whose sessions could not be looked up, and sessions that could not be renewed, because a key is not ours.
+/// Limits the lines about users and sessions whose key in Redis has another type, so that they cannot be looked up or
+/// renewed.
 static BAD_KEYS: LogLimit = LogLimit::new(1, Duration::from_secs(10));
 
 macro_rules! script {
@@ -65,8 +66,8 @@ pub struct RedisSessions {
 }
 
 impl RedisSessions {
-    /// The sessions under `redis.prefix`, alive for `redis.expire`, rounded up to a second. Two tasks start, which end
-    /// with the value: one follows Redis's clock, one looks whether Redis lost something.
+    /// The sessions under `redis.prefix`. They live for `redis.expire`, rounded up to a second. Starts two tasks, which
+    /// end with the value: one follows Redis's clock, one checks whether Redis lost something.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -88,7 +89,7 @@ impl RedisSessions {
         }
     }
 
-    /// True once logins can be stored: Redis's clock, from which their generations are made, was seen.
+    /// True as soon as logins can be stored: Redis's clock was read, from which their generations are made.
     pub fn ready(&self) -> watch::Receiver<bool> {
         self.clock.known()
     }
@@ -106,7 +107,7 @@ impl RedisSessions {
         let renewals = answers.into_iter().zip(sessions).map(|(answer, session)| match &answer[..] {
             [server, generation] => Renewal::Superseded { by: holder(server, generation) },
             [] => Renewal::Current,
-            // Nobody else holds it; it lives on without being found until the key is repaired.
+            // Nobody else holds the session. It lives on, but lookups do not find it until the key is repaired.
             [wrong, ..] => {
                 BAD_KEYS.log(Level::WARN, || {
                     warn!("the session of {} cannot be kept in Redis: {}", session.key, text(wrong));
@@ -177,7 +178,7 @@ impl RedisSessions {
 
 #[async_trait]
 impl Sessions for RedisSessions {
-    /// 0 until Redis's clock was seen; until then nothing is put.
+    /// 0 until Redis's clock was read. Until then nothing can be put.
     fn now_us(&self) -> u64 {
         self.clock.now_us().unwrap_or(0)
     }
@@ -205,7 +206,7 @@ impl Sessions for RedisSessions {
                 Ok(Put::Undecided { by })
             }
             (_, previous) => {
-                // More than what two logics may both have given.
+                // More than the one that the store adds if two logics gave the same.
                 if generation.0 > dated.0.saturating_add(1) {
                     log_from_the_future(&key, generation, self.now_us(), TAKEN_OVER);
                 }
@@ -222,7 +223,8 @@ impl Sessions for RedisSessions {
 
     async fn renew(&self, sessions: &[SessionRef]) -> Result<Vec<Renewal>, SessionsUnavailable> {
         let mut renewals = Vec::with_capacity(sessions.len());
-        // One part after the other: a batch is large when every comet sends one, and a login must not wait for it.
+        // One part after the other. When every comet sends its renewals, batches are large, and a login must not wait
+        // for all of them.
         for some in sessions.chunks(CHUNK) {
             renewals.append(&mut self.renew_some(some).await?);
         }
@@ -259,7 +261,7 @@ fn add(call: &mut ScriptInvocation<'_>, session: &SessionRef) {
     let SessionRef { mid, key, server, generation } = session;
     call.arg(key.as_str()).arg(mid.0).arg(server.as_str());
     match generation {
-        // No logic gives a negative one; a comet might send one back.
+        // No logic gives a negative generation, but a comet might send one.
         Some(generation) => call.arg(generation.0.max(0)),
         None => call.arg(""),
     };
@@ -274,7 +276,7 @@ fn fence(generation: &str) -> Option<Generation> {
     Generation::from_wire(generation.parse().ok()?)
 }
 
-/// What somebody else wrote need not be a text.
+/// What another program wrote need not be UTF-8.
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }

@@ -1,4 +1,4 @@
-//! CityHash32 as Google published it, by which goim strews rooms over fields.
+//! CityHash32 as Google published it. goim uses it to spread rooms over fields.
 
 const C1: u32 = 0xcc9e_2d51;
 const C2: u32 = 0x1b87_3593;

@@ -16,7 +16,7 @@ struct Written<'a> {
 
 #[derive(Deserialize)]
 struct Read {
-    /// Go writes `null` for a map that was never made.
+    /// Go writes `null` for a map that was never created.
     #[serde(default)]
     room_count: Option<BTreeMap<String, i64>>,
     #[serde(default)]
@@ -28,7 +28,7 @@ pub(super) fn to_json(server: &str, rooms: &Rooms<'_>, updated: u64) -> String {
     escaped_as_in_go(json.expect("texts and numbers can always be written"))
 }
 
-/// Go escapes these too; outside of texts JSON has none of them.
+/// Escapes what Go escapes too. Outside of texts JSON contains none of these characters.
 fn escaped_as_in_go(mut json: String) -> String {
     const ESCAPED: [(char, &str); 5] = [
         ('<', "\\u003c"),
@@ -45,7 +45,7 @@ fn escaped_as_in_go(mut json: String) -> String {
     json
 }
 
-/// None for what nobody of us wrote. What is no room of ours is left out.
+/// None if neither Halley nor goim wrote it. Leaves out what is no room id.
 pub(super) fn of_json(json: &[u8]) -> Option<CountedRooms> {
     let Read { room_count, updated } = serde_json::from_slice(json).ok()?;
     let room = |(room, people): (String, i64)| {

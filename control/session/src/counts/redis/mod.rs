@@ -1,7 +1,8 @@
-//! The counts in goim's keys: a hash `<prefix>ol_<comet>` of 64 fields, into which the rooms are strewn.
+//! The counts in goim's keys: for each comet a hash `<prefix>ol_<comet>` with 64 fields, over which its rooms are
+//! spread.
 //!
-//! goim never takes a field out when its rooms have ended; here each report does. A field is written when its rooms have
-//! changed, and again before it looks as old as one of a comet that died.
+//! goim never removes a field whose rooms have ended; Halley removes it with the next report. A field is written when
+//! its rooms have changed, and again before it looks as old as a field of a dead comet.
 
 mod city;
 mod field;
@@ -22,24 +23,24 @@ use tracing::warn;
 
 use super::{CountedRooms, Counts, CountsUnavailable};
 
-/// Fields of a comet's hash; goim's.
+/// Fields of a comet's hash, as in goim.
 const FIELDS: usize = 64;
 
-/// How long a hash lives that nobody writes; goim's.
+/// How long a hash lives that nobody writes, as in goim.
 const TTL_S: u64 = 1800;
 
-/// A field is written again at the first report after this time, s. Comets report every 4 s at least, and what is 10 s
-/// old counts no more.
+/// The first report after this time, s, writes a field again even if nothing has changed. Comets report at least every
+/// 4 s, and what is 10 s old no longer counts.
 const REFRESH_S: u64 = 3;
 
-/// A comet that has not reported here for this long is forgotten here, s.
+/// After this time, s, without a report of a comet, this logic forgets what it wrote of it.
 const FORGET_S: u64 = 60;
 
 /// The counts of a cluster.
 pub struct RedisCounts {
     redis: Redis,
     prefix: String,
-    /// What this logic wrote last.
+    /// What this logic wrote last, for each comet.
     written: Mutex<HashMap<ServerId, Written>>,
 }
 
@@ -68,7 +69,7 @@ impl RedisCounts {
         format!("{}ol_{server}", self.prefix)
     }
 
-    /// What this logic wrote of a comet last; nothing when that is long ago.
+    /// What this logic wrote last of a comet; nothing if that is long ago.
     fn written(&self, server: &ServerId, now_s: u64) -> [Option<Field>; FIELDS] {
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         written.retain(|_, written| now_s.abs_diff(written.at_s) < FORGET_S);
@@ -122,7 +123,7 @@ impl Counts for RedisCounts {
                 pipe.add_command(set).ignore();
                 pipe.cmd("EXPIRE").arg(&key).arg(TTL_S).ignore();
             }
-            // Another logic may have written them.
+            // Another logic may have written these fields.
             if left < FIELDS {
                 pipe.add_command(gone).ignore();
             }
@@ -162,7 +163,7 @@ impl From<RedisError> for CountsUnavailable {
     }
 }
 
-/// The rooms with anybody in them, by field.
+/// The rooms with people in them, by field.
 fn strewn(rooms: &HashMap<RoomId, u32>) -> Vec<Rooms<'_>> {
     let mut fields = vec![Rooms::new(); FIELDS];
     for (room, people) in rooms.iter().filter(|(_, people)| **people > 0) {
