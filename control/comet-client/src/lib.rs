@@ -1,12 +1,12 @@
-//! A comet in another process, as job and logic call it: by the stream and the kick of `halley.v1` where it has them, else
-//! by goim's unary calls: `PushMsg`, `Broadcast`, `BroadcastRoom`.
+//! A comet in another process, as job and logic call it: by the stream and the kick of `halley.v1` if the comet has
+//! them, otherwise by goim's unary calls `PushMsg`, `Broadcast` and `BroadcastRoom`.
 //!
-//! In goim's calls everything goes as `Proto{ver 1, op 9, body = complete frames}`, as goim's job sends it, so that a Go
-//! comet takes it too; only what a client sent into its room goes as one message with its origin, which a Go comet
+//! In goim's calls a push goes as `Proto{ver 1, op 9, body = complete frames}`, as goim's job sends it, so that a Go
+//! comet takes it too. Only what a client sent into its room goes as a single message with its origin, which a Go comet
 //! ignores.
 
 #![forbid(unsafe_code)]
-#![deny(clippy::print_stdout, clippy::print_stderr)] // they panic when nobody takes it, or wait for ever
+#![deny(clippy::print_stdout, clippy::print_stderr)] // these macros panic or block if nobody reads
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,7 +31,7 @@ use proto::{
 };
 use tonic::{Code, Status, Streaming, transport::Channel};
 
-/// A comet in another process. Connects when first called, and again whenever the connection is lost.
+/// A comet in another process. The connection is made with the first call, and again whenever it is lost.
 #[derive(Clone, Debug)]
 pub struct GrpcComet {
     peer: Peer,
@@ -39,7 +39,7 @@ pub struct GrpcComet {
     ours: HalleyClient<Channel>,
 }
 
-/// A server id that is no address. Not retried.
+/// The server id is no address. Trying again is of no use.
 #[derive(Debug, thiserror::Error)]
 #[error("{server} is not the address of a comet: {error}")]
 pub struct BadAddress {
@@ -50,8 +50,8 @@ pub struct BadAddress {
 }
 
 impl GrpcComet {
-    /// The comet that answers at `server`; no call takes longer than `limit` of the time that this process runs. Needs a
-    /// tokio runtime, and does not wait.
+    /// The comet that answers at `server`. No call takes longer than `limit`; time in which this process stands still
+    /// does not count. Needs a tokio runtime, and does not wait.
     ///
     /// # Errors
     /// [`BadAddress`].
@@ -62,12 +62,12 @@ impl GrpcComet {
         Ok(GrpcComet { peer, goims, ours })
     }
 
-    /// Whether it is goim's, as far as is known: it has no stream.
+    /// Whether its answers have shown that it is goim's, which has no stream.
     pub fn is_goims(&self) -> bool {
         self.peer.is_goims()
     }
 
-    /// Opens a dispatch stream; none when it has no stream.
+    /// Opens a dispatch stream; none if the comet has no streams.
     pub async fn open(
         &self,
         batches: impl Stream<Item = DispatchBatch> + Send + 'static,
@@ -80,7 +80,8 @@ impl GrpcComet {
 
 #[async_trait]
 impl CometApi for GrpcComet {
-    /// One call after the other. When one fails, those before it were taken: batches of one are safe to repeat.
+    /// Makes one call after the other. If one fails, comet has taken those before it. Callers send batches of one,
+    /// which are safe to repeat.
     async fn dispatch(&self, batch: &[Dispatch]) -> Result<(), DispatchError> {
         let mut client = self.goims.clone();
         for dispatch in batch {
@@ -142,7 +143,7 @@ impl CometApi for GrpcComet {
     }
 }
 
-/// A dispatch as it goes on the stream.
+/// Writes a dispatch as it goes over the stream.
 pub fn dispatch(dispatch: &Dispatch) -> halley::Dispatch {
     let text = |it: &Key| it.as_str().to_owned();
     let receivers = match &dispatch.receivers {
@@ -167,7 +168,7 @@ pub fn dispatch(dispatch: &Dispatch) -> halley::Dispatch {
     }
 }
 
-/// Complete frames inside operation 9.
+/// Wraps complete frames in operation 9.
 fn frames(payload: &Payload) -> Proto {
     let body = match payload {
         Payload::Frames(frames) => frames.clone(),
@@ -180,7 +181,7 @@ fn frames(payload: &Payload) -> Proto {
     Proto { ver: VER.into(), op: Op::RAW.0, seq: 0, body }
 }
 
-/// One message by itself, of a client's version.
+/// A single message, with the client's version.
 fn message(payload: &Payload, ver: i16) -> Proto {
     match payload {
         Payload::Message { op, body } => Proto { ver: ver.into(), op: op.0, seq: 0, body: body.clone() },
@@ -188,8 +189,8 @@ fn message(payload: &Payload, ver: i16) -> Proto {
     }
 }
 
-/// A Go comet says UNKNOWN, and only about arguments. So does the transport of a connection that broke under the call,
-/// but there the error has a source.
+/// A Go comet answers UNKNOWN only about bad arguments. The transport reports UNKNOWN too if a connection breaks during
+/// a call, but then the error has a source.
 fn error(status: Status) -> DispatchError {
     match status.code() {
         Code::Unknown if !is_answer(&status) => DispatchError::Unreachable(status.message().to_owned()),

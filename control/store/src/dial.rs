@@ -1,4 +1,4 @@
-//! Making one connection: where the master is, and whether it is one.
+//! Makes one connection: finds the master, and checks whether it is one.
 
 use std::{fmt, time::Duration};
 
@@ -12,25 +12,26 @@ use tracing::debug;
 
 use super::{HostPort, RedisConfig, RedisError};
 
-/// A silent server is probed this often by the kernel, and let go after [`SILENCE_MAX`]: for connections that only wait.
+/// The kernel probes a silent server this often, and closes the connection after [`SILENCE_MAX`]. This matters to
+/// connections that only wait.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// How long a server may leave our bytes unacknowledged.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 
-/// A connection as the server knows it.
+/// The identity of a connection at the server.
 #[derive(Clone, Debug)]
 pub(super) struct Connected {
     id: u64,
-    /// Our end of it. A number alone may be another client's at a server that started again.
+    /// Our end of the connection. The number alone could be another client's if the server has restarted.
     addr: String,
 }
 
-/// The commands by which a failover is noticed: whether a server is the master, and whether it is the one that it was.
-/// Hosted Redis often has a user who may do neither.
+/// The commands that show a failover: whether a server is the master, and whether it is still the same server. The user
+/// of a hosted Redis often may use neither.
 const NOTICED_BY: [&str; 2] = ["ROLE", "INFO"];
 
-/// How a connection is made.
+/// How to make a connection.
 #[derive(Clone, Debug)]
 pub(super) struct Dial {
     addr: HostPort,
@@ -55,7 +56,7 @@ impl Dial {
         }
     }
 
-    /// Who is spoken to, for the log.
+    /// The server we speak with, for the log.
     pub(super) fn target(&self) -> String {
         if self.sentinels.is_empty() {
             self.addr.to_string()
@@ -64,11 +65,11 @@ impl Dial {
         }
     }
 
-    /// A new connection in the place of the one `before`, which becomes that one.
+    /// Makes a new connection that replaces the one in `before`.
     ///
-    /// A server that stood still may have commands of the one before in its buffers, whose senders have given them up. It is
-    /// told to forget them before it gets anything new, or they would be carried out behind what is newer. A server whose
-    /// user may not do that keeps them.
+    /// A server that stood still may still have commands of the old connection in its buffers, although their senders
+    /// have given them up. So we tell it to kill the old connection before it gets anything new; otherwise it would
+    /// carry these commands out after newer ones. If its user may not kill connections, they stay.
     pub(super) async fn takes_over(
         &self,
         before: &mut Option<Connected>,
@@ -86,7 +87,7 @@ impl Dial {
         Ok((connection, forbidden))
     }
 
-    /// Does what a server or its user may lack.
+    /// Does a step that the server may not know or its user may not take. None if it was refused.
     async fn may<T>(
         &self,
         step: impl Future<Output = Result<T, redis::RedisError>>,
@@ -101,7 +102,7 @@ impl Dial {
         }
     }
 
-    /// A new connection to the master, whoever that is by now, and which of [`NOTICED_BY`] its user may not use.
+    /// Makes a new connection to the present master. Also tells which of [`NOTICED_BY`] its user may not use.
     pub(super) async fn open(&self) -> Result<(MultiplexedConnection, Vec<&'static str>), RedisError> {
         let addr = if self.sentinels.is_empty() { self.addr.clone() } else { self.ask_sentinels().await? };
         let mut connection = self.open_to(&addr, &self.login).await?;
@@ -115,7 +116,7 @@ impl Dial {
                 }
                 _ => {}
             },
-            // Who may not ask learns it from the first write.
+            // A user who may not ask notices a replica with the first write.
             Err(RedisError::Forbidden(_)) => forbidden.push(role),
             Err(error) => return Err(error),
         }
@@ -128,7 +129,7 @@ impl Dial {
         Ok((self.ping(&addr, connection).await?, forbidden))
     }
 
-    /// A server that is loading tells its role, and refuses the rest.
+    /// Checks that the server serves commands. One that is still loading tells its role but refuses the rest.
     async fn ping(
         &self,
         addr: &HostPort,
@@ -138,7 +139,7 @@ impl Dial {
         Ok(connection)
     }
 
-    /// The master's address: the answer of the first Sentinel that has one.
+    /// The master's address, from the first Sentinel that knows it.
     async fn ask_sentinels(&self) -> Result<HostPort, RedisError> {
         let mut last = RedisError::Away(format!("no Sentinel knows {}", self.master_name));
         for sentinel in &self.sentinels {
@@ -173,7 +174,7 @@ impl Dial {
             .into_connection_info()?
             .set_redis_settings(login.clone())
             .set_tcp_settings(tcp);
-        // Deadlines are set around each command instead, because a blocking read waits longer.
+        // Each command gets its own deadline instead, since a blocking read waits longer.
         let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
         let client = Client::open(info)?;
         self.in_time(addr, client.get_multiplexed_async_connection_with_config(&config)).await

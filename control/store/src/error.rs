@@ -1,38 +1,39 @@
-//! What goes wrong at Redis, sorted by who can help.
+//! Errors of Redis, sorted by who can do something about them.
 
 use redis::ErrorKind;
 
 /// Why Redis did not do what it was asked, or did not say that it did.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RedisError {
-    /// It was not reached: nothing was sent to it. Retried by the caller, later.
+    /// Redis was not reached, and nothing was sent. The caller may try again later.
     #[error("Redis is away: {0}")]
     Away(String),
-    /// It hung up or was silent under a command, which it may have carried out. Retried by the caller, where that is
-    /// harmless.
+    /// Redis hung up or fell silent during a command, which it may have carried out. The caller tries again only if
+    /// that is harmless.
     #[error("Redis did not say whether it did it: {0}")]
     Unknown(String),
-    /// It is starting up, or has lost its master. Retried by the caller, later.
+    /// Redis is starting, or has lost its master. The caller may try again later.
     #[error("Redis is not ready yet: {0}")]
     NotReady(String),
-    /// It is a replica. The connection is made again, to whoever is the master by then.
+    /// This Redis is a replica. Its connection is given up, and a new one goes to whoever is the master then.
     #[error("Redis takes no writes ({0}): redis.addr must be the master's, or set redis.sentinels")]
     ReadOnly(String),
-    /// Too few of its replicas follow it. The connection is made again, to whoever is the master by then.
+    /// Too few replicas follow this Redis. Its connection is given up, and a new one goes to whoever is the master
+    /// then.
     #[error(
         "Redis takes no writes ({0}): see why its replicas do not follow, or lower min-replicas-to-write"
     )]
     NoReplicas(String),
-    /// It wants another password. Tried again until the operator has repaired it.
+    /// The password is wrong. We try again until the operator has corrected it.
     #[error("Redis does not let us in ({0}): check redis.auth")]
     Refused(String),
-    /// The user may not use this command, or not this key. Others may work; the operator allows it.
+    /// The user may not use this command or this key. Other commands may work. The operator has to allow it.
     #[error("Redis does not allow it ({0}): see what its user may do")]
     Forbidden(String),
-    /// Somebody else wrote another type under one of our keys. The key's owner or the operator deletes it.
+    /// Another program wrote another type under one of our keys. Its owner or the operator has to delete the key.
     #[error("a key in Redis has a type that is not ours ({0}): delete it, or set another redis.prefix")]
     WrongType(String),
-    /// Its memory or its disk is full. Retried by the caller, later.
+    /// Redis has no memory or no disk space left. The caller may try again later.
     #[error("Redis is full ({0}): raise maxmemory, or see why it cannot save")]
     Full(String),
     /// Anything else.
@@ -41,19 +42,19 @@ pub enum RedisError {
 }
 
 impl RedisError {
-    /// True when the connection is of no use any more.
+    /// Whether the connection is of no use any more.
     pub(super) fn ends_connection(&self) -> bool {
         match self {
             RedisError::ReadOnly(_)
             | RedisError::NoReplicas(_)
             | RedisError::NotReady(_)
             | RedisError::Refused(_) => true,
-            // A command that is not allowed leaves the others.
+            // If one command is not allowed, others may be.
             _ => false,
         }
     }
 
-    /// The same, of a command that was on its way.
+    /// The error for a command that was already on its way.
     pub fn under_way(self) -> Self {
         match self {
             RedisError::Away(text) => RedisError::Unknown(text),
@@ -61,7 +62,7 @@ impl RedisError {
         }
     }
 
-    /// Why a connection is gone, to those who come later: nothing of theirs was sent.
+    /// The error for commands that come after the connection broke. Nothing of them was sent.
     pub(super) fn as_reason(&self) -> Self {
         match self.clone() {
             RedisError::Unknown(text) => RedisError::Away(text),
@@ -69,7 +70,7 @@ impl RedisError {
         }
     }
 
-    /// True when both want the same from the operator.
+    /// Whether both ask the same of the operator.
     pub fn is_like(&self, other: &Self) -> bool {
         std::mem::discriminant(self) == std::mem::discriminant(other)
     }
@@ -77,7 +78,7 @@ impl RedisError {
 
 impl From<redis::RedisError> for RedisError {
     fn from(error: redis::RedisError) -> Self {
-        // Of a pipeline, the first that went wrong.
+        // In a pipeline the first error counts.
         let answers = error.clone().into_server_errors();
         let Some((_, answer)) = answers.as_ref().and_then(|answers| answers.first()) else {
             let text = error.to_string();
@@ -89,7 +90,7 @@ impl From<redis::RedisError> for RedisError {
         };
         let code = answer.code();
         let text = format!("{code} {}", answer.details().unwrap_or_default());
-        // Before Redis 7 a script's error is an ERR with the code somewhere in its text.
+        // Before Redis 7 the error of a script is ERR, with the code somewhere in its text.
         let words = if code == "ERR" { &text } else { code };
         let variant = words.split(|c: char| !c.is_ascii_uppercase()).find_map(variant);
         variant.unwrap_or(RedisError::Other)(text)

@@ -1,12 +1,13 @@
-//! The connection to Redis: one per process, shared by everything that has something there.
+//! The connection to Redis. Each process has one, which all of its parts share.
 //!
-//! It is made in the background, again and again until it stands, and again whenever it broke. Meanwhile commands fail at
-//! once. Every command has a deadline. What a connection that was hung up on had still under way is not carried out behind
-//! what goes over the next one ([`Dial::takes_over`]). After a failover the master is looked up anew, with Sentinels or without: a
-//! server that calls itself a replica, or answers READONLY, is hung up on.
+//! A task makes it in the background, tries until it succeeds, and makes it again whenever it broke. While there is
+//! none, commands fail at once. Every command has a deadline. If a connection was given up with commands under way,
+//! Redis does not carry these out after commands of the next one ([`Dial::takes_over`]). After a failover the task
+//! finds the new master, with or without Sentinels: it hangs up on a server that calls itself a replica or answers
+//! READONLY.
 
 #![forbid(unsafe_code)]
-#![deny(clippy::print_stdout, clippy::print_stderr)] // they panic when nobody takes it, or wait for ever
+#![deny(clippy::print_stdout, clippy::print_stderr)] // these macros panic or block if nobody reads
 
 mod config;
 mod dial;
@@ -43,19 +44,19 @@ const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// Longest pause between attempts to connect.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// A connection that held this long starts with the shortest pause again.
+/// If a connection lasted this long, the next pause is the shortest again.
 const STEADY: Duration = Duration::from_secs(5);
 
-/// How often an idle connection is tried.
+/// How often an idle connection is pinged.
 const PING: Duration = Duration::from_secs(1);
 
-/// The same trouble is told again after this time.
+/// After this time the same trouble is logged again.
 const TELL: Duration = Duration::from_secs(30);
 
-/// Commands that Redis did not carry out, while it is there.
+/// Limits the lines about commands that a connected Redis did not carry out.
 pub static REFUSALS: LogLimit = LogLimit::new(3, Duration::from_secs(10));
 
-/// The connection. Clones share it; it ends with the last of them.
+/// The connection. Clones share it. It ends when the last of them is dropped.
 #[derive(Clone)]
 pub struct Redis(Arc<Shared>);
 
@@ -74,7 +75,7 @@ enum Link {
         number: u64,
         connection: MultiplexedConnection,
     },
-    /// Why there is none.
+    /// There is none, for this reason.
     Down(RedisError),
 }
 
@@ -96,7 +97,7 @@ impl Redis {
         Redis(shared)
     }
 
-    /// True while a master is connected.
+    /// True while a connection to a master is up.
     pub fn ready(&self) -> watch::Receiver<bool> {
         self.0.ready.subscribe()
     }
@@ -104,17 +105,17 @@ impl Redis {
     /// Carries out one command.
     ///
     /// # Errors
-    /// [`RedisError`]; at once when there is no connection.
+    /// [`RedisError`]; at once if there is no connection.
     pub async fn command<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
         let (number, mut connection) = self.0.connection()?;
         self.0.finish(number, command.query_async(&mut connection)).await
     }
 
-    /// Carries out a command that the user may be forbidden: then none, and nobody is told, for that was done when the
-    /// connection was made.
+    /// Carries out a command that the user may not be allowed to use. Then the answer is none, without a log line,
+    /// since a line was written when the connection was made.
     ///
     /// # Errors
-    /// [`RedisError`]; at once when there is no connection.
+    /// [`RedisError`]; at once if there is no connection.
     pub async fn if_allowed<T: FromRedisValue>(&self, command: &Cmd) -> Result<Option<T>, RedisError> {
         let (number, mut connection) = self.0.connection()?;
         let answer = async {
@@ -132,27 +133,27 @@ impl Redis {
     /// Carries out commands in one round trip.
     ///
     /// # Errors
-    /// [`RedisError`]; at once when there is no connection. Unless the pipeline ignores errors, that of the first command
-    /// that failed; the others were carried out.
+    /// [`RedisError`]; at once if there is no connection. Unless the pipeline ignores errors, the error is that of the
+    /// first command that failed; the others were carried out.
     pub async fn pipeline<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T, RedisError> {
         let (number, mut connection) = self.0.connection()?;
         self.0.finish(number, pipeline.query_async(&mut connection)).await
     }
 
-    /// Carries out a script by its hash, in one round trip when the server knows it already.
+    /// Carries out a script by its hash. This takes one round trip if the server knows the script already.
     ///
     /// # Errors
-    /// [`RedisError`]; at once when there is no connection.
+    /// [`RedisError`]; at once if there is no connection.
     pub async fn script<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, RedisError> {
         let (number, mut connection) = self.0.connection()?;
         self.0.finish(number, script.invoke_async(&mut connection)).await
     }
 
-    /// A connection of one's own, for commands that block. It has no deadline and is not made again; it ends with its
-    /// value. A server that vanished without a word is noticed after 15 s.
+    /// A connection for one caller alone, for commands that block. It has no deadline, is not made again, and ends when
+    /// it is dropped. If its server vanishes silently, this shows after 15 s.
     ///
     /// # Errors
-    /// [`RedisError`]; the attempt was one only.
+    /// [`RedisError`], after a single attempt.
     pub async fn dedicated(&self) -> Result<MultiplexedConnection, RedisError> {
         self.0.dial.open().await.map(|(connection, _)| connection)
     }
@@ -193,7 +194,7 @@ impl Shared {
                 let broken = broken || error.ends_connection();
                 (error, broken)
             }
-            // The next ping tells whether it is the connection or the command.
+            // The next ping tells whether the connection is to blame or the command.
             Err(_) => (RedisError::Unknown(format!("no answer within {:?}", self.deadline)), false),
         };
         self.metrics.failed(&error);
@@ -205,7 +206,7 @@ impl Shared {
         Err(error)
     }
 
-    /// Gives up a connection, unless a later one stands already.
+    /// Gives up a connection, unless a later one has replaced it already.
     fn lose(&self, lost: u64, why: &RedisError) {
         let mut link = self.link();
         if matches!(&*link, Link::Up { number, .. } if *number == lost) {
@@ -217,7 +218,7 @@ impl Shared {
     }
 }
 
-/// Connects, and connects again, until nobody needs the connection.
+/// Keeps the process connected as long as somebody needs the connection.
 async fn keep_connected(shared: Weak<Shared>) {
     let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX);
     let mut told: Option<(RedisError, Instant)> = None;
@@ -263,7 +264,7 @@ async fn keep_connected(shared: Weak<Shared>) {
     }
 }
 
-/// Pings a connection until it is lost, and says why; none when nobody needs it any more.
+/// Pings a connection until it is lost, and returns why; none if nobody needs it any more.
 async fn until_lost(shared: &Weak<Shared>, number: u64) -> Option<RedisError> {
     loop {
         let strong = shared.upgrade()?;

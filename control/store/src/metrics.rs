@@ -8,9 +8,9 @@ use crate::RedisError;
 host::label! {
     /// How a command to Redis failed.
     RedisFailure, "reason" {
-        /// It did not answer in time, or the connection broke: it may have been carried out.
+        /// Redis did not answer in time, or the connection broke. It may have carried the command out.
         Unknown = "unknown",
-        /// It did not do it, and said why.
+        /// Redis did not carry it out, and said why.
         Refused = "refused",
     }
 }
@@ -18,12 +18,13 @@ host::label! {
 /// What the connection to Redis measures.
 #[derive(Clone, Debug, Default)]
 pub struct RedisMetrics {
-    /// Commands that were sent and not carried out, as far as is known.
+    /// Commands that were sent and, as far as we know, not carried out.
     pub failures: CounterBy<RedisFailure>,
 }
 
 impl RedisMetrics {
-    /// Counts an error. What was never sent is told by the readiness, and counted by who had something to send.
+    /// Counts an error. Commands that were never sent do not count here: the readiness shows them, and their senders
+    /// count them.
     pub fn failed(&self, error: &RedisError) {
         let reason = match error {
             RedisError::Away(_) => return,
