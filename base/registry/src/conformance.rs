@@ -1,4 +1,4 @@
-//! What every [`Registry`](super::Registry) has to do. [`registry_conformance!`](crate::registry_conformance) makes one
+//! What every [`Registry`](super::Registry) has to do. [`registry_conformance!`](crate::registry_conformance) makes a
 //! test of each case.
 
 use std::{sync::Arc, time::Duration};
@@ -9,11 +9,11 @@ use tokio::time::timeout;
 
 use super::{Node, NodeSet, NodeState, Registry, Service};
 
-/// How long a change may take to be seen. Generous: a lease may have to run out.
+/// Longest time until a change is seen. It is generous, since a lease may have to run out.
 const SEEN_WITHIN: Duration = Duration::from_secs(30);
 
-/// One `#[tokio::test]` per case. The expression, evaluated anew for each, is a future of two views of one fresh registry:
-/// two clients of the same store, or the same one twice.
+/// Makes one `#[tokio::test]` per case. The expression is evaluated anew for each case. It is a future of two views of
+/// one fresh registry: two clients of the same store, or the same client twice.
 #[macro_export]
 macro_rules! registry_conformance {
     ($fresh:expr) => {
@@ -60,7 +60,7 @@ fn comet(port: u16) -> Node {
     }
 }
 
-/// Waits until `registry` shows what `seen` asks for, and returns that set.
+/// Waits until `registry` shows what `seen` asks for. Returns that set.
 async fn until(registry: &dyn Registry, seen: impl Fn(&NodeSet) -> bool) -> Arc<NodeSet> {
     let mut nodes = registry.watch();
     let waited = timeout(SEEN_WITHIN, nodes.wait_for(|nodes| seen(nodes))).await;
@@ -85,12 +85,12 @@ fn clients(nodes: &NodeSet, port: u16) -> Option<ClientCount> {
 const FIVE: ClientCount = ClientCount { connections: 5, addresses: 1 };
 const SIX: ClientCount = ClientCount { connections: 6, addresses: 2 };
 
-/// The nodes of this suite are offline from the start.
+/// A state for the nodes of this suite, which are offline from the start.
 fn offline(clients: ClientCount) -> NodeState {
     NodeState { clients, offline: true }
 }
 
-/// Both views show every field, and a time of their own.
+/// Both views show every field, and the time of the update.
 pub async fn a_registered_node_is_seen_by_everybody_as_it_was_given(
     one: &dyn Registry,
     other: &dyn Registry,
@@ -106,7 +106,7 @@ pub async fn a_registered_node_is_seen_by_everybody_as_it_was_given(
     }
 }
 
-/// A watcher need not be there when a node comes.
+/// A watcher that comes late sees the nodes that came before.
 pub async fn who_watches_late_sees_what_is_there(one: &dyn Registry, other: &dyn Registry) {
     let _own = register(one, comet(1)).await;
     until(other, |nodes| there(nodes, 1)).await;
@@ -126,7 +126,7 @@ pub async fn updated_counts_are_seen_and_nothing_else_changes(one: &dyn Registry
     assert_eq!(*after, Node { clients: SIX, updated: after.updated, ..comet(1) });
 }
 
-/// Whatever was published just before.
+/// A change of `offline` is seen at once, even if counts were published just before.
 pub async fn a_node_that_takes_no_new_clients_says_so_at_once(one: &dyn Registry, other: &dyn Registry) {
     let own = register(one, Node { offline: false, ..comet(1) }).await;
     let is_offline = |nodes: &NodeSet| nodes.get(Service::Comet, &server(1)).map(|node| node.offline);
@@ -140,7 +140,7 @@ pub async fn a_node_that_takes_no_new_clients_says_so_at_once(one: &dyn Registry
     until(other, |nodes| is_offline(nodes) == Some(false) && clients(nodes, 1) == Some(FIVE)).await;
 }
 
-/// It is gone for the one who took it back when that returns, and soon for everybody.
+/// When `deregister` returns, the caller sees the node gone; soon everybody does.
 pub async fn a_deregistered_node_is_gone(one: &dyn Registry, other: &dyn Registry) {
     let own = register(one, comet(1)).await;
     until(other, |nodes| there(nodes, 1)).await;
@@ -149,7 +149,7 @@ pub async fn a_deregistered_node_is_gone(one: &dyn Registry, other: &dyn Registr
     until(other, NodeSet::is_empty).await;
 }
 
-/// A process that ends without a word is no node any more.
+/// A process that ends without deregistering is no node any more.
 pub async fn a_dropped_registration_is_gone(one: &dyn Registry, other: &dyn Registry) {
     let own = register(one, comet(1)).await;
     until(other, |nodes| there(nodes, 1)).await;
@@ -169,7 +169,7 @@ pub async fn a_comet_and_a_logic_of_one_server_are_two_nodes(one: &dyn Registry,
     until(other, |nodes| nodes.len() == 1 && there(nodes, 1)).await;
 }
 
-/// Whichever view they came from.
+/// Nodes do not touch each other, whichever view they came through.
 pub async fn nodes_come_and_go_without_touching_each_other(one: &dyn Registry, other: &dyn Registry) {
     let first = register(one, comet(1)).await;
     let second = register(other, comet(2)).await;
@@ -183,7 +183,7 @@ pub async fn nodes_come_and_go_without_touching_each_other(one: &dyn Registry, o
     until(one, |nodes| nodes.len() == 1 && there(nodes, 3)).await;
 }
 
-/// A restarted process is there before the end of the old one is noticed.
+/// A process that restarts registers before the end of the old one is noticed.
 pub async fn the_end_of_a_replaced_registration_changes_nothing(one: &dyn Registry, other: &dyn Registry) {
     let old = register(one, comet(1)).await;
     let _new = register(other, Node { version: "0.2.0".to_owned(), ..comet(1) }).await;
@@ -192,7 +192,7 @@ pub async fn the_end_of_a_replaced_registration_changes_nothing(one: &dyn Regist
     }
     until(one, renewed).await;
     old.deregister().await;
-    // Done by the same client after the old end, so what that did is seen before this is.
+    // The same client does this after the old end, so a view that shows this has also seen the old end.
     let _after = register(one, comet(2)).await;
     for view in [one, other] {
         let nodes = until(view, |nodes| there(nodes, 2)).await;
@@ -200,7 +200,7 @@ pub async fn the_end_of_a_replaced_registration_changes_nothing(one: &dyn Regist
     }
 }
 
-/// The counts of a node are those of the newer process.
+/// After a restart only the newer process sets the counts of the node.
 pub async fn a_replaced_registration_updates_nothing(one: &dyn Registry, other: &dyn Registry) {
     let old = register(one, comet(1)).await;
     let new = register(other, comet(1)).await;
@@ -214,7 +214,7 @@ pub async fn a_replaced_registration_updates_nothing(one: &dyn Registry, other: 
     }
 }
 
-/// Its counts begin anew.
+/// The counts of a node that comes back start at 0.
 pub async fn a_node_can_come_back(one: &dyn Registry, other: &dyn Registry) {
     let own = register(one, comet(1)).await;
     own.update(offline(FIVE));

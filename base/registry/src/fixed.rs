@@ -1,4 +1,4 @@
-//! The registry of one process: in memory, with nodes that never change beside those that register.
+//! The registry of one process. It holds its nodes in memory: fixed ones, and those that register.
 
 use std::{
     collections::HashMap,
@@ -21,7 +21,7 @@ struct Shared {
     owners: Mutex<Owners>,
 }
 
-/// Which registration an entry belongs to: the end of an older one must not take it away.
+/// Which registration a node belongs to, so that the end of an older one does not remove it.
 #[derive(Debug, Default)]
 struct Owners {
     current: HashMap<(Service, ServerId), u64>,
@@ -38,7 +38,7 @@ impl Fixed {
 
 impl Shared {
     fn owners(&self) -> MutexGuard<'_, Owners> {
-        // Nothing inside can be left half done.
+        // A panic cannot leave the map half changed.
         self.owners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -85,7 +85,7 @@ impl Entry {
 #[async_trait]
 impl Registration for Entry {
     fn update(&self, state: NodeState) {
-        // Held while publishing, so that what a newer registration puts in is not overwritten.
+        // Keep the lock while publishing, so that this does not overwrite what a newer registration puts in.
         let owners = self.registry.owners();
         if owners.current.get(&self.key()) == Some(&self.id) {
             self.publish(state);

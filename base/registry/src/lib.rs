@@ -1,11 +1,11 @@
-//! Which processes there are: every comet and logic of the cluster, seen by everybody.
+//! Which processes there are: every comet and every logic of the cluster.
 //!
-//! A process registers itself once it listens and keeps the [`Registration`] for as long as it serves; everybody else
-//! [`watch`](Registry::watch)es the set. [`Fixed`] holds it in memory, `etcd::EtcdRegistry` (feature `etcd`) on etcd. Both
-//! pass the same conformance suite (module `conformance`, feature of the same name).
+//! A process registers when it has begun to listen, and keeps the [`Registration`] as long as it serves. Everybody else
+//! [`watch`](Registry::watch)es the set. [`Fixed`] keeps it in memory, `etcd::EtcdRegistry` (feature `etcd`) in etcd.
+//! Both pass the same conformance suite (module `conformance`, feature of the same name).
 
 #![forbid(unsafe_code)]
-#![deny(clippy::print_stdout, clippy::print_stderr)] // they panic when nobody takes it, or wait for ever
+#![deny(clippy::print_stdout, clippy::print_stderr)] // these macros panic or block if nobody reads
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
@@ -24,54 +24,55 @@ pub use fixed::Fixed;
 pub use membership::Membership;
 pub use node::{Node, NodeSet, NodeState, Service};
 
-/// Time in which everybody hears of a change in the registry, for who has nobody to ask whether they have.
+/// Within this time everybody hears of a change in the registry. For a process that cannot ask the others whether they
+/// have.
 pub const HEARD: Duration = Duration::from_millis(500);
 
 /// The set of processes, kept by the cluster.
 #[async_trait]
 pub trait Registry: Send + Sync + 'static {
-    /// Makes `node` known; it is when this returns. From then on the implementation keeps it known, whatever its store
-    /// goes through, until the registration ends. A node of the same service and server is replaced, and the end of the
-    /// registration it had changes nothing any more.
+    /// Makes `node` known, and returns when it is. From then on the implementation keeps it known until the
+    /// registration ends, whatever happens to the store. If a node of the same service and server was there, this one
+    /// replaces it, and the end of that node's registration no longer changes anything.
     ///
     /// # Errors
-    /// When the store could not be reached the first time. The caller tries again.
+    /// The store could not be reached the first time. The caller tries again.
     async fn register(&self, node: Node) -> Result<Box<dyn Registration>, RegistryError>;
 
-    /// The nodes as they are now and become. While the store is away the last known set stays.
+    /// The nodes as they are and as they change. While the store is away, the last known set stays.
     fn watch(&self) -> watch::Receiver<Arc<NodeSet>>;
 
-    /// Returns once the set was read from the store. Until then it is empty, which says nothing about the nodes. May be
-    /// dropped and asked for again.
+    /// Returns as soon as the set was read from the store. Until then the set is empty, which says nothing about the
+    /// nodes. Cancel safe, and may be called again.
     async fn known(&self) {}
 }
 
-/// One's own entry. Dropped, it is taken back as well, though nobody waits for that to be done.
+/// One's own entry. Dropping it removes the entry too, but nobody waits until that is done.
 #[async_trait]
 pub trait Registration: Send + Sync {
-    /// Publishes what became of the node. Never waits; of several updates in a row the last one counts. Changed counts may
-    /// be published about a second later, a changed `offline` at once.
+    /// Publishes the new state of the node. Never waits. Of several updates in a row, the last one counts. Changed
+    /// counts may be published about a second later, a changed `offline` is published at once.
     fn update(&self, state: NodeState);
 
-    /// Whether the node is known now, as it becomes known here.
+    /// What is known about the entry now, and how that changes.
     fn standing(&self) -> watch::Receiver<Standing>;
 
-    /// Takes the entry back. Returns when it is gone, or when the store could not be reached: then the entry ends with
-    /// its lease.
+    /// Removes the entry. Returns when it is gone, or when the store could not be reached; then the entry ends with its
+    /// lease.
     async fn deregister(self: Box<Self>);
 }
 
-/// What is known of one's own entry.
+/// What is known about one's own entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// It was not made yet.
+    /// The entry was not made yet.
     Pending,
-    /// It is there: the store has said so, and would have said if it had gone since, or the time for which it stays
-    /// without a word is not over.
+    /// The entry is there. The store has said so, and would have reported if it had gone since; or the time is not over
+    /// during which it stays without contact.
     Registered,
-    /// It has gone, for this reason, and is made again as soon as the store takes it.
+    /// The entry has gone, for this reason. It is made again as soon as the store takes it.
     Lost(&'static str),
-    /// Another process has its place; it is made again when that one leaves.
+    /// Another process has its place. It is made again when that one leaves.
     Replaced,
 }
 
@@ -89,10 +90,11 @@ impl fmt::Display for Standing {
 /// Why a node could not be registered.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
-    /// The store is away. Retried with backoff.
+    /// The store is away. The caller tries again after a pause.
     #[error("the registry is unreachable: {0}")]
     Unavailable(String),
-    /// The store refuses it: wrong password, no permission. Retried all the same, for an operator may repair it.
+    /// The store refuses the node: wrong password, no permission. The caller tries again, since an operator may repair
+    /// this.
     #[error("the registry refused the node: {0}")]
     Refused(String),
 }

@@ -12,16 +12,16 @@ use super::{Node, NodeState, Registration, Registry, RegistryError, Standing};
 /// Pause between two attempts to register.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Longest pause when the registry refuses: an operator has to repair something.
+/// Longest pause if the registry refuses, because then an operator has to repair something.
 const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// How often changed counts are published.
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 
-/// The condition of [`Health`] that is met while the entry stands.
+/// The condition of [`Health`] that is met while the entry is in the registry.
 const CONDITION: &str = "registration";
 
-/// An entry that is made as soon as the registry takes it, and kept current.
+/// An entry that is made as soon as the registry takes it, and then kept current.
 pub struct Membership {
     leaving: Drain,
     offline: watch::Sender<bool>,
@@ -29,8 +29,8 @@ pub struct Membership {
 }
 
 impl Membership {
-    /// Makes `node` known, in the background, with `clients` published when they changed. While it is not known `health`
-    /// has an unmet condition, now as later; `registered` becomes true, for good, when it is known first.
+    /// Makes `node` known in the background, and publishes `clients` when they change. While it is not known, at the
+    /// start or later, `health` has an unmet condition. `registered` becomes true, for good, as soon as it is known.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -74,20 +74,21 @@ impl Membership {
         Membership { leaving, offline, task }
     }
 
-    /// Publishes, at once and for good, that no new clients should be sent to the node. It stays known, and gets pushes.
+    /// Publishes, at once and for good, that no new clients should come to this node. The node stays known, and still
+    /// gets pushes.
     pub fn mark_offline(&self) {
         self.offline.send_replace(true);
     }
 
-    /// Takes the entry back; returns when it is gone, or when the registry could not be reached.
+    /// Removes the entry. Returns when it is gone, or when the registry could not be reached.
     pub async fn leave(self) {
         self.leaving.begin();
-        // The task is never cancelled, and a panic ends the process.
+        // Nobody cancels the task, and a panic in it ends the process.
         let _ = self.task.await;
     }
 }
 
-/// Says whether the entry stands.
+/// Tells `health` whether the entry is in the registry.
 fn say(health: &Health, standing: Standing) {
     match standing {
         Standing::Registered => health.met(CONDITION),
@@ -95,7 +96,7 @@ fn say(health: &Health, standing: Standing) {
     }
 }
 
-/// Registers, again and again until it is done. The same trouble is told once.
+/// Tries to register until it succeeds. Logs the same trouble only once.
 async fn register(registry: &dyn Registry, node: Node) -> Box<dyn Registration> {
     let (mut refused_pause, mut told) = (Backoff::new(PAUSE, REFUSED_PAUSE_MAX), String::new());
     loop {

@@ -14,7 +14,7 @@ use proto::ids::ServerId;
 pub enum Service {
     /// The gateway.
     Comet,
-    /// The control plane's entrance.
+    /// The control plane's entry.
     Logic,
 }
 
@@ -28,12 +28,12 @@ impl Service {
     }
 }
 
-/// One process, as `/goim/nodes/*` shows it and job dials it.
+/// One process, as `/goim/nodes/*` shows it and as job connects to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     /// What it does.
     pub service: Service,
-    /// `host:port` of its gRPC server: its identity.
+    /// `host:port` of its gRPC server. This is its identity.
     pub server: ServerId,
     /// `sh`.
     pub region: String,
@@ -47,13 +47,13 @@ pub struct Node {
     pub addrs: Vec<String>,
     /// Share of new clients it should get, relative to the others.
     pub weight: u32,
-    /// True when no new clients should be sent to it, as it last said. It gets pushes all the same.
+    /// Whether no new clients should be sent to it, as it last said. It still gets pushes.
     pub offline: bool,
     /// Its connections and their distinct addresses, as it last said; 0 for logic.
     pub clients: ClientCount,
-    /// What it runs, such as `0.1.0`.
+    /// The version it runs, such as `0.1.0`.
     pub version: String,
-    /// When it last registered or updated its counts. The registry's to set: what is given to `register` is ignored.
+    /// When it last registered or updated its counts. The registry sets this; `register` ignores the given value.
     pub updated: SystemTime,
 }
 
@@ -62,12 +62,12 @@ pub struct Node {
 pub struct NodeState {
     /// Its connections and their distinct addresses.
     pub clients: ClientCount,
-    /// True when no new clients should be sent to it. It gets pushes all the same.
+    /// Whether no new clients should be sent to it. It still gets pushes.
     pub offline: bool,
 }
 
 impl Node {
-    /// A process of this place, by its command line.
+    /// A process at this place, as its command line describes it.
     pub fn here(service: Service, server: ServerId, place: &Place, entry: Entry) -> Node {
         let Entry { addrs, weight, offline } = entry;
         Node {
@@ -83,7 +83,7 @@ impl Node {
         }
     }
 
-    /// A node of which nothing more is known: weight 10, goim's default, and everything else empty.
+    /// A node about which nothing else is known: weight 10, goim's default, and everything else empty.
     pub fn new(service: Service, server: ServerId) -> Self {
         Self {
             service,
@@ -101,12 +101,12 @@ impl Node {
         }
     }
 
-    /// What may change of it.
+    /// The part of it that may change.
     pub fn state(&self) -> NodeState {
         NodeState { clients: self.clients, offline: self.offline }
     }
 
-    /// Takes note of what has changed.
+    /// Sets the part of it that may change.
     pub fn set_state(&mut self, state: NodeState) {
         let NodeState { clients, offline } = state;
         (self.clients, self.offline) = (clients, offline);
@@ -128,12 +128,12 @@ impl NodeSet {
         self.0.get(&(service, server.clone()))
     }
 
-    /// Puts a node in, in place of the one of the same service and server.
+    /// Puts a node in. It replaces the one of the same service and server.
     pub fn insert(&mut self, node: Node) {
         self.0.insert((node.service, node.server.clone()), Arc::new(node));
     }
 
-    /// Takes a node out; true when it was there.
+    /// Takes a node out. True if it was there.
     pub fn remove(&mut self, service: Service, server: &ServerId) -> bool {
         self.0.remove(&(service, server.clone())).is_some()
     }

@@ -1,4 +1,4 @@
-//! Connections to etcd, one member at a time, and what can go wrong with them.
+//! Connects to etcd, to one member at a time, and sorts what can go wrong.
 
 use std::{error::Error as _, future::Future, time::Duration};
 
@@ -15,25 +15,26 @@ use super::{
     metrics::{Failure, RegistryMetrics},
 };
 
-/// What etcd says to a user while its access control is off.
+/// etcd's answer to a user's login while access control is off.
 const NO_ACCESS_CONTROL: &str = "authentication is not enabled";
 
-/// Pause between two attempts to reach a member. None waits for the one before it, which may hang in a cut link for
-/// `dialTimeout`: so a member that is back is noticed at once.
+/// Pause between two attempts to reach a member. An attempt does not wait for the one before it, which may hang in a
+/// cut link for `dialTimeout`. So a member that is back is noticed at once.
 const ATTEMPT_EVERY: Duration = Duration::from_millis(300);
 
-/// Attempts under way at most. One that finds so many waits for the end of one.
+/// Most attempts under way. The next one then waits until one of them ends.
 const ATTEMPTS_MAX: usize = 12;
 
-/// Longest pause after an attempt that was refused: etcd takes time over a password.
+/// Longest pause after a refused attempt, since checking a password costs etcd time.
 const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(2);
 
-/// The members of etcd and how to reach them. Everybody who talks to etcd has one: a connection is to the next member in
-/// the circle, so that one that is away is passed over.
+/// The members of etcd, and how to reach them. Each part of the process that talks to etcd has one of these. A new
+/// connection goes to the next member in the circle, so members that are away are passed over.
 #[derive(Clone)]
 pub(super) struct Members {
     urls: Vec<String>,
-    /// The one connected to last: the last one at first, so that the first is the first.
+    /// The member of the last connection. It starts with the last one, so that the first connection goes to the first
+    /// one.
     at: usize,
     options: ConnectOptions,
     user: Option<(String, String)>,
@@ -42,7 +43,7 @@ pub(super) struct Members {
     metrics: RegistryMetrics,
 }
 
-/// What a member is asked to see whether it answers.
+/// A question that shows whether a member answers.
 #[derive(Clone, Debug)]
 pub(super) struct Question {
     key: String,
@@ -50,12 +51,12 @@ pub(super) struct Question {
 }
 
 impl Question {
-    /// Is there this key?
+    /// Asks whether this key exists.
     pub(super) fn key(key: &str) -> Self {
         Self { key: key.to_owned(), options: GetOptions::new().with_keys_only() }
     }
 
-    /// Is there any key that begins so?
+    /// Asks whether any key with this prefix exists.
     pub(super) fn prefix(prefix: &str) -> Self {
         let Self { key, options } = Self::key(prefix);
         Self { key, options: options.with_prefix().with_limit(1) }
@@ -68,15 +69,15 @@ pub(super) enum Trouble {
     /// etcd is away.
     #[error("{0}")]
     Away(String),
-    /// etcd answers and refuses: an operator has to repair something.
+    /// etcd answers and refuses, so an operator has to repair something.
     #[error("{0}")]
     Refused(String),
-    /// The lease has run out.
+    /// The lease has ended.
     #[error("the lease is gone")]
     LeaseGone,
 }
 
-/// Codes of gRPC by which etcd refuses: INVALID_ARGUMENT (wrong password), PERMISSION_DENIED, FAILED_PRECONDITION,
+/// The gRPC codes of a refusal: INVALID_ARGUMENT (wrong password), PERMISSION_DENIED, FAILED_PRECONDITION,
 /// UNAUTHENTICATED.
 const REFUSALS: [i32; 4] = [3, 7, 9, 16];
 
@@ -88,7 +89,7 @@ impl From<Error> for Trouble {
                 error => Self::Away(error.to_string()),
             };
         };
-        // The words that help ("Connection refused") are at the bottom.
+        // The useful words ("Connection refused") are in the innermost source.
         let mut words = status.message().to_owned();
         let mut source = status.source();
         while let Some(error) = source {
@@ -97,7 +98,7 @@ impl From<Error> for Trouble {
         }
         match REFUSALS.contains(&i32::from(status.code())) {
             true => Self::Refused(words),
-            // etcd's own word, whichever code it comes with.
+            // These are etcd's own words, whichever code they come with.
             false if words.contains("requested lease not found") => Self::LeaseGone,
             false => Self::Away(words),
         }
@@ -124,13 +125,13 @@ impl Members {
         self.urls.len()
     }
 
-    /// The member connected to last, for a log line.
+    /// The member of the last connection, for a log line.
     pub(super) fn current(&self) -> &str {
         &self.urls[self.at]
     }
 
-    /// A client of the first member that answers, asked one after the other without an end, several at once. What went
-    /// wrong meanwhile is `failed`, with its member.
+    /// Tries the members in turn, several at once, until one answers, and returns a client of it. Calls `failed` with
+    /// each member that did not, and why.
     pub(super) async fn reach(
         &mut self,
         question: Question,
@@ -144,7 +145,7 @@ impl Members {
                 biased;
                 Some(attempt) = attempts.join_next() => match attempt {
                     Ok(attempt) => attempt,
-                    // It is not cancelled, and a panic has been reported where it happened.
+                    // Nobody cancels it unseen, and a panic was reported where it happened.
                     Err(_) => continue,
                 },
                 () = sleep_until(next), if attempts.len() < ATTEMPTS_MAX => {
@@ -157,7 +158,7 @@ impl Members {
             };
             let result = match answer {
                 Ok(client) if self.user.is_none() => Ok(client),
-                // One at a time: a password costs etcd more time than all the rest.
+                // One login at a time, since a password costs etcd more time than everything else.
                 Ok(_) => {
                     attempts.abort_all();
                     attempts = JoinSet::new();
@@ -181,7 +182,7 @@ impl Members {
         }
     }
 
-    /// A client of this member that has asked, as nobody. Where a user is needed a refusal is an answer.
+    /// Connects to this member without a user, and asks. If a user is needed, a refusal counts as an answer.
     async fn answering(&self, question: Question) -> Result<Client, Trouble> {
         let mut client = self.client(self.options.clone()).await?;
         let Question { key, options } = question;
@@ -192,7 +193,7 @@ impl Members {
         }
     }
 
-    /// Does it answer?
+    /// Asks a member whether it answers.
     pub(super) async fn question(&self, client: &mut Client, question: Question) -> Result<(), Trouble> {
         let Question { key, options } = question;
         self.ask(client.get(key, Some(options))).await?;
@@ -203,19 +204,19 @@ impl Members {
         (self.at + 1) % self.urls.len()
     }
 
-    /// A client of the next member. Nothing but a user's login is sent yet.
+    /// Connects to the next member. This sends nothing but the user's login.
     pub(super) async fn connect(&mut self) -> Result<Client, Trouble> {
         self.at = self.next();
         self.logged_in().await
     }
 
-    /// A client of this member. Nothing but a user's login is sent yet.
+    /// Connects to this member. This sends nothing but the user's login.
     async fn logged_in(&self) -> Result<Client, Trouble> {
         let Some((name, password)) = self.user.clone() else {
             return self.client(self.options.clone()).await;
         };
         match self.client(self.options.clone().with_user(name, password)).await {
-            // goim's client goes on without, too.
+            // Go on without a user, as goim's client does.
             Err(Trouble::Refused(why)) if why.contains(NO_ACCESS_CONTROL) => {
                 self.client(self.options.clone()).await
             }
@@ -227,7 +228,7 @@ impl Members {
         self.ask(Client::connect([self.current()], Some(options))).await
     }
 
-    /// Waits for an answer, but not for ever, and counts what is none.
+    /// Waits for an answer until the deadline, and counts failures.
     pub(super) async fn ask<T>(&self, request: impl Future<Output = Result<T, Error>>) -> Result<T, Trouble> {
         self.uncounted(request).await.map_err(|failed| self.counted(failed))
     }
@@ -237,7 +238,7 @@ impl Members {
         trouble
     }
 
-    /// The request is boxed: those of the client are large.
+    /// Boxes the request, since the futures of the client are large.
     fn uncounted<T>(
         &self,
         request: impl Future<Output = Result<T, Error>>,
@@ -265,12 +266,13 @@ impl Trouble {
     }
 }
 
-/// Pauses before a member is reached again: well below the second in which a node is to be registered again.
+/// Pauses before a member is tried again. They are well below the second within which a node has to be registered
+/// again.
 pub(super) fn backoff() -> Backoff {
     Backoff::new(Duration::from_millis(50), Duration::from_millis(400))
 }
 
-/// Pauses before etcd is asked again after this.
+/// Pauses before etcd is asked again after this trouble.
 pub(super) async fn pause(backoff: &mut Backoff, trouble: &Trouble) {
     match trouble {
         Trouble::Refused(_) => sleep(REFUSED_PAUSE_MAX).await,

@@ -1,5 +1,5 @@
-//! Does etcd answer? One picture for all who talk to it: a log line when it goes and one when it is back, a metric, a
-//! flag for `/readyz`.
+//! Knows whether etcd answers, for all parts of the process that talk to it. There is one log line when etcd goes away
+//! and one when it is back, a metric, and a flag for `/readyz`.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::{connect::Trouble, metrics::RegistryMetrics};
 
-/// One who talks to etcd: the watch, or a registration.
+/// A part of the process that talks to etcd: the watch, or a registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Talker(u64);
 
@@ -24,7 +24,7 @@ impl Talker {
 
 #[derive(Debug)]
 pub(super) struct Contact {
-    /// Who gets no answer, and of what kind the trouble is.
+    /// The talkers that get no answer, and the kind of their trouble.
     troubles: Mutex<BTreeMap<Talker, Discriminant<Trouble>>>,
     talkers: AtomicU64,
     up: watch::Sender<bool>,
@@ -45,12 +45,12 @@ impl Contact {
         Talker(self.talkers.fetch_add(1, Relaxed) + 1)
     }
 
-    /// True while everybody gets answers; false before the first.
+    /// True while all talkers get answers; false before the first one.
     pub(super) fn up(&self) -> watch::Receiver<bool> {
         self.up.subscribe()
     }
 
-    /// It did not work with this member.
+    /// Notes that a request to this member failed.
     pub(super) fn failed(&self, talker: Talker, member: &str, trouble: &Trouble) {
         if !self.note(talker, trouble) {
             return;
@@ -67,14 +67,14 @@ impl Contact {
         }
     }
 
-    /// It worked.
+    /// Notes that a request succeeded.
     pub(super) fn worked(&self, talker: Talker) {
         if self.clear(talker) {
             tracing::info!("etcd answers again");
         }
     }
 
-    /// True when trouble of this kind is news.
+    /// Whether trouble of this kind is new.
     fn note(&self, talker: Talker, trouble: &Trouble) -> bool {
         let kind = discriminant(trouble);
         self.settle(|troubles| {
@@ -84,12 +84,12 @@ impl Contact {
         })
     }
 
-    /// True when this was the last trouble.
+    /// Whether this was the last trouble.
     fn clear(&self, talker: Talker) -> bool {
         self.settle(|troubles| troubles.remove(&talker).is_some() && troubles.is_empty())
     }
 
-    /// This one will not talk any more.
+    /// Forgets a talker that has ended.
     pub(super) fn ended(&self, talker: Talker) {
         let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
         if troubles.remove(&talker).is_some() && troubles.is_empty() {
@@ -98,7 +98,7 @@ impl Contact {
     }
 
     fn settle(&self, change: impl FnOnce(&mut BTreeMap<Talker, Discriminant<Trouble>>) -> bool) -> bool {
-        // Nothing inside can be left half done.
+        // A panic cannot leave the map half changed.
         let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
         let news = change(&mut troubles);
         self.set(troubles.is_empty());

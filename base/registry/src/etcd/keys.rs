@@ -1,4 +1,4 @@
-//! The two keys of a node and the lease they hang on: what is known of them, and how they are put right.
+//! The two keys of a node and their lease: tells what is known about them, and repairs them.
 
 use std::{convert::Infallible, future, mem::replace};
 
@@ -16,21 +16,21 @@ use super::{
     terms::{Terms, UPDATE_EVERY},
 };
 
-/// The keys of one node. Both are attached to one lease: with the lease they go, and what another process has put in
-/// their place is attached to another and stays.
+/// The keys of one node. Both are attached to one lease and go with it. If another process has written the keys anew,
+/// they are attached to its lease, and stay.
 pub(super) struct Keys {
     terms: Terms,
     path: String,
     node: Node,
     lease: Option<Lease>,
-    /// They were written at least once. The first time they take the place of whatever is there.
+    /// The keys were written at least once. The first write replaces whatever is there.
     is_claimed: bool,
-    /// What is written of the node, and when it was.
+    /// The state of the node that was last written, and when.
     told: NodeState,
     told_at: Instant,
-    /// The key of the meta is not as we wrote it.
+    /// The key beside the node's own is not as we wrote it.
     is_meta_lost: bool,
-    /// The revision at which they were looked at last.
+    /// The revision of the last look at the keys.
     seen: i64,
     standing: watch::Sender<Standing>,
 }
@@ -39,7 +39,7 @@ pub(super) struct Keys {
 #[derive(Clone, Copy)]
 struct Lease {
     id: i64,
-    /// It lives at least until its time to live after this.
+    /// When it was last renewed. It lives for at least its time to live from then.
     renewed: Instant,
 }
 
@@ -59,12 +59,12 @@ impl Keys {
         })
     }
 
-    /// Of the node's own key.
+    /// The path of the node's own key.
     pub(super) fn path(&self) -> &str {
         &self.path
     }
 
-    /// Of the key and of its meta.
+    /// The paths of the node's own key and of the one beside it.
     pub(super) fn paths(&self) -> [String; 2] {
         [self.path.clone(), format!("{META}{}", self.path)]
     }
@@ -77,7 +77,7 @@ impl Keys {
         self.standing.subscribe()
     }
 
-    /// The revision at which the keys were looked at last.
+    /// The revision of the last look at the keys.
     pub(super) fn seen(&self) -> i64 {
         self.seen
     }
@@ -86,13 +86,13 @@ impl Keys {
         self.lease.map(|lease| lease.id)
     }
 
-    /// When the lease is to be renewed: three times in its life.
+    /// When the lease has to be renewed, which happens three times in its life.
     pub(super) fn renew_at(&self) -> Instant {
         self.lease.map_or_else(Instant::now, |lease| lease.renewed + self.terms.lease_ttl / 3)
     }
 
-    /// When this is to be written; none when it is, or another process has the key. Counts wait for a second, a node that
-    /// is offline does not.
+    /// When this state has to be written; none if it is written already, or if another process has the key. Counts wait
+    /// for a second; a change of `offline` does not.
     pub(super) fn update_at(&self, state: NodeState) -> Option<Instant> {
         match state {
             _ if *self.standing.borrow() == Standing::Replaced => None,
@@ -102,7 +102,7 @@ impl Keys {
         }
     }
 
-    /// Waits for ever. When the lease runs out meanwhile, the node is not registered any more.
+    /// Waits for ever. If the lease runs out meanwhile, the node counts as no longer registered.
     pub(super) async fn lapses(&self) -> Infallible {
         if let Some(lease) = self.lease {
             sleep_until(lease.renewed + self.terms.lease_ttl).await;
@@ -111,22 +111,22 @@ impl Keys {
         future::pending().await
     }
 
-    /// etcd tells that one of the keys was written, or deleted. False when it is not as we left it.
+    /// etcd reports that one of the keys was written or deleted. False if it is not as we left it.
     pub(super) fn changed(&mut self, kv: &KeyValue, is_there: bool) -> bool {
         if kv.mod_revision() <= self.seen || is_there && Some(kv.lease()) == self.lease() {
             return true;
         }
         match kv.key() == self.path.as_bytes() {
             true if !is_there => self.lost("its key was deleted from etcd"),
-            // Whether it is taken for good is seen when it is looked at.
+            // The next look shows whether another process has taken the key.
             true => {}
             false => self.is_meta_lost = true,
         }
         false
     }
 
-    /// Looks at everything and puts right what is wrong: the lease lives, the key is there and ours, and what stands
-    /// beside it says what is so. May be left off and done again at any point.
+    /// Looks at everything and repairs what is wrong. Afterwards the lease lives, the key is there and is ours, and the
+    /// one beside it holds the present state. May be cancelled at any point and called again.
     pub(super) async fn settle(
         &mut self,
         client: &mut Client,
@@ -134,7 +134,7 @@ impl Keys {
         state: NodeState,
     ) -> Result<(), Trouble> {
         let settled = self.settle_once(client, members, state).await;
-        // Whichever request it was that told.
+        // Whichever of the requests reported it.
         if matches!(settled, Err(Trouble::LeaseGone)) {
             self.lease = None;
             self.lost("its lease has ended");
@@ -189,7 +189,7 @@ impl Keys {
         Ok(())
     }
 
-    /// A lease that lives, renewed when it is time.
+    /// Returns a lease that lives: renews the present one if it is time, or gets a new one.
     async fn renewed(&mut self, client: &mut Client, members: &Members) -> Result<i64, Trouble> {
         let now = Instant::now();
         match self.lease {
@@ -201,11 +201,11 @@ impl Keys {
             }
             None => {}
         }
-        // Whole seconds, at least those asked for.
+        // Whole seconds, not fewer than configured.
         let seconds = self.terms.lease_ttl.as_millis().div_ceil(1000);
         let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
         let granted = members.ask(client.lease_grant(seconds, None)).await?;
-        // Kept as soon as it is granted, so that it can be revoked whatever becomes of the keys.
+        // Keep it as soon as it is granted, so that it can be revoked whatever becomes of the keys.
         self.lease = Some(Lease { id: granted.id(), renewed: now });
         Ok(granted.id())
     }
@@ -261,12 +261,12 @@ impl Keys {
         }
     }
 
-    /// The registration is over.
+    /// Notes that the registration has ended.
     pub(super) fn ended(&self) {
         self.terms.metrics.registered.set(0);
     }
 
-    /// True when that is news.
+    /// Whether this standing is new.
     fn stand(&self, standing: Standing) -> bool {
         self.terms.metrics.registered.set(i64::from(standing == Standing::Registered));
         self.standing.send_if_modified(|known| replace(known, standing) != standing)

@@ -1,4 +1,4 @@
-//! Where a node stands in etcd: the path of its key.
+//! The path of a node's key in etcd.
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
@@ -7,56 +7,56 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{super::Node, Scope, Service};
 
-/// The layouts with a name. The first is what goim writes, the second what goim-example's documentation describes.
+/// The named layouts. The first is what goim writes, the second what goim-example's documentation describes.
 const NAMED: [(&str, &str); 2] =
     [("goim", "/{appid}/{env}/{region}/{zone}/{server}"), ("goim-docs", "/{env}/{appid}/{region}/{server}")];
 
-/// In front of a node's path: the key of what goim's own value has no room for.
+/// The prefix before a node's path. Under this key stands what goim's own value has no room for.
 pub(super) const META: &str = "/halley.meta";
 
 /// The path of a node's key: `"goim"`, `"goim-docs"`, or a template of one's own.
 ///
-/// A template is segments between slashes. Each is a fixed text or one of `{appid}` (`goim.comet`, `goim.logic`),
-/// `{env}`, `{region}`, `{zone}`, `{server}` (`host:port`). `{appid}` has to be there and `{server}` has to be last, because a
-/// path is read as well as written.
+/// A template consists of segments between slashes. Each is a fixed text or one of `{appid}` (`goim.comet`,
+/// `goim.logic`), `{env}`, `{region}`, `{zone}`, `{server}` (`host:port`). `{appid}` has to be there and `{server}` has
+/// to be last, because paths are read as well as written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// As it was configured.
+    /// The text that was configured.
     text: String,
     segments: Vec<Segment>,
 }
 
-/// Why a text is no layout. Not retried: the operator changes the value.
+/// Why a text is no layout. The operator has to change the value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LayoutError {
-    /// Neither a name nor a path.
+    /// The text is neither a name nor a path.
     #[error(
         "not a layout: write \"goim\", \"goim-docs\" or a path such as /{{appid}}/{{env}}/{{region}}/{{zone}}/{{server}}"
     )]
     NoPath,
-    /// Two slashes in a row, or one at the end.
+    /// There are two slashes in a row, or one at the end.
     #[error("an empty segment in the path")]
     EmptySegment,
-    /// A brace where none may be.
+    /// There is a brace where none may be.
     #[error(
         "segment {0:?} is neither a fixed text nor one of {{appid}}, {{env}}, {{region}}, {{zone}}, {{server}} alone"
     )]
     Segment(String),
-    /// The same placeholder again.
+    /// The same placeholder appears twice.
     #[error("{0} stands in it twice")]
     Twice(&'static str),
-    /// Comets and logics could not be told apart.
+    /// Without `{appid}` comets and logics could not be told apart.
     #[error("{{appid}} is missing: comets and logics could not be told apart")]
     NoAppId,
     /// The path does not end with the node.
     #[error("it has to end with {{server}}")]
     ServerNotLast,
-    /// The keys would be mixed with Halley's own.
+    /// The keys would mix with Halley's own.
     #[error("it may not begin with {META}")]
     Reserved,
 }
 
-/// Why a node has no key. Not retried: the operator changes the flag.
+/// Why a node can have no key. The operator has to change the flag.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{what} {value:?} cannot be part of an etcd key: it may not be empty nor hold a slash or a control character"
@@ -64,7 +64,7 @@ pub enum LayoutError {
 pub struct PlaceError {
     /// `region`, `zone`, `env` or `server`.
     pub what: &'static str,
-    /// What it is.
+    /// Its value.
     pub value: String,
 }
 
@@ -101,7 +101,7 @@ impl Segment {
     }
 }
 
-/// What a path says about its node. What the layout leaves out is `None`.
+/// What a path says about its node; `None` for what the layout leaves out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place<'a> {
     pub(super) service: Service,
@@ -115,17 +115,17 @@ impl Layout {
         self.segments.contains(segment)
     }
 
-    /// Does a path say the zone?
+    /// Whether a path contains the zone.
     pub(super) fn has_zone(&self) -> bool {
         self.has(&Segment::Zone)
     }
 
-    /// Does a path say the region?
+    /// Whether a path contains the region.
     pub(super) fn has_region(&self) -> bool {
         self.has(&Segment::Region)
     }
 
-    /// Does a path say the environment?
+    /// Whether a path contains the environment.
     pub(super) fn has_env(&self) -> bool {
         self.has(&Segment::Env)
     }
@@ -149,8 +149,8 @@ impl Layout {
         Ok(key)
     }
 
-    /// What all keys of a scope begin with, up to and with a slash, so that `sh` does not find `sh2`. Keys of other
-    /// scopes may begin so too: [`Scope::holds`] decides.
+    /// The prefix of all keys of a scope. It ends with a slash, so that `sh` does not find `sh2`. Keys of other scopes
+    /// may have the same prefix: [`Scope::holds`] decides.
     pub(super) fn prefix(&self, scope: &Scope) -> Result<String, PlaceError> {
         let mut prefix = String::from("/");
         for segment in &self.segments {
@@ -172,7 +172,7 @@ impl Layout {
         Ok(prefix)
     }
 
-    /// Reads a path; `None` when it has another shape.
+    /// Reads a path; `None` if it has another shape.
     pub(super) fn place<'a>(&self, key: &'a str) -> Option<Place<'a>> {
         let mut place = Place { service: Service::Comet, env: None, region: None, zone: None };
         let mut parts = key.strip_prefix('/')?.split('/');
@@ -202,7 +202,7 @@ fn check_segment(what: &'static str, value: &str) -> Result<(), PlaceError> {
 }
 
 impl Scope {
-    /// Is a node at this place one of this scope? What the layout leaves out is not asked for.
+    /// Whether a node at this place belongs to this scope. What the layout leaves out is not compared.
     pub(super) fn holds(&self, place: &Place<'_>) -> bool {
         let is = |said: Option<&str>, wanted: &str| said.is_none_or(|said| said == wanted);
         self.service == place.service

@@ -1,4 +1,4 @@
-//! What Halley keeps beside goim's key.
+//! The value that Halley keeps beside goim's key.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -10,7 +10,7 @@ use super::{
     layout::{Layout, Place},
 };
 
-/// The value of `/halley.meta/<path>`: JSON. Others may read it, so keys are added, never changed.
+/// The value of `/halley.meta/<path>`: JSON. Others may read it, so fields may be added, but none changed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Meta {
@@ -23,7 +23,7 @@ pub(super) struct Meta {
     hostname: String,
     /// Milliseconds since the epoch.
     updated: u64,
-    /// The next three are there when the path leaves them out.
+    /// The next three are written only if the path leaves them out.
     #[serde(skip_serializing_if = "Option::is_none")]
     env: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -36,7 +36,7 @@ impl Default for Meta {
     fn default() -> Self {
         Self {
             addrs: Vec::new(),
-            // goim's.
+            // goim's default.
             weight: 10,
             offline: false,
             conn_count: 0,
@@ -52,7 +52,7 @@ impl Default for Meta {
 }
 
 impl Meta {
-    /// What is written for `node`, with its counts and time as they stand in it.
+    /// What to write for `node`, with the counts and the time that it contains.
     pub(super) fn of(node: &Node, layout: &Layout) -> Self {
         let updated = node.updated.duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
@@ -78,7 +78,7 @@ impl Meta {
         serde_json::from_slice(json).ok()
     }
 
-    /// Puts into `node` what is known of it.
+    /// Fills in what is known about `node`.
     pub(super) fn describe(&self, node: &mut Node, place: &Place<'_>) {
         let said = |path: Option<&str>, meta: &Option<String>| {
             path.map(str::to_owned).or_else(|| meta.clone()).unwrap_or_default()

@@ -5,7 +5,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-/// Made with the registry, registered once, cheap to clone: clones count into the same metrics.
+/// The registry's metrics. They are made with the registry and registered once. Clones share the counters.
 #[derive(Clone, Debug)]
 pub struct RegistryMetrics {
     pub(super) up: Gauge,
@@ -19,7 +19,7 @@ pub struct RegistryMetrics {
     failures: Family<[(&'static str, &'static str); 1], Counter>,
 }
 
-/// Why a request to etcd was for nothing.
+/// Why a request to etcd failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
     /// No connection, or no leader.
@@ -28,7 +28,7 @@ pub(super) enum Failure {
     Timeout,
     /// Wrong password, no permission.
     Refused,
-    /// The lease had ended.
+    /// The lease has ended.
     LeaseGone,
 }
 
@@ -58,7 +58,7 @@ impl Default for RegistryMetrics {
             lost: Counter::default(),
             failures: Family::default(),
         };
-        // Each is there before the first, for those who ask by how much it grew.
+        // Each counter is there from the start, for those who ask how much it grew.
         for failure in Failure::ALL {
             drop(metrics.failures.get_or_create(&[("reason", failure.word())]));
         }

@@ -1,18 +1,18 @@
-//! The registry on etcd, readable and writable by goim's own programs.
+//! The registry on etcd. goim's own programs can read and write it.
 //!
-//! goim's key of a node is a path that says where it is ([`Layout`]), its value the node's `host:port`. What more is
-//! known of a node stands beside it, under `/halley.meta` and the same path. Both hang on one lease. The bytes are in
-//! `docs/PROTOCOL.md`.
+//! goim's key of a node is a path that tells where the node is ([`Layout`]); its value is the node's `host:port`.
+//! Everything else about a node stands in a second key, under `/halley.meta` and the same path. Both keys have one
+//! lease. `docs/PROTOCOL.md` describes the bytes.
 //!
-//! | module | what it is |
+//! | module | subject |
 //! | --- | --- |
 //! | `layout` | the path of a node, written and read |
 //! | `meta` | the JSON beside it |
-//! | `view` | from keys to nodes, without IO |
-//! | `watcher` | list, watch, list again |
-//! | `registration` | one's own registration, kept for ever; one loop |
-//! | `keys` | its two keys and their lease, and how they are put right |
-//! | `connect`, `contact` | one member of etcd at a time; does it answer? |
+//! | `view` | makes nodes of keys, without IO |
+//! | `watcher` | lists, watches, and lists again |
+//! | `registration` | one's own registration, kept for ever by one loop |
+//! | `keys` | its two keys and their lease, and how they are repaired |
+//! | `connect`, `contact` | one member of etcd at a time; whether etcd answers |
 
 mod config;
 mod connect;
@@ -46,7 +46,7 @@ use self::{
 };
 use super::{Node, NodeSet, Registration, Registry, RegistryError, Service, Standing};
 
-/// Which nodes to watch. [`Scope::logics`] and [`Scope::comets`] are goim's.
+/// Which nodes to watch. [`Scope::logics`] and [`Scope::comets`] are the same as in goim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scope {
     /// Which service.
@@ -55,7 +55,7 @@ pub struct Scope {
     pub env: String,
     /// The region.
     pub region: String,
-    /// The zone; `None` = all of the region.
+    /// The zone; `None` for all zones of the region.
     pub zone: Option<String>,
 }
 
@@ -74,7 +74,7 @@ impl Scope {
     }
 }
 
-/// A registry on etcd. It watches until it is dropped; registrations live on their own.
+/// A registry on etcd. It watches until it is dropped; registrations go on without it.
 pub struct EtcdRegistry {
     terms: Terms,
     members: Members,
@@ -84,11 +84,11 @@ pub struct EtcdRegistry {
 }
 
 impl EtcdRegistry {
-    /// Begins to watch the nodes of `scopes`, at least one, as soon as etcd is there. Needs a tokio runtime. The set is empty
+    /// Watches the nodes of `scopes` (at least one) as soon as etcd is there. Needs a tokio runtime. The set is empty
     /// until etcd has answered, see [`known`](Registry::known).
     ///
     /// # Errors
-    /// When the section is at odds with itself, names a file that cannot be read, or a scope cannot be part of a key.
+    /// The section contradicts itself or names a file that cannot be read, or a scope cannot be part of a key.
     pub fn new(config: &DiscoveryConfig, scopes: Vec<Scope>) -> Result<Self, ConfigError> {
         if let Some(error) = config.check().into_iter().next() {
             return Err(error);
@@ -125,12 +125,12 @@ impl EtcdRegistry {
         Ok(Self { terms, members, nodes, listed, watcher })
     }
 
-    /// What it counts.
+    /// The registry's metrics.
     pub fn metrics(&self) -> &RegistryMetrics {
         &self.terms.metrics
     }
 
-    /// True while etcd answers all that is asked of it; false at first. For `/readyz`.
+    /// True while etcd answers everything that is asked of it; false at first. For `/readyz`.
     pub fn up(&self) -> watch::Receiver<bool> {
         self.terms.contact.up()
     }
@@ -154,7 +154,7 @@ impl Registry for EtcdRegistry {
     }
 
     async fn known(&self) {
-        // Fails only when there is nobody any more who could read it.
+        // Fails only if the watch has ended, after which nobody can read the set.
         let _ = self.listed.clone().wait_for(|listed| *listed).await;
     }
 }

@@ -1,4 +1,4 @@
-//! One's own key, kept in etcd whatever happens to it.
+//! Keeps one's own keys in etcd, whatever happens to them.
 
 use std::convert::Infallible;
 
@@ -22,16 +22,16 @@ use super::{
 
 /// The registration of one node.
 ///
-/// **One loop looks after it:** whatever wakes it (the lease is to be renewed, the node has changed, etcd tells that a key
-/// has, an attempt has failed), it puts [everything](Keys::settle) right, and does not ask what was wrong. It waits for
-/// something only while all is as it should be.
+/// **One loop looks after it.** The loop wakes up when the lease has to be renewed, when the node has changed, when
+/// etcd reports a change of a key, or after a failed attempt. Each time it [repairs everything](Keys::settle), and does
+/// not ask what was wrong. It waits for something only if all is well.
 pub(super) struct Own {
     terms: Terms,
     members: Members,
     talker: Talker,
     client: Option<Client>,
     keys: Keys,
-    /// Who waits to hear that the node could not be registered at first, and after how many failures.
+    /// Who waits to hear that the first registration failed, and after how many more failures it hears so.
     first: Option<(oneshot::Sender<RegistryError>, usize)>,
 }
 
@@ -42,8 +42,8 @@ impl Own {
         Ok(Self { terms, members, talker, client: None, keys, first: None })
     }
 
-    /// Keeps the key from now on, in a task that ends with what is returned. It tells when every member of etcd, or one
-    /// as often, has failed before the node was registered.
+    /// Keeps the keys from now on, in a task that ends when the returned value is dropped. The receiver hears of it if
+    /// there were as many failures as etcd has members before the node was registered.
     pub(super) fn keep(mut self) -> (Kept, oneshot::Receiver<RegistryError>) {
         let (state, states) = watch::channel(self.keys.state());
         let (failed, has_failed) = oneshot::channel();
@@ -75,7 +75,7 @@ impl Own {
         }
     }
 
-    /// A client of a member that answers. Meanwhile the lease may run out.
+    /// Returns a client of a member that answers. The lease may run out meanwhile.
     async fn reach(&mut self) -> Client {
         let Self { terms, members, talker, keys, first, .. } = self;
         let question = Question::key(keys.path());
@@ -95,7 +95,7 @@ impl Own {
         tell_first(&mut self.first, trouble);
     }
 
-    /// Keeps everything right, until etcd fails.
+    /// Keeps everything right until etcd fails.
     async fn serve(
         &mut self,
         client: &mut Client,
@@ -107,7 +107,7 @@ impl Own {
             let state = *states.borrow_and_update();
             match self.keys.settle(client, &self.members, state).await {
                 Ok(()) => {}
-                // The next attempt takes a new one: etcd answers.
+                // etcd answers, so the next attempt gets a new lease.
                 Err(Trouble::LeaseGone) => {
                     backoff.pause().await;
                     continue;
@@ -125,7 +125,7 @@ impl Own {
         }
     }
 
-    /// Every change of the two keys since they were looked at.
+    /// Watches every change of the two keys since the last look.
     async fn watch(&self, client: &mut Client) -> Result<WatchStream, Trouble> {
         let [key, meta] = self.keys.paths();
         let options = || Some(WatchOptions::new().with_start_revision(self.keys.seen() + 1));
@@ -165,7 +165,8 @@ impl Own {
         }
     }
 
-    /// Takes the lease back, and the keys with it. Every member is asked once: then the lease ends by itself.
+    /// Revokes the lease, and thereby removes the keys. Tries as often as there are members. If all attempts fail, the
+    /// lease ends by itself.
     async fn revoke(&mut self) {
         let Some(lease) = self.keys.lease() else { return };
         for _ in 0..self.members.len() {
@@ -189,21 +190,21 @@ impl Own {
     }
 }
 
-/// Tells who waits, once every member has had its chance.
+/// Tells whoever waits, once every member has had its chance.
 fn tell_first(first: &mut Option<(oneshot::Sender<RegistryError>, usize)>, trouble: &Trouble) {
     let Some((failed, chances)) = first.take() else { return };
     if chances > 1 {
         *first = Some((failed, chances - 1));
         return;
     }
-    // Whoever asked may have gone.
+    // Whoever asked may no longer wait.
     let _ = failed.send(match trouble {
         Trouble::Refused(why) => RegistryError::Refused(why.clone()),
         trouble => RegistryError::Unavailable(trouble.to_string()),
     });
 }
 
-/// A registration that stands. Its end is the end of the channel.
+/// A registration that is kept. Dropping the sender ends it.
 pub(super) struct Kept {
     state: watch::Sender<NodeState>,
     standing: watch::Receiver<Standing>,
@@ -223,7 +224,7 @@ impl Registration for Kept {
     async fn deregister(self: Box<Self>) {
         let Self { state, task, .. } = *self;
         drop(state);
-        // It cannot be cancelled, and a panic has been reported where it happened.
+        // Nobody cancels the task, and a panic was reported where it happened.
         let _ = task.await;
     }
 }

@@ -1,10 +1,10 @@
-//! What a registration and its keys go by.
+//! The settings of a registration and its keys.
 
 use std::{sync::Arc, time::Duration};
 
 use super::{contact::Contact, layout::Layout, metrics::RegistryMetrics};
 
-/// Pause between two updates of the counts.
+/// Least time between two updates of the counts.
 pub(super) const UPDATE_EVERY: Duration = Duration::from_secs(1);
 
 /// What a registration shares with its registry.

@@ -1,4 +1,4 @@
-//! What a watcher knows: the keys as etcd told them, and the nodes they make. No IO and no clock.
+//! What a watcher knows: the keys as etcd reported them, and the nodes that they make. No IO and no clock.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +14,7 @@ use super::{
     meta::Meta,
 };
 
-/// Longest `host:port` taken: a DNS name has at most 253 bytes.
+/// Longest `host:port` that is accepted. A DNS name has at most 253 bytes.
 const SERVER_LEN_MAX: usize = 259;
 
 /// One key as etcd has it.
@@ -24,7 +24,7 @@ pub(super) struct Record<'a> {
     pub(super) value: &'a [u8],
     /// The lease it is attached to; 0 for none.
     pub(super) lease: i64,
-    /// The store's revision when it was written last.
+    /// The store's revision at its last write.
     pub(super) revision: i64,
 }
 
@@ -33,9 +33,9 @@ pub(super) struct Record<'a> {
 pub(super) struct View {
     layout: Layout,
     scopes: Vec<Scope>,
-    /// By path, that is, by goim's key.
+    /// By path, which is goim's key.
     entries: BTreeMap<String, Entry>,
-    /// Keys in the scopes that are no node: each is logged when it comes.
+    /// Keys in the scopes that are no nodes. Each is logged once when it comes.
     ignored: BTreeSet<String>,
 }
 
@@ -51,13 +51,13 @@ struct Key {
     lease: i64,
     revision: i64,
     seen: SystemTime,
-    /// Not in etcd any more, and kept because etcd may have lost it.
+    /// The key is no longer in etcd. It is kept, because etcd may have lost it.
     missing: bool,
 }
 
 impl Entry {
-    /// What was written with the key. A key and its meta are written under one lease: with another lease it is what an
-    /// earlier process left, or a later one has begun.
+    /// The meta that was written with the key. Both are written under one lease. If the leases differ, an earlier
+    /// process left this meta, or a later one has begun to write.
     fn own_meta(&self) -> Option<&Meta> {
         let lease = self.key.as_ref()?.lease;
         self.meta.as_ref().filter(|(_, of)| *of == lease).map(|(meta, _)| meta)
@@ -69,7 +69,7 @@ impl View {
         Self { layout, scopes, entries: BTreeMap::new(), ignored: BTreeSet::new() }
     }
 
-    /// Everything there is, anew. Nodes that are gone since the last time are kept as missing.
+    /// Replaces everything. Nodes that are gone since the last time are kept as missing.
     pub(super) fn replace<'a>(&mut self, records: impl IntoIterator<Item = Record<'a>>, now: SystemTime) {
         self.entries.retain(|_, entry| entry.key.is_some());
         self.entries.values_mut().filter_map(|entry| entry.key.as_mut()).for_each(|key| key.missing = true);
@@ -83,7 +83,7 @@ impl View {
         self.ignored = still;
     }
 
-    /// A key was written. Answers the key of the meta that is wanted and was not seen yet.
+    /// A key was written. Returns the path of its meta if that is wanted and was not seen yet.
     pub(super) fn put(&mut self, record: Record<'_>, now: SystemTime) -> Option<String> {
         if let Some(path) = record.key.strip_prefix(META) {
             self.put_meta(path, record);
@@ -128,11 +128,11 @@ impl View {
         }
     }
 
-    /// A key was deleted; `kept`: it stays as missing, for etcd may have lost it.
+    /// A key was deleted. If `kept`, it stays as missing, since etcd may have lost it.
     pub(super) fn delete(&mut self, key: &str, kept: bool) {
         self.ignored.remove(key);
         if let Some(path) = key.strip_prefix(META) {
-            // That of a key which is there goes with the key, whose deletion may be told later.
+            // While the key is there, its meta stays until the key goes; the key's deletion may be reported later.
             if let Some(entry) = self.entries.get_mut(path)
                 && entry.own_meta().is_none()
             {
@@ -148,29 +148,29 @@ impl View {
         }
     }
 
-    /// Number of nodes that etcd does not have.
+    /// Number of nodes that etcd no longer has.
     pub(super) fn missing(&self) -> usize {
         self.entries.values().filter(|entry| entry.key.as_ref().is_some_and(|key| key.missing)).count()
     }
 
-    /// Gives the missing ones up.
+    /// Forgets the missing nodes.
     pub(super) fn forget_missing(&mut self) {
         self.entries.retain(|_, entry| entry.key.as_ref().is_none_or(|key| !key.missing));
     }
 
-    /// Number of keys that are no node.
+    /// Number of keys that are no nodes.
     pub(super) fn ignored(&self) -> usize {
         self.ignored.len()
     }
 
-    /// The nodes, missing ones too.
+    /// All nodes, including the missing ones.
     pub(super) fn nodes(&self) -> NodeSet {
         let mut keys: Vec<_> = self
             .entries
             .iter()
             .filter_map(|(path, entry)| entry.key.as_ref().map(|key| (path, key, entry)))
             .collect();
-        // Two keys may hold the same server, as after it moved to another zone: the one that is there counts.
+        // Two keys may name the same server, for instance after it moved to another zone. The one that etcd has counts.
         keys.sort_by_key(|(_, key, _)| !key.missing);
         keys.into_iter().filter_map(|(path, key, entry)| self.node(path, key, entry)).collect()
     }

@@ -1,4 +1,4 @@
-//! The watch: a list, then every change since, and a new list when that breaks.
+//! The watch: lists the keys, takes every change since, and lists again when that breaks.
 
 use std::{collections::BTreeSet, convert::Infallible, sync::Arc, time::Duration};
 
@@ -19,27 +19,27 @@ use super::{
     view::{Record, View},
 };
 
-/// Who wakes later than this has mostly stood still.
+/// A task that wakes up later than this has probably stood still.
 const LATE: Duration = Duration::from_secs(1);
 
 /// Follows the keys of some scopes.
 ///
-/// **A node vanishes at once only when etcd was there all the time.** After an outage the nodes that are gone may be
-/// alive and about to register again. They stay until etcd has been back for one lease. An outage that ends a lease is
-/// never overlooked: a lease is renewed when a third of it is gone, and a silence of a fifth and `dialTimeout` (a third
-/// at most) ends the watch.
+/// **A node vanishes at once only if etcd was there all the time.** After an outage, nodes that are gone may be alive
+/// and about to register again. They stay until etcd has been back for one lease. No outage that is long enough to end
+/// a lease is missed: leases are renewed when a third of them is gone, and the watch ends after a silence of a fifth of
+/// a lease and `dialTimeout` (a third at most).
 pub(super) struct Watcher {
     pub(super) members: Members,
     pub(super) view: View,
-    /// What all watched keys begin with.
+    /// The prefixes of all watched keys.
     pub(super) prefixes: BTreeSet<String>,
     pub(super) nodes: watch::Sender<Arc<NodeSet>>,
     pub(super) contact: Arc<Contact>,
     pub(super) metrics: RegistryMetrics,
     pub(super) lease_ttl: Duration,
-    /// There has been a list.
+    /// True after the first list.
     pub(super) listed: watch::Sender<bool>,
-    /// Until then a node that is gone is kept as missing.
+    /// Until this time a node that is gone is kept as missing.
     pub(super) grace_until: Instant,
 }
 
@@ -52,7 +52,7 @@ impl Watcher {
                 Ok(revision) => {
                     self.contact.worked(Talker::WATCH);
                     let Err(broken) = self.follow(&mut client, revision + 1, &mut backoff).await;
-                    // Is etcd away? The next list tells.
+                    // The next list tells whether etcd is away.
                     tracing::debug!("the watch of etcd begins anew: {broken}");
                     broken
                 }
@@ -65,7 +65,7 @@ impl Watcher {
         }
     }
 
-    /// A client of a member that answers.
+    /// Returns a client of a member that answers.
     async fn reach(&mut self) -> Client {
         let (question, contact) = (self.question(), &self.contact);
         let failed = |member: &str, trouble: &Trouble| contact.failed(Talker::WATCH, member, trouble);
@@ -76,7 +76,7 @@ impl Watcher {
         Question::prefix(self.prefixes.first().expect("a registry watches something"))
     }
 
-    /// Reads everything at one revision, which is returned.
+    /// Reads everything at one revision. Returns that revision.
     async fn list(&mut self, client: &mut Client) -> Result<i64, Trouble> {
         let get = |prefix: &String| TxnOp::get(prefix.as_str(), Some(GetOptions::new().with_prefix()));
         let gets: Vec<_> = self.prefixes.iter().map(get).collect();
@@ -120,13 +120,13 @@ impl Watcher {
                     let change = change?.ok_or_else(|| Trouble::Away("the watch has ended".to_owned()))?;
                     self.take(client, &change).await?;
                 }
-                // A watch says nothing while nothing changes, and a dead etcd says nothing either.
+                // A watch is silent while nothing changes, but also when etcd is dead. So ask.
                 _ = probe.tick() => {
                     self.members.question(client, self.question()).await?;
                     backoff.reset();
                 }
                 () = sleep_until(self.grace_until), if missing => {
-                    // Those that came back while this process stood still are in the socket.
+                    // This process may have stood still. Nodes that came back meanwhile are still unread in the socket.
                     if turn.elapsed() > every + LATE || self.grace_until.elapsed() > LATE {
                         self.grace_until = Instant::now() + LATE;
                         continue;
@@ -148,7 +148,8 @@ impl Watcher {
         let kept = Instant::now() < self.grace_until;
         for event in change.events() {
             if let Some(meta) = self.event(event, kept) {
-                // The key is told apart from its meta, and nobody should see a node half described.
+                // etcd reports a key and its meta separately, and nobody should see a node half described. So fetch the
+                // meta.
                 let got = self.members.ask(client.get(meta, None)).await?;
                 for record in got.kvs().iter().filter_map(record) {
                     self.view.put(record, host::clock::wall());
@@ -191,7 +192,7 @@ fn gauge(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// A key that is text; others cannot be of this layout.
+/// A key that is text. Other keys cannot belong to this layout.
 fn record(kv: &KeyValue) -> Option<Record<'_>> {
     let key = std::str::from_utf8(kv.key()).ok()?;
     Some(Record { key, value: kv.value(), lease: kv.lease(), revision: kv.mod_revision() })
