@@ -1,4 +1,4 @@
-//! Listening, and accepting connections of services and operators, for ever.
+//! Listens, and accepts connections of services and operators, for ever.
 
 use std::{
     io,
@@ -17,16 +17,16 @@ use tracing::{Level, warn};
 
 use crate::telemetry::OUTSIDERS;
 
-/// Pause after an accept that failed (no descriptors left), so that it neither ends nor spins.
+/// Pause after a failed accept (no descriptors left), so that accepting neither ends nor spins.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Connections the kernel holds until they are accepted.
+/// Most connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 1024;
 
-/// Has this machine IPv6 at all?
+/// Whether this machine has IPv6 at all.
 static HAS_IPV6: LazyLock<bool> = LazyLock::new(|| Socket::new(Domain::IPV6, Type::STREAM, None).is_ok());
 
-/// What to bind for an address: the address, or all of IPv4 for all addresses where the machine has no IPv6, as Go does
+/// What to bind for an address. If it means all addresses and the machine has no IPv6, this is all of IPv4, as Go does
 /// for `:port`.
 pub fn bindable(addr: SocketAddr) -> SocketAddr {
     either_family(addr, *HAS_IPV6)
@@ -41,10 +41,10 @@ fn either_family(addr: SocketAddr, has_ipv6: bool) -> SocketAddr {
     }
 }
 
-/// Listens on an address; on `[::]` for IPv4 too, whatever `net.ipv6.bindv6only` says.
+/// Listens on an address. `[::]` takes IPv4 too, whatever `net.ipv6.bindv6only` says.
 ///
 /// # Errors
-/// What the system says to the address.
+/// The system's error for this address.
 ///
 /// # Panics
 /// Outside of a tokio runtime.
@@ -54,7 +54,7 @@ pub fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     if addr.is_ipv6() {
         socket.set_only_v6(false)?;
     }
-    // Connections of an earlier process still in TIME_WAIT are nobody who listens.
+    // Connections of an earlier process that are still in TIME_WAIT do not listen, so they must not stand in the way.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;
@@ -62,14 +62,15 @@ pub fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// The next connection, and its other end: one of IPv4 in the form of IPv4, whatever the listener is. An accept that fails is logged and made again, after a pause: it ends nothing and never spins
-/// (goim's accept loops end for ever on one EMFILE).
+/// Accepts the next connection, and tells its other end; an IPv4 address comes in IPv4 form, whatever the listener is.
+/// A failed accept is logged and tried again after a pause, so it ends nothing and never spins (goim's accept loops end
+/// for ever on one EMFILE).
 pub async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
             Ok((stream, mut peer)) => {
                 peer.set_ip(peer.ip().to_canonical());
-                // Answers are small and whole: nothing is gained by waiting for more of them.
+                // Answers are small and complete, so waiting for more bytes gains nothing.
                 let _ = stream.set_nodelay(true);
                 return (stream, peer);
             }

@@ -1,24 +1,24 @@
 //! Deadlines of a process that may stand still.
 //!
-//! A process that was stopped (SIGSTOP, a debugger, a virtual machine that moved) goes on with deadlines that are over, and
-//! with answers in its sockets that nobody has read. By the time of day it would take them for missing. What waits here
-//! counts only time during which it could have heard the answer.
+//! A process can be stopped and go on later (SIGSTOP, a debugger, a virtual machine that moved). By then its deadlines
+//! are over, while the answers lie unread in its sockets. By the wall clock it would consider these answers missing.
+//! The functions here count only time in which the process could have read an answer.
 
 use std::time::Duration;
 
 use tokio::time::error::Elapsed;
 
-/// A deadline is waited for in so many parts. However long the process stands still, no more than one of them is lost.
+/// A wait is divided into so many parts. However long the process stands still, it loses at most one of them.
 const PARTS: u32 = 10;
 
-/// Sleeps for `duration` of the time that the process runs.
+/// Sleeps for `duration`, counting only time in which the process runs.
 pub async fn sleep(duration: Duration) {
     for _ in 0..PARTS {
         tokio::time::sleep(duration / PARTS).await;
     }
 }
 
-/// Waits for `done`, no longer than `limit` of the time that the process runs.
+/// Waits for `done`, at most for `limit`, counting only time in which the process runs.
 ///
 /// # Errors
 /// The time is over.

@@ -16,7 +16,7 @@ impl Backoff {
         Backoff { first, next: first, max }
     }
 
-    /// It worked: the next pause is the first one again.
+    /// An attempt succeeded, so the next pause is the first one again.
     pub fn reset(&mut self) {
         self.next = self.first;
     }

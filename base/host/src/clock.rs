@@ -1,4 +1,4 @@
-//! The one place of this crate that reads a clock, for it and for those that have none of their own.
+//! The only place of this crate that reads a clock. Crates without a clock of their own use it too.
 
 use std::time::{Instant, SystemTime};
 

@@ -20,33 +20,33 @@ use tower::service_fn;
 
 use crate::awake;
 
-/// A silent connection is probed this often; goim's.
+/// How often a silent connection is probed, as in goim.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// A probe not answered within this ends the connection; goim's.
+/// A connection whose probe is not answered within this time ends, as in goim.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A gRPC server of the cluster. Connects with the first call and again whenever the connection is lost. Clones share
-/// the connection.
+/// A gRPC server of the cluster. The connection is made with the first call, and again whenever it is lost. Clones
+/// share it.
 ///
-/// It may be goim's, which lacks the services of `halley.v1`. That is found out by calling one ([`Peer::ours`]), and
-/// remembered for as long as the connection lasts: at the same address there may be ours tomorrow.
+/// The server may be goim's, which lacks the services of `halley.v1`. Calling one shows this ([`Peer::ours`]). The
+/// result is remembered as long as the connection lasts, since a Halley server may have the same address tomorrow.
 #[derive(Clone, Debug)]
 pub struct Peer {
     channel: Channel,
     limit: Duration,
-    /// Connections made so far.
+    /// How many connections were made so far.
     made: Arc<AtomicU64>,
-    /// Which of them was to goim's.
+    /// The number of the last connection that led to goim's server.
     goims: Arc<AtomicU64>,
 }
 
 impl Peer {
-    /// The server at `address` (`host:port`). Neither connecting nor a call made [`in_time`](Self::in_time) takes longer than
-    /// `limit`. Needs a tokio runtime, and does not wait.
+    /// The server at `address` (`host:port`). Neither connecting nor a call made [`in_time`](Self::in_time) takes
+    /// longer than `limit`. Needs a tokio runtime, and does not wait.
     ///
     /// # Errors
-    /// It is no address.
+    /// `address` is no address.
     pub fn new(address: &str, limit: Duration) -> Result<Peer, Error> {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))?
             .http2_keep_alive_interval(KEEP_ALIVE)
@@ -65,11 +65,11 @@ impl Peer {
         Ok(Peer { channel, limit, made, goims: Arc::default() })
     }
 
-    /// Waits for the whole answer, no longer than the limit. One that lies in the socket when this process goes on after a stop is
-    /// heard, which tonic's own deadline would not do: what the server did would be taken for undone.
+    /// Waits for the whole answer, at most for the limit. If this process stood still and the answer lies in the socket
+    /// by now, it is read. With tonic's own deadline it would be lost, and what the server did would count as not done.
     ///
     /// # Errors
-    /// The server's status, or the transport's; when the time is over a status that is no [answer](is_answer).
+    /// The server's status, or the transport's. If the time is over, a status that is no [answer](is_answer).
     pub async fn in_time<T>(&self, call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
         in_time(self.limit, call).await
     }
@@ -79,13 +79,13 @@ impl Peer {
         self.channel.clone()
     }
 
-    /// Whether the last connection was to goim's: calls of `halley.v1` are in vain.
+    /// Whether the last connection led to goim's server, which does not know the calls of `halley.v1`.
     pub fn is_goims(&self) -> bool {
         let goims = self.goims.load(Relaxed);
         goims != 0 && goims == self.made.load(Relaxed)
     }
 
-    /// Makes a call of `halley.v1`; none when the server lacks the service and is to be called as goim calls it.
+    /// Makes a call of `halley.v1`. None if the server lacks the service, so that the caller has to use goim's calls.
     pub async fn ours<T>(
         &self,
         call: impl Future<Output = Result<Response<T>, Status>>,
@@ -96,7 +96,8 @@ impl Peer {
         let before = self.made.load(Relaxed);
         match call.await {
             Err(status) if status.code() == Code::Unimplemented => {
-                // Whoever answered, it was on this connection, unless the call made a new one: the next call will tell.
+                // The answer came over this connection, unless the call made a new one. In that case the next call
+                // shows it.
                 self.goims.store(before, Relaxed);
                 None
             }
@@ -117,12 +118,13 @@ pub async fn in_time<T>(limit: Duration, call: impl Future<Output = Result<T, St
     })
 }
 
-/// Whether the server said so. What has a source was said by nobody: the connection broke, or the time was over.
+/// Whether the server gave this status. If it has a source, the server did not: the connection broke, or the time was
+/// over.
 pub fn is_answer(status: &Status) -> bool {
     status.source().is_none()
 }
 
-/// Whether a call that failed never left: no connection could be made.
+/// Whether a failed call never left this process, because no connection could be made.
 pub fn never_left(status: &Status) -> bool {
     let mut source = status.source();
     while let Some(error) = source {

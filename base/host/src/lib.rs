@@ -1,6 +1,6 @@
-//! What makes a program a good citizen of a machine, whatever service it is.
+//! What every program needs on a machine, whichever service it is.
 //!
-//! | module | what it is |
+//! | module | subject |
 //! | --- | --- |
 //! | [`process`] | command line, start and exit status of a program |
 //! | [`shutdown`] | SIGTERM and SIGINT: drain, then exit |
@@ -12,14 +12,14 @@
 //! | [`dial`] | gRPC connections to the other processes, ours and goim's |
 //! | [`awake`] | deadlines of a process that may stand still |
 //! | [`backoff`] | pauses between attempts |
-//! | [`clock`] | the one place of this crate that reads a clock |
+//! | [`clock`] | the only place of this crate that reads a clock |
 //! | [`build`] | version and commit |
 //!
-//! It knows no service, no client and no rule of the protocol, and has no global state but the logs. Nothing here runs on a
-//! shard's hot path: [`telemetry::LogLimit`] is the one thing a driver calls.
+//! This crate knows no service, no client and no rule of the protocol, and has no global state except the logs. Nothing
+//! here runs on a shard's hot path; [`telemetry::LogLimit`] is the only part that a driver calls.
 
 #![forbid(unsafe_code)]
-#![deny(clippy::print_stdout, clippy::print_stderr)] // they panic when nobody takes it, or wait for ever
+#![deny(clippy::print_stdout, clippy::print_stderr)] // these macros panic or block if nobody reads
 
 pub mod accept;
 pub mod admin;

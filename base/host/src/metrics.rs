@@ -1,8 +1,8 @@
-//! What the services count with: counters by a label that is known when the program is compiled, and latencies.
+//! The metrics of the services: counters with a label whose values are known at compile time, and latencies.
 //!
-//! A struct of metrics is made once, registered once, and cheap to clone: clones count into the same metrics. A label's counter
-//! is looked up when the struct is made, never per push. Names start with `halley_`; counters end in `_total` (the library
-//! adds it).
+//! A struct of metrics is made once and registered once. Clones are cheap and share the counters. The counter of a
+//! label's value is looked up when the struct is made, never per push. Names start with `halley_`. Counters end in
+//! `_total`, which the library adds.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use prometheus_client::{
 const LATENCY_BUCKETS: [f64; 15] =
     [1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 5e-2, 0.1, 0.5, 2.0, 10.0];
 
-/// Declares the values of one label.
+/// Declares a label and its values.
 #[macro_export]
 macro_rules! label {
     ($(#[$doc:meta])* $name:ident, $key:literal { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)* }) => {
@@ -36,7 +36,7 @@ macro_rules! label {
     };
 }
 
-/// The values of a label, known when the program is compiled.
+/// The values of a label, known at compile time.
 pub trait Label: Copy + 'static {
     /// The label's name.
     const KEY: &'static str;
@@ -47,10 +47,10 @@ pub trait Label: Copy + 'static {
     fn index(self) -> usize;
 }
 
-/// One pair of name and value.
+/// One label: its name and its value.
 type Labels = [(&'static str, &'static str); 1];
 
-/// One counter per value of a label, all there from the start, so that a counter that never moved reads 0.
+/// One counter for each value of a label. All are there from the start, so that one that never moved reads 0.
 #[derive(Clone, Debug)]
 pub struct CounterBy<L> {
     family: Family<Labels, Counter>,
@@ -104,8 +104,8 @@ impl Latency {
         self.0.observe(latency.as_secs_f64());
     }
 
-    /// Adds the time from `since_us` (wall clock, µs since the epoch; 0 = unknown, not counted) to `now_us`. A clock
-    /// that was set back counts as no time.
+    /// Adds the time from `since_us` (wall clock, µs since the epoch; 0 = unknown, then not counted) to `now_us`. If
+    /// the clock was set back in between, the time counts as 0.
     pub fn observe_since(&self, since_us: u64, now_us: u64) {
         if since_us != 0 {
             self.observe(Duration::from_micros(now_us.saturating_sub(since_us)));

@@ -1,4 +1,5 @@
-//! Signals: the first of those that end a process begins a drain, the second ends it at once; the others end nothing.
+//! Signals. The first of those that end a process begins a drain, the second one ends the process at once. The others
+//! end nothing.
 
 use std::{io, thread};
 
@@ -10,7 +11,7 @@ use tokio::{
 
 use crate::telemetry::flush;
 
-/// Tells every part of the process that it is draining. Clones are the same drain; once begun it never ends.
+/// Tells every part of the process that it is draining. Clones are the same drain. Once begun, it never ends.
 #[derive(Clone, Debug)]
 pub struct Drain(watch::Sender<bool>);
 
@@ -26,25 +27,25 @@ impl Drain {
         Self(watch::Sender::new(false))
     }
 
-    /// Begins it; true for the call that did.
+    /// Begins the drain. True if this call did.
     pub fn begin(&self) -> bool {
         !self.0.send_replace(true)
     }
 
-    /// Has it begun?
+    /// Whether the drain has begun.
     pub fn is_draining(&self) -> bool {
         *self.0.borrow()
     }
 
-    /// Waits until it has begun; at once when it has. The future may be dropped and asked for again.
+    /// Waits until the drain has begun; at once if it has. Cancel safe, and may be called again.
     pub async fn draining(&self) {
         // Cannot fail: `self` holds the sender.
         let _ = self.0.subscribe().wait_for(|draining| *draining).await;
     }
 }
 
-/// Signals that end nothing. The platform's default for each is the end of the process, without a word to the clients: when
-/// a terminal closes, when a script means "reload" or "rotate the log".
+/// Signals that end nothing. By default each would end the process without a word to its clients: when a terminal
+/// closes, or when a script means "reload" or "rotate the log".
 const HARMLESS: [(SignalKind, &str); 6] = [
     (SignalKind::hangup(), "SIGHUP"),
     (SignalKind::user_defined1(), "SIGUSR1"),
@@ -54,7 +55,7 @@ const HARMLESS: [(SignalKind, &str); 6] = [
     (SignalKind::from_raw(30), "SIGPWR"),
 ];
 
-/// A log file at its limit (`ulimit -f`). The write fails then, which is counted; a line about it would be the next one.
+/// A log file has reached its limit (`ulimit -f`). The failed write is counted. A line about it would fail as well.
 const SIGXFSZ: SignalKind = SignalKind::from_raw(25);
 
 /// The signals that end a process.
@@ -78,7 +79,8 @@ pub enum Response {
 }
 
 impl Ending {
-    /// The first signal of any kind drains, every later one leaves with the status a shell would give, 128 + number.
+    /// The first signal of any kind begins the drain. Every later one ends the process with the status that a shell
+    /// would give, 128 + number.
     pub const fn response(self, draining: bool) -> Response {
         match (draining, self) {
             (false, _) => Response::Drain,
@@ -97,13 +99,13 @@ impl Ending {
     }
 }
 
-/// Takes the signals from now on: the first SIGTERM, SIGINT or SIGQUIT begins `drain`, the second exits the process with
-/// status 143, 130 or 131. SIGHUP and the like are told to the log and end nothing.
+/// Handles signals from now on: the first SIGTERM, SIGINT or SIGQUIT begins `drain`, the second one exits the process
+/// with status 143, 130 or 131. SIGHUP and the like are logged and end nothing.
 ///
-/// They are waited for on a thread of their own, so that the second one ends even a process whose runtime is stuck.
+/// A thread of its own waits for them, so that the second one ends even a process whose runtime is stuck.
 ///
 /// # Errors
-/// When the handlers or the thread cannot be made.
+/// The handlers or the thread cannot be made.
 pub fn on_signals(drain: Drain) -> io::Result<()> {
     let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
     let inside = runtime.enter();
@@ -117,7 +119,7 @@ pub fn on_signals(drain: Drain) -> io::Result<()> {
             }
         });
     }
-    // Taken and forgotten: what counts is that the default is not carried out.
+    // The signal is received and ignored. What counts is that its default does not happen.
     let file_limit = signal(SIGXFSZ)?;
     drop(inside);
     let wait = move || {

@@ -1,5 +1,5 @@
-//! In which of the two text formats `/metrics` answers: OpenMetrics for who accepts it, Prometheus' older one, 0.0.4, for
-//! everybody else.
+//! Chooses the text format of `/metrics`: OpenMetrics for a client that accepts it, otherwise Prometheus' older format
+//! 0.0.4.
 
 use std::fmt::{self, Write as _};
 
@@ -10,13 +10,13 @@ use prometheus_client::{encoding::text, registry::Registry};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Exposition {
     OpenMetrics,
-    /// What every reader since 2014 knows, curl's user among them.
+    /// What every reader since 2014 understands, and curl's user too.
     Text,
 }
 
 impl Exposition {
-    /// What the asker likes best. OpenMetrics has to be named; who accepts neither gets text, as from Prometheus' own
-    /// libraries.
+    /// The format that the client likes best. OpenMetrics has to be named. A client that accepts neither gets text, as
+    /// from Prometheus' own libraries.
     pub(super) fn accepted(headers: &HeaderMap) -> Exposition {
         let (mut open_metrics, mut text) = (0, [None; 3]);
         let ranges = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
@@ -65,18 +65,19 @@ impl Exposition {
     }
 }
 
-/// A quality, `0.75`, in thousandths; what is none counts as 0.
+/// A quality such as `0.75` in thousandths. A malformed one counts as 0.
 fn thousandths(quality: &str) -> u16 {
     let quality: f32 = quality.trim().parse().unwrap_or(0.0);
     (quality.clamp(0.0, 1.0) * 1000.0) as u16
 }
 
-/// OpenMetrics in the older format: families are named as their samples are, there are no units, no info, no end.
+/// Rewrites OpenMetrics in the older format: families are named like their samples, and there are no units, no info and
+/// no end mark.
 fn as_text(open_metrics: &str) -> Result<String, fmt::Error> {
     let (mut out, mut help) = (String::with_capacity(open_metrics.len()), None);
     for line in open_metrics.lines() {
         if let Some(named) = line.strip_prefix("# HELP ") {
-            // How the family is named is known when its type is.
+            // The name depends on the type, which comes in a later line.
             help = named.split_once(' ').map(|(_, help)| help);
         } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|line| line.split_once(' '))
         {

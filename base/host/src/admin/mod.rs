@@ -25,10 +25,10 @@ use crate::{
     shutdown::Drain,
 };
 
-/// Longest time for a request to come, and for an answer to be taken.
+/// Longest time for a request to arrive, and for the client to take an answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Connections at once: some scrapers and probes.
+/// Most connections at once: some scrapers and probes.
 const CONNECTIONS_MAX: usize = 64;
 
 /// Metrics and health.
@@ -40,14 +40,14 @@ pub struct AdminConfig {
 }
 
 impl AdminConfig {
-    /// On loopback: a program's default.
+    /// Listens on loopback, a program's default.
     pub fn loopback(port: u16) -> AdminConfig {
         AdminConfig { addr: Addrs::loopback(port) }
     }
 }
 
-/// Serves `router` on these addresses until the process ends, while it drains too; gives the addresses with the ports
-/// the system chose.
+/// Serves `router` on these addresses until the process ends, also while it drains. Returns the addresses with the
+/// ports that the system chose.
 ///
 /// # Errors
 /// The first address that cannot be listened on.
@@ -69,7 +69,7 @@ pub fn start(addrs: &Addrs, router: Router) -> Result<Vec<SocketAddr>, AdminErro
     Ok(bound)
 }
 
-/// An address that cannot be had. Not retried: the process ends and names it.
+/// The process cannot listen on this address. It does not try again: it ends and names the address.
 #[derive(Debug, thiserror::Error)]
 #[error("admin.addr = {addr} cannot be listened on: {error}")]
 pub struct AdminError {
@@ -77,30 +77,30 @@ pub struct AdminError {
     error: io::Error,
 }
 
-/// What has to be true before the process should get traffic, by name. Everything is met until it is said not to be, so
-/// each condition is [`unmet`](Health::unmet) once before the routes are served.
+/// The conditions for getting traffic, by name. A condition counts as met until it is reported unmet, so a program
+/// reports each as [`unmet`](Health::unmet) once before it serves the routes.
 #[derive(Debug, Default)]
 pub struct Health(watch::Sender<BTreeMap<&'static str, String>>);
 
 impl Health {
-    /// Ready: nothing is unmet.
+    /// Nothing is unmet, so this is ready.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Says that the condition is not met, and why: one line, without secrets.
+    /// Reports that the condition is not met, and why, in one line without secrets.
     pub fn unmet(&self, condition: &'static str, why: impl Into<String>) {
         let why = why.into();
         self.0.send_if_modified(|unmet| unmet.insert(condition, why.clone()).as_ref() != Some(&why));
     }
 
-    /// Says that the condition is met.
+    /// Reports that the condition is met.
     pub fn met(&self, condition: &'static str) {
         self.0.send_if_modified(|unmet| unmet.remove(condition).is_some());
     }
 
-    /// Keeps the condition as `is_met` says of `watched`, from now on until its sender is gone; `why` is said while it is
-    /// not met. Needs a tokio runtime.
+    /// Keeps the condition up to date with what `is_met` says of `watched`, from now on until its sender is gone. `why`
+    /// is the reason while it is unmet. Needs a tokio runtime.
     pub fn follow<T: Send + Sync + 'static>(
         self: &Arc<Self>,
         condition: &'static str,
@@ -121,7 +121,7 @@ impl Health {
         });
     }
 
-    /// Is every condition met?
+    /// Whether every condition is met.
     pub fn is_ready(&self) -> bool {
         self.0.borrow().is_empty()
     }
@@ -132,13 +132,13 @@ impl Health {
         let _ = self.0.subscribe().wait_for(BTreeMap::is_empty).await;
     }
 
-    /// The unmet conditions, one a line: `name: why`. Empty when ready.
+    /// The unmet conditions, one a line: `name: why`. Empty if there are none.
     pub fn report(&self) -> String {
         self.0.borrow().iter().map(|(condition, why)| format!("{condition}: {why}\n")).collect()
     }
 }
 
-/// The three routes. Merge them into a larger router, or serve them on `[admin] addr`.
+/// The three routes. A program merges them into a larger router, or serves them on `[admin] addr`.
 ///
 /// - `GET /metrics`: everything registered, as OpenMetrics for who accepts it, else in Prometheus' text format 0.0.4
 /// - `GET /healthz`: 200 `ok` for as long as the process answers

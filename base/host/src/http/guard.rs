@@ -1,5 +1,5 @@
-//! Against web pages: a browser lets any page send requests to any address, loopback too, and a name of the page's owner
-//! may lead there (DNS rebinding), which lets the page read the answers as well.
+//! Protects against web pages of other hosts. A browser lets any page send requests to any address, even to loopback.
+//! And if a name of the page's owner leads there (DNS rebinding), the page may read the answers as well.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -14,23 +14,24 @@ use axum::{
 
 use super::metrics;
 
-/// Which requests a server without a token takes.
+/// Which requests a server accepts.
 #[derive(Clone, Debug)]
 pub enum Guard {
-    /// All: a token says who may ask.
+    /// All requests, since a token says who may ask.
     Token,
-    /// All but those of web pages of other hosts. On a loopback address the name that was asked for must be an address,
-    /// a name without a dot, below `.localhost`, or one of these; others can be anybody's.
+    /// All requests except those of web pages of other hosts. On a loopback address the host in the request must be an
+    /// address, a name without a dot, a name below `.localhost`, or one of these names. Any other name may be
+    /// anybody's.
     Pages(Arc<[String]>),
 }
 
 impl Guard {
-    /// Keeps other hosts' pages out; this machine is known by these names too.
+    /// Refuses pages of other hosts. `names` are further names of this machine.
     pub fn pages(names: impl IntoIterator<Item = String>) -> Guard {
         Guard::Pages(names.into_iter().filter(|name| !name.is_empty()).collect())
     }
 
-    /// The answer to a request that is refused, which came to this address of ours.
+    /// The answer to a request that is refused; none if it is not. `local` is the address of ours to which it came.
     pub(super) fn refuse<B>(&self, local: IpAddr, request: &Request<B>) -> Option<Response> {
         let Guard::Pages(names) = self else { return None };
         let host = match request.uri().host() {
@@ -51,16 +52,16 @@ impl Guard {
     }
 }
 
-/// Does a browser say that a page of another host asks?
+/// Whether a browser says that a page of another host asks.
 fn is_foreign(headers: &HeaderMap, host: &str) -> bool {
     headers.get_all(ORIGIN).iter().any(|origin| {
         let page = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
-        // "null" is a file, or a frame that may not say where it is from.
+        // "null" stands for a file, or for a frame that may not say where it is from.
         page.is_none_or(|(_, authority)| !without_port(authority).eq_ignore_ascii_case(host))
     })
 }
 
-/// May this name lead to a loopback address? An empty one is that of HTTP/1.0.
+/// Whether this name may lead to a loopback address. It is empty in HTTP/1.0.
 fn is_ours(host: &str, names: &[String]) -> bool {
     let name = host.strip_suffix('.').unwrap_or(host);
     let is_address = name.starts_with('[') || name.parse::<IpAddr>().is_ok();

@@ -1,4 +1,4 @@
-//! What every HTTP server of the process counts together.
+//! Counters that all HTTP servers of the process share.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -9,10 +9,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
-/// What a connection that had to go for want of places was doing.
+/// What a connection was doing when it was closed to free its place.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Closed {
-    /// Nothing.
+    /// It was idle.
     Idle,
     /// It had sent a part of a request's head.
     Head,

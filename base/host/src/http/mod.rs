@@ -49,32 +49,33 @@ use crate::{accept::accept, shutdown::Drain};
 /// Longest head of a request, bytes: room for the longest URL that HTTP libraries take (64 KiB) and its headers.
 const HEAD_LEN_MAX: usize = 128 << 10;
 
-/// After an answer that cut a body off: how long, and how many bytes of the rest, are thrown away as they come. Without
-/// that a client that only reads when it has written all it wants meets a reset instead of the answer.
+/// After an answer that cuts a body off, the server reads and discards what still comes, for at most so long and so
+/// many bytes. Otherwise a client that writes everything before it reads would meet a reset instead of the answer.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 32 << 20;
 
-/// Paths that are answered however many requests are under way.
+/// Paths that are answered however many other requests are under way.
 pub const PROBES: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
-/// How long a connection may be idle: longer than proxies and clients keep theirs (the longest usual time is ten
-/// minutes), so that it is they who close it, and none writes a request to a connection that is being closed.
+/// How long a connection may be idle. This is longer than proxies and clients keep theirs (the longest usual time is
+/// ten minutes), so they close it. If the server did, a client could write a request to a connection that is just being
+/// closed.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(650);
 
 /// Bounds of the server.
 #[derive(Clone, Copy, Debug)]
 pub struct HttpLimits {
-    /// Time for the head of a request to come, from its first byte on.
+    /// Longest time for the head of a request to arrive, from its first byte on.
     pub read_timeout: Duration,
-    /// Time in which the other side must take something of an answer.
+    /// Longest time for the other side to take some bytes of an answer.
     pub write_timeout: Duration,
-    /// Time without a request.
+    /// Longest time without a request.
     pub idle_timeout: Duration,
-    /// Connections at once. Beyond them the oldest idle ones are closed, and requests wait up to a second.
+    /// Most connections at once. Beyond that the server closes the oldest idle ones, and requests wait up to a second.
     pub connections: usize,
 }
 
-/// The other end of a connection, as a request's extension.
+/// The other end of a connection. Each request has it as an extension.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
 
@@ -88,7 +89,7 @@ struct Server {
     drain: Drain,
 }
 
-/// Serves until the drain begins; returns when every request under way was answered.
+/// Serves until the drain begins. Returns when every request under way is answered.
 pub async fn serve(
     listeners: Vec<TcpListener>,
     router: Router,
@@ -144,7 +145,7 @@ impl Server {
                 is_draining = true;
                 Pin::new(&mut connection).graceful_shutdown();
             }
-            // First, so that a request that has come is seen before it is asked whether one has.
+            // Poll the connection first, so that a request that has come is seen before `can_go` is asked.
             if let Poll::Ready(result) = connection.poll_without_shutdown(context) {
                 return Poll::Ready(End::Finished(result));
             }
@@ -160,7 +161,7 @@ impl Server {
             patience.as_mut().poll(context).map(|()| End::SentAway)
         });
         match end.await {
-            // Nothing was answered, so nothing can be cut off.
+            // Nothing was answered, so no answer can be cut off.
             End::SentAway => return,
             End::Finished(Ok(())) => {}
             End::Finished(Err(error)) => debug!(peer = %peer.0, "an HTTP connection failed: {error}"),
@@ -201,20 +202,20 @@ impl Server {
 
 /// How a connection ends.
 enum End {
-    /// By itself.
+    /// It has ended by itself.
     Finished(hyper::Result<()>),
-    /// Because its time is over, or its place is needed.
+    /// Its time is over, or its place is needed.
     SentAway,
 }
 
-/// There was no place for a request within its time.
+/// No place became free for a request within its time.
 fn too_many() -> Response {
     let headers = [(header::CONTENT_TYPE, "application/json; charset=utf-8"), (header::RETRY_AFTER, "1")];
     let body = Body::from(r#"{"code":-500,"message":"too many requests at once"}"#);
     (StatusCode::SERVICE_UNAVAILABLE, headers, body).into_response()
 }
 
-/// Ends the way out, then reads what the client still sends, for a while.
+/// Shuts the way out, then reads for a while what the client still sends.
 async fn linger(mut stream: TcpStream) {
     let rest = async {
         stream.shutdown().await?;
@@ -227,6 +228,6 @@ async fn linger(mut stream: TcpStream) {
             }
         }
     };
-    // Whatever goes wrong here, the connection is at its end.
+    // Errors do not matter, since the connection ends here.
     let _ = timeout(LINGER, rest).await;
 }

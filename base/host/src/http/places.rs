@@ -1,8 +1,8 @@
-//! Who may be connected, and who goes when places are short.
+//! Decides who may be connected, and who has to go if places are short.
 //!
-//! A server has so many places, and some spare ones beside them. Each connection has a place or waits for one on a spare
-//! one, where probes are answered all the same. So a probe and a push wait for nobody who is only connected: the oldest
-//! idle connection goes first, then the oldest of whose request only a part has come.
+//! A server has a number of places, and some spare ones. Each connection has a place, or waits for one on a spare
+//! place, where probes are answered all the same. So a probe or a push never waits for connections that do nothing: the
+//! oldest idle connection goes first, then the oldest one of whose request only a part has come.
 
 use std::{
     collections::BTreeMap,
@@ -21,26 +21,27 @@ use tokio::{
 
 use super::metrics::{Closed, closed};
 
-/// Connections beyond the places.
+/// Spare places.
 const SPARE: usize = 32;
 
-/// Nobody is sent away sooner than this after something happened: the request may be here and not yet read.
+/// No connection is sent away sooner than this after something happened on it, since its request may have come and not
+/// be read yet.
 const GRACE: Duration = Duration::from_millis(100);
 
-/// How often those who wait look for somebody who can go.
+/// How often a waiting connection looks for one that can go.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Longest wait of a request for a place.
 const REQUEST_WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// What a connection waits for. Who waits for less goes first.
+/// What a connection waits for. One that waits for an earlier variant is sent away first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Waits {
-    /// For a request.
+    /// It waits for a request.
     Request,
-    /// For the rest of a request's head.
+    /// It waits for the rest of a request's head.
     Head,
-    /// With a request for a place.
+    /// It has a request, and waits for a place.
     Place,
 }
 
@@ -49,7 +50,7 @@ enum Waits {
 pub(super) struct Places {
     all: Arc<Semaphore>,
     places: Arc<Semaphore>,
-    /// Who can be sent away, oldest first among those who wait for the same.
+    /// The connections that can be sent away. Among those that wait for the same, the oldest comes first.
     waiting: Mutex<BTreeMap<(Waits, u64), Waiting>>,
     order: AtomicU64,
 }
@@ -60,7 +61,7 @@ struct Waiting {
     told: Arc<Told>,
 }
 
-/// How somebody is told to go.
+/// Tells a connection to go.
 #[derive(Debug, Default)]
 struct Told {
     is_told: AtomicBool,
@@ -77,7 +78,7 @@ impl Places {
         })
     }
 
-    /// Waits until one more may be accepted, and sees to it that somebody goes.
+    /// Waits until one more connection may be accepted, and sends another one away if necessary.
     pub(super) async fn spare(&self) -> OwnedSemaphorePermit {
         loop {
             if let Ok(Ok(permit)) = timeout(LOOK_EVERY, Arc::clone(&self.all).acquire_owned()).await {
@@ -105,7 +106,7 @@ impl Places {
         })
     }
 
-    /// Tells the first of those who wait for this or less to go.
+    /// Tells one connection to go: the first of those that wait for `most` or for less.
     fn send_away(&self, most: Waits) {
         let mut waiting = lock(&self.waiting);
         let now = Instant::now();
@@ -164,23 +165,23 @@ impl Drop for Answering {
 #[derive(Debug)]
 struct Stay {
     phase: Phase,
-    /// When the phase began.
+    /// When the present phase began.
     since: Instant,
     place: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Here, by its order among those who can be sent away.
+    /// It waits and can be sent away. With its order among those that wait.
     Waits(Waits, u64),
-    /// A request is answered.
+    /// A request is being answered.
     Answers,
-    /// The answer is there; it may not be written yet.
+    /// The answer is ready, but perhaps not written yet.
     Answered,
 }
 
 impl Visit {
-    /// Bytes have come.
+    /// Notes that bytes have come.
     pub(super) fn read(&self) {
         let mut stay = lock(&self.stay);
         match stay.phase {
@@ -189,18 +190,18 @@ impl Visit {
         }
     }
 
-    /// A request is there; its answer is, when what this gives is dropped.
+    /// Notes that a request is there. Its answer is ready when the returned value is dropped.
     pub(super) fn begin(self: &Arc<Self>) -> Answering {
         self.set(&mut lock(&self.stay), None);
         Answering(Arc::clone(self))
     }
 
-    /// Says whether a write waits for the other side.
+    /// Sets whether a write waits for the other side.
     pub(super) fn set_writing(&self, writing: bool) {
         self.is_writing.store(writing, Relaxed);
     }
 
-    /// Nothing more can be done now: what was answered is written, if no write waits.
+    /// Called when the connection can do nothing more now. If no write waits, an answer that was ready is written.
     pub(super) fn rest(&self) {
         let mut stay = lock(&self.stay);
         if stay.phase == Phase::Answered && !self.is_writing.load(Relaxed) {
@@ -208,14 +209,15 @@ impl Visit {
         }
     }
 
-    /// Gives the place back: only the end of the connection is left.
+    /// Gives the place back, since nothing but the end of the connection is left.
     pub(super) fn leave(&self) {
         let mut stay = lock(&self.stay);
         self.set(&mut stay, None);
         stay.place = None;
     }
 
-    /// When patience ends: with an idle connection, with the head of a request.
+    /// When the connection has to go: an idle one, or one whose request has come only in part. None while a request is
+    /// answered.
     pub(super) fn deadline(&self, idle: Duration, head: Duration) -> Option<Instant> {
         let stay = lock(&self.stay);
         match stay.phase {
@@ -225,27 +227,27 @@ impl Visit {
         }
     }
 
-    /// No request is under way, not even a part of one.
+    /// Whether no request is under way, not even a part of one.
     pub(super) fn is_idle(&self) -> bool {
         matches!(lock(&self.stay).phase, Phase::Waits(Waits::Request, _))
     }
 
-    /// Waits until it is told to go.
+    /// Waits until the connection is told to go.
     pub(super) async fn told_to_go(&self) {
         self.told.notify.notified().await;
     }
 
-    /// Was it told to go?
+    /// Whether the connection was told to go.
     pub(super) fn is_told_to_go(&self) -> bool {
         self.told.is_told.load(Relaxed)
     }
 
-    /// Has it no request under way, so that it can go at once?
+    /// Whether the connection has no request under way, so that it can go at once.
     pub(super) fn can_go(&self) -> bool {
         matches!(lock(&self.stay).phase, Phase::Waits(..))
     }
 
-    /// Has it a place? One that is free is taken.
+    /// Whether the connection has a place. Takes one if one is free.
     pub(super) fn has_place(&self) -> bool {
         let mut stay = lock(&self.stay);
         if stay.place.is_none() {
@@ -254,7 +256,8 @@ impl Visit {
         stay.place.is_some()
     }
 
-    /// Waits for a place for the request that has begun; false when there is none in time, or others need the spare one.
+    /// Waits for a place for the request that has begun. False if none becomes free in time, or if others need the
+    /// spare place.
     pub(super) async fn get_place(&self) -> bool {
         if self.has_place() {
             return true;
@@ -280,7 +283,7 @@ impl Visit {
         lock(&self.stay).place.is_some()
     }
 
-    /// Begins a phase: to wait for this, or to answer.
+    /// Begins a phase: waiting for this, or answering.
     fn set(&self, stay: &mut Stay, waits: Option<Waits>) {
         if let Phase::Waits(waits, order) = stay.phase {
             self.places.waits_no_more(waits, order);

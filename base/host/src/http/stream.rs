@@ -1,4 +1,4 @@
-//! A connection's stream: its writes have a deadline, and what is read is told.
+//! A connection's stream. Its writes have a deadline, and it reports when bytes are read.
 
 use std::{
     future::Future,
@@ -22,7 +22,7 @@ pub(super) struct Watched {
     pub(super) stream: TcpStream,
     visit: Arc<Visit>,
     timeout: Duration,
-    /// Runs while a write waits.
+    /// Runs while a write is waiting.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
@@ -31,7 +31,7 @@ impl Watched {
         Watched { stream, visit, timeout, deadline: None }
     }
 
-    /// Passes on what a write says, or that it took too long.
+    /// Returns the result of a write, or an error if it took too long.
     fn within<T>(
         &mut self,
         context: &mut Context<'_>,

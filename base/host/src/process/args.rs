@@ -180,7 +180,7 @@ impl Place {
     pub fn server(&self, rpc: SocketAddr) -> String {
         match &self.host {
             Some(host) => format!("{host}:{}", rpc.port()),
-            // Nobody else reaches it, and the host name need not mean this address.
+            // Only this machine can reach the process, and the host name need not mean this address.
             None if rpc.ip().is_loopback() => rpc.to_string(),
             None => format!("{}:{}", hostname(), rpc.port()),
         }
@@ -233,7 +233,7 @@ fn part(name: &'static str, value: String) -> Result<String, BadFlag> {
     }
 }
 
-/// A host as it stands before a colon and a port.
+/// Writes a host as it has to stand before a colon and a port.
 fn in_brackets(host: String) -> String {
     match host.parse::<Ipv6Addr>() {
         Ok(_) => format!("[{host}]"),
@@ -241,7 +241,7 @@ fn in_brackets(host: String) -> String {
     }
 }
 
-/// A boolean flag over its variable over false.
+/// A boolean: the flag, or else its environment variable, or else false.
 fn flag(given: Option<bool>, name: &'static str) -> Result<bool, BadFlag> {
     match (given, variable(name)) {
         (Some(given), _) => Ok(given),
@@ -250,7 +250,7 @@ fn flag(given: Option<bool>, name: &'static str) -> Result<bool, BadFlag> {
     }
 }
 
-/// An environment variable; an empty one says nothing, as in goim.
+/// An environment variable. As in goim, an empty one counts as missing.
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }

@@ -1,9 +1,9 @@
 //! What every program does around its services: command line, configuration, logs, exit status.
 //!
-//! - [`ConfigArgs`]: where the configuration comes from, and the two questions about it
+//! - [`ConfigArgs`]: where the configuration comes from, and two questions about it
 //! - [`PlaceArgs`], [`EntryArgs`], [`go_args`]: goim's own flags and environment, for the programs of a cluster
 //! - [`Program`]: from the command line to the exit status, for all of them
-//! - [`print`], [`print_banner`]: what is printed beside the logs
+//! - [`print`], [`print_banner`]: what a program prints beside the logs
 
 mod args;
 mod output;
@@ -32,10 +32,10 @@ use crate::{
     telemetry::{Format, LogError, announce, check_filter, flush, hold_back, init_logs, release, say},
 };
 
-/// Status of a refused configuration (EX_USAGE of sysexits.h): nothing was bound.
+/// Exit status after a refused configuration (EX_USAGE of sysexits.h). No port was bound.
 pub const EXIT_CONFIG: u8 = 64;
 
-/// Status of a start that failed for another reason, such as an address in use (EX_UNAVAILABLE).
+/// Exit status if the start failed for another reason, such as an address in use (EX_UNAVAILABLE).
 pub const EXIT_START: u8 = 69;
 
 /// Logs, on standard error.
@@ -76,12 +76,12 @@ pub trait ProgramConfig: Serialize + DeserializeOwned + JsonSchema + Default {
     /// The section about logs.
     fn log(&self) -> &LogConfig;
 
-    /// What will be otherwise on this machine than the configuration says, a sentence each.
+    /// What will differ on this machine from what the configuration says, a sentence each.
     fn doubts(&self) -> Vec<String> {
         Vec::new()
     }
 
-    /// More about a key that this file does not have.
+    /// More words about a key that this file does not have.
     fn hint(_key: &str) -> Option<String> {
         None
     }
@@ -90,9 +90,9 @@ pub trait ProgramConfig: Serialize + DeserializeOwned + JsonSchema + Default {
     const ADVICE: &str = "";
 }
 
-/// Runs `program` to its end: prints the default configuration, or reads one, has it checked, begins the logs and
-/// serves. `check` tells what cannot be checked key by key, before any port is bound, may change what the command line
-/// says differently, and gives what `serve` works with.
+/// Runs `program` to its end: prints the default configuration, or reads one, checks it, starts the logs and serves.
+/// `check` checks what cannot be checked key by key, before any port is bound. It may change what the command line says
+/// differently, and returns what `serve` works with.
 fn run<C: ProgramConfig, T, F: Display>(
     program: &str,
     args: &ConfigArgs,
@@ -129,7 +129,7 @@ fn run<C: ProgramConfig, T, F: Display>(
     if let Err(error) = init_logs(format, &level) {
         return failed(program, error, EXIT_START);
     }
-    // What a start has to say comes first.
+    // The banner has to come before all other lines.
     hold_back();
     notes.iter().for_each(|note| info!("{note}"));
     let served = serve(config, checked);
@@ -145,17 +145,17 @@ fn run<C: ProgramConfig, T, F: Display>(
     status
 }
 
-/// What is worth a line, and found out before there are logs.
+/// Notes that are worth a line, but came up before the logs were started.
 static NOTES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 fn note(text: impl Into<String>) {
     NOTES.lock().unwrap_or_else(PoisonError::into_inner).push(text.into());
 }
 
-/// Tells all that is wrong with a configuration.
+/// Reports everything that is wrong with a configuration.
 fn refuse<C: ProgramConfig>(program: &str, format: Format, mut mistakes: Mistakes) -> ExitCode {
     let is_of_others = mistakes.explain_unknown(C::hint);
-    // Nobody logs yet; where they are read by a machine, these lines are too.
+    // The logs are not started yet. If a machine reads the log, it has to be able to read these lines too.
     if format == Format::Json {
         let _ = init_logs(format, "error");
     }
@@ -167,7 +167,7 @@ fn refuse<C: ProgramConfig>(program: &str, format: Format, mut mistakes: Mistake
     ExitCode::from(EXIT_CONFIG)
 }
 
-/// A line about why the process ends.
+/// Writes a line about why the process ends.
 fn complain(program: &str, format: Format, line: &str) {
     match format {
         Format::Text => say(&format!("{program}: {line}\n")),
@@ -175,13 +175,13 @@ fn complain(program: &str, format: Format, line: &str) {
     }
 }
 
-/// Prints what a start has to say, before every other line of the log: the program with its version, then a line for each
-/// name and value, aligned; one object where the log is JSON.
+/// Prints the banner of a starting process, before every other line of the log: the program with its version, then a
+/// line for each name and value, aligned. If the log is JSON, the banner is one object.
 pub fn print_banner(program: &str, rows: &[(&'static str, String)]) {
     announce(&format!("{program} {}", build::LONG_VERSION), rows);
 }
 
-/// Name of this machine, empty where there is no `/proc`.
+/// The name of this machine; empty if there is no `/proc`.
 pub fn hostname() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .map(|name| name.trim().to_owned())

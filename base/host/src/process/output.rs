@@ -1,4 +1,4 @@
-//! What a program prints beside its logs. Printing may fail, and is no reason to panic: the status tells.
+//! What a program prints beside its logs. If printing fails, the program does not panic: its exit status tells.
 
 use std::{
     ffi::OsString,
@@ -11,13 +11,13 @@ use clap::Parser;
 
 use crate::telemetry::{flush, say};
 
-/// Status of a question whose answer could not be printed (EX_IOERR of sysexits.h).
+/// Exit status if the answer to a question could not be printed (EX_IOERR of sysexits.h).
 pub const EXIT_OUTPUT: u8 = 74;
 
-/// Reads a command line. What asks for help or the version, or is wrong, is answered, and gives the status to end with.
+/// Reads a command line. If it asks for help or the version, or is wrong, this prints the answer.
 ///
 /// # Errors
-/// That status.
+/// The exit status, after an answer was printed.
 pub(super) fn parse<C: Parser>(args: impl IntoIterator<Item = OsString>) -> Result<C, ExitCode> {
     C::try_parse_from(args).map_err(|answer| {
         let text = answer.render().to_string();
@@ -30,7 +30,7 @@ pub(super) fn parse<C: Parser>(args: impl IntoIterator<Item = OsString>) -> Resu
     })
 }
 
-/// Prints the answer to a question on standard output; the status to end with.
+/// Prints the answer to a question on standard output. Returns the exit status.
 pub fn print(program: &str, text: &str) -> ExitCode {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -39,12 +39,12 @@ pub fn print(program: &str, text: &str) -> ExitCode {
     }
 }
 
-/// Says what is wrong with a command line; the status to end with, which is clap's.
+/// Reports what is wrong with a command line. Returns the exit status, which is clap's.
 pub fn misused(program: &str, why: &str) -> ExitCode {
     failed(program, format_args!("{why} (--help)"), 2)
 }
 
-/// Says why a program ends; the status it ends with.
+/// Reports why a program ends. Returns its exit status.
 pub(super) fn failed(program: &str, why: impl Display, status: u8) -> ExitCode {
     say(&format!("{program}: {why}\n"));
     flush();

@@ -1,4 +1,4 @@
-//! One `main` for every program. What differs between them is a value.
+//! One `main` for all programs. A value holds what differs between them.
 
 use std::{ffi::OsString, fmt::Display, process::ExitCode, sync::Arc};
 
@@ -13,16 +13,16 @@ use crate::{
     telemetry,
 };
 
-/// What differs between programs. `L` is the command line, `C` the configuration, `K` what a check of both finds out.
+/// What differs between programs. `L` is the command line, `C` the configuration, `K` the result of checking both.
 pub struct Program<L, C, K> {
     /// Its name.
     pub name: &'static str,
     /// Where the configuration comes from.
     pub config: fn(&L) -> &ConfigArgs,
-    /// What is done instead of serving, if the command line asks for it: the status to end with.
+    /// What to do instead of serving, if the command line asks for it. Returns the exit status.
     pub instead: fn(&L) -> Option<ExitCode>,
     /// Checks what cannot be checked key by key, before any port is bound. It may change what the command line says
-    /// differently, and gives what the program works with.
+    /// differently, and returns what the program works with.
     pub check: fn(&L, &mut C) -> Result<K, Vec<ConfigError>>,
     /// Threads of the runtime.
     pub threads: Threads,
@@ -31,7 +31,7 @@ pub struct Program<L, C, K> {
 /// Threads of a program's tokio runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Threads {
-    /// The main thread alone: the shards have the cores.
+    /// The main thread alone, since the shards have the cores.
     Main,
     /// One per core.
     PerCore,
@@ -39,17 +39,17 @@ pub enum Threads {
 
 /// What a program starts with.
 pub struct Start {
-    /// Begun by the first signal that ends a process.
+    /// The first signal that ends a process begins it.
     pub drain: Drain,
-    /// The metrics of the process; a program adds its own and serves them.
+    /// The metrics of the process. A program adds its own and serves them.
     pub metrics: Registry,
     /// What `/readyz` answers.
     pub health: Arc<Health>,
 }
 
 impl<L: Parser, C: ProgramConfig, K> Program<L, C, K> {
-    /// From the command line to the exit status: answers questions, reads and checks the configuration, begins the logs and
-    /// runs until `serve` ends.
+    /// Goes from the command line to the exit status: answers questions, reads and checks the configuration, starts the
+    /// logs, and runs until `serve` ends.
     pub fn main<F: Display>(
         self,
         args: impl IntoIterator<Item = OsString>,

@@ -1,4 +1,4 @@
-//! What a start says stands before every other line, though much is tried before all that it says is known.
+//! Puts the banner of a start before every other line, although much is tried before the whole banner is known.
 
 use std::{
     io::{self, Write},
@@ -19,31 +19,31 @@ use tracing_subscriber::fmt::{
 use super::{Format, stderr::say};
 use crate::clock::now;
 
-/// How long lines are kept back at most: a start that takes longer is one that people look at.
+/// How long lines are held back at most. If a start takes longer, people want to see why.
 const HOLD_MAX: Duration = Duration::from_secs(3);
 
-/// Are lines kept back? Read for every line, so it costs no lock afterwards.
+/// Whether lines are held back. Every line reads this, so it needs no lock afterwards.
 static HOLDING: AtomicBool = AtomicBool::new(false);
 
-/// The lines, and since when.
+/// The lines that are held back, and since when.
 static HELD: Mutex<Option<(Instant, String)>> = Mutex::new(None);
 
-/// The form of the lines; text until there are logs.
+/// The form of the lines: text until the logs are started.
 static FORMAT: OnceLock<Format> = OnceLock::new();
 
 /// Notes the form of the lines.
 pub(super) fn remember(format: Format) {
-    // There is one init of the logs.
+    // The logs are started only once.
     let _ = FORMAT.set(format);
 }
 
-/// Keeps lines back until something is [`announce`]d, an error is logged, or three seconds have passed.
+/// Holds lines back until something is [`announce`]d, an error is logged, or three seconds have passed.
 pub(crate) fn hold_back() {
     *held() = Some((now(), String::new()));
     HOLDING.store(true, Relaxed);
 }
 
-/// Says what is first, a title and rows of names and values; then what was kept back.
+/// Writes the banner, a title and rows of names and values, then the lines that were held back.
 pub(crate) fn announce(title: &str, rows: &[(&'static str, String)]) {
     say(&match FORMAT.get() {
         Some(Format::Json) => object(title, rows),
@@ -52,7 +52,7 @@ pub(crate) fn announce(title: &str, rows: &[(&'static str, String)]) {
     release();
 }
 
-/// Says what was kept back, and keeps nothing more.
+/// Writes the lines that were held back, and holds back no more.
 pub(crate) fn release() {
     let mut held = held();
     HOLDING.store(false, Relaxed);
@@ -66,10 +66,10 @@ fn lines(title: &str, rows: &[(&'static str, String)]) -> String {
     format!("{title}\n{rows}")
 }
 
-/// The same in one line, in the form of the others.
+/// The banner in one line, in the form of the other lines.
 fn object(title: &str, rows: &[(&'static str, String)]) -> String {
     let mut time = String::new();
-    // A text takes everything.
+    // Writing to a string cannot fail.
     let _ = SystemTime.format_time(&mut format::Writer::new(&mut time));
     let mut fields = Map::new();
     let first = [("timestamp", time.as_str()), ("level", "INFO"), ("message", title)];
@@ -83,10 +83,10 @@ fn held() -> MutexGuard<'static, Option<(Instant, String)>> {
     HELD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Lines on their way to a writer, which may be kept back.
+/// Makes writers of lines that may be held back.
 pub(super) struct Held<M>(pub(super) M);
 
-/// One of them.
+/// The writer of one line.
 pub(super) enum Line<W> {
     Kept,
     Written(W),
@@ -100,7 +100,7 @@ impl<'a, M: MakeWriter<'a>> MakeWriter<'a> for Held<M> {
     }
 
     fn make_writer_for(&'a self, about: &Metadata<'_>) -> Self::Writer {
-        // Whoever logs an error may end the process in the next line.
+        // After an error the process may end at once, so write what was held back.
         if *about.level() == Level::ERROR && HOLDING.load(Relaxed) {
             release();
         }
@@ -119,7 +119,7 @@ impl<W: Write> Write for Line<W> {
                         kept.push_str(&text);
                         since.elapsed() >= HOLD_MAX
                     }
-                    // They were released just now.
+                    // The lines were released just now.
                     None => {
                         say(&text);
                         false

@@ -1,4 +1,4 @@
-//! A bound on log lines that outsiders can cause.
+//! Bounds the log lines that outsiders can cause.
 
 use std::{
     sync::{
@@ -10,25 +10,26 @@ use std::{
 
 use tracing::{Level, level_filters::LevelFilter};
 
-/// For every line that a client or another outsider can cause: ten a second in the whole process. Numbers come from the
-/// counters; a line is an example. Lines about single clients have limits of their own in comet.
+/// The limit of every line that a client or another outsider can cause: ten a second in the whole process. Counters
+/// give the numbers, a line is only an example. Lines about single clients have their own limits in comet.
 pub static OUTSIDERS: LogLimit = LogLimit::new(10, Duration::from_secs(1));
 
-/// At most so many lines per interval, then one line that tells how many more there were. Lock-free, for any thread.
+/// Allows so many lines per interval, then one line that tells how many were left out. Lock-free, for any thread.
 #[derive(Debug)]
 pub struct LogLimit {
     lines: u32,
     interval_ms: u64,
-    /// Number of the interval in the upper half, lines asked for in it in the lower: one word, so one step.
+    /// The number of the interval in the upper half, how many lines it wanted in the lower one. In one word, both
+    /// change in one step.
     state: AtomicU64,
 }
 
-/// What becomes of one line.
+/// What happens to one line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Verdict {
     /// It may be written.
     written: bool,
-    /// Lines of an earlier interval that were not, to be told now.
+    /// How many lines of an earlier interval were left out and have to be reported now.
     unwritten: u32,
 }
 
@@ -42,7 +43,7 @@ impl LogLimit {
 
     /// Calls `line`, which logs at `level`, unless this interval has had its lines or the level is not logged at all.
     ///
-    /// Lines that were left out are told, as a number and at the same level, with the first line of a later interval.
+    /// With the first line of a later interval, the number of lines that were left out is reported at the same level.
     pub fn log(&self, level: Level, line: impl FnOnce()) {
         if level > LevelFilter::current() {
             return;
@@ -57,7 +58,7 @@ impl LogLimit {
     }
 
     fn admit(&self, now_ms: u64) -> Verdict {
-        // Cut to 32 bits: only "another interval than before" matters.
+        // Cut to 32 bits, since it only matters whether the interval is another one.
         let interval = (now_ms / self.interval_ms) & u64::from(u32::MAX);
         let next = |state: u64| {
             if state >> 32 != interval {
@@ -85,7 +86,7 @@ fn now_ms() -> u64 {
     START.elapsed().as_millis() as u64
 }
 
-/// Logs the number of lines left out, at the level they had.
+/// Logs how many lines were left out, at their level.
 fn tell(level: Level, lines: u32) {
     let lines = with_commas(lines);
     match level {

@@ -30,10 +30,10 @@ pub enum Format {
     Json,
 }
 
-/// Why logging could not begin. Not retried.
+/// Why logging could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// The filter does not say anything known.
+    /// The filter is malformed.
     #[error("log level {filter:?}: {reason}")]
     Filter {
         /// The filter as given.
@@ -41,7 +41,7 @@ pub enum LogError {
         /// What is wrong with it.
         reason: String,
     },
-    /// Logging has begun already.
+    /// Logging was started already.
     #[error("logs are set up already")]
     Twice,
 }
@@ -50,7 +50,7 @@ pub enum LogError {
 /// (`info,comet=debug`).
 ///
 /// # Errors
-/// When the filter cannot be read, or logs were set up before.
+/// The filter is malformed, or logs were started before.
 pub fn init_logs(format: Format, filter: &str) -> Result<(), LogError> {
     let colour =
         io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
@@ -61,7 +61,7 @@ pub fn init_logs(format: Format, filter: &str) -> Result<(), LogError> {
     Ok(())
 }
 
-/// Tells of a panic, after which the process ends. Not through `tracing`, which may be where it happened.
+/// Reports a panic, after which the process ends. This does not use `tracing`, where the panic may have happened.
 fn tell(format: Format, panic: &PanicHookInfo<'_>) {
     let thread = thread::current();
     let message = format!("thread {} {panic}", thread.name().unwrap_or("without a name"));
@@ -95,7 +95,7 @@ where
     })
 }
 
-/// Can logs be begun with this filter?
+/// Checks whether the logs can be started with this filter.
 ///
 /// # Errors
 /// [`LogError::Filter`].
@@ -112,8 +112,8 @@ fn parse(filter: &str) -> Result<EnvFilter, LogError> {
     EnvFilter::builder().parse(parts.join(",")).map_err(|error| refuse(error.to_string()))
 }
 
-/// Is this `level` or `module=level`? What has a span in brackets is left to the filter's own reader, which otherwise
-/// takes a mistyped level for the name of a module, so that nothing would be logged.
+/// Whether this is `level` or `module=level`. A part with a span in brackets is left to the filter's own parser. For
+/// the other parts that parser would take a mistyped level for the name of a module, and then log nothing.
 fn is_directive(part: &str) -> bool {
     let (module, level) = part.rsplit_once('=').unwrap_or(("", part));
     let is_module = module.bytes().all(|b| b.is_ascii_alphanumeric() || b"_:-".contains(&b));

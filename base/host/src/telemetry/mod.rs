@@ -1,8 +1,8 @@
 //! Logs, and what the process says about itself.
 //!
 //! - [`init_logs`]: `tracing` to stderr, as text or JSON
-//! - [`say`], [`flush`], [`lost_lines`]: stderr itself, for which nobody waits
-//! - [`LogLimit`], [`OUTSIDERS`]: at most so many lines about what clients do
+//! - [`say`], [`flush`], [`lost_lines`]: stderr itself, without waiting for its reader
+//! - [`LogLimit`], [`OUTSIDERS`]: a bound on lines about what clients do
 //! - [`register`]: build, memory, descriptors, CPU time
 
 mod hold;

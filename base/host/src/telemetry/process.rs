@@ -1,4 +1,4 @@
-//! What the process says about itself, read from `/proc/self` when it is asked for.
+//! Metrics of the process, read from `/proc/self` with each scrape.
 
 use std::{fmt, fs, time::UNIX_EPOCH};
 
@@ -12,13 +12,14 @@ use prometheus_client::{
 use super::lost_lines;
 use crate::build;
 
-/// Ticks a second in `/proc/<pid>/stat`: USER_HZ, fixed by the kernel's interface on every architecture we build for.
+/// Ticks a second in `/proc/<pid>/stat`: USER_HZ. The kernel's interface fixes it for every architecture that we build
+/// for.
 const USER_HZ: f64 = 100.0;
 
-/// Adds `halley_build_info`, `halley_log_lines_lost_total`, what the HTTP server counts and, under the names that dashboards know,
-/// `process_start_time_seconds`, `process_cpu_seconds_total`, `process_open_fds`, `process_max_fds`,
-/// `process_resident_memory_bytes` and `process_anonymous_memory_bytes` (the part of it that is no file: what connections
-/// cost). Call it once, early: the time of the call is taken for the start.
+/// Adds `halley_build_info`, `halley_log_lines_lost_total` and the HTTP server's counters. Adds under the names that
+/// dashboards know `process_start_time_seconds`, `process_cpu_seconds_total`, `process_open_fds`, `process_max_fds`,
+/// `process_resident_memory_bytes` and `process_anonymous_memory_bytes` (the part of it that belongs to no file: what
+/// connections cost). Call this once and early, since the time of the call counts as the start.
 pub fn register(metrics: &mut Registry) {
     let labels = vec![("version", build::VERSION), ("commit", build::COMMIT)];
     metrics.register("halley_build", "What is running", Info::new(labels));
@@ -27,7 +28,7 @@ pub fn register(metrics: &mut Registry) {
     crate::http::register(metrics);
 }
 
-/// Adds `halley_insecure`: 1 when strangers can log in as anybody, or push to everybody.
+/// Adds `halley_insecure`: 1 if strangers can log in as anybody, or push to everybody.
 pub fn register_insecure(metrics: &mut Registry, insecure: bool) {
     let gauge = ConstGauge::new(i64::from(insecure));
     let help = "1 when strangers can log in as anybody, or push to everybody";
@@ -54,7 +55,7 @@ impl Collector for Process {
             "Log lines that could not be written.",
             &ConstCounter::new(lost_lines()),
         )?;
-        // Without /proc, as in some sandboxes, the rest is not there.
+        // Without /proc, as in some sandboxes, the other metrics are missing.
         if let Some(seconds) = fs::read_to_string("/proc/self/stat").ok().and_then(|stat| cpu_seconds(&stat))
         {
             put(
@@ -84,7 +85,7 @@ impl Collector for Process {
     }
 }
 
-/// A metric behind a reference, so that one line above is one metric.
+/// A metric behind a reference, so that each metric above takes one line.
 trait EncodeMetricObject {
     fn put(&self, encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str) -> fmt::Result;
 }
@@ -95,9 +96,10 @@ impl<M: EncodeMetric> EncodeMetricObject for M {
     }
 }
 
-/// User and system time out of `/proc/self/stat`, in seconds.
+/// User and system time from `/proc/self/stat`, in seconds.
 fn cpu_seconds(stat: &str) -> Option<f64> {
-    // The name, in brackets, may itself hold blanks and brackets. Field 3 comes after it; utime and stime are 14 and 15.
+    // The name, in brackets, may itself contain blanks and brackets. Field 3 comes after it; utime and stime are 14 and
+    // 15.
     let (_, after_name) = stat.rsplit_once(')')?;
     let mut fields = after_name.split_whitespace().skip(14 - 3);
     let (user, system): (u64, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
@@ -107,14 +109,14 @@ fn cpu_seconds(stat: &str) -> Option<f64> {
 /// Open descriptors of this process.
 fn open_fds() -> Option<i64> {
     const FDS: &str = "/proc/self/fd";
-    // Since Linux 6.2 the size is the number; before, it is 0 and the entries are counted, a million of them if need be,
-    // without the one that the counting itself holds.
+    // Since Linux 6.2 the size is the number of descriptors. Before that it is 0, and we have to count the entries,
+    // perhaps a million, without the one that counting itself holds.
     let counted = fs::metadata(FDS).ok()?.len();
     let open = if counted > 0 { counted } else { (fs::read_dir(FDS).ok()?.count() as u64).saturating_sub(1) };
     i64::try_from(open).ok()
 }
 
-/// The soft limit out of `/proc/self/limits`; none when unlimited.
+/// The soft limit from `/proc/self/limits`; none if there is no limit.
 fn max_fds(limits: &str) -> Option<i64> {
     limits
         .lines()

@@ -1,7 +1,7 @@
-//! The way to standard error: a bounded queue and one thread that writes, so that nobody waits for whoever reads it.
+//! Writes to standard error through a bounded queue and one thread, so that nobody waits for whoever reads it.
 //!
-//! The reader may be a pipe that hangs, a terminal that is held (Ctrl-S) or a full disk. What it does not take is lost
-//! and counted, and the log says so when it takes lines again.
+//! The reader may be a pipe that hangs, a terminal that is held (Ctrl-S) or a full disk. Lines that it does not take
+//! are lost and counted, and the log says so when it takes lines again.
 
 use std::{
     io::{self, Write},
@@ -16,31 +16,31 @@ use std::{
 
 use tracing::warn;
 
-/// Bytes that wait to be written: some thousand lines. What comes beyond them is lost.
+/// Most bytes that wait to be written: some thousand lines. Beyond that lines are lost.
 const WAITING_BYTES_MAX: usize = 256 << 10;
 
-/// Longest wait of a process that ends for its last lines to be written.
+/// How long a process that ends waits for its last lines to be written.
 const FLUSH_MAX: Duration = Duration::from_millis(500);
 
 static STDERR: Queue = Queue::new();
 
-/// Log lines that standard error did not take, since the start of the process: there was no place for them (nobody
-/// reads), or writing failed (a full disk, a closed pipe).
+/// How many log lines standard error has not taken since the start of the process, because there was no place for them
+/// (nobody reads) or writing failed (a full disk, a closed pipe).
 pub fn lost_lines() -> u64 {
     STDERR.lost.load(Relaxed)
 }
 
-/// Hands whole lines, each with its end, to the thread that writes. Never waits and never fails.
+/// Hands whole lines, each with its end, to the writing thread. Never waits and never fails.
 pub fn say(lines: &str) {
     STDERR.put(lines.as_bytes());
 }
 
-/// Waits until everything said is written, half a second at most: for who is about to end the process.
+/// Waits until everything is written, at most half a second. For a process that is about to end.
 pub fn flush() {
     STDERR.flush(FLUSH_MAX);
 }
 
-/// Where `tracing` writes: each write is one whole line.
+/// The writer for `tracing`. Each write is one whole line.
 pub(super) struct Lines;
 
 impl Write for Lines {
@@ -56,9 +56,9 @@ impl Write for Lines {
 
 struct Queue {
     state: Mutex<State>,
-    /// Something is there to be written.
+    /// Notified when there is something to write.
     filled: Condvar,
-    /// Everything is written.
+    /// Notified when everything is written.
     idle: Condvar,
     lost: AtomicU64,
     started: Once,
@@ -82,7 +82,7 @@ impl Queue {
     }
 
     fn put(&'static self, lines: &[u8]) {
-        // Without the thread all is lost, and counted, when the queue is full.
+        // If the thread cannot be started, the queue fills up, and lines are lost and counted.
         self.started.call_once(|| {
             let _ = thread::Builder::new().name("log".to_owned()).spawn(|| self.write_to(io::stderr()));
         });
@@ -101,7 +101,7 @@ impl Queue {
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Writes what is put, for ever.
+    /// Writes what is put into the queue, for ever.
     fn write_to(&self, to: impl Write) {
         let (mut to, mut batch, mut told) = (Whole { to, torn: false }, Vec::new(), 0);
         loop {
@@ -138,15 +138,15 @@ impl Queue {
     }
 }
 
-/// Writes lines, and begins a new one behind one that was cut off.
+/// Writes lines. If one was cut off, the next write begins a new line.
 struct Whole<W> {
     to: W,
-    /// What was written last is the beginning of a line.
+    /// The last write ended in the middle of a line.
     torn: bool,
 }
 
 impl<W: Write> Whole<W> {
-    /// Writes all of it, or gives what was not written, the line that was cut off included.
+    /// Writes everything, or returns what was not written, beginning with the line that was cut off.
     fn write<'a>(&mut self, lines: &'a [u8]) -> Result<(), &'a [u8]> {
         if self.torn {
             self.to.write_all(b"\n").map_err(|_| lines)?;
