@@ -1,4 +1,4 @@
-//! The lines a start prints: what is served where, and what one should know about it.
+//! The lines that a start prints: what is served where, and what an operator should know.
 
 use comet::{Comet, OpenFiles, config::CometConfig};
 use logic::{LogicServer, config::LogicConfig};
@@ -16,7 +16,7 @@ pub(crate) fn rows(
         logic.http_addrs().iter().map(|address| format!("http://{address}/_/")).collect();
     let [http, rpc, login, push] = logic.rows(logic_config);
     let rpc = format!("comet {}, logic {}", comet.rpc, rpc.1);
-    // Addresses stand together, and the open files last.
+    // Addresses come together, and the open files last.
     let last = rows.len() - 1;
     rows.splice(last..last, [login, push]);
     rows.splice(2..2, [http, ("page", pages.join(", ")), ("gRPC", rpc)]);

@@ -1,4 +1,4 @@
-//! goim's three files made one, for `halley`.
+//! Makes one file for `halley` of goim's three.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -12,16 +12,16 @@ use toml::{Table, Value};
 
 use crate::file::{CLUSTER_ONLY, HalleyConfig};
 
-/// By which sections goim's files are told apart. job's has none of its own that it must have.
+/// The sections that tell goim's files apart. job's file has no section that it must have.
 const MARKS: [(&str, &[&str]); 2] = [
     ("comet", &["tcp", "websocket", "protocol", "whitelist", "bucket"]),
     ("logic", &["httpServer", "node", "backoff", "regions"]),
 ];
 
-/// Keys of logic's section `redis` that speak of the sessions themselves and not of Redis.
+/// The keys of logic's section `redis` that are about sessions, not about Redis.
 const SESSIONS: &str = "expire";
 
-/// Prints one file for `halley` that says what these say.
+/// Prints one file for `halley` with the content of these files.
 pub(crate) fn run(files: &[PathBuf]) -> ExitCode {
     match import(files) {
         Ok(text) => process::print("halley", &text),
@@ -73,7 +73,7 @@ fn import(files: &[PathBuf]) -> Result<String, Mistakes> {
     Ok(format!("{comment}{text}"))
 }
 
-/// Why a file is none of goim's: what it says would be put where nobody reads it.
+/// Why a file is not goim's; none if it is. Its content would otherwise land where nobody reads it.
 fn is_not_goims(table: &Table, service: &str) -> Option<String> {
     let default = Table::try_from(HalleyConfig::default()).ok()?;
     if table.keys().any(|key| ["comet", "logic", "job"].contains(&key.as_str())) {
@@ -104,7 +104,7 @@ fn take(table: &mut Table, section: &str, service: &str, left_out: &mut Vec<Stri
     }
 }
 
-/// Whose file it is.
+/// The service that a file belongs to.
 fn service(table: &Table) -> &'static str {
     let is_of = |(_, marks): &&(&str, &[&str])| marks.iter().any(|mark| table.contains_key(*mark));
     MARKS.iter().find(is_of).map_or("job", |(service, _)| service)

@@ -1,12 +1,12 @@
 //! `halley`: comet, logic and job in one process, on a memory broker, memory sessions and a fixed registry.
 //!
-//! The three services are the same libraries that run as processes of their own in a cluster; here they call each
-//! other directly. One thread runs logic, job and the gateway's front, one pinned thread per core holds the clients.
+//! The three services are the same libraries that are programs of their own in a cluster. Here they call each other
+//! directly. One thread runs logic, job and the gateway's front; one pinned thread per core holds the clients.
 //!
-//! Modules: [`cli`] the command line, [`file`] what can be set, [`import`] goim's files made one, [`banner`] what a start
-//! prints, [`page`] the page for people.
+//! Modules: [`cli`] the command line, [`file`] the configuration, [`import`] one file from goim's files, [`banner`]
+//! what a start prints, [`page`] the page for people.
 #![forbid(unsafe_code)]
-#![deny(clippy::print_stdout, clippy::print_stderr)] // they panic when nobody takes it, or wait for ever
+#![deny(clippy::print_stdout, clippy::print_stderr)] // these macros panic or block if nobody reads
 
 mod banner;
 mod cli;
@@ -89,7 +89,8 @@ async fn run(config: HalleyConfig, exposure: Exposure, start: Start) -> anyhow::
         job: job_metrics.clone(),
         started: OnceLock::new(),
     });
-    // The gateway needs logic to start, and logic the gateway to kick. Weak, or each would keep the other.
+    // The gateway needs logic to start, and logic needs the gateway for kicks. The reference is weak, because otherwise
+    // each would keep the other alive.
     let gateway: Arc<OnceLock<Weak<Front>>> = Arc::default();
     let started = Arc::clone(&gateway);
     let reach: logic::Reach = Arc::new(move |server| {
@@ -105,7 +106,7 @@ async fn run(config: HalleyConfig, exposure: Exposure, start: Start) -> anyhow::
         metrics: logic_metrics,
     };
     let extra = admin::router(Arc::clone(&health), Arc::new(metrics)).merge(page::router(Arc::clone(&page)));
-    // The services name their keys without the section that those stand in here.
+    // The services name their keys without the section in which the keys stand here.
     let logic = logic::start(logic_config, &memory.limits.logic, deps, extra, drain.clone())
         .await
         .map_err(|error| anyhow!("logic.{error}"))?;
@@ -114,7 +115,7 @@ async fn run(config: HalleyConfig, exposure: Exposure, start: Start) -> anyhow::
     let comet = Comet::start(&config.comet, name, open_files.connections, api, comet_metrics)
         .await
         .map_err(|error| anyhow!("comet.{error}"))?;
-    // It is set here only, so it cannot be set yet.
+    // Only this line sets it, so it cannot be set yet.
     let _ = gateway.set(Arc::downgrade(&comet.front));
     let registration = register(&*registry, &comet).await?;
     let front: Arc<dyn CometApi> = comet.front.clone();
@@ -139,7 +140,7 @@ async fn run(config: HalleyConfig, exposure: Exposure, start: Start) -> anyhow::
         },
     );
 
-    // It is set here only, so it cannot be set yet.
+    // Only this line sets it, so it cannot be set yet.
     let _ = page.started.set(Started {
         at: Time::now(),
         logic: logic.logic(),
@@ -167,7 +168,7 @@ async fn run(config: HalleyConfig, exposure: Exposure, start: Start) -> anyhow::
     health.unmet("draining", "the process is going away");
     logic.stopped().await;
     job.stopped().await;
-    // Not before: job still has accepted pushes for the gateway.
+    // Not earlier, since job may still have accepted pushes for the gateway.
     registration.deregister().await;
     if !comet.drain().await {
         warn!("some connections were left after comet.drain.timeout");
@@ -179,7 +180,7 @@ async fn run(config: HalleyConfig, exposure: Exposure, start: Start) -> anyhow::
 /// Makes the gateway known to job and to `/goim/nodes/*`.
 async fn register(registry: &dyn Registry, comet: &Comet) -> anyhow::Result<Box<dyn Registration>> {
     let mut node = Node::new(Service::Comet, comet.front.server().clone());
-    // A wildcard is no address to connect to; without any, clients are told `logic.node.defaultDomain`.
+    // A wildcard is no address to connect to. If there is no other, clients get `logic.node.defaultDomain`.
     let ips = comet.tcp.iter().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified());
     node.addrs = ips.map(|ip| ip.to_string()).collect();
     node.version = host::build::VERSION.to_owned();

@@ -1,7 +1,7 @@
-//! The page at `/_/` and the numbers it shows. Its files are in `page/` and become part of the program.
+//! The page at `/_/` and the numbers that it shows. Its files are in `page/` and become part of the program.
 //!
-//! It stands here and not beside the HTTP API because only the all-in-one process has the numbers of all services.
-//! Like `/metrics` it asks for no token: it shows sums, and pushes only with what the person types in.
+//! It stands here and not beside the HTTP API because only the all-in-one process has the numbers of all services. Like
+//! `/metrics` it needs no token: it shows only sums, and pushes only with what the person types in.
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +25,7 @@ use seam::Time;
 use serde::Serialize;
 use shard::stats::Histogram;
 
-/// Name, content type and content of each file; the first is also `/_/` itself.
+/// Name, content type and content of each file. The first one is also served as `/_/`.
 const FILES: [(&str, &str, &str); 6] = [
     ("index.html", "text/html; charset=utf-8", include_str!("../page/index.html")),
     ("style.css", "text/css; charset=utf-8", include_str!("../page/style.css")),
@@ -35,11 +35,12 @@ const FILES: [(&str, &str, &str); 6] = [
     ("icon.svg", "image/svg+xml", include_str!("../page/icon.svg")),
 ];
 
-/// The page runs its own files and talks to this process, on whatever port: the WebSocket has another one.
+/// The page may run only its own files and talk only to this process, but on any port, since the WebSocket has another
+/// one.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
                       connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// What the page is about.
+/// The sources of the page's numbers.
 pub(crate) struct Page {
     /// Counters of the gateway.
     pub(crate) comet: Arc<Metrics>,
@@ -47,17 +48,17 @@ pub(crate) struct Page {
     pub(crate) logic: LogicMetrics,
     /// Counters of job.
     pub(crate) job: JobMetrics,
-    /// What is known when everything is bound.
+    /// Set as soon as everything is bound.
     pub(crate) started: OnceLock<Started>,
 }
 
-/// What is known when everything is bound.
+/// What is known as soon as everything is bound.
 pub(crate) struct Started {
-    /// When that was.
+    /// When everything was bound.
     pub(crate) at: Time,
-    /// How many rooms there are.
+    /// Knows how many rooms there are.
     pub(crate) logic: Arc<Logic>,
-    /// What `config.json` says.
+    /// The content of `config.json`.
     pub(crate) config: Config,
 }
 
@@ -70,7 +71,7 @@ pub(crate) struct Config {
     pub(crate) driver: &'static str,
     /// Shard threads.
     pub(crate) shards: usize,
-    /// Port of the WebSocket; its host is the one that the page came from.
+    /// Port of the WebSocket. Its host is the one from which the page came.
     pub(crate) websocket_port: Option<u16>,
     /// Path of the WebSocket.
     pub(crate) websocket_path: String,
@@ -78,17 +79,17 @@ pub(crate) struct Config {
     pub(crate) push_token: bool,
 }
 
-/// `GET /_/stats`: counters since the start but for what is said to be now.
+/// `GET /_/stats`: counters since the start, except where the field says "now".
 #[derive(Debug, Serialize)]
 struct Stats {
     uptime_ms: u64,
-    /// Sockets, now.
+    /// Open sockets now.
     connections: BTreeMap<&'static str, u64>,
-    /// Logged in, now.
+    /// Clients logged in now.
     open: u64,
-    /// With anybody in them, now; reported once a second.
+    /// Rooms with people in them now, as reported once a second.
     rooms: usize,
-    /// Accepted from backends and from clients.
+    /// Pushes accepted from backends and from clients.
     pushes: u64,
     /// Frames written.
     deliveries: u64,
@@ -96,7 +97,7 @@ struct Stats {
     drops: BTreeMap<&'static str, u64>,
     /// By protocol and reason, `websocket/utf8`.
     bad_input: BTreeMap<String, u64>,
-    /// Counts per bucket; bucket n holds what took less than 2^n µs, the last one all the rest.
+    /// Counts per bucket. Bucket n counts what took less than 2^n µs, the last one everything else.
     stages: BTreeMap<&'static str, Vec<u64>>,
 }
 
@@ -132,7 +133,7 @@ impl Page {
     }
 }
 
-/// The routes: `/_/` with its files, `/_/config.json`, `/_/stats`; `/` and `/_` lead there.
+/// The routes: `/_/` with its files, `/_/config.json`, `/_/stats`. `/` and `/_` redirect to `/_/`.
 pub(crate) fn router(page: Arc<Page>) -> Router {
     let mut router = Router::new()
         .route("/", get(|| async { Redirect::temporary("/_/") }))
@@ -164,7 +165,7 @@ fn starting() -> Response {
 fn json(value: &impl Serialize) -> Response {
     match serde_json::to_vec(value) {
         Ok(body) => answer("application/json; charset=utf-8", body),
-        // Maps with keys that are no text, which neither has.
+        // Only maps whose keys are no text cannot become JSON, and neither value has one.
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
@@ -172,7 +173,7 @@ fn json(value: &impl Serialize) -> Response {
 fn answer(kind: &'static str, body: impl IntoResponse) -> Response {
     let headers = [
         (header::CONTENT_TYPE, kind),
-        // Small files from a process that may be another version the next time.
+        // The files are small, and the next answer may come from a process of another version.
         (header::CACHE_CONTROL, "no-cache"),
         (header::CONTENT_SECURITY_POLICY, POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),

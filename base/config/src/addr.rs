@@ -16,22 +16,22 @@ use serde::{
 
 use super::{ConfigError, list::one_or_many, string_schema};
 
-/// One address to listen on: `127.0.0.1:3111`, `[::1]:3111`, or `:3111` as Go writes "every address", which is `[::]:3111`
-/// and takes IPv4 along. `0.0.0.0:3111` is every IPv4 address. Host names are refused: what a name resolves to may change
-/// between the check and the bind.
+/// One address to listen on: `127.0.0.1:3111`, `[::1]:3111`, or `:3111`. As in Go, the last one means every address: it
+/// is `[::]:3111`, which takes IPv4 too. `0.0.0.0:3111` is every IPv4 address. Host names are refused, because what a
+/// name resolves to may change between the check and the bind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Addr(SocketAddr);
 
-/// Why a text is not an address. Not retried: the operator changes the value.
+/// Why a text is not an address. The operator has to change the value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddrError {
     /// Not `IP:port`.
     #[error("{0:?} is not an address: write IP:port, such as 127.0.0.1:3101, or :3101")]
     Malformed(String),
-    /// Two elements of a list are the same address.
+    /// The same address stands twice in a list.
     #[error("{0} is given twice")]
     Twice(SocketAddr),
-    /// One element of a list is all addresses of this port, another is one of them.
+    /// One element of a list means all addresses of a port, and another one is among them.
     #[error("{all} takes {one} along{}: leave {one} out", ipv4_too(all, one))]
     Along {
         /// The wildcard.
@@ -45,7 +45,7 @@ fn ipv4_too(all: &SocketAddr, one: &SocketAddr) -> &'static str {
     if all.is_ipv6() && one.is_ipv4() { ", for it listens on IPv4 too" } else { "" }
 }
 
-/// Does a socket on `all` take what comes to `one`? Port 0 becomes a port of its own each time.
+/// Whether a socket on `all` takes connections to `one`. Port 0 becomes a different port each time.
 pub(super) fn covers(all: SocketAddr, one: SocketAddr) -> bool {
     let (ip, port) = (all.ip().to_canonical(), all.port());
     let is_covered = match ip {
@@ -67,7 +67,7 @@ impl Addr {
         Self(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port))
     }
 
-    /// True when only this machine can reach it.
+    /// Whether only this machine can reach it.
     pub const fn is_loopback(self) -> bool {
         match self.0.ip() {
             IpAddr::V4(ip) => ip.is_loopback(),
@@ -90,7 +90,7 @@ impl FromStr for Addr {
 
     fn from_str(text: &str) -> Result<Self, AddrError> {
         let malformed = || AddrError::Malformed(text.to_owned());
-        // `u16::from_str` would take a plus sign.
+        // `u16::from_str` would accept a plus sign.
         if let Some(port) = text.strip_prefix(':').filter(|port| port.bytes().all(|b| b.is_ascii_digit())) {
             let port = port.parse().map_err(|_| malformed())?;
             return Ok(Self(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port)));
@@ -145,8 +145,8 @@ impl JsonSchema for Addr {
     }
 }
 
-/// Addresses to listen on: an array of [`Addr`], or one string with commas. No address twice, by itself or in a wildcard,
-/// but for port 0.
+/// Addresses to listen on: an array of [`Addr`], or one string with commas. No address may be there twice, by itself or
+/// as part of a wildcard, except with port 0.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Addrs(Vec<SocketAddr>);
 
@@ -161,7 +161,7 @@ impl Addrs {
         Self(vec![Addr::loopback(port).get()])
     }
 
-    /// True when only this machine can reach them (or there are none).
+    /// Whether only this machine can reach them. True if there are none.
     pub fn is_loopback(&self) -> bool {
         self.0.iter().all(|addr| Addr(*addr).is_loopback())
     }
@@ -169,7 +169,7 @@ impl Addrs {
     /// The addresses given, in that order.
     ///
     /// # Errors
-    /// When one is there twice: the second bind would fail, or, with SO_REUSEPORT, would not.
+    /// One address is there twice. The second bind would fail, or, with SO_REUSEPORT, succeed unnoticed.
     pub fn new(addrs: Vec<SocketAddr>) -> Result<Self, AddrError> {
         for (i, &addr) in addrs.iter().enumerate() {
             for &other in &addrs[..i] {
@@ -226,7 +226,7 @@ impl JsonSchema for Addrs {
     }
 }
 
-/// Addresses and the key that they are the value of.
+/// The value of a key with addresses.
 #[derive(Clone, Copy, Debug)]
 pub struct Listener<'a> {
     /// The key, with its sections.
@@ -235,7 +235,7 @@ pub struct Listener<'a> {
     pub addrs: &'a Addrs,
 }
 
-/// Each address of one key that another key of the same program takes already.
+/// Each address of one key that another key of the same program has already taken.
 pub fn shared_ports(listeners: &[Listener<'_>]) -> Vec<ConfigError> {
     let mut shared = Vec::new();
     for (i, later) in listeners.iter().enumerate() {

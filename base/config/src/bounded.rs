@@ -15,7 +15,7 @@ use super::{ALLOWED, range_in_words};
 #[serde(transparent)]
 pub struct Bounded<const MIN: u64, const MAX: u64>(u64);
 
-/// A number outside the range of its [`Bounded`]. Not retried: the operator changes the value.
+/// A number outside the range of its [`Bounded`]. The operator has to change the value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be {allowed}")]
 pub struct OutOfBounds {
@@ -24,7 +24,7 @@ pub struct OutOfBounds {
 }
 
 impl<const MIN: u64, const MAX: u64> Bounded<MIN, MAX> {
-    /// A value known when compiling, for defaults: `Bounded::of::<30>()`. Out of range does not compile.
+    /// A value known at compile time, for defaults: `Bounded::of::<30>()`. A value out of range does not compile.
     pub const fn of<const VALUE: u64>() -> Self {
         const { assert!(MIN <= VALUE && VALUE <= MAX, "the value is out of its own bounds") };
         Self(VALUE)
@@ -33,7 +33,7 @@ impl<const MIN: u64, const MAX: u64> Bounded<MIN, MAX> {
     /// A value known at run time.
     ///
     /// # Errors
-    /// When it is out of range.
+    /// The value is out of range.
     pub fn new(value: u64) -> Result<Self, OutOfBounds> {
         if (MIN..=MAX).contains(&value) {
             Ok(Self(value))

@@ -16,10 +16,10 @@ use super::{ALLOWED, range_in_words};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ByteSize<const MIN: u64, const MAX: u64>(u64);
 
-/// Why a text is not a size. Not retried: the operator changes the value.
+/// Why a text is not a size. The operator has to change the value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ByteSizeError {
-    /// No number, or a unit that is not one of the four.
+    /// There is no number, or the unit is not one of the four.
     #[error("not a size: write it like \"64KiB\", \"1MiB\" or 65536")]
     Malformed,
     /// Below the smallest allowed.
@@ -33,26 +33,26 @@ pub enum ByteSizeError {
 /// The units, largest first.
 const UNITS: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
-/// The largest unit that leaves no remainder.
+/// Prints bytes in the largest unit that leaves no remainder.
 fn print(bytes: u64) -> String {
     let (unit, size) = UNITS.into_iter().find(|(_, size)| bytes.is_multiple_of(*size)).unwrap_or(("B", 1));
     if bytes == 0 { "0B".to_owned() } else { format!("{}{unit}", bytes / size) }
 }
 
 impl<const MIN: u64, const MAX: u64> ByteSize<MIN, MAX> {
-    /// Bytes known when compiling, for defaults: `ByteSize::bytes::<4112>()`. Out of range does not compile.
+    /// Bytes known at compile time, for defaults: `ByteSize::bytes::<4112>()`. A size out of range does not compile.
     pub const fn bytes<const BYTES: u64>() -> Self {
         const { assert!(MIN <= BYTES && BYTES <= MAX, "the size is out of its own bounds") };
         Self(BYTES)
     }
 
-    /// KiB known when compiling: `ByteSize::kib::<64>()`. Out of range does not compile.
+    /// KiB known at compile time: `ByteSize::kib::<64>()`. A size out of range does not compile.
     pub const fn kib<const KIB: u64>() -> Self {
         const { assert!(MIN <= KIB << 10 && KIB << 10 <= MAX, "the size is out of its own bounds") };
         Self(KIB << 10)
     }
 
-    /// MiB known when compiling: `ByteSize::mib::<1>()`. Out of range does not compile.
+    /// MiB known at compile time: `ByteSize::mib::<1>()`. A size out of range does not compile.
     pub const fn mib<const MIB: u64>() -> Self {
         const { assert!(MIN <= MIB << 20 && MIB << 20 <= MAX, "the size is out of its own bounds") };
         Self(MIB << 20)
@@ -61,7 +61,7 @@ impl<const MIN: u64, const MAX: u64> ByteSize<MIN, MAX> {
     /// A size known at run time.
     ///
     /// # Errors
-    /// When it is out of range: the words name the bound it breaks.
+    /// The size is out of range. The words name the bound.
     pub fn new(bytes: u64) -> Result<Self, ByteSizeError> {
         if bytes < MIN {
             Err(ByteSizeError::TooSmall(print(MIN)))
@@ -103,7 +103,7 @@ impl<const MIN: u64, const MAX: u64> FromStr for ByteSize<MIN, MAX> {
         if number.is_empty() {
             return Err(ByteSizeError::Malformed);
         }
-        // Only digits: what does not fit is too big, not malformed.
+        // These are digits only, so a number that does not fit is too big, not malformed.
         let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(size));
         Self::new(bytes.ok_or_else(|| ByteSizeError::TooBig(print(MAX)))?)
     }

@@ -10,12 +10,12 @@ use super::ALLOWED;
 /// Width of the file, in characters.
 const COLUMNS: usize = 100;
 
-/// The default of `T` as a TOML file: every key in the order of its struct, with its doc comment above it. Keys that are
-/// unset by default are there as comments. What it returns reads back as `T::default()`.
+/// The default of `T` as a TOML file: every key in the order of its struct, with its doc comment above it. Keys that
+/// are unset by default stand there as comments. Read again, the text gives `T::default()`.
 ///
 /// # Panics
-/// When `T` is no struct, or its default cannot be written as TOML (an integer above 2^63 - 1): a test of the caller
-/// that calls this once finds both.
+/// `T` is no struct, or its default cannot be written as TOML (an integer above 2^63 - 1). A test that calls this once
+/// finds both.
 pub fn commented_default<T: JsonSchema + Serialize + Default>() -> String {
     let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
     let schema = settings.into_generator().into_root_schema_for::<T>();
@@ -32,7 +32,8 @@ struct Document {
 }
 
 impl Document {
-    /// Writes the keys of a section, plain ones first, as TOML asks. Without a value the section is a comment.
+    /// Writes the keys of a section. Plain keys come first, as TOML requires. A section without a value becomes a
+    /// comment.
     fn section(&mut self, path: &str, schema: &Map<String, Json>, value: Option<&Table>) {
         let empty = Map::new();
         let properties = schema.get("properties").and_then(Json::as_object).unwrap_or(&empty);
@@ -65,7 +66,7 @@ impl Document {
         }
     }
 
-    /// Writes a map: its keys are the operator's own, so they have no comments.
+    /// Writes a map. The operator chooses its keys, so they have no comments.
     fn entries(&mut self, table: Option<&Table>) {
         for (name, value) in table.into_iter().flatten() {
             self.lines(&assignment(name, value), "");
@@ -91,7 +92,7 @@ impl Document {
         }
     }
 
-    /// Writes lines, each behind `prefix`.
+    /// Writes lines, each after `prefix`.
     fn lines(&mut self, lines: &str, prefix: &str) {
         for line in lines.lines() {
             self.text.push_str(&format!("{prefix}{line}\n"));
@@ -106,7 +107,7 @@ impl Document {
     }
 }
 
-/// The schema of `T` from the schema of `Option<T>`, with the description of the latter. Other schemas stay as they are.
+/// The schema of `T` from that of `Option<T>`, with the description of the latter. Other schemas stay unchanged.
 fn without_null(schema: &Map<String, Json>) -> Map<String, Json> {
     let alternatives = schema.get("anyOf").and_then(Json::as_array).map_or(&[][..], Vec::as_slice);
     let [Json::Object(some), Json::Object(null)] = alternatives else { return schema.clone() };
@@ -120,14 +121,14 @@ fn without_null(schema: &Map<String, Json>) -> Map<String, Json> {
     some
 }
 
-/// Is this key a `[section]`: a struct, or a map?
+/// Whether this key is a `[section]`: a struct or a map.
 fn is_section(schema: &Map<String, Json>, value: Option<&Value>) -> bool {
     schema.contains_key("properties")
         || schema.contains_key("additionalProperties")
         || value.is_some_and(Value::is_table)
 }
 
-/// Each word an enum knows, with its doc comment.
+/// Each word that an enum accepts, with its doc comment.
 fn choices(schema: &Map<String, Json>) -> Vec<String> {
     let variants = schema.get("oneOf").and_then(Json::as_array).map_or(&[][..], Vec::as_slice);
     let variants = variants.iter().filter_map(Json::as_object).chain([schema]);
@@ -146,7 +147,7 @@ fn choices(schema: &Map<String, Json>) -> Vec<String> {
     choices
 }
 
-/// Something of the right type to show for a key that is unset.
+/// A value of the right type to show for a key that is unset.
 fn example(schema: &Map<String, Json>) -> Value {
     let types = match schema.get("type") {
         Some(Json::Array(types)) => types.first().and_then(Json::as_str),
@@ -163,7 +164,7 @@ fn example(schema: &Map<String, Json>) -> Value {
     }
 }
 
-/// `name = value`; an array too long for one line has one element per line.
+/// `name = value`. An array that is too long for one line gets one line per element.
 fn assignment(name: &str, value: &Value) -> String {
     let name = bare_or_quoted(name);
     let line = format!("{name} = {value}");
@@ -176,14 +177,14 @@ fn assignment(name: &str, value: &Value) -> String {
     }
 }
 
-/// A key as TOML wants it.
+/// A key in the form that TOML requires.
 fn bare_or_quoted(name: &str) -> String {
     let bare = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
     if bare { name.to_owned() } else { Value::String(name.to_owned()).to_string() }
 }
 
-/// Breaks a doc comment into lines of at most `columns` characters. An empty line stays, and so does the start of a list
-/// element; what a list element continues with is indented under it.
+/// Breaks a doc comment into lines of at most `columns` characters. Empty lines and the beginnings of list elements
+/// stay. The further lines of a list element are indented.
 fn wrap(text: &str, columns: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     let mut open = false;

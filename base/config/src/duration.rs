@@ -12,21 +12,21 @@ use super::{range_in_words, string_schema};
 
 /// A duration read as Go's `time.ParseDuration` reads it: `"1m30s"`, `"1.5h"`, `"250ms"`, units ns, us (µs), ms, s, m, h.
 ///
-/// Never negative, at most Go's 2^63 - 1 nanoseconds. A number without a unit is refused, but for zero. Printed with
-/// Go's units and without parts that are zero, as goim's files have it: `4m`, not `4m0s`.
+/// Never negative, and at most Go's 2^63 - 1 nanoseconds. A number without a unit is refused, except zero. Printed with
+/// Go's units but without parts that are zero, as in goim's files: `4m`, not `4m0s`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GoDuration(pub Duration);
 
-/// Why a text is not a duration. Not retried: the operator changes the value.
+/// Why a text is not a duration. The operator has to change the value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DurationError {
-    /// Digits alone.
+    /// There is no unit.
     #[error("needs a unit: \"{0}s\" for seconds, \"{0}ms\" for milliseconds")]
     NoUnit(String),
-    /// A unit Go does not know.
+    /// Go does not know this unit.
     #[error("unknown unit {0:?}: use h, m, s, ms, us or ns")]
     UnknownUnit(String),
-    /// Below zero.
+    /// It is below zero.
     #[error("must not be negative")]
     Negative,
     /// Above 2^63 - 1 nanoseconds, about 292 years.
@@ -74,7 +74,7 @@ fn unit_ns(unit: &str) -> Option<u64> {
     })
 }
 
-/// Splits the longest run of leading digits off.
+/// Splits off the longest run of digits at the front.
 fn leading_digits(text: &str) -> (&str, &str) {
     text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
 }
@@ -125,10 +125,10 @@ impl FromStr for GoDuration {
     }
 }
 
-/// Nanoseconds of `whole.fraction` units; digits below a nanosecond are cut, as in Go. `None`: too long.
+/// Nanoseconds of `whole.fraction` units. As in Go, digits below a nanosecond are cut off. `None` if it is too long.
 fn part_ns(whole: &str, fraction: &str, unit_ns: u64) -> Option<u64> {
     let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
-    // Eighteen digits are more than a nanosecond of an hour needs, and fit u64.
+    // Eighteen digits are more than an hour needs to be exact to a nanosecond, and they fit into u64.
     let fraction = &fraction[..fraction.len().min(18)];
     let digits: u128 = if fraction.is_empty() { 0 } else { fraction.parse().ok()? };
     let fraction_ns = digits * u128::from(unit_ns) / 10_u128.pow(fraction.len() as u32);
@@ -194,7 +194,7 @@ impl<'de> Deserialize<'de> for GoDuration {
                 text.parse().map_err(E::custom)
             }
 
-            // A bare number has a place here only to be refused with the words that help.
+            // A bare number is read only to be refused with helpful words.
             fn visit_i64<E: de::Error>(self, number: i64) -> Result<GoDuration, E> {
                 self.visit_str(&number.to_string())
             }
@@ -231,14 +231,15 @@ impl JsonSchema for GoDuration {
 pub struct BoundedDuration<const MIN_MS: u64, const MAX_MS: u64>(Duration);
 
 impl<const MIN_MS: u64, const MAX_MS: u64> BoundedDuration<MIN_MS, MAX_MS> {
-    /// Milliseconds known when compiling, for defaults: `BoundedDuration::millis::<250>()`. Out of range does not
-    /// compile.
+    /// Milliseconds known at compile time, for defaults: `BoundedDuration::millis::<250>()`. A duration out of range
+    /// does not compile.
     pub const fn millis<const MS: u64>() -> Self {
         const { assert!(MIN_MS <= MS && MS <= MAX_MS, "the duration is out of its own bounds") };
         Self(Duration::from_millis(MS))
     }
 
-    /// Seconds known when compiling, for defaults: `BoundedDuration::secs::<5>()`. Out of range does not compile.
+    /// Seconds known at compile time, for defaults: `BoundedDuration::secs::<5>()`. A duration out of range does not
+    /// compile.
     pub const fn secs<const SECS: u64>() -> Self {
         const { assert!(MIN_MS <= SECS * 1000 && SECS * 1000 <= MAX_MS, "the duration is out of its own bounds") };
         Self(Duration::from_secs(SECS))
@@ -247,7 +248,7 @@ impl<const MIN_MS: u64, const MAX_MS: u64> BoundedDuration<MIN_MS, MAX_MS> {
     /// A duration known at run time.
     ///
     /// # Errors
-    /// When it is out of range: the words name the bound it breaks.
+    /// The duration is out of range. The words name the bound.
     pub fn new(duration: Duration) -> Result<Self, String> {
         let bound = |ms| GoDuration::millis(ms);
         if duration < Duration::from_millis(MIN_MS) {

@@ -1,18 +1,18 @@
-//! What is wrong with a configuration, in one line.
+//! What is wrong with a configuration, each mistake in one line.
 
 use std::{fmt::Display, io, path::PathBuf};
 
-/// Longest value an error repeats, in characters.
+/// Most characters of a value that an error repeats.
 const VALUE_CHARS_MAX: usize = 80;
 
-/// Words in the name of a key whose value is never repeated.
+/// Words in the names of keys whose values errors never repeat.
 const SECRET_WORDS: [&str; 4] = ["password", "secret", "token", "auth"];
 
-/// Why a configuration was refused. Every message is one line. Nothing is retried: the process ends before it binds a
-/// port, and the operator changes what the line names.
+/// Why a configuration was refused. Every message is one line. Nothing is tried again: the process ends before it binds
+/// a port, and the operator has to change what the line names.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file is not there or not readable.
+    /// The file is not there or cannot be read.
     #[error("{}: cannot read the configuration: {source}", .path.display())]
     Read {
         /// The file.
@@ -32,7 +32,7 @@ pub enum ConfigError {
         /// What the TOML reader said.
         reason: String,
     },
-    /// A `--set` that is not `key=value`, or whose key runs through something that is not a section.
+    /// A `--set` is not `key=value`, or a name in its key that should be a section is a value.
     #[error("--set {argument}: {reason}")]
     Set {
         /// What was given, without its value.
@@ -40,7 +40,7 @@ pub enum ConfigError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A key nobody knows.
+    /// Nobody knows this key.
     #[error("{key}: unknown key; {hint}")]
     Unknown {
         /// The key, with its sections.
@@ -48,18 +48,18 @@ pub enum ConfigError {
         /// The keys it may have meant.
         hint: String,
     },
-    /// A key that must be there.
+    /// A required key is missing.
     #[error("{key}: missing")]
     Missing {
         /// The key, with its sections.
         key: String,
     },
-    /// A value of the wrong type, out of its bounds, or at odds with another key.
+    /// A value has the wrong type, is out of its bounds, or contradicts another key.
     #[error("{key} = {value}: {reason}")]
     Value {
         /// The key, with its sections.
         key: String,
-        /// The value as TOML has it, cut when long, hidden when secret.
+        /// The value as TOML has it. A long one is cut, and a secret one hidden.
         value: String,
         /// What it has to be, with the bound.
         reason: String,
@@ -67,7 +67,7 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    /// A value that its own type accepts and a check over several keys does not:
+    /// A value that its own type accepts but a check over several keys refuses:
     /// `ConfigError::value("logic.node.heartbeat", config.node.heartbeat, "above logic.redis.expire")`.
     pub fn value(key: impl Into<String>, value: impl Display, reason: impl Into<String>) -> Self {
         let key = key.into();
@@ -75,7 +75,7 @@ impl ConfigError {
         Self::Value { key: one_line(&key), value, reason: one_line(&reason.into()) }
     }
 
-    /// The key it is about, where it is about one.
+    /// The key that the error is about, if it is about one.
     pub fn key(&self) -> Option<&str> {
         match self {
             Self::Unknown { key, .. } | Self::Missing { key } | Self::Value { key, .. } => Some(key),
@@ -83,7 +83,7 @@ impl ConfigError {
         }
     }
 
-    /// TOML that cannot be read. The position is taken from the offset the reader gives.
+    /// The text is not TOML. The position comes from the offset that the reader gives.
     pub(super) fn syntax(path: PathBuf, text: &str, error: &toml::de::Error) -> Self {
         let offset = error.span().map_or(text.len(), |span| span.start.min(text.len()));
         let before = text.get(..offset).unwrap_or(text);
@@ -93,7 +93,7 @@ impl ConfigError {
     }
 }
 
-/// Does this key (the last name of it) hold a secret?
+/// Whether this key holds a secret. Only its last name counts.
 pub(super) fn is_secret(key: &str) -> bool {
     let name = key.rsplit('.').next().unwrap_or(key);
     let name = name.split('[').next().unwrap_or(name).to_ascii_lowercase();

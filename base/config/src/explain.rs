@@ -1,7 +1,7 @@
-//! What serde says about a configuration, in the operator's words.
+//! Translates what serde says about a configuration into the operator's words.
 //!
-//! serde's derived code knows only messages, and they have fixed forms (`serde::de::Error`): "invalid type: …, expected
-//! …", "unknown field `…`, expected one of …", "missing field `…`", "unknown variant `…`, expected one of …". The place
+//! serde's derived code gives only messages, in fixed forms (`serde::de::Error`): "invalid type: …, expected …",
+//! "unknown field `…`, expected one of …", "missing field `…`", "unknown variant `…`, expected one of …". The place
 //! comes from `serde_path_to_error`.
 
 use std::collections::BTreeMap;
@@ -14,12 +14,12 @@ use super::{
     parts::{Located, Place},
 };
 
-/// Elements of lists that were taken out, by the key of the list: the others have moved up since they were read.
+/// The elements that were taken out of lists, by the key of the list. The other elements have moved up since.
 #[derive(Debug, Default)]
 pub(super) struct Removed(BTreeMap<String, Vec<usize>>);
 
 impl Removed {
-    /// Notes that the element which is number `index` of the list by now was taken out.
+    /// Notes that an element was taken out, which had become number `index` of its list.
     pub(super) fn note(&mut self, list: String, index: usize) {
         let original = self.original(&list, index);
         let gone = self.0.entry(list).or_default();
@@ -34,7 +34,7 @@ impl Removed {
     }
 }
 
-/// Turns what serde says into key, value and reason. `root` is what was read, but for what was `removed` before.
+/// Makes key, value and reason of what serde says. `root` is what was read, without what was `removed` before.
 pub(super) fn explain(root: &Value, error: &Located, removed: &Removed) -> ConfigError {
     let message = error.message.as_str();
     let mut key = String::new();
@@ -53,7 +53,7 @@ pub(super) fn explain(root: &Value, error: &Located, removed: &Removed) -> Confi
         }
     }
     if let Some(name) = quoted_after(message, "unknown field ") {
-        // The path ends in the name already.
+        // The path already ends with the name.
         return ConfigError::Unknown { key: one_line(&key), hint: hint(name, &expected_names(message)) };
     }
     if let Some(name) = quoted_after(message, "missing field ") {
@@ -75,7 +75,7 @@ pub(super) fn explain(root: &Value, error: &Located, removed: &Removed) -> Confi
     ConfigError::value(key, value.map(shown).unwrap_or_default(), reason)
 }
 
-/// The value for an error. A section is not repeated: it may hold secrets.
+/// The value for an error. Sections are not repeated, since they may hold secrets.
 fn shown(value: &Value) -> String {
     match value {
         Value::Table(_) => "{…}".to_owned(),
@@ -119,7 +119,7 @@ fn plain_type(expected: &str) -> &str {
     }
 }
 
-/// Which of the known keys an unknown one may have meant; all of them when none is near.
+/// The known keys that an unknown one may have meant; all of them if none is similar.
 fn hint(name: &str, known: &[&str]) -> String {
     if known.is_empty() {
         return "there are no keys here".to_owned();
@@ -152,7 +152,8 @@ fn or(names: &[String]) -> String {
     }
 }
 
-/// Letters to change, add, drop or swap with the next until `a` is `b`; the case does not count.
+/// How many letters have to be changed, added, dropped or swapped with the next one until `a` is `b`. Case does not
+/// count.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b) = (a.to_lowercase(), b.to_lowercase());
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());

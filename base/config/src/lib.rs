@@ -2,9 +2,9 @@
 //!
 //! The sections themselves live beside what they configure. Each is a plain struct with
 //! `#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]`,
-//! `#[serde(default, deny_unknown_fields, rename_all = "camelCase")]`, a `Default`, and a doc comment on every field,
-//! which becomes the comment in the file that `--print-default-config` writes. The fields use the types of this module,
-//! so that a value that exists is a valid value:
+//! `#[serde(default, deny_unknown_fields, rename_all = "camelCase")]`, a `Default`, and a doc comment on every field.
+//! `--print-default-config` writes these comments into the file. The fields use the types of this crate, so that every
+//! value that exists is valid:
 //!
 //! | type | in TOML | checked |
 //! | --- | --- | --- |
@@ -17,14 +17,14 @@
 //! | [`Secret`] | `"hunter2"`, `"env:NAME"`, `"file:/path"` | that it is there; never printed by `Debug` or an error |
 //! | [`SecretList`] | `["a", "b"]`, `"a,file:/path"`, `"env:NAME"` with any number in it | the same |
 //!
-//! Their bounds reach the file too: the words "Allowed: …" are added to the comment, no need to write them by hand.
-//! Checks over several keys belong to the section's owner, and answer with a [`ConfigError::value`] for each mistake.
+//! The bounds reach the file too: the comment gets the words "Allowed: …", so nobody has to write them by hand. A check
+//! over several keys belongs to the owner of the section, and returns a [`ConfigError::value`] for each mistake.
 //!
-//! Keys are case-sensitive. goim's odd ones (`Whitelist`, `WhiteLog`) are `#[serde(rename = "Whitelist")]` where they
-//! stand, and another casing of a known key is named in the error.
+//! Keys are case-sensitive. goim's odd ones (`Whitelist`, `WhiteLog`) have a `#[serde(rename = "Whitelist")]` in their
+//! struct. If a known key is written in another case, the error names it.
 
 #![forbid(unsafe_code)]
-#![deny(clippy::print_stdout, clippy::print_stderr)] // they panic when nobody takes it, or wait for ever
+#![deny(clippy::print_stdout, clippy::print_stderr)] // these macros panic or block if nobody reads
 
 mod addr;
 mod bounded;
@@ -53,10 +53,10 @@ pub use parts::Parts;
 pub use secret::{Secret, SecretError, SecretList};
 pub use source::read_table;
 
-/// Schema keyword of this module: the bounds of a value in words, put into the comment of the default file.
+/// A schema keyword of this crate: the bounds of a value in words, for the comment in the default file.
 const ALLOWED: &str = "x-allowed";
 
-/// The range `min..=max` in words, given how one value is printed. `u64::MAX` means no upper bound.
+/// The range `min..=max` in words; `print` prints one value. `u64::MAX` means no upper bound.
 fn range_in_words(min: u64, max: u64, print: impl Fn(u64) -> String) -> String {
     match (min, max) {
         (min, u64::MAX) => format!("at least {}", print(min)),
@@ -64,7 +64,7 @@ fn range_in_words(min: u64, max: u64, print: impl Fn(u64) -> String) -> String {
     }
 }
 
-/// Schema of a value written as a string in TOML.
+/// The schema of a value that TOML has as a string.
 fn string_schema(allowed: Option<String>) -> schemars::Schema {
     let mut schema = schemars::json_schema!({ "type": "string" });
     if let Some(allowed) = allowed {

@@ -24,7 +24,7 @@ impl<T> List<T> {
     }
 }
 
-// Not derived: that would ask `T: Default`.
+// Not derived, since that would require `T: Default`.
 impl<T> Default for List<T> {
     fn default() -> Self {
         Self(Vec::new())
@@ -97,7 +97,7 @@ where
             parts.map(|part| part.parse().map_err(E::custom)).collect()
         }
 
-        // `--set` reads `1000` as a number whatever the list holds.
+        // `--set` reads `1000` as a number, whatever the list holds.
         fn visit_i64<E: de::Error>(self, number: i64) -> Result<Vec<T>, E> {
             self.visit_str(&number.to_string())
         }

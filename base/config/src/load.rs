@@ -1,4 +1,4 @@
-//! From a file and `--set` arguments to a typed configuration.
+//! Reads a file and `--set` arguments into a typed configuration.
 
 use std::path::Path;
 
@@ -13,33 +13,33 @@ use super::{
     source::Source,
 };
 
-/// A configuration that was read.
+/// A configuration that was read without mistakes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loaded<T> {
     /// The configuration.
     pub config: T,
-    /// Keys that were there and mean nothing here: goim's own internals. The caller reports them once.
+    /// Keys that were there but mean nothing to Halley: goim's own internals. The caller reports them once.
     pub unused: Vec<String>,
 }
 
-/// A configuration that was read as far as that went.
+/// A configuration that was read as far as possible.
 #[derive(Debug)]
 pub struct Draft<T> {
-    /// The configuration; what cannot be read is at its default in it.
+    /// The configuration. What could not be read has its default here.
     pub config: T,
     /// As [`Loaded::unused`].
     pub unused: Vec<String>,
-    /// What cannot be read, and room for what else is wrong.
+    /// What could not be read. The caller adds what else is wrong.
     pub mistakes: Mistakes,
 }
 
 /// Reads a configuration: the defaults of `T`, then `file`, then each of `sets` (`comet.tcp.bind=127.0.0.1:1`).
 ///
-/// The value of a set is read as TOML, and as a string where it is none: `a=30` is a number, `a=4m` and `a=:3101` are
-/// strings. It replaces what the file says; lists may be one string with commas.
+/// The value of a set is read as TOML, and if it is none, as a string: `a=30` is a number, `a=4m` and `a=:3101` are
+/// strings. It replaces what the file says. A list may be one string with commas.
 ///
-/// `unused` names keys that other implementations of the same file format have and this one does not, with their
-/// sections; a key that ends in `.*` stands for the whole section. They are taken out and returned.
+/// `unused` names keys, with their sections, that other implementations of the same file format have and this one does
+/// not; a key that ends in `.*` stands for the whole section. These keys are taken out and returned.
 ///
 /// # Errors
 /// Everything that is wrong, see [`Mistakes`].
@@ -52,10 +52,10 @@ pub fn load<T: DeserializeOwned>(
     if mistakes.is_empty() { Ok(Loaded { config, unused }) } else { Err(mistakes) }
 }
 
-/// The same, for who checks more than single keys: it goes on past what cannot be read.
+/// As [`load`], for callers that check more than single keys. It goes on after what cannot be read.
 ///
 /// # Errors
-/// What leaves nothing to go on with: a file that is not there or no TOML.
+/// A file that is not there or is no TOML, since nothing is left to go on with.
 pub fn draft<T: DeserializeOwned>(
     file: Option<&Path>,
     sets: &[String],
@@ -79,7 +79,7 @@ pub fn draft<T: DeserializeOwned>(
     let mut mistakes = Mistakes::new(source);
     wrong.into_iter().for_each(|error| mistakes.add(error));
     let mut removed = Removed::default();
-    // serde stops at the first thing it does not understand: that is noted and taken out, and the rest read again.
+    // serde stops at the first thing that it does not understand. Note it, take it out, and read the rest again.
     let config = loop {
         let root = Value::Table(table.clone());
         let error = match serde_path_to_error::deserialize(root.clone()) {
@@ -95,8 +95,8 @@ pub fn draft<T: DeserializeOwned>(
     Ok(Draft { config, unused: found, mistakes })
 }
 
-/// Takes what a path leads to out of the table, and remembers it where later elements of a list move up. False when there
-/// is no such thing.
+/// Takes what a path leads to out of the table. If it is an element of a list, `removed` notes it, since the elements
+/// after it move up. False if the path leads to nothing.
 fn take_out(table: &mut Table, path: &[Place], removed: &mut Removed) -> bool {
     let Some((last, before)) = path.split_last() else { return false };
     let [Place::Key(first), before @ ..] = before else {
@@ -127,7 +127,7 @@ fn take_out(table: &mut Table, path: &[Place], removed: &mut Removed) -> bool {
     }
 }
 
-/// Puts one `key=value` into the table, and gives the key.
+/// Puts one `key=value` into the table. Returns the key.
 fn set(table: &mut Table, argument: &str) -> Result<String, ConfigError> {
     let (key, value) = argument.split_once('=').unwrap_or((argument, ""));
     let refuse = |reason: String| ConfigError::Set { argument: one_line(key), reason };
@@ -148,7 +148,7 @@ fn set(table: &mut Table, argument: &str) -> Result<String, ConfigError> {
 
 /// The names of a dotted key, quoted ones included.
 fn key_path(key: &str) -> Option<Vec<String>> {
-    // The TOML reader knows what a dotted key is; a line break or a comment would let it see something else.
+    // The TOML reader knows what a dotted key is. A line break or a comment would make it see something else.
     if key.contains(['\n', '#', '=']) {
         return None;
     }
@@ -164,14 +164,14 @@ fn key_path(key: &str) -> Option<Vec<String>> {
     }
 }
 
-/// The value of a `--set`: TOML, or a string.
+/// The value of a `--set`: TOML, or else a string.
 fn set_value(text: &str) -> Result<Value, String> {
     let trimmed = text.trim();
     let parsed = match toml::from_str::<Table>(&format!("v = {trimmed}")) {
         Ok(mut table) if table.len() == 1 => table.remove("v"),
         Ok(_) => None,
         Err(error) => {
-            // Meant to be TOML: an array or an inline table, not an IPv6 address.
+            // In such brackets it is meant to be TOML: an array or an inline table, not an IPv6 address.
             let brackets = [('[', ']'), ('{', '}'), ('"', '"')];
             let quoted =
                 brackets.iter().any(|(open, close)| trimmed.starts_with(*open) && trimmed.ends_with(*close));
@@ -184,7 +184,7 @@ fn set_value(text: &str) -> Result<Value, String> {
     Ok(parsed.unwrap_or_else(|| Value::String(text.to_owned())))
 }
 
-/// Takes what `pattern` names out of the table and adds the keys that were there to `found`.
+/// Takes what `pattern` names out of the table, and adds the keys that were there to `found`.
 fn take(table: &mut Table, pattern: &str, found: &mut Vec<String>) {
     let path = pattern.strip_suffix(".*").unwrap_or(pattern);
     let (sections, name) = path.rsplit_once('.').map_or(("", path), |(sections, name)| (sections, name));

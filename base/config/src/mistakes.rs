@@ -1,11 +1,12 @@
-//! All that is wrong with a configuration.
+//! Collects everything that is wrong with a configuration.
 
 use std::fmt;
 
 use super::{ConfigError, source::Source};
 
-/// Everything that is wrong with a configuration, so that it can be repaired at once. Printed it is a line for each, in the
-/// order of the file, with the place in the file where there is one: `halley.toml:12: comet.tcp.bind = …`.
+/// Everything that is wrong with a configuration, so that the operator can correct it all at once. Printed, it has a
+/// line for each mistake, in the order of the file, with the place if there is one: `halley.toml:12: comet.tcp.bind =
+/// …`.
 #[derive(Debug, Default)]
 pub struct Mistakes {
     source: Source,
@@ -17,23 +18,23 @@ impl Mistakes {
         Mistakes { source, errors: Vec::new() }
     }
 
-    /// Nothing is wrong.
+    /// Whether nothing is wrong.
     pub fn is_empty(&self) -> bool {
         self.errors.is_empty()
     }
 
-    /// Notes one.
+    /// Adds a mistake.
     pub fn add(&mut self, error: ConfigError) {
         self.errors.push(error);
     }
 
-    /// What was asked for, or none when that is a mistake, which is noted.
+    /// The value, or none if it is a mistake, which is added.
     pub fn unless<T>(&mut self, result: Result<T, impl Into<ConfigError>>) -> Option<T> {
         result.map_err(|error| self.add(error.into())).ok()
     }
 
-    /// Adds what was found by looking at several keys. What concerns a key that could not be read is left out: its default
-    /// stood in its place.
+    /// Adds mistakes that checks over several keys have found. Leaves out those about a key that could not be read,
+    /// because the checks saw its default.
     pub fn extend(&mut self, checked: Vec<ConfigError>) {
         let unread: Vec<String> =
             self.errors.iter().filter_map(ConfigError::key).map(str::to_owned).collect();
@@ -44,12 +45,12 @@ impl Mistakes {
         self.errors.extend(checked.into_iter().filter(|error| !concerns(error)));
     }
 
-    /// Each of them, without its place.
+    /// The mistakes, without their places.
     pub fn errors(self) -> Vec<ConfigError> {
         self.errors
     }
 
-    /// Tells more about keys that nobody knows, where `hint` knows them. True when it knew one.
+    /// Adds words to mistakes about unknown keys if `hint` knows the key. True if it knew one.
     pub fn explain_unknown(&mut self, hint: impl Fn(&str) -> Option<String>) -> bool {
         let mut knew = false;
         for error in &mut self.errors {
@@ -63,7 +64,7 @@ impl Mistakes {
         knew
     }
 
-    /// A line for each, in the order of the file; last what does not stand in it.
+    /// A line for each mistake, in the order of the file. Those without a place come last.
     pub fn lines(&self) -> Vec<String> {
         let mut lines: Vec<(usize, String)> = self.errors.iter().map(|error| self.line(error)).collect();
         lines.sort_by_key(|(line, _)| *line);

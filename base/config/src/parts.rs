@@ -1,9 +1,9 @@
-//! A file, or a section, whose keys belong to several owners.
+//! Reads a file or section whose keys belong to several owners.
 //!
-//! A program's file has the sections of its service and those by which it finds the others, side by side. Each owner has a
-//! struct of its own; the file is put together from them by a struct with a field for each part, which serializes
-//! and describes its parts flattened (`#[serde(flatten)]`) and reads them by [`Parts`]. serde's own flattening would
-//! lose the places of errors, and would let unknown keys pass.
+//! A program's file has the sections of its service beside those by which it finds the other services. Each owner has
+//! its own struct. A struct with a field for each of these parts makes up the file: it serializes and describes its
+//! parts flattened (`#[serde(flatten)]`), and reads them with [`Parts`]. serde's own flattening would lose the places
+//! of errors and let unknown keys pass.
 //!
 //! ```ignore
 //! impl<'de> Deserialize<'de> for File {
@@ -25,7 +25,7 @@ use serde::{
 use serde_path_to_error::Segment;
 use toml::{Table, Value};
 
-/// The keys of a file or section that no part has read yet. `E` is the error of whoever reads the file.
+/// The keys of a file or section that no part has read yet. `E` is the error of the reader.
 #[derive(Debug)]
 pub struct Parts<E> {
     unread: Table,
@@ -34,16 +34,16 @@ pub struct Parts<E> {
 }
 
 impl<E: serde::de::Error> Parts<E> {
-    /// All keys.
+    /// Takes all keys.
     ///
     /// # Errors
-    /// It is no section.
+    /// The value is no section.
     pub fn of<'de, D: Deserializer<'de, Error = E>>(deserializer: D) -> Result<Self, E> {
         let unread = Table::deserialize(deserializer)?;
         Ok(Parts { unread, known: Vec::new(), error: PhantomData })
     }
 
-    /// One part: its keys, which no other part has.
+    /// Reads one part: its keys, which no other part has.
     ///
     /// # Errors
     /// What its keys do not allow, with the place.
@@ -56,14 +56,14 @@ impl<E: serde::de::Error> Parts<E> {
             .map_err(|error| E::custom(Located::of(&error).packed()))
     }
 
-    /// Says that there are no more parts.
+    /// Checks that the parts have read all keys.
     ///
     /// # Errors
-    /// A key that no part has.
+    /// No part has this key.
     pub fn end(self) -> Result<(), E> {
         let Some(name) = self.unread.keys().next() else { return Ok(()) };
         let known: Vec<String> = self.known.iter().map(|known| format!("`{known}`")).collect();
-        // serde's own words, from which the hint is made.
+        // These are serde's own words, from which the hint is made.
         let message = format!("unknown field `{name}`, expected one of {}", known.join(", "));
         Err(E::custom(Located { path: vec![Place::Key(name.clone())], message }.packed()))
     }
@@ -97,7 +97,7 @@ fn names_of<T: DeserializeOwned>() -> &'static [&'static str] {
     }
 
     let mut names: &'static [&'static str] = &[];
-    // It never succeeds.
+    // This never succeeds.
     let _ = T::deserialize(Names(&mut names));
     debug_assert!(!names.is_empty(), "a part is a struct with keys");
     names
@@ -112,15 +112,15 @@ pub(super) enum Place {
     Element(usize),
 }
 
-/// What serde says, and about what: all the way, through parts of parts.
+/// A message of serde, and the whole path to what it is about, through parts of parts.
 #[derive(Debug)]
 pub(super) struct Located {
     pub(super) path: Vec<Place>,
     pub(super) message: String,
 }
 
-/// Stands before and between what is packed into the one text that an error of serde can carry. A key that has it, which
-/// takes an escape in TOML, is told in pieces.
+/// Separates the path and the message that are packed into the one text an error of serde can carry. If a key contains
+/// this character, which needs an escape in TOML, the error shows it in pieces.
 const MARK: char = '\u{1f}';
 
 impl Located {

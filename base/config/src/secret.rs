@@ -7,21 +7,21 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::{List, StringList, string_schema};
 
-/// A password or a token. `Debug` prints that there is one and never what it is; there is no `Display`.
+/// A password or a token. `Debug` prints only whether there is one. There is no `Display`.
 ///
-/// In a configuration it stands as it is, or as `env:NAME`, the value of an environment variable, or as `file:/path`, the
-/// content of a file without the line end behind it. Those are read once, with the configuration.
+/// A configuration has it as it is, or as `env:NAME`, the value of an environment variable, or as `file:/path`, the
+/// content of a file without the line end after it. These are read once, together with the configuration.
 #[derive(Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 
-/// A secret that is not where the configuration says. Not retried: the operator changes the one or the other.
+/// The secret is not where the configuration says. The operator has to change one or the other.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
     /// The variable is not set, or empty, or not UTF-8.
     #[error("the environment variable {0} is not set")]
     Variable(String),
-    /// The file cannot be read, or has nothing in it.
+    /// The file cannot be read, or is empty.
     #[error("the file {path} {why}")]
     File {
         /// The file.
@@ -32,13 +32,13 @@ pub enum SecretError {
 }
 
 impl Secret {
-    /// The text itself, for the one place that needs it. Comparing it with what an outsider sent has to be done in
-    /// constant time.
+    /// The text itself, for the one place that needs it. It must be compared in constant time with what an outsider
+    /// sent.
     pub fn get(&self) -> &str {
         &self.0
     }
 
-    /// True when there is none.
+    /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -94,8 +94,8 @@ impl JsonSchema for Secret {
     }
 }
 
-/// Passwords or tokens, any number of them: a [`List`] whose elements stand as a [`Secret`] does, but `env:NAME` is all
-/// that the variable holds, with commas. It may hold none; it has to be set.
+/// Passwords or tokens, any number of them: a [`List`] whose elements are written like a [`Secret`]. But `env:NAME`
+/// stands for everything in the variable, with commas. The variable has to be set, but may be empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct SecretList(List<Secret>);

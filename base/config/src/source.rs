@@ -1,4 +1,4 @@
-//! Where the keys of a configuration stand.
+//! Knows in which lines the keys of a configuration stand.
 
 use std::{
     collections::BTreeMap,
@@ -13,15 +13,15 @@ use toml::{
 
 use super::{ConfigError, Mistakes};
 
-/// What a file says, whatever it is for.
+/// Reads a file as a table, whatever it is for.
 ///
 /// # Errors
-/// It is not there, or is no TOML.
+/// The file is not there, or is no TOML.
 pub fn read_table(path: &Path) -> Result<Table, Mistakes> {
     Source::read(path).map(|(table, _)| table)
 }
 
-/// The file, and the line of each key in it that no `--set` replaces. Nothing where there is no file.
+/// A file, and the line of each key in it that no `--set` replaces. Empty if there is no file.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Source {
     path: PathBuf,
@@ -32,7 +32,8 @@ impl Source {
     /// Reads a file.
     ///
     /// # Errors
-    /// It is not there, or is no TOML: then everything that its reader does not understand.
+    /// The file is not there, or is no TOML. In the second case the error has everything that its reader does not
+    /// understand.
     pub(super) fn read(path: &Path) -> Result<(Table, Source), Mistakes> {
         let path = path.to_owned();
         let text = match fs::read_to_string(&path) {
@@ -52,7 +53,7 @@ impl Source {
         let table = toml::from_str(text)
             .map_err(|error: toml::de::Error| ConfigError::syntax(path.clone(), text, &error))?;
         let mut source = Source { path, lines: BTreeMap::new() };
-        // Offsets grow while a file is read, and lines are counted once each.
+        // Find where each line starts once, so that each key's line can be looked up.
         let starts: Vec<usize> =
             std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
         source.note_table("", spanned.get_ref(), &starts);
@@ -83,7 +84,7 @@ impl Source {
         }
     }
 
-    /// A `--set` says what this key is.
+    /// Notes that a `--set` replaces this key.
     pub(super) fn is_set(&mut self, set: &str) {
         self.lines.retain(|key, _| {
             let below = key.strip_prefix(set);

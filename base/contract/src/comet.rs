@@ -14,7 +14,7 @@ use proto::{
 /// What one dispatch carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Payload {
-    /// One message: comet puts it into a frame.
+    /// One message. comet puts it into a frame.
     Message {
         /// Its operation.
         op: Op,
@@ -25,14 +25,14 @@ pub enum Payload {
     Frames(Bytes),
 }
 
-/// To whom one dispatch goes on the comet that gets it.
+/// Who gets a dispatch on the comet to which it goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Receivers {
-    /// These devices; a key given twice gets it twice.
+    /// These devices. A key given twice gets the push twice.
     Keys(Vec<Key>),
-    /// The members of a room, whatever they accept.
+    /// The members of a room, whichever operations they accept.
     Room(RoomId),
-    /// Everybody who accepts the operation; `speed` is connections a second on this comet, 0 = at once.
+    /// Everybody who accepts the operation; `speed` is receivers a second on this comet, 0 = at once.
     All {
         /// Receivers a second on this comet.
         speed: u32,
@@ -44,11 +44,11 @@ pub enum Receivers {
 pub struct Dispatch {
     /// Who gets it.
     pub receivers: Receivers,
-    /// Operation checked against what a client accepts (keys and all; never rooms).
+    /// Clients get the push only if they accept this operation. Checked for keys and for everybody, never for rooms.
     pub filter: Op,
     /// What they get.
     pub payload: Payload,
-    /// Set on client messages into a room.
+    /// Set if a client sent this message into its room.
     pub origin: Option<Origin>,
     /// When logic accepted the push, µs since the epoch; 0 = unknown.
     pub accepted_at_us: u64,
@@ -57,10 +57,10 @@ pub struct Dispatch {
 /// Why comet did not take a batch.
 #[derive(Debug, thiserror::Error)]
 pub enum DispatchError {
-    /// The batch is malformed: never retried.
+    /// The batch is malformed. job does not try it again.
     #[error("comet refused the dispatch: {0}")]
     Invalid(String),
-    /// comet is away or draining: retried until `dispatch.giveUp`.
+    /// comet is away or draining. job tries again until `dispatch.giveUp`.
     #[error("comet is unreachable: {0}")]
     Unreachable(String),
 }
@@ -68,11 +68,11 @@ pub enum DispatchError {
 /// comet as job and logic see it: job dispatches, logic kicks.
 #[async_trait]
 pub trait CometApi: Send + Sync + 'static {
-    /// Hands a batch to the shards, in order. Returns when every shard's mailbox has its part: what is lost from there
-    /// on is counted by comet.
+    /// Hands a batch to the shards, in order. Returns when the mailbox of every shard concerned has its part. comet
+    /// counts what is lost after that.
     async fn dispatch(&self, batch: &[Dispatch]) -> Result<(), DispatchError>;
-    /// Closes the connection of `key` when its generation is below `below` (no generation: whatever it is). The client
-    /// reads `text`, or the reason's own words. Returns when the shard's mailbox has it.
+    /// Closes the connection of `key` if its generation is below `below`, or whatever it is if there is none. The
+    /// client reads `text`, or else the reason's own words. Returns when the shard's mailbox has the kick.
     async fn kick(
         &self,
         key: Key,

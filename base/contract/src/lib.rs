@@ -1,8 +1,8 @@
 //! What comet, logic and job say to each other: two traits and their values.
 //!
-//! comet calls logic ([`LogicApi`]); job and logic call comet ([`CometApi`]). Inside the all-in-one process the
-//! implementations are called directly; between processes a gRPC client implements the same trait, so that nothing
-//! on either side knows which it is. Nothing here opens a socket or starts a task.
+//! comet calls logic ([`LogicApi`]); job and logic call comet ([`CometApi`]). In the all-in-one process they call the
+//! implementations directly. Between processes a gRPC client implements the same trait, so that neither side knows
+//! which it is. Nothing here opens a socket or starts a task.
 //!
 //! | module | subject |
 //! | --- | --- |
@@ -10,7 +10,7 @@
 //! | [`comet`] | comet as job and logic see it |
 
 #![forbid(unsafe_code)]
-#![deny(clippy::print_stdout, clippy::print_stderr)] // they panic when nobody takes it, or wait for ever
+#![deny(clippy::print_stdout, clippy::print_stderr)] // these macros panic or block if nobody reads
 
 pub mod comet;
 pub mod logic;

@@ -21,13 +21,13 @@ use proto::{
 pub trait LogicApi: Send + Sync + 'static {
     /// Decides a login and stores its session.
     async fn connect(&self, request: ConnectRequest) -> Result<Session, LogicError>;
-    /// Ends a session; true when there was one and it was this one.
+    /// Ends a session. True if there was one and it was this one.
     async fn disconnect(&self, session: SessionRef) -> Result<bool, LogicError>;
-    /// Says that sessions of one comet live (for each well inside its time to live), and puts back what the store lost.
-    /// With no sessions it only asks for the incarnation of the store.
+    /// Says that sessions of one comet live, well before their time to live is over, and puts back those that the store
+    /// has lost. Without sessions, comet only asks for the incarnation of the store.
     async fn renew(&self, sessions: Vec<SessionRef>) -> Result<Renewed, LogicError>;
-    /// Reports this comet's people per room and returns everybody's in those rooms. goim's logic answers all rooms there
-    /// are.
+    /// Reports this comet's people per room. Returns the people of all comets in these rooms; goim's logic returns all
+    /// rooms that there are.
     async fn renew_online(
         &self,
         server: ServerId,
@@ -57,7 +57,7 @@ impl Transport {
     }
 }
 
-/// One client's login, as comet passes it on: the bytes are the client's own, unread.
+/// A client's login as comet passes it on. comet has not read the client's bytes.
 #[derive(Clone, Debug)]
 pub struct ConnectRequest {
     /// The comet that holds the connection.
@@ -68,38 +68,39 @@ pub struct ConnectRequest {
     pub token: Bytes,
     /// Address of the client, when known.
     pub client_ip: Option<IpAddr>,
-    /// How the client came.
+    /// How the client reached comet.
     pub transport: Transport,
     /// When the login came to the comet.
     pub arrival: Arrival,
-    /// When its comet stops waiting for the answer, by the session store's clock, at the latest, in µs since the epoch: what is
-    /// found later is not begun, for it was asked of another logic meanwhile, or given up. None where the comet does not know
-    /// that clock.
+    /// The latest time at which comet stops waiting for the answer, by the session store's clock, in µs since the
+    /// epoch. logic does not begin a login that it finds after this, since comet has asked another logic meanwhile or
+    /// given the login up. None if comet does not know that clock.
     pub wanted_until_us: Option<u64>,
 }
 
-/// When a login came to its comet, as far as whoever has it here knows: its way may have been longer.
+/// When a login came to its comet, as far as this process knows. It may have been under way for longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrival {
     /// When this process first saw it.
     seen: Instant,
     /// How long it had waited by then.
     waited: Duration,
-    /// Logic was asked before, and may have stored it under a number that only `by_us`, which is there then, is certainly
-    /// not below.
+    /// comet has asked logic before, and logic may have stored the login under a generation. Only `by_us`, which is set
+    /// then, is certainly not below that generation.
     pub is_repeated: bool,
-    /// The same by the session store's clock, at the latest, in µs since the epoch; none where the comet does not know
-    /// that clock.
+    /// The latest time at which it came, by the session store's clock, in µs since the epoch. None if comet does not
+    /// know that clock.
     pub by_us: Option<u64>,
 }
 
 impl Arrival {
-    /// It had waited for `waited` when it came to this process, at `now`, and logic was not asked yet.
+    /// A login that came to this process at `now`, had waited for `waited` by then, and about which logic was not asked
+    /// yet.
     pub const fn ago(waited: Duration, now: Instant) -> Arrival {
         Arrival { seen: now, waited, is_repeated: false, by_us: None }
     }
 
-    /// The same, where the session store's clock is known too.
+    /// The same login, with the time by the session store's clock.
     pub const fn by(self, by_us: Option<u64>) -> Arrival {
         Arrival { by_us, ..self }
     }
@@ -110,14 +111,14 @@ impl Arrival {
     }
 }
 
-/// What logic says about a login it accepts.
+/// What logic says about a login that it accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
     /// The user.
     pub mid: Mid,
-    /// The device key; logic invents one when the client gave none.
+    /// The device key. logic invents one if the client gave none.
     pub key: Key,
-    /// First room, the one operation 12 changes.
+    /// The first room, which operation 12 changes.
     pub room: Option<RoomId>,
     /// Further rooms (docs/PROTOCOL.md section 4); empty under a Go logic.
     pub rooms: Vec<RoomId>,
@@ -125,11 +126,11 @@ pub struct Session {
     pub accepts: Vec<Op>,
     /// Silence after which comet closes the connection.
     pub heartbeat: Duration,
-    /// Fence of the session; a Go logic gives none.
+    /// Generation of the session. A Go logic gives none.
     pub generation: Option<Generation>,
 }
 
-/// Names one login of a key: what ends or renews it.
+/// Names one login of a key, to end or renew it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionRef {
     /// The user.
@@ -138,20 +139,20 @@ pub struct SessionRef {
     pub key: Key,
     /// The comet that holds the connection.
     pub server: ServerId,
-    /// Fence; without one the stored server decides.
+    /// Its generation. Without one the call applies if the stored session is on this comet.
     pub generation: Option<Generation>,
 }
 
 /// What became of a renewal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Renewed {
-    /// Incarnation of the session store: when it changes, the store may have lost sessions, and comet renews all of its
-    /// own. None: logic does not say.
+    /// Incarnation of the session store. When it changes, the store may have lost sessions, and comet renews all of its
+    /// own. None if logic does not say.
     pub incarnation: Option<u64>,
-    /// Sessions that are not the stored ones because a newer login on another comet took their key, with its generation:
-    /// comet closes what is older.
+    /// Sessions whose key was taken by a newer login on another comet, each with the generation of that login. comet
+    /// closes what is older.
     pub superseded: Vec<(Key, Generation)>,
-    /// What the session store's clock shows, µs since the epoch; none: logic does not say.
+    /// What the session store's clock shows, µs since the epoch; none if logic does not say.
     pub now_us: Option<u64>,
 }
 
@@ -171,7 +172,7 @@ pub struct ClientMessage {
 }
 
 impl ClientMessage {
-    /// What stays of its header when it goes into a room.
+    /// What remains of its header when the message goes into a room.
     pub fn origin(&self) -> Origin {
         Origin { key: self.key.clone(), seq: self.header.seq, ver: self.header.ver }
     }
@@ -180,13 +181,13 @@ impl ClientMessage {
 /// What comet does for the sender of a [`ClientMessage`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MessageReply {
-    /// The message went to the sender's room through the broker: every member gets it as operation 5, and the sender's
-    /// own copy carries its own sequence number.
+    /// The message went to the sender's room through the broker. Every member gets it as operation 5, and the sender's
+    /// own copy carries the sender's sequence number.
     Room,
-    /// Answer the sender alone, with this body.
+    /// comet answers the sender alone, with this body.
     Body(Bytes),
-    /// What goim's logic says: nothing. A message into a room is handed to the members on this comet, as goim's comet
-    /// does; anything else is answered with an empty body.
+    /// goim's logic says nothing. comet hands a message for a room to the members on this comet, as goim's comet does,
+    /// and answers anything else with an empty body.
     Unsaid,
 }
 
@@ -202,7 +203,7 @@ pub struct ClientCount {
 /// Why logic did not do what comet asked.
 #[derive(Debug, thiserror::Error)]
 pub enum LogicError {
-    /// The login is refused for good: the client is closed with this reason and text. Not retried.
+    /// The login is refused for good. comet closes the client with this reason and text.
     #[error("refused: {text}")]
     Refused {
         /// Close reason for the client.
@@ -210,10 +211,10 @@ pub enum LogicError {
         /// Words for the client; never a secret.
         text: String,
     },
-    /// Logic or something behind it is away. Retried inside the handshake deadline.
+    /// logic, or something behind it, is away. comet tries again within the handshake deadline.
     #[error("logic is unavailable: {0}")]
     Unavailable(String),
-    /// Too many requests; retried with backoff inside the handshake deadline.
+    /// Too many requests. comet tries again within the handshake deadline.
     #[error("logic is overloaded")]
     Overloaded,
 }

@@ -1,21 +1,21 @@
-//! Bugs that can be planted where they could have been made, to prove that the simulator finds them.
+//! Bugs that can be planted where a programmer could have made them, to prove that the simulator finds them.
 
 /// A bug on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Bug {
     /// A fan-out to a room skips one member.
     LostFrame,
-    /// The sender of a room message gets its own copy and everybody's.
+    /// The sender of a room message gets its own copy and also the others' copy.
     DoubleDelivery,
-    /// A slot is free while a write of its last tenant is in flight.
+    /// A slot counts as free while a write of its last tenant is still in flight.
     EarlySlotReuse,
-    /// Who is about to sleep does not look once more.
+    /// A consumer that is about to sleep does not look once more.
     LostWake,
     /// A timer that comes up before the real deadline is not set again.
     MissedHeartbeat,
     /// Leaving a room that others are still in is not reported.
     WrongRoomCount,
-    /// Of two logins of one key the older one stays.
+    /// The older one of two logins of one key stays.
     ReloginRace,
     /// A login is dated by when logic decides it, not by when it came.
     DatedWhenDecided,

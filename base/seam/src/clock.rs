@@ -5,8 +5,8 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-/// A monotonic moment: microseconds since the process first asked. Shards and front share the origin, so their moments
-/// compare; the simulator makes its own.
+/// A monotonic moment: microseconds since the process first asked for the time. Shards and front count from the same
+/// moment, so their times can be compared. The simulator makes its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(u64);
 
@@ -32,17 +32,17 @@ impl Time {
         self.0
     }
 
-    /// Time passed since `earlier`, zero when that lies ahead.
+    /// Time passed since `earlier`; zero if that lies ahead.
     pub const fn since(self, earlier: Time) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
 
-    /// This moment earlier by `age`; the origin where that lies before it.
+    /// The moment earlier by `age`; the origin if that would lie before it.
     pub const fn before(self, age: Duration) -> Time {
         Time(self.0.saturating_sub(age.as_micros() as u64))
     }
 
-    /// This moment later by `delay`.
+    /// The moment later by `delay`.
     pub const fn after(self, delay: Duration) -> Time {
         Time(self.0.saturating_add(delay.as_micros() as u64))
     }

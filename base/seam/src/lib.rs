@@ -1,13 +1,13 @@
-//! Time and chance, as the simulator (`tests/sim`) may replace them: clocks, hashers, names, a few bounds, planted bugs.
+//! Time and chance as the simulator (`tests/sim`) may replace them: clocks, hashers, names, a few bounds, planted bugs.
 //!
-//! It depends on nothing, and is the one way to a clock for the crates that are simulated.
+//! This crate depends on nothing. The simulated crates may read a clock only here.
 //!
-//! With the feature `sim`, which no shipped program has, they belong to the simulation that a thread has begun
-//! (`begin`); several run side by side, and every other thread has all as usual. Without the feature
-//! they are constants, so the compiler leaves nothing of them.
+//! With the feature `sim`, which no shipped program has, these belong to the simulation that a thread has begun
+//! (`begin`). Several simulations run side by side, and all other threads see the usual values. Without the feature
+//! they are constants, and the compiler removes them.
 
 #![forbid(unsafe_code)]
-#![deny(clippy::print_stdout, clippy::print_stderr)] // they panic when nobody takes it, or wait for ever
+#![deny(clippy::print_stdout, clippy::print_stderr)] // these macros panic or block if nobody reads
 
 mod bug;
 mod clock;
@@ -34,31 +34,31 @@ mod none {
 
     pub use std::hash::RandomState;
 
-    /// The time of a simulation in microseconds: there is none.
+    /// The time of a simulation in microseconds. Here there is no simulation.
     #[inline(always)]
     pub(crate) const fn simulated_micros() -> Option<u64> {
         None
     }
 
-    /// The wall clock of a simulation in microseconds since 1970: there is none.
+    /// The wall clock of a simulation in microseconds since 1970. Here there is no simulation.
     #[inline(always)]
     pub(crate) const fn simulated_wall_micros() -> Option<u64> {
         None
     }
 
-    /// A number of a simulation for names that nobody else may have: there is none.
+    /// A number of a simulation for unique names. Here there is no simulation.
     #[inline(always)]
     pub const fn name() -> Option<u64> {
         None
     }
 
-    /// A bound that a simulation makes small enough to be reached: as it is.
+    /// A bound that a simulation makes small enough to reach. Here it stays as it is.
     #[inline(always)]
     pub const fn bound(usual: usize) -> usize {
         usual
     }
 
-    /// Whether a bug is planted: never.
+    /// Whether a bug is planted. Here none is.
     #[inline(always)]
     pub const fn planted(_: Bug) -> bool {
         false

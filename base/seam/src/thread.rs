@@ -11,11 +11,11 @@ use super::Bug;
 /// What a simulation begins with.
 #[derive(Clone, Copy, Debug)]
 pub struct Begin {
-    /// Everything random follows from it.
+    /// All randomness follows from it.
     pub seed: u64,
     /// The bug that is planted.
     pub bug: Option<Bug>,
-    /// Bounds that take thousands of things to be reached are divided by this.
+    /// Bounds that are reached only with thousands of things are divided by this.
     pub shrink: usize,
 }
 
@@ -30,7 +30,7 @@ thread_local! {
     static CURRENT: Current = Current::default();
 }
 
-/// A simulation on this thread; it ends when this is dropped.
+/// A simulation on this thread. Dropping this ends it.
 #[derive(Debug)]
 pub struct Simulation(PhantomData<*const ()>);
 
@@ -60,7 +60,7 @@ pub(crate) fn simulated_micros() -> Option<u64> {
     CURRENT.with(|current| current.begun.get().map(|_| current.micros.get()))
 }
 
-/// The wall clock of this thread's simulation in microseconds since 1970: it begins in 2027.
+/// The wall clock of this thread's simulation in microseconds since 1970. It begins in 2027.
 pub(crate) fn simulated_wall_micros() -> Option<u64> {
     simulated_micros().map(|micros| 1_800_000_000_000_000 + micros)
 }
@@ -70,23 +70,23 @@ pub fn planted(bug: Bug) -> bool {
     CURRENT.with(|current| current.begun.get()).is_some_and(|begun| begun.bug == Some(bug))
 }
 
-/// A bound as this thread's simulation has it.
+/// A bound as this thread's simulation sets it.
 pub fn bound(usual: usize) -> usize {
     let shrink = CURRENT.with(|current| current.begun.get()).map_or(1, |begun| begun.shrink);
     usual.div_ceil(shrink)
 }
 
-/// A random number for names that nobody can guess otherwise; `None` outside of a simulation.
+/// A random number for names that would otherwise be impossible to guess; `None` outside of a simulation.
 pub fn name() -> Option<u64> {
     CURRENT.with(|current| current.begun.get().and(current.names.borrow_mut().as_mut().map(Random::next)))
 }
 
-/// The hasher's randomness: the simulation's seed.
+/// The hasher's randomness. It comes from the simulation's seed.
 #[derive(Clone, Debug)]
 pub struct RandomState(u64);
 
 impl RandomState {
-    /// That of this thread's simulation.
+    /// The randomness of this thread's simulation.
     pub fn new() -> Self {
         RandomState(CURRENT.with(|current| current.begun.get()).map_or(0, |begun| begun.seed))
     }
@@ -108,8 +108,8 @@ impl BuildHasher for RandomState {
     }
 }
 
-/// A stream of random numbers (splitmix64). Scheduler, network and workload have one each, so that a change in what one
-/// asks for leaves the others as they were.
+/// A stream of random numbers (splitmix64). Scheduler, network and workload have one each. So if one of them asks for
+/// more numbers, the others still get the same ones.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
@@ -132,7 +132,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Below `bound`, which is not 0.
+    /// A number below `bound`, which may not be 0.
     pub fn below(&mut self, bound: usize) -> usize {
         ((u128::from(self.next()) * bound as u128) >> 64) as usize
     }
@@ -147,7 +147,7 @@ impl Random {
         self.below(times) == 0
     }
 
-    /// One of these.
+    /// One of these values.
     pub fn of<T: Copy>(&mut self, values: &[T]) -> T {
         values[self.below(values.len())]
     }
