@@ -1,8 +1,8 @@
-//! Why a connection ends: one table for the metric, the log, the WebSocket close, operation 6 and the client.
+//! Why a connection ends. One table serves the metric, the log, the WebSocket close, operation 6 and the client.
 
 use std::fmt;
 
-/// Longest text of a WebSocket close, bytes (RFC 6455 section 5.5: 125 less the two of the code).
+/// Longest text of a WebSocket close, bytes (RFC 6455 section 5.5: 125 minus two for the code).
 pub const CLOSE_TEXT_LEN_MAX: usize = 123;
 
 /// What the table says about one reason.
@@ -65,11 +65,11 @@ close_reasons! {
     Replaced          = 4409, "replaced", "replaced", false;
     /// The token of a live connection expired.
     TokenExpired      = 4410, "token_expired", "token expired", true;
-    /// The client reads slower than it is sent to.
+    /// The client reads more slowly than messages come for it.
     SlowConsumer      = 4413, "slow_consumer", "slow consumer", true;
     /// The operator closed it.
     Kicked            = 4420, "kicked", "kicked", false;
-    /// The client left in order: its own close is answered, nothing else is said.
+    /// The client left in order. The server answers its close and says nothing else.
     ClientClosed      = 1000, "client_closed", "closed by the client", true;
     /// The connection broke: reset or another error of the socket. Its code is never on the wire (RFC 6455 7.4.1).
     ConnectionLost    = 1006, "connection_lost", "connection lost", true;
@@ -96,7 +96,7 @@ impl CloseReason {
         self.row().reconnect
     }
 
-    /// Whether the client is told at all: not when it is the one who left.
+    /// Whether the server tells the client at all. It does not if the client itself has left.
     pub const fn is_announced(self) -> bool {
         !matches!(self, CloseReason::ClientClosed | CloseReason::ConnectionLost)
     }
@@ -108,13 +108,13 @@ impl fmt::Display for CloseReason {
     }
 }
 
-/// Body of operation 6, sent before a close to clients that asked for reasons:
+/// Body of operation 6, which clients that asked for reasons get before a close:
 /// `{"code":4409,"reason":"replaced","reconnect":false}`.
 ///
-/// `text` is usually [`CloseReason::text`], or the words of a backend that refused. `delay_ms` says how long to wait
+/// `text` is usually [`CloseReason::text`], or the words of a backend that refused. `delay_ms` tells how long to wait
 /// before connecting again (drain).
 pub fn disconnect_body(reason: CloseReason, text: &str, delay_ms: Option<u32>) -> Vec<u8> {
-    // Field order is that of the protocol's example; `text` may hold anything, so it is quoted by serde_json.
+    // The fields are in the order of the protocol's example. `text` may contain anything, so serde_json quotes it.
     let mut body = format!(
         r#"{{"code":{},"reason":{},"reconnect":{}"#,
         reason.code(),
@@ -128,7 +128,7 @@ pub fn disconnect_body(reason: CloseReason, text: &str, delay_ms: Option<u32>) -
     body.into_bytes()
 }
 
-/// Payload of a WebSocket close: the code, then `text` cut to what fits (never inside a character).
+/// Payload of a WebSocket close: the code, then as much of `text` as fits (never cut inside a character).
 pub fn close_payload(reason: CloseReason, text: &str) -> Vec<u8> {
     let text = &text[..text.floor_char_boundary(CLOSE_TEXT_LEN_MAX)];
     let mut payload = Vec::with_capacity(2 + text.len());

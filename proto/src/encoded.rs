@@ -1,8 +1,8 @@
-//! What a server sends, encoded once for all its receivers.
+//! What a server sends. It is encoded once for all receivers.
 //!
 //! One allocation holds `[WebSocket header][operation 9 header][frame]`. WebSocket connections send it from the start,
-//! TCP connections from the frame on; nobody copies it. WebSocket messages of several `Encoded` may be sent one after
-//! the other, and so may their frames on TCP.
+//! TCP connections from the frame on, and nobody copies it. The WebSocket messages of several `Encoded` may be sent one
+//! after the other, and so may their frames on TCP.
 
 use bytes::Bytes;
 
@@ -15,7 +15,7 @@ use crate::{
 /// Header of the operation 9 frame around a push on WebSocket.
 const BATCH: Header = Header { ver: VER, op: Op::RAW, seq: 0 };
 
-/// Bytes ready to be sent, shared by all receivers.
+/// Bytes ready to be sent. All receivers share them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Encoded {
     bytes: Bytes,
@@ -24,22 +24,22 @@ pub struct Encoded {
 }
 
 impl Encoded {
-    /// A push of one message: version 1, sequence number 0; on WebSocket inside an operation 9 frame. One allocation,
-    /// the body is copied once.
+    /// A push of one message: version 1, sequence number 0, on WebSocket inside an operation 9 frame. Makes one
+    /// allocation and copies the body once.
     pub fn push(op: Op, body: &[u8]) -> Self {
         Self::message(Header { ver: VER, op, seq: 0 }, body)
     }
 
-    /// The same with a header of one's own.
+    /// The same with another header.
     pub fn message(header: Header, body: &[u8]) -> Self {
         Self::batch(&[&header_bytes(header, body.len()), body], 1)
     }
 
-    /// A push of complete frames, as the body of goim job's operation 9: kept as they are, on WebSocket with one
-    /// operation 9 frame around all of them.
+    /// A push of complete frames, like the body of operation 9 from goim's job. They stay as they are; on WebSocket one
+    /// operation 9 frame is put around all of them.
     ///
     /// # Errors
-    /// A [`Violation`] when `frames` is not one or several complete frames.
+    /// A [`Violation`] if `frames` is not one or several complete frames.
     pub fn push_frames(frames: &[u8]) -> Result<Self, Violation> {
         let mut count = 0u32;
         for frame in frames_of_message(frames, usize::MAX) {
@@ -57,8 +57,7 @@ impl Encoded {
         Self::new(&[], &[&header_bytes(header, body.len()), body], 1)
     }
 
-    /// A WebSocket control frame (pong, close), nothing on TCP. The payload has at most 125 bytes (RFC 6455 section
-    /// 5.5); what is beyond is cut off.
+    /// A WebSocket control frame (pong, close); nothing on TCP. The payload is cut to 125 bytes (RFC 6455 section 5.5).
     pub fn ws_control(opcode: Opcode, payload: &[u8]) -> Self {
         let payload = &payload[..payload.len().min(125)];
         let (header, len) = server_header(opcode, payload.len());
@@ -82,11 +81,11 @@ impl Encoded {
         for part in parts {
             bytes.extend_from_slice(part);
         }
-        // Length and capacity are equal, so this takes the allocation over instead of copying it.
+        // Length and capacity are equal, so `Bytes` takes the allocation over without a copy.
         Encoded { bytes: Bytes::from(bytes), tcp_start, frames }
     }
 
-    /// Everything: what [`ws`](Self::ws) gives, to be shared.
+    /// All bytes, to be shared. The same as [`ws`](Self::ws).
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
@@ -106,13 +105,13 @@ impl Encoded {
         &self.bytes[self.tcp_start()..]
     }
 
-    /// Number of goim frames inside, the operation 9 frame around them not counted.
+    /// Number of goim frames inside, without the operation 9 frame around them.
     pub fn frames(&self) -> usize {
         self.frames as usize
     }
 }
 
-/// Longest WebSocket header and the operation 9 header fit `tcp_start`.
+/// The longest WebSocket header and the operation 9 header must fit into `tcp_start`.
 const _: () = assert!(10 + HEADER_LEN <= u8::MAX as usize);
 
 #[cfg(test)]

@@ -12,22 +12,22 @@ pub const HEADER_LEN: usize = 16;
 /// Longest body a client may send, bytes (goim's own limit: packLen ≤ 4112).
 pub const CLIENT_BODY_MAX: usize = 4096;
 
-/// Longest body that can be encoded, bytes: packLen, of an operation 9 frame around it too, is an i32. Every way into
-/// Halley has a limit far below.
+/// Longest body that can be encoded, bytes, since packLen is an i32, also that of an operation 9 frame around it.
+/// Wherever bodies enter Halley, the limit is far below.
 pub const BODY_LEN_MAX: usize = i32::MAX as usize - 2 * HEADER_LEN;
 
 /// Version of the frames that Halley starts.
 pub const VER: i16 = 1;
 
-/// What a header says beside the lengths.
+/// What a header says besides the lengths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Header {
-    /// Version; [`VER`] in every frame Halley starts, a reply copies its request's, and what a client says to its room keeps
-    /// it. Any value is tolerated.
+    /// Version. Frames that Halley starts have [`VER`]; a reply copies it from its request, and a client's message to
+    /// its room keeps it. Any value is tolerated.
     pub ver: i16,
     /// Operation.
     pub op: Op,
-    /// Sequence number: a reply copies its request's, a push has 0.
+    /// Sequence number. A reply copies it from its request, a push has 0.
     pub seq: i32,
 }
 
@@ -45,7 +45,7 @@ pub struct Frame<'a> {
 pub enum Decoded<'a> {
     /// No complete frame yet.
     NeedMore {
-        /// The input must have this many bytes, those already there included, before it is worth looking again.
+        /// How many bytes the input must have in all before another look is worthwhile.
         at_least: usize,
     },
     /// A frame.
@@ -58,11 +58,11 @@ pub enum Decoded<'a> {
 }
 
 /// A frame that no honest peer sends. The connection is closed with
-/// [`CloseReason::ProtocolViolation`](crate::close::CloseReason::ProtocolViolation); there is no way to find the next
-/// frame after it.
+/// [`CloseReason::ProtocolViolation`](crate::close::CloseReason::ProtocolViolation), since the next frame cannot be
+/// found any more.
 ///
-/// Offsets count from the start of the frame, in [`frames_of_message`] and
-/// [`Encoded::push_frames`](crate::encoded::Encoded::push_frames) from the start of the message.
+/// Offsets count from the start of the frame; in [`frames_of_message`] and
+/// [`Encoded::push_frames`](crate::encoded::Encoded::push_frames) they count from the start of the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
     /// packLen is below a header's length (or negative).
@@ -115,7 +115,7 @@ pub enum Violation {
 }
 
 impl Violation {
-    /// Word for the metric `bad_input_total{reason}`.
+    /// The word for the metric `bad_input_total{reason}`.
     pub const fn label(&self) -> &'static str {
         match self {
             Violation::PackLenTooSmall { .. }
@@ -131,13 +131,13 @@ impl Violation {
 /// Looks for one frame at the start of `input`. Never copies.
 ///
 /// # Errors
-/// A [`Violation`] as soon as the bytes that prove it are there, before any byte of a body: packLen after 4 bytes,
-/// headerLen after 6.
+/// A [`Violation`] as soon as the bytes that prove it are there: packLen after 4 bytes, headerLen after 6. So no byte
+/// of a body comes first.
 pub fn decode(input: &[u8], body_max: usize) -> Result<Decoded<'_>, Violation> {
     decode_at(input, 0, body_max)
 }
 
-/// [`decode`] of `input`, which stands `base` bytes into a message.
+/// [`decode`] of `input`, which begins `base` bytes into a message.
 fn decode_at(input: &[u8], base: usize, body_max: usize) -> Result<Decoded<'_>, Violation> {
     let at_least = needed(input, base, body_max)?;
     if input.len() < at_least {
@@ -153,7 +153,7 @@ fn decode_at(input: &[u8], base: usize, body_max: usize) -> Result<Decoded<'_>, 
     Ok(Decoded::Frame { frame, used: at_least })
 }
 
-/// Bytes the input must have: a header's while the header is incomplete, then the frame's.
+/// How many bytes the input must have: a header's while the header is incomplete, after that the frame's.
 fn needed(input: &[u8], base: usize, body_max: usize) -> Result<usize, Violation> {
     if input.len() < 4 {
         return Ok(HEADER_LEN);
@@ -204,13 +204,13 @@ pub fn encode(header: Header, body: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(body);
 }
 
-/// Cuts a stream of bytes into frames, whatever pieces it comes in.
+/// Cuts a stream of bytes into frames, whatever pieces it arrives in.
 ///
-/// Frames that lie whole in an input are lent from it; only an incomplete one is copied aside, and grows with what
-/// arrives up to the limit. Without one the reader owns no memory.
+/// A frame that lies whole in an input is lent from there. Only an incomplete one is copied. The copy grows with what
+/// arrives, up to the limit. Without an incomplete frame the reader owns no memory.
 #[derive(Debug, Default)]
 pub struct FrameReader {
-    /// An incomplete frame; or a complete one that was handed out and is dropped by the next call; or the header of a
+    /// An incomplete frame; or a complete one that was handed out and that the next call drops; or the header of a
     /// violation, so that the reader stays failed.
     kept: Vec<u8>,
 }
@@ -221,12 +221,13 @@ impl FrameReader {
         FrameReader { kept: Vec::new() }
     }
 
-    /// A reader that goes on with what [`into_partial`](Self::into_partial) of another gave.
+    /// A reader that goes on with what [`into_partial`](Self::into_partial) of another one returned.
     pub fn from_partial(partial: Vec<u8>) -> Self {
         FrameReader { kept: partial }
     }
 
-    /// Takes the next frame from `input`, or keeps what is left of it and says `None`. Call until `None`.
+    /// Takes the next frame from `input`. If there is no whole one, keeps the rest of `input` and returns `None`. Call
+    /// this until it does.
     ///
     /// # Errors
     /// A [`Violation`] as [`decode`] finds it; every later call repeats it.
@@ -282,17 +283,17 @@ impl FrameReader {
         }
     }
 
-    /// Whether an incomplete frame waits for its rest (the per-frame deadline runs then).
+    /// Whether an incomplete frame waits for its rest. Then the deadline for frames runs.
     pub fn has_partial(&self) -> bool {
         !self.kept.is_empty() && !self.holds_complete(BODY_LEN_MAX).unwrap_or(false)
     }
 
-    /// Gives up the incomplete frame, empty when there is none: what a connection takes along to another shard.
+    /// Returns the incomplete frame, which a connection takes along to another shard; empty if there is none.
     pub fn into_partial(self) -> Vec<u8> {
         if self.has_partial() { self.kept } else { Vec::new() }
     }
 
-    /// Whether what is kept is one whole frame: then it was handed out.
+    /// Whether `kept` is one whole frame, which was handed out.
     fn holds_complete(&self, body_max: usize) -> Result<bool, Violation> {
         Ok(self.kept.len() >= HEADER_LEN && self.kept.len() == needed(&self.kept, 0, body_max)?)
     }
@@ -300,8 +301,8 @@ impl FrameReader {
 
 /// All frames inside one complete WebSocket message, in order.
 ///
-/// A tail shorter than a header, or a packLen over the rest of the message, is a [`Violation`], and the last item. An
-/// empty message has no frames.
+/// A tail shorter than a header and a packLen beyond the end of the message are a [`Violation`], which is the last
+/// item. An empty message has no frames.
 pub fn frames_of_message(
     message: &[u8],
     body_max: usize,

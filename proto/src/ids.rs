@@ -1,22 +1,22 @@
-//! Who and what is meant: types, never three bare strings or integers side by side.
+//! Ids as types, so that bare strings and integers cannot be confused.
 //!
-//! All are cheap to clone and to send, and serialise as the bare value.
+//! All of them are cheap to clone and to send, and serialise as the bare value.
 
 use std::{borrow::Borrow, fmt, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-/// Longest room id, bytes (reliability bar: a longer one is refused).
+/// Longest room id, bytes. A longer one is refused.
 pub const ROOM_ID_LEN_MAX: usize = 128;
 
 /// Longest device key a client may choose, bytes.
 pub const KEY_LEN_MAX: usize = 128;
 
-/// What every id that is a string has.
+/// What all ids that are strings have.
 macro_rules! string_id {
     ($name:ident) => {
         impl $name {
-            /// The id as it stands on the wire.
+            /// The id as it is on the wire.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -49,10 +49,10 @@ macro_rules! string_id {
     };
 }
 
-/// Device key: names one device of one user; at most one live connection has it.
+/// Device key. It names one device of one user. At most one live connection has it.
 ///
-/// Any text: what a *client* may choose is checked by [`Login::parse`](crate::login::Login::parse); a key that comes
-/// from a backend is only looked up.
+/// It may be any text. [`Login::parse`](crate::login::Login::parse) checks what a *client* may choose; a key from a
+/// backend is only looked up.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key(Arc<str>);
 
@@ -71,8 +71,8 @@ impl<'de> Deserialize<'de> for Key {
     }
 }
 
-/// One comet, `host:port`: its etcd value, the `server` of a session and the address that job dials (all three are
-/// compared byte by byte).
+/// One comet, `host:port`. This is its value in etcd, the `server` of a session, and the address to which job connects.
+/// All three are compared byte by byte.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServerId(Arc<str>);
 
@@ -100,16 +100,16 @@ string_id!(RoomId);
 /// Why a text is no room id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RoomIdError {
-    /// A room has a name; an empty text means "no room" where the wire allows that.
+    /// A room has a name. Where the wire allows an empty text, it means "no room".
     #[error("a room id may not be empty")]
     Empty,
-    /// More than [`ROOM_ID_LEN_MAX`] bytes.
+    /// It has more than [`ROOM_ID_LEN_MAX`] bytes.
     #[error("a room id has at most {ROOM_ID_LEN_MAX} bytes, this one has {len}")]
     TooLong {
         /// Bytes of the refused text.
         len: usize,
     },
-    /// A control character would forge lines in logs and reports.
+    /// It has a control character, which could forge lines in logs and reports.
     #[error("a room id may not contain control characters, byte {at} starts one")]
     ControlCharacter {
         /// Offset of the character, bytes.
@@ -118,7 +118,7 @@ pub enum RoomIdError {
 }
 
 impl RoomId {
-    /// Takes a room id as it stands on the wire.
+    /// Takes a room id as it is on the wire.
     ///
     /// # Errors
     /// Empty, longer than 128 bytes, or with a control character.
@@ -160,7 +160,7 @@ impl<'de> Deserialize<'de> for RoomId {
     }
 }
 
-/// User id. 0 is legal: nobody in particular.
+/// User id. 0 is legal and means nobody in particular.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Mid(pub i64);
@@ -171,18 +171,18 @@ impl fmt::Display for Mid {
     }
 }
 
-/// Fence of a session: of two logins with one key the higher one is newer. Starts at 1; 0 on the wire means "none".
+/// Orders the logins of one key: the one with the higher generation is newer. Starts at 1; 0 on the wire means "none".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Generation(pub i64);
 
 impl Generation {
-    /// As messages carry it: 0 is none.
+    /// Reads it as messages carry it: 0 means none.
     pub fn from_wire(generation: i64) -> Option<Generation> {
         (generation != 0).then_some(Generation(generation))
     }
 
-    /// The same the other way round.
+    /// Writes it as messages carry it.
     pub fn to_wire(generation: Option<Generation>) -> i64 {
         generation.map_or(0, |generation| generation.0)
     }

@@ -1,12 +1,13 @@
-//! JSON with the tolerance of Go's `encoding/json`, by which goim reads logins: texts and names may hold what is no Unicode.
+//! Reads JSON as tolerantly as Go's `encoding/json`, by which goim reads logins: texts and names may contain what is no
+//! Unicode.
 
 use std::borrow::Cow;
 
-/// What stands in a JSON text for half a surrogate pair; as long as what it replaces.
+/// The replacement in a JSON text for half a surrogate pair. It is as long as what it replaces.
 const REPLACED_ESCAPE: &str = "\\ufffd";
 
-/// The JSON text as Go reads it: U+FFFD in the place of each byte that is not UTF-8 and of each `\u` escape that is half a
-/// surrogate pair. Copied only where there is one. Outside of texts and names U+FFFD is as wrong as what it replaces.
+/// The JSON text as Go reads it. Each byte that is not UTF-8 and each `\u` escape that is half a surrogate pair becomes
+/// U+FFFD. Copies the text only if there is one. Outside of texts and names, U+FFFD is as wrong as what it replaces.
 pub(crate) fn readable(json: &[u8]) -> Cow<'_, str> {
     let mut text = match std::str::from_utf8(json) {
         Ok(text) => Cow::Borrowed(text),
@@ -18,8 +19,8 @@ pub(crate) fn readable(json: &[u8]) -> Cow<'_, str> {
     text
 }
 
-/// Whether a name in JSON is that of a field, which is given in small letters of ASCII: Go folds cases as Unicode does, so
-/// that `ſ` is an s, and the Kelvin sign a k.
+/// Whether a name in JSON is that of a field; `field` is in small ASCII letters. Go folds cases as Unicode does, so `ſ`
+/// counts as an s and the Kelvin sign as a k.
 pub(crate) fn is_name(name: &str, field: &str) -> bool {
     let fold = |letter: char| match letter {
         '\u{17f}' => 's',
@@ -29,7 +30,7 @@ pub(crate) fn is_name(name: &str, field: &str) -> bool {
     name.chars().map(fold).eq(field.chars())
 }
 
-/// One U+FFFD for each byte that is not UTF-8, where Rust's own has one for several.
+/// Makes one U+FFFD for each byte that is not UTF-8. Rust's own function makes one for several.
 fn utf8_of(bytes: &[u8]) -> String {
     bytes.utf8_chunks().fold(String::with_capacity(bytes.len()), |mut text, chunk| {
         text.push_str(chunk.valid());
@@ -38,7 +39,7 @@ fn utf8_of(bytes: &[u8]) -> String {
     })
 }
 
-/// Where the escapes begin that are half a surrogate pair.
+/// Where escapes begin that are half a surrogate pair.
 fn lone_surrogates(json: &str) -> Vec<usize> {
     let (mut found, mut at) = (Vec::new(), 0);
     let rest = |at: usize| json.as_bytes().get(at..).unwrap_or_default();
@@ -50,7 +51,7 @@ fn lone_surrogates(json: &str) -> Vec<usize> {
                 found.push(at);
                 6
             }
-            // What follows the backslash belongs to it, another backslash too.
+            // The character after the backslash belongs to it, even if it is another backslash.
             (None, _) => 2,
             (Some(_), _) => 6,
         };
@@ -58,7 +59,7 @@ fn lone_surrogates(json: &str) -> Vec<usize> {
     found
 }
 
-/// The UTF-16 code unit of an escape at the start.
+/// The UTF-16 code unit of an escape at the start of the text.
 fn code_unit(json: &[u8]) -> Option<u16> {
     let digits = json.strip_prefix(b"\\u")?.get(..4)?;
     let digits =

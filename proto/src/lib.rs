@@ -1,18 +1,18 @@
-//! Halley's client wire: the bytes between a client and a comet, and the names that they and everybody else use.
-//! What is protobuf stands in `proto/grpc`.
+//! Halley's client wire: the bytes between a client and a comet, and the names that everybody uses for what is in them.
+//! Everything protobuf is in `proto/grpc`.
 //!
-//! Opens no socket, reads no clock, starts no task, holds no lock and has no `unsafe`. What comes from outside is
-//! decoded with a bound on every length, and every refusal is a typed error; no input makes this crate panic. All
-//! numbers on the client wire are big-endian.
+//! This crate opens no socket, reads no clock, starts no task, holds no lock and has no `unsafe`. Decoding checks every
+//! length against a bound, and every refusal is a typed error; no input makes this crate panic. All numbers on the
+//! client wire are big-endian.
 //!
 //! | module | subject |
 //! |---|---|
-//! | [`ids`] | who and what: device key, user, room, comet, session fence |
+//! | [`ids`] | who and what: device key, user, room, comet, generation of a session |
 //! | [`op`] | operation numbers |
 //! | [`frame`] | goim's 16-byte header and body: decoder, encoder, reader of a stream |
 //! | [`encoded`] | one push encoded once for TCP and WebSocket clients alike |
 //! | [`websocket`] | RFC 6455: upgrade and messages |
-//! | [`close`] | the one table of reasons for which a connection ends |
+//! | [`close`] | the table of reasons for which a connection ends |
 //! | [`login`] | body of the login operation |
 //! | [`origin`] | the sender of a room message |
 

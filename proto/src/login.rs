@@ -23,15 +23,15 @@ pub const ROOMS_MAX: usize = 32;
 /// A client's login.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Login {
-    /// The user; 0 when not given.
+    /// The user; 0 if not given.
     pub mid: Mid,
-    /// The device key; logic invents one when not given.
+    /// The device key. logic invents one if none is given.
     pub key: Option<Key>,
-    /// The first room, the one operation 12 changes.
+    /// The first room, which operation 12 changes.
     pub room: Option<RoomId>,
     /// What the client runs on, e.g. `web`; empty when not given.
     pub platform: String,
-    /// Operations of keyed and broadcast pushes the client wants; at most 128.
+    /// Operations that the client wants of pushes to keys and to everybody; at most 128.
     pub accepts: Vec<Op>,
     /// What the client asks for beyond goim.
     pub features: Features,
@@ -39,14 +39,14 @@ pub struct Login {
     pub rooms: Vec<RoomId>,
 }
 
-/// What a client turns on beyond goim. Names not known are ignored, so that newer clients work with older servers.
+/// What a client turns on beyond goim. Unknown names are ignored, so that newer clients work with older servers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Features {
     /// `reasons`: operation 6 with the reason before a close.
     pub reasons: bool,
 }
 
-/// The part of a login that comet itself needs, when a Go logic decides it.
+/// The part of a login that comet itself needs if a Go logic decides it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extras {
     /// What the client asks for beyond goim.
@@ -55,21 +55,21 @@ pub struct Extras {
     pub rooms: Vec<RoomId>,
 }
 
-/// Why a login body is refused. The words may be shown to the client: they name fields and bounds, never values.
+/// Why a login body is refused. Clients may see the words, which name fields and bounds but never values.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LoginError {
-    /// No body at all.
+    /// There is no body.
     #[error("the login is empty")]
     Empty,
-    /// Not one JSON object (or `null`).
+    /// The body is not one JSON object (or `null`).
     #[error("the login is not a JSON object: line {line}, column {column}")]
     NotJson {
-        /// Where it stops to be one, counted from 1.
+        /// The line where it stops being one, counted from 1.
         line: usize,
         /// Byte in that line.
         column: usize,
     },
-    /// A field of another type.
+    /// A field has another type.
     #[error("{field} is not {wanted}")]
     Type {
         /// The field.
@@ -80,7 +80,7 @@ pub enum LoginError {
     /// The device key is too long or has control characters.
     #[error("key is not 1 to {KEY_LEN_MAX} bytes without control characters")]
     Key,
-    /// A room id that is none.
+    /// A room id is malformed.
     #[error("{field}: {error}")]
     Room {
         /// The field.
@@ -88,7 +88,7 @@ pub enum LoginError {
         /// What is wrong with it.
         error: RoomIdError,
     },
-    /// A list longer than allowed.
+    /// A list is longer than allowed.
     #[error("{field} has {found} elements, the maximum is {max}")]
     TooMany {
         /// The field.
@@ -101,12 +101,12 @@ pub enum LoginError {
 }
 
 impl Login {
-    /// Reads a login body with Go's rules: field names in any case, the last of several counts, `null` is the same as
-    /// not given, `{}` and `null` are logins, unknown fields are ignored, and what is no Unicode becomes U+FFFD. `mid` may
-    /// be a numeric string.
+    /// Reads a login body by Go's rules: field names may be in any case, of several fields with one name the last
+    /// counts, `null` means "not given", `{}` and `null` are logins, unknown fields are ignored, and what is no Unicode
+    /// becomes U+FFFD. `mid` may be a numeric string.
     ///
     /// # Errors
-    /// A [`LoginError`]; the client is closed with
+    /// A [`LoginError`]. The client is closed with
     /// [`CloseReason::LoginRefused`](crate::close::CloseReason::LoginRefused).
     pub fn parse(body: &[u8]) -> Result<Login, LoginError> {
         let fields = Fields::parse(body)?;
@@ -122,13 +122,13 @@ impl Login {
     }
 }
 
-/// Who a login says it is, for the log: what cannot be read counts as not given.
+/// Who a client claims to be, for the log. What cannot be read counts as not given.
 pub fn claimed(body: &[u8]) -> (Option<Mid>, Option<Key>) {
     let Ok(fields) = Fields::parse(body) else { return (None, None) };
     (fields.mid.and_then(|value| mid(&value).ok()), fields.key.and_then(|value| key(value).ok().flatten()))
 }
 
-/// Reads only what comet itself needs, and never fails: what is wrong counts as not given.
+/// Reads only what comet itself needs. Never fails: what is wrong counts as not given.
 pub fn extras(body: &[u8]) -> Extras {
     let Ok(fields) = Fields::parse(body) else { return Extras::default() };
     Extras {
@@ -147,7 +147,7 @@ fn mid(value: &Value) -> Result<Mid, LoginError> {
     .ok_or(LoginError::Type { field: "mid", wanted: "an integer of 64 bits" })
 }
 
-/// An integer of 64 bits. `-0` is one, though it is kept as a float.
+/// An integer of 64 bits. `-0` is one too, although it is stored as a float.
 fn integer(number: &Number) -> Option<i64> {
     let is_minus_zero = || number.as_f64().is_some_and(|float| float == 0.0 && float.is_sign_negative());
     number.as_i64().or_else(|| is_minus_zero().then_some(0))
@@ -184,7 +184,7 @@ fn accepts(value: Value) -> Result<Vec<Op>, LoginError> {
         .into_iter()
         .map(|element| match element {
             Value::Number(number) => integer(&number).and_then(|n| i32::try_from(n).ok()).map(Op),
-            // Go leaves an element alone on `null`, and it was 0.
+            // For `null` Go leaves the element unchanged, and it was 0.
             Value::Null => Some(Op(0)),
             _ => None,
         })
@@ -193,9 +193,9 @@ fn accepts(value: Value) -> Result<Vec<Op>, LoginError> {
 }
 
 fn features(value: Value) -> Result<Features, LoginError> {
-    // No bound of its own: the body's bounds it, and nothing is kept of it.
+    // The bound on the body is enough, since nothing of this list is kept.
     let names = list("features", "a list of texts", value, usize::MAX)?;
-    // Go leaves an element alone on `null`, and it was "".
+    // For `null` Go leaves the element unchanged, and it was "".
     if !names.iter().all(|name| name.is_string() || name.is_null()) {
         return Err(LoginError::Type { field: "features", wanted: "a list of texts" });
     }
@@ -226,7 +226,7 @@ fn room_id(field: &'static str, room: &str) -> Result<RoomId, LoginError> {
     RoomId::parse(room).map_err(|error| LoginError::Room { field, error })
 }
 
-/// The known fields of a login, each as it came; never `Value::Null`.
+/// The known fields of a login, unchecked; never `Value::Null`.
 #[derive(Default)]
 struct Fields {
     mid: Option<Value>,
@@ -248,7 +248,7 @@ impl Fields {
             .map_err(|error| LoginError::NotJson { line: error.line(), column: error.column() })
     }
 
-    /// The place of a field of this name, in any case.
+    /// Where to put a field of this name, in any case.
     fn place(&mut self, name: &str) -> Option<&mut Option<Value>> {
         Some(match name {
             _ if json::is_name(name, "mid") => &mut self.mid,
@@ -278,7 +278,7 @@ impl<'de> Deserialize<'de> for Fields {
                 let mut fields = Fields::default();
                 while let Some(Name(name)) = map.next_key()? {
                     match fields.place(&name) {
-                        // Go leaves a field alone on `null`, but empties a list.
+                        // For `null` Go leaves a field unchanged, but empties a list.
                         Some(place) => {
                             let before = place.take().filter(|before| !before.is_array());
                             *place = map.next_value::<Option<Value>>()?.or(before);
@@ -296,7 +296,7 @@ impl<'de> Deserialize<'de> for Fields {
     }
 }
 
-/// A field's name, borrowed where the JSON has no escapes in it.
+/// A field's name. It is borrowed if the JSON has no escapes in it.
 #[derive(Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 

@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What a frame is about. 0 to 21 are goim's own, numbers from 2 000 000 000 are Halley's, the rest belong to the
-/// application.
+/// What a frame is about. 0 to 21 are goim's own numbers, those from 2 000 000 000 on are Halley's, and the application
+/// owns the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Op(pub i32);
@@ -16,7 +16,7 @@ macro_rules! operations {
         impl Op {
             $($(#[$doc])* pub const $name: Op = Op($number);)*
 
-            /// Name of one of the wire's own operations; `None` for the application's.
+            /// The name, if this is one of the wire's own operations; `None` for the application's.
             pub const fn name(self) -> Option<&'static str> {
                 match self.0 {
                     $($number => Some($text),)*
@@ -28,11 +28,11 @@ macro_rules! operations {
 }
 
 operations! {
-    /// Handshake; without a meaning today.
+    /// Handshake. It has no meaning today.
     HANDSHAKE = 0, "handshake";
     /// Reply to [`Op::HANDSHAKE`].
     HANDSHAKE_REPLY = 1, "handshake reply";
-    /// A client says that it lives.
+    /// A client shows that it lives.
     HEARTBEAT = 2, "heartbeat";
     /// Reply to [`Op::HEARTBEAT`]: body i32, the people in the client's first room.
     HEARTBEAT_REPLY = 3, "heartbeat reply";
@@ -40,7 +40,7 @@ operations! {
     SEND_MESSAGE = 4, "send message";
     /// Copy of, or reply to, [`Op::SEND_MESSAGE`].
     SEND_MESSAGE_REPLY = 5, "send message reply";
-    /// Why the connection is about to be closed, for clients that asked for it.
+    /// Tells clients that asked for it why the connection is about to be closed.
     DISCONNECT_REPLY = 6, "disconnect reply";
     /// Login.
     AUTH = 7, "auth";
@@ -48,9 +48,9 @@ operations! {
     AUTH_REPLY = 8, "auth reply";
     /// Body is one or several complete frames.
     RAW = 9, "raw";
-    /// Inside goim's comet only.
+    /// Used only inside goim's comet.
     PROTO_READY = 10, "ready";
-    /// Inside goim's comet only.
+    /// Used only inside goim's comet.
     PROTO_FINISH = 11, "finish";
     /// Leave the first room and join the one named in the body.
     CHANGE_ROOM = 12, "change room";
@@ -86,12 +86,12 @@ impl Op {
     /// First number that is Halley's own.
     const HALLEY: i32 = 2_000_000_000;
 
-    /// The operation that answers this one: the next number (after the largest comes the smallest).
+    /// The operation that answers this one: the next number (after the largest number comes the smallest).
     pub const fn reply(self) -> Op {
         Op(self.0.wrapping_add(1))
     }
 
-    /// Whether only a server may send it: a client that does is closed.
+    /// Whether only a server may send it. A client that does is closed.
     pub const fn is_server_only(self) -> bool {
         matches!(
             self,
@@ -111,8 +111,8 @@ impl Op {
         )
     }
 
-    /// Whether it belongs to the wire, so that no push may carry it: 1 to 21, and everything from 2 000 000 000.
-    /// 0 may be pushed (goim's default when the operation is not given).
+    /// Whether it belongs to the wire, so that no push may carry it: 1 to 21, and everything from 2 000 000 000 on. 0
+    /// may be pushed (goim uses it if no operation is given).
     pub const fn is_reserved(self) -> bool {
         matches!(self.0, 1..=21 | Op::HALLEY..)
     }

@@ -1,4 +1,5 @@
-//! One push on the broker, between logic and job: the bytes of `goim.logic.PushMsg`, defaults omitted.
+//! One push on the broker, between logic and job: the bytes of `goim.logic.PushMsg`, without fields that have their
+//! default.
 
 use bytes::Bytes;
 use prost::{
@@ -16,59 +17,60 @@ use crate::logic::{PushMsg, push_msg::Type};
 /// One push.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope {
-    /// To whom.
+    /// Who gets it.
     pub target: Target,
-    /// Operation of the message; receivers by key and by broadcast must accept it.
+    /// Operation of the message. Clients that get it by key or with everybody must accept it.
     pub op: Op,
     /// The message.
     pub body: Bytes,
     /// When logic accepted the push, wall clock, µs since the epoch; 0 = unknown. Halley's field 100.
     pub accepted_at_us: u64,
-    /// The client that sent the message, when one did. Halley's fields 101 to 103.
+    /// The client that sent the message, if a client did. Halley's fields 101 to 103.
     pub origin: Option<Origin>,
 }
 
-/// To whom a push goes.
+/// Who gets a push.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// Devices on one comet.
     Keys {
         /// The comet.
         server: ServerId,
-        /// At least one; a key given twice gets the message twice.
+        /// At least one. A key given twice gets the message twice.
         keys: Vec<Key>,
     },
     /// The members of a room on all comets.
     Room(RoomId),
     /// Everybody.
     All {
-        /// Messages a second over all comets; 0 = unlimited.
+        /// Receivers a second over all comets; 0 = at once.
         speed: u32,
     },
 }
 
-/// Bytes on the broker that are no push. Never retried: the element is dead-lettered and counted.
+/// Bytes on the broker that are no push. job does not try them again: it counts them and puts them aside as a dead
+/// letter.
 #[derive(Debug, thiserror::Error)]
 pub enum EnvelopeError {
-    /// Not a protobuf `PushMsg`.
+    /// The bytes are no protobuf `PushMsg`.
     #[error("not a PushMsg: {0}")]
     Protobuf(#[from] prost::DecodeError),
-    /// None of PUSH, ROOM, BROADCAST.
+    /// The type is none of PUSH, ROOM, BROADCAST.
     #[error("unknown type {0}")]
     UnknownType(i32),
-    /// A push to devices without one.
+    /// A push to devices names no device.
     #[error("a push to devices has no keys")]
     NoKeys,
-    /// A push to devices that names no comet.
+    /// A push to devices names no comet.
     #[error("a push to devices names no server")]
     NoServer,
-    /// A push to a room without a usable room id.
+    /// A push to a room has no valid room id.
     #[error("a push to a room: {0}")]
     Room(#[from] RoomIdError),
 }
 
 impl EnvelopeError {
-    /// Word for metrics.
+    /// The word for metrics.
     pub const fn label(&self) -> &'static str {
         match self {
             EnvelopeError::Protobuf(_) => "protobuf",
@@ -81,24 +83,24 @@ impl EnvelopeError {
 }
 
 impl Envelope {
-    /// The bytes of the broker, in one allocation.
+    /// The push as bytes for the broker, in one allocation.
     pub fn to_bytes(&self) -> Bytes {
         let mut out = Vec::with_capacity(self.size());
         self.write(&mut out);
         Bytes::from(out)
     }
 
-    /// Length of [`to_bytes`](Self::to_bytes), without making them.
+    /// The length of [`to_bytes`](Self::to_bytes), without making the bytes.
     pub fn size(&self) -> usize {
         let mut len = Length(0);
         self.write(&mut len);
         len.0
     }
 
-    /// Reads the bytes of the broker. The body is shared with `bytes`, not copied.
+    /// Reads a push from the broker's bytes. The body shares `bytes` and is not copied.
     ///
     /// # Errors
-    /// An [`EnvelopeError`] for what nobody can deliver. A negative speed counts as unlimited, as in goim.
+    /// An [`EnvelopeError`] if nobody can deliver this. As in goim, a negative speed is no error and means "at once".
     pub fn parse(bytes: Bytes) -> Result<Self, EnvelopeError> {
         let message = PushMsg::decode(bytes)?;
         let target = match Type::try_from(message.r#type) {
@@ -135,7 +137,7 @@ impl Envelope {
         match &self.target {
             Target::Keys { server, keys } => {
                 out.bytes(4, server.as_str().as_bytes());
-                // An element of a repeated field is written even when it is empty.
+                // Protobuf writes an element of a repeated field even if it is empty.
                 keys.iter().for_each(|key| out.element(6, key.as_str().as_bytes()));
             }
             Target::Room(room) => out.bytes(5, room.as_str().as_bytes()),
@@ -153,7 +155,7 @@ impl Envelope {
     }
 }
 
-/// Where protobuf fields go: into bytes, or into a sum of their lengths. Defaults are omitted.
+/// Takes protobuf fields: as bytes, or as the sum of their lengths. Fields that have their default are left out.
 trait Fields {
     fn key(&mut self, number: u32, wire_type: WireType);
     fn varint(&mut self, value: u64);
@@ -166,12 +168,12 @@ trait Fields {
         }
     }
 
-    /// Negative numbers are sign-extended to 64 bits, as protobuf wants.
+    /// Negative numbers are sign-extended to 64 bits, as protobuf requires.
     fn int32(&mut self, number: u32, value: i32) {
         self.uint64(number, i64::from(value) as u64);
     }
 
-    /// The same of an optional field: 0 is written too.
+    /// Writes an optional field, even if it is 0.
     fn present_int32(&mut self, number: u32, value: i32) {
         self.key(number, WireType::Varint);
         self.varint(i64::from(value) as u64);
@@ -204,7 +206,7 @@ impl Fields for Vec<u8> {
     }
 }
 
-/// Counts what would be written.
+/// Counts the bytes that would be written.
 struct Length(usize);
 
 impl Fields for Length {

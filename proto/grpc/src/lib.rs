@@ -1,7 +1,7 @@
-//! Everything protobuf: the messages and services between comet, logic and job, generated from `schema/*.proto`, and a push
-//! on the broker ([`envelope`]). It opens no socket: whoever calls or serves brings the connection.
+//! Everything protobuf: the messages and services between comet, logic and job, generated from `schema/*.proto`, and a
+//! push on the broker ([`envelope`]). This crate opens no socket; whoever calls or serves brings the connection.
 //!
-//! Names and numbers are goim's. Halley's own fields have numbers from 100, which Go ignores.
+//! Names and numbers are goim's. Halley's own fields have numbers from 100 on, which Go ignores.
 
 #![forbid(unsafe_code)]
 
@@ -25,10 +25,10 @@ pub mod logic {
     tonic::include_proto!("goim.logic");
 }
 
-/// Rooms in one page of `halley.v1.Logic/Online`: about a megabyte with the longest names.
+/// Most rooms in one page of `halley.v1.Logic/Online`: about a megabyte if the names are as long as possible.
 pub const ROOMS_PAGE: usize = 10_000;
 
-/// Package `halley.v1`: what Halley's own processes tell each other beyond goim's calls.
+/// Package `halley.v1`: what Halley's own processes say to each other beyond goim's calls.
 #[allow(clippy::all, unreachable_pub)]
 pub mod halley {
     tonic::include_proto!("halley.v1");

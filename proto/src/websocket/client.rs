@@ -1,4 +1,4 @@
-//! The few pieces of a client's side that the load generator and the tests need.
+//! The few parts of a client's side that the load generator and the tests need.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
@@ -16,29 +16,29 @@ pub fn client_frame(opcode: Opcode, payload: &[u8], mask: [u8; 4], out: &mut Vec
     mask::apply(mask, 0, &mut out[start..]);
 }
 
-/// A client's upgrade: makes the request, reads the response. What follows is read by
-/// [`Reader::of_server`](super::Reader::of_server).
+/// A client's upgrade: makes the request and reads the response. After that,
+/// [`Reader::of_server`](super::Reader::of_server) reads the messages.
 #[derive(Debug)]
 pub struct ClientUpgrade {
     /// 16 bytes in base64.
     key: String,
-    /// The response so far.
+    /// What has come of the response.
     head: Vec<u8>,
 }
 
 /// Why an upgrade failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClientUpgradeError {
-    /// The server answered with another status than 101.
+    /// The server answered with a status other than 101.
     #[error("the server answered {0}")]
     Status(u16),
-    /// What came is no upgrade.
+    /// The answer is no upgrade.
     #[error("not an upgrade: {0}")]
     BadResponse(&'static str),
 }
 
 impl ClientUpgrade {
-    /// An upgrade with this nonce, which should be random.
+    /// An upgrade with this nonce. It should be random.
     pub fn new(nonce: [u8; 16]) -> Self {
         ClientUpgrade { key: STANDARD.encode(nonce), head: Vec::new() }
     }
@@ -57,10 +57,11 @@ impl ClientUpgrade {
         request.into_bytes()
     }
 
-    /// Takes the response from `input`; true when the connection is a WebSocket. What follows stays in `input`.
+    /// Takes the response from `input`. True as soon as the connection is a WebSocket. The bytes after the response
+    /// stay in `input`.
     ///
     /// # Errors
-    /// A [`ClientUpgradeError`]; the connection is of no use then.
+    /// A [`ClientUpgradeError`]. After it the connection is of no use.
     pub fn push(&mut self, input: &mut &[u8]) -> Result<bool, ClientUpgradeError> {
         while let Some(byte) = input.split_off_first() {
             self.head.push(*byte);

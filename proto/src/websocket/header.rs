@@ -1,4 +1,4 @@
-//! Header of a WebSocket frame: written for a server's frames, read for either side's.
+//! Header of a WebSocket frame. Writes it for a server's frames, and reads it for both sides' frames.
 
 use super::WsViolation;
 
@@ -57,7 +57,7 @@ impl Opcode {
     }
 }
 
-/// Header of an unfragmented, unmasked frame: the bytes and how many of them count (2, 4 or 10).
+/// Header of an unfragmented, unmasked frame: the bytes, and how many of them are used (2, 4 or 10).
 pub(crate) fn server_header(opcode: Opcode, payload_len: usize) -> ([u8; 10], usize) {
     let mut header = [0; 10];
     header[0] = 0x80 | opcode.bits();
@@ -80,20 +80,20 @@ pub(crate) fn server_header(opcode: Opcode, payload_len: usize) -> ([u8; 10], us
     (header, len)
 }
 
-/// Whose frames are read: a client masks all of its, a server none (RFC 6455 section 5.1).
+/// The sender of the frames: a client masks all of its frames, a server none (RFC 6455 section 5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Peer {
     Client,
     Server,
 }
 
-/// Header of a frame that is coming in.
+/// Header of a frame that is arriving.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FrameHeader {
-    /// Last fragment of its message.
+    /// This is the last fragment of its message.
     pub(super) fin: bool,
     pub(super) opcode: Opcode,
-    /// Zero for a server's frames, which then unmask to themselves.
+    /// Zero for a server's frames. Unmasking with it changes nothing.
     pub(super) mask: [u8; 4],
     /// Length of the payload, bytes.
     pub(super) payload_len: u64,
@@ -104,7 +104,7 @@ pub(super) struct FrameHeader {
 impl FrameHeader {
     /// Reads a header at the start of `input`; `None` while it is incomplete.
     ///
-    /// Checks all that one header can prove by itself as soon as its bytes are there (RFC 6455 sections 5.2 and 5.5).
+    /// Checks everything that a single header can show, as soon as its bytes are there (RFC 6455 sections 5.2 and 5.5).
     pub(super) fn parse(input: &[u8], peer: Peer) -> Result<Option<FrameHeader>, WsViolation> {
         let &[first, second, ref rest @ ..] = input else { return Ok(None) };
         if first & 0x70 != 0 {
@@ -159,7 +159,7 @@ impl FrameHeader {
     }
 }
 
-/// Whether a client's close frame is among these bytes, which begin with a frame.
+/// Whether these bytes contain a client's close frame. They begin with a frame.
 pub fn has_close(mut input: &[u8]) -> bool {
     while let Ok(Some(header)) = FrameHeader::parse(input, Peer::Client) {
         if header.opcode == Opcode::Close {

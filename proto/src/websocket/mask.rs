@@ -1,6 +1,7 @@
 //! Masking (RFC 6455 section 5.3).
 
-/// XORs `data` with `mask`; its first byte is byte `offset` of the frame's payload. Applying it twice changes nothing.
+/// XORs `data` with `mask`. The first byte of `data` is byte `offset` of the frame's payload. Applying it twice changes
+/// nothing.
 pub(super) fn apply(mask: [u8; 4], offset: usize, data: &mut [u8]) {
     let mut mask = mask;
     mask.rotate_left(offset % 4);

@@ -1,9 +1,9 @@
-//! RFC 6455 without sockets: the server's side, and the few pieces a client needs (load generator, tests).
+//! RFC 6455 without sockets: the server's side, and the few parts that a client needs (load generator, tests).
 //!
-//! A connection starts as an [`Upgrade`], which reads the HTTP head and gives a [`Request`] to be answered with its
-//! [`response`](Request::response), or a [`Refusal`]. From then on a [`Reader`] turns bytes into [`Item`]s. What the
-//! server sends is made by [`Encoded`](crate::encoded::Encoded). Extensions (deflate) are never agreed to, and no
-//! subprotocol is chosen.
+//! A connection starts with an [`Upgrade`]. It reads the HTTP head and returns a [`Request`], which the server answers
+//! with its [`response`](Request::response), or a [`Refusal`]. From then on a [`Reader`] turns bytes into [`Item`]s.
+//! [`Encoded`](crate::encoded::Encoded) makes what the server sends. The server agrees to no extension (deflate) and
+//! chooses no subprotocol.
 
 mod client;
 mod header;

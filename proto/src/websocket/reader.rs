@@ -1,4 +1,4 @@
-//! From bytes to messages: frame headers, unmasking, fragments, control frames, UTF-8.
+//! Makes messages of bytes: frame headers, unmasking, fragments, control frames, UTF-8.
 
 use super::{
     Opcode,
@@ -7,12 +7,12 @@ use super::{
 };
 use crate::close::CloseReason;
 
-/// What one message may be.
+/// The bounds of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MessageLimits {
-    /// Longest message, summed over its fragments, bytes; a longer one is closed with 1009 from a header alone.
+    /// Longest message over all of its fragments, bytes. A header that announces more is enough to close with 1009.
     pub message_max: usize,
-    /// Fragments of one message, empty ones included; more are closed with 1008.
+    /// Most fragments of one message, empty ones included. More are closed with 1008.
     pub fragments_max: u32,
 }
 
@@ -23,26 +23,26 @@ impl Default for MessageLimits {
     }
 }
 
-/// One thing the peer said.
+/// One thing that the peer said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Item<'a> {
     /// A whole message, text or binary.
     Message(&'a [u8]),
-    /// A ping, to be answered by a pong with the same payload.
+    /// A ping. The caller answers it with a pong that has the same payload.
     Ping(&'a [u8]),
-    /// A pong; asks for nothing.
+    /// A pong. It needs no answer.
     Pong,
-    /// The peer closes, with its code when it gave one. To be answered by a close; what follows is discarded.
+    /// The peer closes, with its code if it gave one. The caller answers with a close; later input is discarded.
     Close(Option<u16>),
 }
 
-/// Bytes no honest peer sends, and the reason to close with.
+/// Bytes that no honest peer sends, and the reason to close with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("WebSocket: {label}, closed with {}", reason.code())]
 pub struct WsViolation {
-    /// What to close with.
+    /// The reason to close with.
     pub reason: CloseReason,
-    /// Word for the metric `bad_input_total{reason}`.
+    /// The word for the metric `bad_input_total{reason}`.
     pub label: &'static str,
 }
 
@@ -56,18 +56,18 @@ const BAD_UTF8: WsViolation = WsViolation { reason: CloseReason::BadUtf8, label:
 const TOO_BIG: WsViolation = WsViolation { reason: CloseReason::MessageTooBig, label: "message_len" };
 const TOO_MANY_FRAGMENTS: WsViolation = WsViolation { reason: CloseReason::LimitBroken, label: "fragments" };
 
-/// Turns the bytes after the upgrade into [`Item`]s, whatever pieces they come in.
+/// Turns the bytes after the upgrade into [`Item`]s, whatever pieces they arrive in.
 ///
-/// A frame that lies whole in an input and is a whole message is unmasked there and lent from there. Only an incomplete
-/// frame or message is copied aside, and grows with what arrives, never with what a header claims. Between messages
-/// the reader owns no heap.
+/// If a frame lies whole in an input and is a whole message, it is unmasked there and lent from there. Only an
+/// incomplete frame or message is copied. The copy grows with what arrives, never with what a header announces. Between
+/// messages the reader owns no heap.
 #[derive(Debug)]
 pub struct Reader {
     state: State,
     peer: Peer,
 }
 
-/// An idle connection pays for this.
+/// Every idle connection pays for this.
 const _: () = assert!(size_of::<Reader>() <= 40);
 
 #[derive(Debug)]
@@ -76,29 +76,29 @@ enum State {
     Idle,
     /// Inside a frame or between the fragments of a message.
     Partial(Box<Partial>),
-    /// After the peer's close: input is discarded.
+    /// After the peer's close. Input is discarded.
     Closed,
-    /// After a violation: it is repeated.
+    /// After a violation. Every call repeats it.
     Failed(WsViolation),
 }
 
 impl Reader {
-    /// A reader of what a client sends: every frame masked.
+    /// A reader of what a client sends. Every frame is masked.
     pub const fn new() -> Self {
         Reader { state: State::Idle, peer: Peer::Client }
     }
 
-    /// A reader of what a server sends, for clients: no frame masked.
+    /// A reader of what a server sends, for clients. No frame is masked.
     pub const fn of_server() -> Self {
         Reader { state: State::Idle, peer: Peer::Server }
     }
 
-    /// Takes the next item from `input`, unmasking in place, or keeps what is left of it and says `None`. Call until
-    /// `None`.
+    /// Takes the next item from `input`, and unmasks it in place. If there is no whole one, keeps the rest of `input`
+    /// and returns `None`. Call this until it does.
     ///
     /// # Errors
     /// A [`WsViolation`] as soon as the bytes that prove it are there; every later call repeats it. Text that is not
-    /// UTF-8 is found when the part that came in is looked at, not at the end of the message.
+    /// UTF-8 is found when the bad part arrives, not at the end of the message.
     pub fn next<'s, 'i: 's>(
         &'s mut self,
         input: &mut &'i mut [u8],
@@ -123,7 +123,7 @@ impl Reader {
         }
     }
 
-    /// Whether a frame or message waits for its rest (the per-frame deadline runs then).
+    /// Whether a frame or message waits for its rest. Then the deadline for frames runs.
     pub fn has_partial(&self) -> bool {
         matches!(&self.state, State::Partial(partial) if !partial.is_done())
     }
@@ -164,18 +164,18 @@ impl Default for Reader {
     }
 }
 
-/// What one step found.
+/// What one step has found.
 enum Step<'i> {
-    /// An item that lies in the input, or needs no bytes.
+    /// An item that lies in the input or needs no bytes.
     InInput(Item<'i>),
-    /// A ping, or a message when it is none, that lies in [`Partial::lent`].
+    /// An item that lies in [`Partial::lent`]: a ping if this says so, otherwise a message.
     Kept(Opcode),
     /// The peer's close.
     Closed(Option<u16>),
 }
 
-/// The usual case: `input` starts with a frame that is whole and is a whole message, or a control frame. Takes nothing
-/// when it is another case.
+/// The usual case: `input` starts with a whole frame that is a whole message or a control frame. Takes nothing in any
+/// other case.
 fn whole<'i>(
     input: &mut &'i mut [u8],
     peer: Peer,
@@ -200,27 +200,27 @@ fn whole<'i>(
     }))
 }
 
-/// What an incomplete frame or message leaves behind.
+/// The state while a frame or message is incomplete.
 #[derive(Debug, Default)]
 struct Partial {
-    /// An incomplete header: the first `header_len` bytes.
+    /// The first `header_len` bytes of an incomplete header.
     header: [u8; HEADER_LEN_MAX],
     header_len: usize,
-    /// The frame whose payload is coming in.
+    /// The frame whose payload is arriving.
     frame: Option<Current>,
     /// Payload of an incomplete control frame, unmasked.
     control: Vec<u8>,
-    /// The message whose fragments are coming in.
+    /// The message whose fragments are arriving.
     message: Option<Assembly>,
-    /// The message or ping that was handed out last; a message is dropped by the next step.
+    /// The last message or ping that was handed out. The next step drops a message.
     lent: Vec<u8>,
 }
 
-/// A frame whose payload is coming in.
+/// A frame whose payload is arriving.
 #[derive(Debug)]
 struct Current {
     header: FrameHeader,
-    /// Bytes of the payload that came.
+    /// Bytes of the payload that have come.
     came: usize,
     /// Bytes of the payload that are missing.
     missing: usize,
@@ -231,7 +231,7 @@ struct Current {
 struct Assembly {
     payload: Vec<u8>,
     text: bool,
-    /// Text: bytes known to be UTF-8; at most the start of one character follows.
+    /// If it is text: how many bytes are known to be UTF-8. At most the start of one character follows them.
     checked: usize,
     fragments: u32,
 }
@@ -274,7 +274,7 @@ impl Partial {
         }
     }
 
-    /// Collects a header; takes nothing beyond it from `input`.
+    /// Collects a header. Takes nothing after it from `input`.
     fn take_header(&mut self, input: &mut &mut [u8], peer: Peer) -> Result<Option<FrameHeader>, WsViolation> {
         let kept = self.header_len;
         let more = input.len().min(HEADER_LEN_MAX - kept);
@@ -289,7 +289,7 @@ impl Partial {
         Ok(Some(header))
     }
 
-    /// Checks a header against the message it stands in, and opens one when it starts one.
+    /// Checks a header against the message that it belongs to, or begins a message if it is the first one.
     fn start(&mut self, header: FrameHeader, limits: &MessageLimits) -> Result<Current, WsViolation> {
         let before = match (&mut self.message, header.opcode) {
             (_, opcode) if opcode.is_control() => 0,
@@ -312,7 +312,7 @@ impl Partial {
         Ok(Current { header, came: 0, missing })
     }
 
-    /// What a frame that is now whole gives.
+    /// The item, if any, that is complete with this frame.
     fn finish<'i>(&mut self, header: FrameHeader) -> Result<Option<Step<'i>>, WsViolation> {
         Ok(match header.opcode {
             Opcode::Close => Some(Step::Closed(close_code(&self.control)?)),
@@ -338,7 +338,7 @@ impl Partial {
 }
 
 impl Assembly {
-    /// Adds unmasked bytes; looks at each byte of a text about once, however it is cut.
+    /// Adds unmasked bytes. Looks at each byte of a text about once, however the text is cut.
     fn append(&mut self, payload: &[u8]) -> Result<(), WsViolation> {
         self.payload.extend_from_slice(payload);
         if !self.text {
@@ -353,17 +353,17 @@ impl Assembly {
     }
 }
 
-/// The payload's length, when a message that has `before` bytes already may have so many more.
+/// The length of the payload, if a message that has `before` bytes already may have so many more.
 fn checked_len(header: &FrameHeader, before: usize, limits: &MessageLimits) -> Result<usize, WsViolation> {
     match usize::try_from(header.payload_len) {
-        // At most 125 bytes, which was checked before.
+        // It has at most 125 bytes, which was checked before.
         Ok(len) if header.opcode.is_control() => Ok(len),
         Ok(len) if len <= limits.message_max.saturating_sub(before) => Ok(len),
         _ => Err(TOO_BIG),
     }
 }
 
-/// Reads a close's payload (RFC 6455 sections 5.5.1, 7.4.1, 7.4.2): nothing, or a code one may send and UTF-8.
+/// Reads the payload of a close (RFC 6455 sections 5.5.1, 7.4.1, 7.4.2): nothing, or a permitted code and UTF-8.
 fn close_code(payload: &[u8]) -> Result<Option<u16>, WsViolation> {
     match payload {
         [] => Ok(None),

@@ -3,47 +3,47 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use sha1::{Digest as _, Sha1};
 
-/// Longest head, bytes: room for one line of the greatest length and what else browsers and proxies send.
+/// Longest head, bytes. One line of the greatest length fits, with everything else that browsers and proxies send.
 pub const HEAD_LEN_MAX: usize = 16 * 1024;
 
-/// Header lines of one head.
+/// Most header lines of one head.
 pub const HEADERS_MAX: usize = 64;
 
-/// Longest line of a head, bytes, its line end not counted: as the usual proxies in front. Browsers keep cookies of 4,096
-/// bytes, several for one host, and send all in one line.
+/// Longest line of a head, bytes, without its line end. The usual proxies in front allow as much. Browsers keep cookies
+/// of 4,096 bytes, several for one host, and send all of them in one line.
 pub const LINE_LEN_MAX: usize = 8 * 1024;
 
-/// Subprotocols one client may offer; none is ever chosen.
+/// Most subprotocols that one client may offer. None is ever chosen.
 const SUBPROTOCOLS_MAX: usize = 32;
 
-/// Which upgrades are taken.
+/// Which upgrades are accepted.
 #[derive(Clone, Debug)]
 pub struct UpgradeRules {
-    /// The path, `/sub` in goim; compared exactly, a query may follow.
+    /// The path, `/sub` in goim. It is compared exactly; a query may follow.
     pub path: Box<str>,
-    /// Origins a browser may come from, e.g. `https://app.example.com`, or `*` for any. Empty: a page of the same
-    /// host, on any port (goim's pages are served from another port, and cookies do not tell ports apart either).
-    /// Clients that send no `Origin` are no browsers and always pass.
+    /// The origins of pages that may connect, such as `https://app.example.com`, or `*` for any. Empty: pages of the
+    /// same host, on any port (goim's pages come from another port, and cookies do not tell ports apart either).
+    /// Clients without an `Origin` are no browsers and always pass.
     pub origins: Vec<String>,
 }
 
 impl Default for UpgradeRules {
-    /// goim's path, pages of the same host.
+    /// goim's path, and pages of the same host.
     fn default() -> Self {
         UpgradeRules { path: "/sub".into(), origins: Vec::new() }
     }
 }
 
-/// An upgrade to be answered with [`response`](Self::response).
+/// An accepted upgrade. The server answers it with [`response`](Self::response).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     /// Value of `Sec-WebSocket-Accept`.
     pub accept: [u8; 28],
     /// Path without the query.
     pub path: String,
-    /// What follows `?`.
+    /// What comes after `?`.
     pub query: Option<String>,
-    /// The `Cookie` headers verbatim, several joined with `; `.
+    /// The `Cookie` headers, unchanged; several are joined with `; `.
     pub cookie: Option<Vec<u8>>,
 }
 
@@ -59,13 +59,13 @@ impl Request {
     }
 }
 
-/// An upgrade that is refused: the [`response`](Self::response) is sent, then the connection is closed.
+/// A refused upgrade. The server sends the [`response`](Self::response) and closes the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// 400: not the HTTP or not the upgrade that the RFCs ask for.
+    /// 400: the head breaks the rules of HTTP or of the upgrade.
     #[error("bad request: {0}")]
     BadRequest(&'static str),
-    /// 403: a browser's page from an origin that is not allowed.
+    /// 403: the page of a browser has an origin that is not allowed.
     #[error("origin not allowed")]
     Forbidden,
     /// 404: another path.
@@ -74,7 +74,8 @@ pub enum Refusal {
     /// 405: another method than GET.
     #[error("only GET")]
     MethodNotAllowed,
-    /// 408: the head did not come in time. Never found here, where there is no clock; for who has one.
+    /// 408: the head did not come in time. Nothing here returns this, since there is no clock here; callers with a
+    /// clock do.
     #[error("the head did not come in time")]
     Timeout,
     /// 426: another version than 13.
@@ -99,7 +100,7 @@ impl Refusal {
         }
     }
 
-    /// Word for the metric `bad_input_total{reason}`.
+    /// The word for the metric `bad_input_total{reason}`.
     pub const fn label(self) -> &'static str {
         match self {
             Refusal::BadRequest(_) => "bad_request",
@@ -135,16 +136,16 @@ impl Refusal {
     }
 }
 
-/// Reads the head of one upgrade, whatever pieces it comes in.
+/// Reads the head of one upgrade, whatever pieces it arrives in.
 ///
-/// Every byte is looked at once as it comes, and the head is parsed once, when it is complete. Keeps at most
+/// It looks at every byte once when it arrives, and parses the head once when it is complete. It keeps at most
 /// [`HEAD_LEN_MAX`] bytes.
 #[derive(Debug, Default)]
 pub struct Upgrade {
     head: Vec<u8>,
-    /// Bytes of the current line.
+    /// Length of the current line so far.
     line_len: usize,
-    /// Lines that ended: the request line and the headers.
+    /// How many lines have ended: the request line and the headers.
     lines: usize,
     refused: Option<Refusal>,
 }
@@ -160,11 +161,11 @@ impl Upgrade {
         !self.head.is_empty()
     }
 
-    /// Takes the head from `input`; `None` while it is incomplete. What follows the head stays in `input`: it belongs
-    /// to the WebSocket. After `Some` the reader is done.
+    /// Takes the head from `input`; `None` while it is incomplete. Bytes after the head stay in `input`, since they
+    /// belong to the WebSocket. After `Some` the reader is done.
     ///
     /// # Errors
-    /// A [`Refusal`]; every later call repeats it.
+    /// A [`Refusal`]. Every later call repeats it.
     pub fn push(&mut self, input: &mut &[u8], rules: &UpgradeRules) -> Result<Option<Request>, Refusal> {
         if let Some(refusal) = self.refused {
             return Err(refusal);
@@ -177,7 +178,7 @@ impl Upgrade {
         result
     }
 
-    /// Takes bytes until the empty line, and the whole head then.
+    /// Takes bytes up to the empty line. Then returns the whole head.
     fn take_head(&mut self, input: &mut &[u8]) -> Result<Option<Vec<u8>>, Refusal> {
         let mut previous = self.head.last().copied();
         for (at, &byte) in input.iter().enumerate() {
@@ -197,7 +198,7 @@ impl Upgrade {
         Ok(None)
     }
 
-    /// Puts bytes aside. The head grows as a `Vec` does, but no further than it may become.
+    /// Keeps bytes of the head. The memory grows as that of a `Vec`, but not beyond the limit.
     fn keep(&mut self, bytes: &[u8]) {
         let (len, capacity) = (self.head.len() + bytes.len(), self.head.capacity());
         if len > capacity {
@@ -206,13 +207,14 @@ impl Upgrade {
         self.head.extend_from_slice(bytes);
     }
 
-    /// Looks at one byte; true when it ends the head. Refuses what parsers disagree about (RFC 9112 sections 2.2, 5.2).
+    /// Looks at one byte; true if it ends the head. Refuses what different parsers would read differently (RFC 9112
+    /// sections 2.2, 5.2).
     fn take_byte(&mut self, previous: Option<u8>, byte: u8) -> Result<bool, Refusal> {
         match byte {
             b'\n' if previous != Some(b'\r') => {
                 return Err(Refusal::BadRequest("a line feed without carriage return"));
             }
-            // RFC 9112 section 2.2: an empty line or two before the request are no request.
+            // RFC 9112 section 2.2: an empty line or two may come before the request.
             b'\n' if self.line_len == 0 && self.lines == 0 => {}
             b'\n' if self.line_len == 0 => return Ok(true),
             b'\n' if self.lines > HEADERS_MAX => return Err(Refusal::HeadTooLarge),
@@ -293,7 +295,7 @@ fn request(head: &[u8], rules: &UpgradeRules) -> Result<Request, Refusal> {
 struct Headers<'a>(&'a [httparse::Header<'a>]);
 
 impl<'a> Headers<'a> {
-    /// Values of every line of this name, without the white space around them.
+    /// Values of all lines of this name, without the white space around them.
     fn values(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
         self.0
             .iter()
@@ -310,25 +312,25 @@ impl<'a> Headers<'a> {
         }
     }
 
-    /// Elements of a list separated by commas, which may stand in several lines.
+    /// Elements of a comma-separated list, which may extend over several lines.
     fn elements(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
         self.values(name).flat_map(|value| value.split(|&byte| byte == b',')).map(<[u8]>::trim_ascii)
     }
 
-    /// Whether a list has this element, in any case.
+    /// Whether a list contains this element, in any case.
     fn has_token(&self, name: &str, token: &str) -> bool {
         self.elements(name).any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
     }
 }
 
-/// A length of no body, as proxies put it into a request without one. Said several times it is still the same length
-/// (RFC 9112 section 6.3); any other, and what is none, is refused.
+/// Accepts a length of 0, which proxies put into a request without a body. It may be given several times (RFC 9112
+/// section 6.3). Any other length is refused, and so is what is no length.
 fn is_zero(length: &[u8]) -> bool {
     length == b"0"
 }
 
-/// The path and query of a target, which may be a whole URL of the host that `Host` names (RFC 9112 section 3.2.2, RFC 6455
-/// section 4.2.1).
+/// The path and query of a target. The target may be a whole URL of the host that `Host` names (RFC 9112 section 3.2.2,
+/// RFC 6455 section 4.2.1).
 fn origin_form<'t>(target: &'t str, host: &[u8]) -> Result<&'t str, Refusal> {
     let scheme = ["http://", "https://"]
         .into_iter()
@@ -349,16 +351,16 @@ fn origin_form<'t>(target: &'t str, host: &[u8]) -> Result<&'t str, Refusal> {
     Ok(path)
 }
 
-/// Whether a key has the form of 16 bytes in base64. What they are does not matter, so nothing is decoded.
+/// Whether a key looks like 16 bytes in base64. Their value does not matter, so nothing is decoded.
 fn is_nonce(key: &[u8]) -> bool {
     matches!(key, [digits @ .., b'=', b'='] if digits.len() == 22
         && digits.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/')))
 }
 
-/// Offered subprotocols must be a reasonable number of tokens; none is chosen.
+/// Checks that the offered subprotocols are tokens and not too many. None is chosen.
 fn check_subprotocols(headers: &Headers<'_>) -> Result<(), Refusal> {
     for (at, token) in headers.elements("Sec-WebSocket-Protocol").enumerate() {
-        // Empty elements of a list say nothing (RFC 9110 section 5.6.1.2).
+        // Empty elements of a list have no meaning (RFC 9110 section 5.6.1.2).
         if at >= SUBPROTOCOLS_MAX || !token.iter().all(|&byte| is_token_byte(byte)) {
             return Err(Refusal::BadRequest("Sec-WebSocket-Protocol is not a short list of tokens"));
         }
@@ -371,7 +373,7 @@ fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// Browsers name the page they act for: it must be allowed to (RFC 6455 section 10.2).
+/// Checks the page for which a browser acts: it must be allowed (RFC 6455 section 10.2).
 fn check_origin(headers: &Headers<'_>, host: &[u8], rules: &UpgradeRules) -> Result<(), Refusal> {
     let mut origins = headers.values("Origin");
     let origin = match (origins.next(), origins.next()) {
@@ -389,7 +391,7 @@ fn check_origin(headers: &Headers<'_>, host: &[u8], rules: &UpgradeRules) -> Res
     if allowed { Ok(()) } else { Err(Refusal::Forbidden) }
 }
 
-/// `host` of `host:port`; an IPv6 address stands in brackets.
+/// `host` of `host:port`. An IPv6 address is in brackets.
 fn without_port(authority: &[u8]) -> &[u8] {
     let end = if authority.starts_with(b"[") {
         authority.iter().position(|&byte| byte == b']').map(|at| at + 1)
