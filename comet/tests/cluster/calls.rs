@@ -25,7 +25,7 @@ use tokio::{
 };
 use tonic::{Code, service::RoutesBuilder, transport::Server};
 
-use crate::world::{LIMIT, LogicProcess, PATIENCE, Shared, World, logic_config};
+use crate::world::{LIMIT, LogicProcess, Shared, World, logic_config};
 
 fn push(receivers: Receivers, body: &str) -> halley::Dispatch {
     let body = Bytes::copy_from_slice(body.as_bytes());
@@ -57,8 +57,7 @@ fn comet_speaks_first_and_refuses_one_by_one() {
         assert_eq!(code.expect_err("no code of a kick").code(), Code::InvalidArgument);
         let outgoing = futures_util::stream::poll_fn(move |context| outgoing.poll_recv(context));
         let mut replies = comet.dispatch(outgoing).await.expect("a stream").into_inner();
-        let credit =
-            timeout(PATIENCE, replies.message()).await.expect("it speaks first").expect("it is open");
+        let credit = timeout(LIMIT, replies.message()).await.expect("it speaks first").expect("it is open");
         let mut all = vec![credit.expect("credit")];
         batches
             .send(DispatchBatch { serial: 1, dispatches: first, ..DispatchBatch::default() })
@@ -70,7 +69,7 @@ fn comet_speaks_first_and_refuses_one_by_one() {
             .await
             .expect("it reads");
         while all.last().is_none_or(|reply| reply.taken < 2) {
-            let reply = timeout(PATIENCE, replies.message()).await.expect("an answer").expect("it is open");
+            let reply = timeout(LIMIT, replies.message()).await.expect("an answer").expect("it is open");
             all.push(reply.expect("an answer"));
         }
         all
@@ -82,7 +81,7 @@ fn comet_speaks_first_and_refuses_one_by_one() {
     let places: HashSet<u32> = refused.iter().map(|refused| refused.index).collect();
     assert_eq!(places, HashSet::from([1, 2, 3, 4]));
     for body in ["one", "two", "three", "four"] {
-        assert_eq!(client.push(), body);
+        client.expect_push(1000, body);
     }
 }
 
@@ -124,7 +123,7 @@ fn what_an_older_stream_still_brings_is_refused() {
         }
     });
     for body in ["one", "two", "three", "four", "five"] {
-        assert_eq!(client.push(), body);
+        client.expect_push(1000, body);
     }
 }
 

@@ -5,8 +5,6 @@
 extern crate halley_comet as comet;
 
 mod calls;
-#[path = "../client/mod.rs"]
-mod client;
 mod world;
 
 use std::{
@@ -18,11 +16,17 @@ use std::{
 use job::metrics::DropReason;
 use logic::{PushTarget, Reach, metrics::ReplacedKick};
 use proto::{ids::Key, op::Op};
+use testkit::client::{Client, End};
 
-use self::world::{Client, LogicProcess, World, eventually, room};
+use self::world::{LogicProcess, World, eventually, room};
 
 fn login(key: &str) -> String {
     format!(r#"{{"mid":1,"key":"{key}","room_id":"live://1","accepts":[1000],"features":["reasons"]}}"#)
+}
+
+/// Why a connection ended, as operation 6 says it.
+fn code(end: &End) -> u64 {
+    end.reason().expect("operation 6")["code"].as_u64().expect("a code")
 }
 
 #[test]
@@ -34,13 +38,13 @@ fn rooms_of_a_login_and_their_messages_cross_the_processes() {
     let mut one = world.login(1, &login("b"));
     for id in ["live://1", "live://2", "live://3"] {
         world.push(&logic.logic, PushTarget::Rooms(vec![room(id)]), id);
-        assert_eq!(many.push(), id);
+        many.expect_push(1000, id);
     }
-    assert_eq!(one.push(), "live://1");
+    one.expect_push(1000, "live://1");
     // A client's own message: the sender's copy has its number.
-    one.send(Op::SEND_MESSAGE, b"hello");
-    assert_eq!(one.next_of(Op::SEND_MESSAGE_REPLY), (7, "hello".to_owned()));
-    assert_eq!(many.next_of(Op::SEND_MESSAGE_REPLY), (0, "hello".to_owned()));
+    one.send(Op::SEND_MESSAGE.0, 7, "hello");
+    one.expect_push_with_seq(Op::SEND_MESSAGE_REPLY.0, 7, "hello");
+    many.expect_push(Op::SEND_MESSAGE_REPLY.0, "hello");
     for reason in [DropReason::CometUnreachable, DropReason::Invalid, DropReason::NoComet] {
         assert_eq!(world.job_metrics.drops.of(reason).get(), 0, "{reason:?}");
     }
@@ -53,21 +57,17 @@ fn a_login_on_another_comet_closes_the_old_one_and_stays_reachable() {
     let mut here = world.login(0, &login("k"));
     for n in 1..=20 {
         let new = world.login(n % 2, &login("k"));
-        let old = std::mem::replace(&mut here, new);
-        let said = old.end();
-        assert!(
-            said.iter().any(|(op, body)| *op == Op::DISCONNECT_REPLY && body.contains("4409")),
-            "{n}: {said:?}"
-        );
+        let mut old = std::mem::replace(&mut here, new);
+        assert_eq!(code(&old.end()), 4409, "{n}");
         world.push_to_key(&logic.logic, "k", &n.to_string());
-        assert_eq!(here.push(), n.to_string());
+        here.expect_push(1000, n.to_string());
     }
     eventually("all kicks are counted", || {
         world.shared.logic_metrics.replaced.of(ReplacedKick::Taken).get() == 20
     });
     // On one comet nobody is kicked.
     let again = world.login(0, &login("k"));
-    assert!(!here.end().is_empty());
+    assert!(!here.end().frames.is_empty());
     drop(again);
     thread::sleep(Duration::from_millis(200));
     assert_eq!(world.shared.logic_metrics.replaced.of(ReplacedKick::Taken).get(), 20);
@@ -81,12 +81,9 @@ fn an_operator_kicks_on_every_comet() {
     let clients = [world.login(0, &login("a")), world.login(1, &login("b"))];
     let kicked = logic.logic.kick_keys(vec![Key::new("a"), Key::new("b")], Some("out".into()));
     world.runtime.block_on(kicked).expect("both comets take it");
-    for client in clients {
-        let said = client.end();
-        let out = |(op, body): &(Op, String)| {
-            *op == Op::DISCONNECT_REPLY && body.contains(r#"4420,"reason":"out""#)
-        };
-        assert!(said.iter().any(out), "{said:?}");
+    for mut client in clients {
+        let reason = client.end().reason().expect("operation 6");
+        assert_eq!((&reason["code"], &reason["reason"]), (&4420.into(), &"out".into()));
     }
 }
 
@@ -101,9 +98,8 @@ fn a_kick_that_was_lost_is_made_up_for_by_a_renewal() {
     eventually("the kick fails", || world.shared.logic_metrics.replaced.of(ReplacedKick::Failed).get() == 1);
     // comet.protocol.renewInterval is a second here.
     thread::sleep(Duration::from_millis(1500));
-    old.send(Op::HEARTBEAT, b"");
-    let said = old.end();
-    assert!(said.iter().any(|(op, body)| *op == Op::DISCONNECT_REPLY && body.contains("4409")), "{said:?}");
+    old.send(Op::HEARTBEAT.0, 7, "");
+    assert_eq!(code(&old.end()), 4409);
     assert_eq!(world.servers(&[Key::new("k")]), [Some(world.comets[1].front.server().clone())]);
     drop(new);
     eventually("its session ends", || world.servers(&[Key::new("k")]) == [None]);
@@ -130,7 +126,7 @@ fn lost_sessions_are_back_within_seconds_without_a_word_of_the_clients() {
     }
     let all = PushTarget::Keys(keys.clone());
     world.push(&logic.logic, all, "still here");
-    clients.iter_mut().for_each(|client| assert_eq!(client.push(), "still here"));
+    clients.iter_mut().for_each(|client| client.expect_push(1000, "still here"));
     // With their fences: the ends are theirs.
     drop(clients);
     eventually("all sessions end", || world.servers(&keys).iter().all(Option::is_none));
@@ -141,9 +137,9 @@ fn logics_come_and_go_while_clients_log_in() {
     let world = World::start(1);
     // There is none yet: the client waits in the lobby.
     let mut early = world.connect(0);
-    early.send(Op::AUTH, login("early").as_bytes());
+    early.send(Op::AUTH.0, 7, login("early"));
     let first = LogicProcess::start(&world.shared, None);
-    assert_eq!(early.next().expect("a reply").0.op, Op::AUTH_REPLY);
+    assert_eq!(early.frame().op, Op::AUTH_REPLY.0);
     let second = LogicProcess::start(&world.shared, None);
     for n in 0..6 {
         world.login(0, &login(&format!("both {n}")));
@@ -160,7 +156,7 @@ fn logics_come_and_go_while_clients_log_in() {
     assert_eq!(world.servers(&[Key::new("late")]).len(), 1);
     drop(third.kill());
     let mut nobody = world.connect(0);
-    nobody.send(Op::AUTH, login("nobody").as_bytes());
+    nobody.send(Op::AUTH.0, 7, login("nobody"));
     let said = nobody.end();
-    assert!(said.iter().all(|(op, _)| *op != Op::AUTH_REPLY), "{said:?}");
+    assert!(said.frames.iter().all(|frame| frame.op != Op::AUTH_REPLY.0), "{said:?}");
 }

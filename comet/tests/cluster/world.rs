@@ -1,17 +1,17 @@
 //! Comets, logics and a job in one process that talk over gRPC as processes of their own do.
 
 use std::{
-    net::{SocketAddr, TcpStream},
+    net::SocketAddr,
     sync::{Arc, mpsc::sync_channel},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use axum::Router;
 use broker::{MemoryBroker, MemoryLimits, metrics::BrokerMetrics};
 use comet::{Comet, config::CometConfig, front::logics::Logics};
 use config::{Addr, Addrs, Bounded, load};
-use contract::LogicApi;
+use contract::{LogicApi, Transport};
 use host::shutdown::Drain;
 use job::{Job, JobDeps, config::JobConfig, metrics::JobMetrics};
 use logic::{
@@ -26,15 +26,11 @@ use proto::{
 };
 use registry::{Fixed, Node, Registration, Registry, Service};
 use session::{MemorySessions, metrics::SessionMetrics};
+use testkit::{client::Client, clock};
 use tokio::{
     runtime::Runtime,
     sync::{oneshot, watch},
 };
-
-pub(crate) use crate::client::Client;
-
-/// How long anything may take before a test gives up on it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Longest time of a call.
 pub(crate) const LIMIT: Duration = Duration::from_secs(10);
@@ -179,16 +175,13 @@ impl World {
     /// A client of a comet, logged in with this body.
     pub(crate) fn login(&self, comet: usize, body: &str) -> Client {
         let mut client = self.connect(comet);
-        client.send(Op::AUTH, body.as_bytes());
-        let (header, _) = client.next().expect("a reply");
-        assert_eq!(header.op, Op::AUTH_REPLY);
+        client.send(Op::AUTH.0, 7, body);
+        assert_eq!(client.frame().op, Op::AUTH_REPLY.0);
         client
     }
 
     pub(crate) fn connect(&self, comet: usize) -> Client {
-        let stream = TcpStream::connect(self.comets[comet].tcp[0]).expect("a connection");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        Client::new(stream)
+        Client::raw(Transport::Tcp, self.comets[comet].tcp[0])
     }
 
     pub(crate) fn push(&self, logic: &Logic, target: PushTarget, body: &str) {
@@ -209,44 +202,11 @@ impl World {
 }
 
 /// Waits for something that takes a moment to come true.
+#[track_caller]
 pub(crate) fn eventually(what: &str, mut check: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !check() {
-        assert!(Instant::now() < end, "never came true: {what}");
-        thread::sleep(Duration::from_millis(10));
-    }
+    clock::within(clock::PATIENCE * 2, what, || check().then_some(()));
 }
 
 pub(crate) fn room(name: &str) -> RoomId {
     RoomId::parse(name).expect("a room")
-}
-
-impl Client {
-    /// The next frame of an operation: its sequence number and its body.
-    pub(crate) fn next_of(&mut self, op: Op) -> (i32, String) {
-        loop {
-            let (header, body) = self.next().expect("it is open");
-            if header.op == op {
-                return (header.seq, text(&body));
-            }
-        }
-    }
-
-    /// Body of the next push.
-    pub(crate) fn push(&mut self) -> String {
-        self.next_of(Op(1000)).1
-    }
-
-    /// Waits for the end; what is said before it.
-    pub(crate) fn end(mut self) -> Vec<(Op, String)> {
-        let mut said = Vec::new();
-        while let Some((header, body)) = self.next() {
-            said.push((header.op, text(&body)));
-        }
-        said
-    }
-}
-
-fn text(body: &[u8]) -> String {
-    String::from_utf8_lossy(body).into_owned()
 }

@@ -3,7 +3,7 @@
 use std::{
     net::{SocketAddr, TcpStream},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use comet::{
@@ -15,7 +15,7 @@ use proto::{
     ids::{Key, RoomId, ServerId},
     op::Op,
 };
-use testkit::fakes::FakeLogic;
+use testkit::{clock::within, fakes::FakeLogic};
 use tokio::runtime::Runtime;
 
 pub(crate) use crate::client::Client;
@@ -88,11 +88,7 @@ impl World {
 
     /// Waits for something that takes a moment to come true.
     pub(crate) fn eventually(&self, what: &str, mut check: impl FnMut() -> bool) {
-        let end = Instant::now() + PATIENCE;
-        while !check() {
-            assert!(Instant::now() < end, "never came true: {what}");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        within(PATIENCE, what, || check().then_some(()));
     }
 
     pub(crate) fn begun(&self) -> usize {
