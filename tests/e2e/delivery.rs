@@ -178,7 +178,7 @@ fn five_thousand_pushes_to_one_key_arrive_once_and_in_order() {
         for n in 0..PUSHES {
             connection.send(
                 "POST",
-                "/goim/push/keys?operation=1000&keys=Tcp&keys=Ws",
+                "/goim/push/keys?operation=1000&keys=Tcp&keys=WebSocket",
                 &[],
                 n.to_string().as_bytes(),
             );

@@ -60,7 +60,7 @@ fn comet_takes_the_calls_of_goims_job() {
     block_on(async {
         let mut comet = CometClient::new(channel(server.comet_rpc).await);
         let one = || raw(&[Frame::new(1000, 0, r#"{"a":1}"#)]);
-        let keys = vec!["Tcp".to_owned(), "Ws".to_owned(), "absent".to_owned()];
+        let keys = vec!["Tcp".to_owned(), "WebSocket".to_owned(), "absent".to_owned()];
         comet
             .push_msg(PushMsgReq { keys, proto: one(), proto_op: 1000, ..Default::default() })
             .await
@@ -112,7 +112,7 @@ fn joined_messages_stay_joined() {
         let request =
             BroadcastRoomReq { room_id: "live://1000".into(), proto: raw(&three()), ..Default::default() };
         comet.broadcast_room(request).await.expect("accepted");
-        let keys = vec!["Tcp".to_owned(), "Ws".to_owned()];
+        let keys = vec!["Tcp".to_owned(), "WebSocket".to_owned()];
         let request = PushMsgReq { keys, proto: raw(&three()), proto_op: 1000, ..Default::default() };
         comet.push_msg(request).await.expect("accepted");
     });
@@ -136,7 +136,7 @@ fn a_proto_that_is_not_raw_is_one_message() {
         let request =
             BroadcastRoomReq { room_id: "live://1000".into(), proto: proto.clone(), ..Default::default() };
         comet.broadcast_room(request).await.expect("accepted");
-        let keys = vec!["Tcp".to_owned(), "Ws".to_owned()];
+        let keys = vec!["Tcp".to_owned(), "WebSocket".to_owned()];
         let request = PushMsgReq { keys, proto: proto.clone(), proto_op: 1000, ..Default::default() };
         comet.push_msg(request).await.expect("accepted");
         let request = BroadcastReq { proto_op: 1000, proto, ..Default::default() };
