@@ -146,7 +146,7 @@ async fn run(config: HalleyConfig, exposure: Exposure, start: Start) -> anyhow::
         logic: logic.logic(),
         config: page::Config {
             version: host::build::LONG_VERSION,
-            driver: comet.driver.driver.name(),
+            driver: comet.driver.chosen.name(),
             shards: comet.shards,
             websocket_port: comet.websocket.first().map(SocketAddr::port),
             websocket_path: config.comet.websocket.path.clone(),

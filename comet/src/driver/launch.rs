@@ -90,15 +90,15 @@ impl fmt::Display for Driver {
 /// The driver that was chosen, and why.
 #[derive(Clone, Debug)]
 pub struct DriverReport {
-    /// The driver.
-    pub driver: Driver,
+    /// It.
+    pub chosen: Driver,
     /// Why not io_uring, where nobody asked for epoll.
     pub reason: Option<String>,
 }
 
 impl fmt::Display for DriverReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.driver, &self.reason) {
+        match (self.chosen, &self.reason) {
             (Driver::Epoll, Some(reason)) => write!(f, "epoll, because {reason}"),
             (Driver::Epoll, None) => f.write_str("epoll, as configured"),
             (driver, _) => driver.fmt(f),
@@ -156,7 +156,7 @@ pub fn launch(config: &CometConfig, connections: usize) -> Result<Launched, Laun
         let plan =
             Plan { index: index as u16, config: rules.clone(), listeners, inbox, flag, wake: seed, to_front };
         let cpu = cpus.get(index % cpus.len().max(1)).copied();
-        let (driver, tell) = (report.driver, tell.clone());
+        let (driver, tell) = (report.chosen, tell.clone());
         thread::Builder::new().name(format!("shard-{index}")).spawn(move || {
             let pinned = cpu.filter(|&id| pin(id));
             if pinned != cpu {
@@ -197,16 +197,16 @@ fn serve(plan: Plan, driver: Driver, entries: u32) {
 fn choose(config: &CometConfig, shards: usize) -> Result<DriverReport, LaunchError> {
     let probe = || probe_io_uring(config.reactor.ring_entries.u32(), shards);
     let by_name = |driver| match probe() {
-        Ok(()) => Ok(DriverReport { driver, reason: None }),
+        Ok(()) => Ok(DriverReport { chosen: driver, reason: None }),
         Err(refusal) => Err(LaunchError::Refused { driver, refusal }),
     };
     match config.reactor.driver {
         DriverChoice::Auto => Ok(match probe() {
-            Ok(()) => DriverReport { driver: Driver::IoUring, reason: None },
-            Err(refusal) => DriverReport { driver: Driver::Epoll, reason: Some(refusal.to_string()) },
+            Ok(()) => DriverReport { chosen: Driver::IoUring, reason: None },
+            Err(refusal) => DriverReport { chosen: Driver::Epoll, reason: Some(refusal.to_string()) },
         }),
         DriverChoice::IoUring => by_name(Driver::IoUring),
-        DriverChoice::Epoll => Ok(DriverReport { driver: Driver::Epoll, reason: None }),
+        DriverChoice::Epoll => Ok(DriverReport { chosen: Driver::Epoll, reason: None }),
         #[cfg(feature = "glommio")]
         DriverChoice::Glommio => by_name(Driver::Glommio),
         #[cfg(not(feature = "glommio"))]
