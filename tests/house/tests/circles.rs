@@ -11,10 +11,7 @@ use common::sources;
 
 /// A crate's folder, and the module of a file in it: `comet/src`, `["front", "logins"]`.
 fn module(path: &str) -> Option<(&str, Vec<String>)> {
-    let (folder, file) = path
-        .split_once("/src/")
-        .map(|(folder, file)| (folder, file))
-        .or_else(|| Some((".", path.strip_prefix("src/")?)))?;
+    let (folder, file) = path.split_once("/src/").or_else(|| Some((".", path.strip_prefix("src/")?)))?;
     if file.starts_with("bin/") || file.contains("tests") {
         return None;
     }
@@ -30,7 +27,7 @@ fn uses(text: &str) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     // What tests import is no structure.
     let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
-    for statement in text.split('\n').collect::<Vec<_>>().join("\n").split(';') {
+    for statement in text.split(';') {
         let Some(at) = statement.rfind("use ") else { continue };
         if statement[..at].rsplit('\n').next().is_some_and(|before| before.contains("//")) {
             continue;
