@@ -89,8 +89,12 @@ impl Socket for MonoioSocket {
     }
 
     async fn receive(&self, buffer: &RefCell<Vec<u8>>) -> io::Result<usize> {
+        // Not by `tracked`, nor by `readable`: a future keeps what it was given beside what it waits for, and every idle
+        // client has this one.
+        self.in_flight.set(self.in_flight.get() + 1);
         // What fails here fails in the read too, which tells why.
-        let _ = self.readable().await;
+        let _ = self.stream().readable(false).await;
+        self.in_flight.set(self.in_flight.get() - 1);
         self.try_receive(&mut buffer.borrow_mut())
     }
 

@@ -82,9 +82,13 @@ impl<R: Runtime> Reactor<R> {
         }
     }
 
-    /// Waits for what arrives on a socket, and takes it.
-    async fn receive(self: &Rc<Self>, id: ConnectionId, socket: &Rc<R::Socket>) -> Step {
-        let received = socket.receive(&self.read_buffer).await;
+    /// Tells the shard what a socket received, which is in the buffer still.
+    fn received(
+        self: &Rc<Self>,
+        id: ConnectionId,
+        socket: &Rc<R::Socket>,
+        received: io::Result<usize>,
+    ) -> Step {
         let is_ours = |own: &Rc<R::Socket>| Rc::ptr_eq(own, socket);
         if !self.core.borrow().socket(id).is_some_and(is_ours) {
             return Step::End; // it was taken from here while this task was on its way
@@ -154,7 +158,8 @@ async fn read<R: Runtime>(reactor: Rc<Reactor<R>>, id: ConnectionId, socket: Rc<
                 if reads % READS_PER_TURN == 0 {
                     reactor.turns.next().await;
                 }
-                step = reactor.receive(id, &socket).await;
+                let received = socket.receive(&reactor.read_buffer).await;
+                step = reactor.received(id, &socket, received);
             }
         }
     }
