@@ -1,7 +1,13 @@
 #![no_main]
 //! Configuration: any file and any `--set` is a configuration that reads back as itself, or mistakes of one line each.
 
-use std::{cell::RefCell, fs::File, io::{Seek, SeekFrom, Write}, os::fd::AsRawFd, path::{Path, PathBuf}};
+use std::{
+    cell::RefCell,
+    fs::File,
+    io::{Seek, SeekFrom, Write},
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
+};
 
 use comet::config::CometConfig;
 use config::{Loaded, Mistakes, load};

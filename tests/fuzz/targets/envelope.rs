@@ -5,10 +5,17 @@
 use arbitrary::{Arbitrary, Unstructured};
 use bytes::Bytes;
 use fuzz::bounded;
-use grpc::{envelope::{Envelope, Target}, logic::PushMsg};
+use grpc::{
+    envelope::{Envelope, Target},
+    logic::PushMsg,
+};
 use libfuzzer_sys::fuzz_target;
 use prost::Message as _;
-use proto::{ids::{Key, RoomId, ServerId}, op::Op, origin::Origin};
+use proto::{
+    ids::{Key, RoomId, ServerId},
+    op::Op,
+    origin::Origin,
+};
 
 #[derive(Arbitrary)]
 enum To<'a> {

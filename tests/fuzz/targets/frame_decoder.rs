@@ -3,7 +3,13 @@
 
 use fuzz::{Cut, bounded, choose};
 use libfuzzer_sys::fuzz_target;
-use proto::{encoded::Encoded, frame::{CLIENT_BODY_MAX, Decoded, FrameReader, HEADER_LEN, Header, Violation, decode, encode, frames_of_message}};
+use proto::{
+    encoded::Encoded,
+    frame::{
+        CLIENT_BODY_MAX, Decoded, FrameReader, HEADER_LEN, Header, Violation, decode, encode,
+        frames_of_message,
+    },
+};
 
 const BODY_MAX: [usize; 4] = [CLIENT_BODY_MAX, 0, 40, usize::MAX];
 

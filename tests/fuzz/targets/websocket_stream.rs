@@ -3,7 +3,10 @@
 
 use fuzz::{Cut, bounded, choose};
 use libfuzzer_sys::fuzz_target;
-use proto::{frame::{CLIENT_BODY_MAX, frames_of_message}, websocket::{Item, MessageLimits, Reader, WsViolation}};
+use proto::{
+    frame::{CLIENT_BODY_MAX, frames_of_message},
+    websocket::{Item, MessageLimits, Reader, WsViolation},
+};
 
 const LIMITS: [MessageLimits; 2] = [
     MessageLimits { message_max: 64 * 1024, fragments_max: 100 },

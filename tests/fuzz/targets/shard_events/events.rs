@@ -73,8 +73,7 @@ impl Play {
             config.frame = Duration::from_secs(3);
             config.message = MessageLimits { message_max: 8192, fragments_max: 5 };
             config.queue_bytes_max = 4096;
-            config.slow_consumer =
-                [SlowConsumer::DropOldest, SlowConsumer::Close][usize::from(kind % 2)];
+            config.slow_consumer = [SlowConsumer::DropOldest, SlowConsumer::Close][usize::from(kind % 2)];
             config.rate = Rate { per_second: 20, burst: if kind & 4 == 0 { 1000 } else { 10 } };
             config.rooms_max = 3;
             config.accepts_max = 4;
