@@ -4,6 +4,7 @@ use grpc::envelope::Target;
 use prometheus_client::{encoding::text, registry::Registry};
 use proto::{ids::RoomId, op::Op};
 use rdkafka::util::Timeout;
+use tokio::time::Instant;
 
 use super::*;
 use crate::metrics::CommitFailure;
@@ -35,13 +36,21 @@ impl Observer {
         Observer(Arc::new(client.expect("a client")))
     }
 
-    /// What the group has committed, over all partitions.
+    /// What the group has committed, over all partitions. Asked again where Kafka has nobody yet who knows: behind a freeze
+    /// it may say for a moment that it is not the coordinator.
     async fn committed(&self, topic: &str) -> i64 {
         let (client, topic) = (Arc::clone(&self.0), topic.to_owned());
         let ask = move || {
             let mut list = TopicPartitionList::new();
             list.add_partition_range(&topic, 0, 3);
-            let committed = client.committed_offsets(list, Timeout::After(SOON)).expect("Kafka says it");
+            let asked = Instant::now();
+            let committed = loop {
+                match client.committed_offsets(list.clone(), Timeout::After(SOON)) {
+                    Ok(committed) => break committed,
+                    Err(error) => assert!(asked.elapsed() < SOON, "Kafka does not say it: {error}"),
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            };
             let offset = |offset| if let Offset::Offset(offset) = offset { offset } else { 0 };
             committed.elements().iter().map(|element| offset(element.offset())).sum()
         };
