@@ -76,6 +76,10 @@ pub trait ProgramConfig: Serialize + DeserializeOwned + JsonSchema + Default {
     /// The section about logs.
     fn log(&self) -> &LogConfig;
 
+    /// Called where there is no file, before the checks. A file that leaves a section out may mean what goim means by it;
+    /// where there is no file, that is nobody's wish.
+    fn without_a_file(&mut self) {}
+
     /// What will differ on this machine from what the configuration says, a sentence each.
     fn doubts(&self) -> Vec<String> {
         Vec::new()
@@ -110,6 +114,9 @@ fn run<C: ProgramConfig, T, F: Display>(
     };
     if !unused.is_empty() {
         note(format!("keys without a meaning here: {}", unused.join(", ")));
+    }
+    if args.config.is_none() {
+        config.without_a_file();
     }
     let checked = check(&mut config).map_err(|wrong| mistakes.extend(wrong)).ok();
     let LogConfig { format, level } = config.log().clone();

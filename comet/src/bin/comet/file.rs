@@ -77,14 +77,13 @@ impl ProgramConfig for CometFile {
     fn doubts(&self) -> Vec<String> {
         self.comet.doubts("")
     }
+
+    fn without_a_file(&mut self) {
+        self.cluster.auth = self.cluster.auth.take().or(ClusterConfig::default().auth);
+    }
 }
 
 impl CometFile {
-    /// Where there is no file, nothing that it does not say is goim's.
-    pub(crate) fn without_a_file(&mut self) {
-        self.cluster.auth = self.cluster.auth.take().or(ClusterConfig::default().auth);
-    }
-
     /// What strangers could do, in a sentence for the log; none when nobody else reaches this comet.
     ///
     /// # Errors

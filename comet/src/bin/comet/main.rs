@@ -59,9 +59,6 @@ struct Checked {
 }
 
 fn check(cli: &Cli, file: &mut CometFile) -> Result<Checked, Vec<ConfigError>> {
-    if cli.config.config.is_none() {
-        file.without_a_file();
-    }
     let rpc = Addrs::from(file.comet.rpc_server.addr);
     let mut wrong = Mistakes::default();
     wrong.unless(cli.place.set_log(&mut file.cluster.log));

@@ -71,11 +71,8 @@ impl ProgramConfig for JobFile {
     fn log(&self) -> &LogConfig {
         &self.cluster.log
     }
-}
 
-impl JobFile {
-    /// Where there is no file, nothing that it does not say is goim's.
-    pub(crate) fn without_a_file(&mut self) {
+    fn without_a_file(&mut self) {
         self.cluster.consume = self.cluster.consume.take().or(ClusterConfig::default().consume);
     }
 }

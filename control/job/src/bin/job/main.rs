@@ -41,9 +41,6 @@ struct Checked {
 }
 
 fn check(cli: &Cli, file: &mut JobFile) -> Result<Checked, Vec<ConfigError>> {
-    if cli.config.config.is_none() {
-        file.without_a_file();
-    }
     let mut wrong = Mistakes::default();
     wrong.unless(cli.place.set_log(&mut file.cluster.log));
     wrong.extend(file.cluster.discovery.check());

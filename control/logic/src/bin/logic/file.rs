@@ -87,11 +87,8 @@ impl ProgramConfig for LogicFile {
     fn log(&self) -> &LogConfig {
         &self.cluster.log
     }
-}
 
-impl LogicFile {
-    /// Where there is no file, nothing that it does not say is goim's.
-    pub(crate) fn without_a_file(&mut self) {
+    fn without_a_file(&mut self) {
         let LogicFile { logic, cluster } = LogicFile::default();
         self.logic.auth = self.logic.auth.take().or(logic.auth);
         self.cluster.consume = self.cluster.consume.take().or(cluster.consume);

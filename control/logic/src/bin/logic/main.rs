@@ -59,9 +59,6 @@ struct Checked {
 }
 
 fn check(cli: &Cli, file: &mut LogicFile) -> Result<Checked, Vec<ConfigError>> {
-    if cli.config.config.is_none() {
-        file.without_a_file();
-    }
     let mut wrong = Mistakes::default();
     wrong.unless(cli.place.set_log(&mut file.cluster.log));
     wrong.extend(file.logic.check("", file.cluster.redis.expire));
