@@ -19,6 +19,7 @@ pub(crate) fn rows(
     // Addresses come together, and the open files last.
     let last = rows.len() - 1;
     rows.splice(last..last, [login, push]);
-    rows.splice(2..2, [http, ("page", pages.join(", ")), ("gRPC", rpc)]);
+    let at = rows.iter().take_while(|(name, _)| name.starts_with("clients")).count();
+    rows.splice(at..at, [http, ("page", pages.join(", ")), ("gRPC", rpc)]);
     rows
 }

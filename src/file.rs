@@ -97,11 +97,10 @@ impl HalleyConfig {
         wrong.extend(check_across(comet, logic));
         // An address of its own kind: logins of job's calls do not exist, so the port is judged like a client's.
         let rpc = Addrs::from(comet.rpc_server.addr);
-        let clients = [
-            Listener { key: "comet.tcp.bind", addrs: &comet.tcp.bind },
-            Listener { key: "comet.websocket.bind", addrs: &comet.websocket.bind },
-            Listener { key: "comet.rpcServer.addr", addrs: &rpc },
-        ];
+        let clients = comet.client_addrs().into_iter().chain([("rpcServer.addr", &rpc)]);
+        let clients: Vec<(String, &Addrs)> =
+            clients.map(|(key, addrs)| (format!("comet.{key}"), addrs)).collect();
+        let clients: Vec<Listener<'_>> = clients.iter().map(|(key, addrs)| Listener { key, addrs }).collect();
         let backends = [
             Listener { key: "logic.httpServer.addr", addrs: &logic.own.http_server.addr },
             Listener { key: "logic.rpcServer.addr", addrs: &logic.own.rpc_server.addr },

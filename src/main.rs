@@ -64,7 +64,7 @@ fn main() -> ExitCode {
 
 /// Runs until a signal ends it.
 async fn run(config: HalleyConfig, exposure: Exposure, start: Start) -> anyhow::Result<()> {
-    let Start { drain, mut metrics, health } = start;
+    let Start { drain, reload, mut metrics, health } = start;
     let LogicSection { own: logic_config, memory } = &config.logic;
     let open_files = OpenFiles::raise(&config.comet)?;
 
@@ -161,6 +161,7 @@ async fn run(config: HalleyConfig, exposure: Exposure, start: Start) -> anyhow::
     if let Exposure::Insecure(open) = exposure {
         open.iter().for_each(|sentence| warn!("{sentence}"));
     }
+    comet.follow_certificates(&config.comet, "comet.", &reload);
     health.met("starting");
 
     drain.draining().await;

@@ -13,7 +13,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::origin::{BadOrigin, Origin};
-use shard::{Rate, ShardConfig};
+use shard::{Acceptors, Rate, ShardConfig};
+
+use crate::tls::ClientTls;
 
 /// The gateway.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -23,6 +25,8 @@ pub struct CometConfig {
     pub tcp: TcpConfig,
     /// Clients that speak goim frames in WebSocket messages.
     pub websocket: WebSocketConfig,
+    /// TLS of client connections, on the ports that have it.
+    pub tls: TlsConfig,
     /// The client wire.
     pub protocol: ProtocolConfig,
     /// Users that the log names.
@@ -57,6 +61,15 @@ pub struct TcpConfig {
     pub user_timeout: BoundedDuration<1000, 3_600_000>,
     /// Connections the kernel holds until they are accepted, per listener; net.core.somaxconn caps it.
     pub backlog: Bounded<1, 65_535>,
+    /// Listen with TLS too, on `tlsBind`.
+    pub tls_open: bool,
+    /// Addresses to listen on with TLS.
+    pub tls_bind: Addrs,
+    /// Files of certificates in PEM, each with the chain behind it. Of several a client gets the one for the host that it
+    /// names, or else the first.
+    pub cert_file: List<String>,
+    /// Files of their private keys in PEM, in the same order.
+    pub private_file: List<String>,
 }
 
 impl Default for TcpConfig {
@@ -68,6 +81,10 @@ impl Default for TcpConfig {
             keepalive: false,
             user_timeout: BoundedDuration::secs::<30>(),
             backlog: Bounded::of::<4096>(),
+            tls_open: false,
+            tls_bind: Addrs::loopback(3104),
+            cert_file: List::default(),
+            private_file: List::default(),
         }
     }
 }
@@ -86,8 +103,15 @@ pub struct WebSocketConfig {
     pub origins: List<Origin>,
     /// Longest message of a client, summed over its fragments.
     pub message_max: ByteSize<4112, 16_777_216>,
-    /// TLS. Not built yet, so only false: let a proxy in front of `bind` end TLS.
+    /// Listen for WSS too, on `tlsBind`.
     pub tls_open: bool,
+    /// Addresses to listen on for WSS.
+    pub tls_bind: Addrs,
+    /// Files of certificates in PEM, each with the chain behind it. Of several a client gets the one for the host that it
+    /// names, or else the first.
+    pub cert_file: List<String>,
+    /// Files of their private keys in PEM, in the same order.
+    pub private_file: List<String>,
 }
 
 impl Default for WebSocketConfig {
@@ -98,8 +122,49 @@ impl Default for WebSocketConfig {
             origins: List::default(),
             message_max: ByteSize::kib::<64>(),
             tls_open: false,
+            tls_bind: Addrs::loopback(3103),
+            cert_file: List::default(),
+            private_file: List::default(),
         }
     }
+}
+
+/// TLS of client connections. Which port has it stands under `tcp` and `websocket`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct TlsConfig {
+    /// What is kept of a connection after its handshake. "small": the record layer, 1 KB. "plain": all of rustls, 3 KB.
+    pub memory: TlsMemory,
+    /// File with the keys of resumption tickets: 32 random bytes in hexadecimal a line (`openssl rand -hex 32`), the
+    /// newest first. Comets with the same file take each other's tickets. Empty: a key of this process, a new one every 12
+    /// hours.
+    pub ticket_key_file: String,
+    /// Time from accept to the end of the TLS handshake. protocol.handshakeTimeout begins after it.
+    pub handshake_timeout: BoundedDuration<100, 60_000>,
+    /// TLS handshakes that have begun and are not done. One more is cut off.
+    pub handshakes: Bounded<1, 1_000_000>,
+}
+
+impl Default for TlsConfig {
+    fn default() -> TlsConfig {
+        TlsConfig {
+            memory: TlsMemory::Small,
+            ticket_key_file: String::new(),
+            handshake_timeout: BoundedDuration::secs::<5>(),
+            handshakes: Bounded::of::<4096>(),
+        }
+    }
+}
+
+/// What is kept of a connection with TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TlsMemory {
+    /// The record layer.
+    #[default]
+    Small,
+    /// All of rustls.
+    Plain,
 }
 
 /// The client wire.
@@ -324,9 +389,6 @@ impl CometConfig {
         "tcp.writer",
         "tcp.writeBuf",
         "tcp.writeBufSize",
-        "websocket.tlsBind",
-        "websocket.certFile",
-        "websocket.privateFile",
         "protocol.timer",
         "protocol.timerSize",
         "protocol.svrProto",
@@ -335,11 +397,23 @@ impl CometConfig {
         "bucket.*",
     ];
 
+    /// Where clients come in, by key.
+    pub fn client_addrs(&self) -> Vec<(&'static str, &Addrs)> {
+        let (tcp, websocket) = (&self.tcp, &self.websocket);
+        let all = [
+            ("tcp.bind", true, &tcp.bind),
+            ("tcp.tlsBind", tcp.tls_open, &tcp.tls_bind),
+            ("websocket.bind", true, &websocket.bind),
+            ("websocket.tlsBind", websocket.tls_open, &websocket.tls_bind),
+        ];
+        all.into_iter().filter(|(_, open, _)| *open).map(|(key, _, addrs)| (key, addrs)).collect()
+    }
+
     /// Checks what is more than a type can say, and gives all that is wrong. The keys stand in `section` (`comet.`, or
     /// nothing), by which an error names them.
     pub fn check(&self, section: &str) -> Vec<ConfigError> {
         let mut wrong = Vec::new();
-        for (key, addresses) in [("tcp.bind", &self.tcp.bind), ("websocket.bind", &self.websocket.bind)] {
+        for (key, addresses) in self.client_addrs() {
             if addresses.is_empty() {
                 let key = format!("{section}{key}");
                 wrong.push(ConfigError::value(key, "[]", "must have at least one address"));
@@ -353,12 +427,7 @@ impl CometConfig {
                 "no request could have it: write a slash, then printable ASCII without spaces, ? and #";
             wrong.push(ConfigError::value(format!("{section}websocket.path"), format!("{path:?}"), reason));
         }
-        if self.websocket.tls_open {
-            let reason = format!(
-                "TLS is not built yet: set it to false and let a proxy in front of {section}websocket.bind end TLS"
-            );
-            wrong.push(ConfigError::value(format!("{section}websocket.tlsOpen"), true, reason));
-        }
+        wrong.extend(ClientTls::load(self, section).err().into_iter().flatten());
         if self.reactor.driver == DriverChoice::Glommio && cfg!(not(feature = "glommio")) {
             let key = format!("{section}reactor.driver");
             wrong.push(ConfigError::value(key, "\"glommio\"", WITHOUT_GLOMMIO));
@@ -422,6 +491,9 @@ impl CometConfig {
                 BatchMode::Adaptive => shard::Batch::Adaptive(window),
                 BatchMode::Fixed => shard::Batch::Fixed(window),
             },
+            acceptors: Acceptors::default(),
+            tls_handshake: self.tls.handshake_timeout.get(),
+            tls_handshakes_max: self.tls.handshakes.usize().div_ceil(shards),
         }
     }
 }

@@ -20,5 +20,6 @@ pub mod front;
 pub mod mail;
 pub mod mailbox;
 pub mod service;
+pub mod tls;
 
 pub use service::{Comet, OpenFiles, StartError};

@@ -2,14 +2,20 @@
 
 use std::{fmt::Display, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use ::tls::TicketKeys;
+use config::ConfigError;
 use contract::LogicApi;
-use host::accept::{incoming, listen};
+use host::{
+    accept::{incoming, listen},
+    shutdown::Reload,
+};
 use proto::ids::{Mid, ServerId};
 
 use crate::{
     config::CometConfig,
     driver::launch::{DriverReport, LaunchError, Launched, launch, shards},
     front::{ClientLog, Front, Metrics, halley_rpc, halley_rpc::Streams, rpc},
+    tls::{self, ClientTls},
 };
 
 /// HTTP/2 flow control window of the gRPC port, bytes. goim's job sends batches of this order.
@@ -21,6 +27,9 @@ pub enum StartError {
     /// The shards did not start.
     #[error(transparent)]
     Launch(#[from] LaunchError),
+    /// A certificate or a key that was there when the configuration was checked is not now.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Tls(Vec<ConfigError>),
     /// The gRPC port cannot be listened on.
     #[error("rpcServer.addr = \"{address}\": {source}")]
     Rpc {
@@ -100,8 +109,12 @@ pub struct Comet {
     pub front: Arc<Front>,
     /// Addresses for TCP clients.
     pub tcp: Vec<SocketAddr>,
+    /// Addresses for TCP clients inside TLS.
+    pub tcp_tls: Vec<SocketAddr>,
     /// Addresses for WebSocket clients.
     pub websocket: Vec<SocketAddr>,
+    /// Addresses for WebSocket clients inside TLS.
+    pub websocket_tls: Vec<SocketAddr>,
     /// Address of the gRPC port.
     pub rpc: SocketAddr,
     /// The driver that was chosen.
@@ -110,6 +123,7 @@ pub struct Comet {
     pub shards: usize,
     /// The core that each shard is pinned to.
     pub cpus: Vec<Option<usize>>,
+    tickets: Option<Arc<TicketKeys>>,
     streams: Streams,
     spread: Duration,
     timeout: Duration,
@@ -139,10 +153,13 @@ impl Comet {
             0 => connections,
             limit => limit.min(connections),
         };
-        let Launched { tcp, websocket, driver, cpus, outboxes, inboxes } = launch(config, limit)?;
+        let tls = ClientTls::load(config, "").map_err(StartError::Tls)?;
+        let Launched { tcp, tcp_tls, websocket, websocket_tls, driver, cpus, outboxes, inboxes } =
+            launch(config, limit, &tls.acceptors)?;
         let push_max = config.limits.push.usize();
         let client_log = ClientLog::new(config.whitelist.whitelist.iter().copied().map(Mid));
         let front = Front::start(name(rpc), outboxes, inboxes, logic, metrics, client_log, push_max);
+        tls.note(front.metrics());
         let streams = Streams::default();
         let service = tonic::transport::Server::builder()
             .initial_connection_window_size(RPC_WINDOW)
@@ -155,11 +172,14 @@ impl Comet {
         Ok(Comet {
             front,
             tcp,
+            tcp_tls,
             websocket,
+            websocket_tls,
             rpc,
             driver,
             shards: shards(config),
             cpus,
+            tickets: tls.own_tickets,
             streams,
             spread: config.drain.spread.get(),
             timeout: config.drain.timeout.get(),
@@ -169,16 +189,33 @@ impl Comet {
     /// Rows for the banner of a starting process.
     pub fn rows(&self, config: &CometConfig, open_files: OpenFiles) -> Vec<(&'static str, String)> {
         let path = &config.websocket.path;
-        let websocket: Vec<_> =
-            self.websocket.iter().map(|address| format!("ws://{address}{path}")).collect();
+        let urls = |scheme: &str, addresses: &[SocketAddr]| {
+            let urls = addresses.iter().map(|address| format!("{scheme}://{address}{path}"));
+            urls.collect::<Vec<_>>().join(", ")
+        };
         let OpenFiles { limit, connections } = open_files;
-        vec![
+        let clients = [
             ("clients, TCP", join(&self.tcp)),
-            ("clients, WebSocket", websocket.join(", ")),
+            ("clients, WebSocket", urls("ws", &self.websocket)),
+            ("clients, TLS", join(&self.tcp_tls)),
+            ("clients, WSS", urls("wss", &self.websocket_tls)),
+        ];
+        let mut rows: Vec<_> = clients.into_iter().filter(|(_, addresses)| !addresses.is_empty()).collect();
+        rows.extend([
             ("driver", self.driver.to_string()),
             ("shards", format!("{}, {}", self.shards, pinned(&self.cpus))),
             ("open files", format!("{limit}, enough for {connections} connections")),
-        ]
+        ]);
+        rows
+    }
+
+    /// Reads the certificates anew whenever `reload` is asked, if there are any. The keys of the configuration stand in
+    /// `section`.
+    pub fn follow_certificates(&self, config: &CometConfig, section: &'static str, reload: &Reload) {
+        if config.tcp.tls_open || config.websocket.tls_open {
+            let (front, tickets) = (Arc::clone(&self.front), self.tickets.clone());
+            tokio::spawn(tls::follow(front, config.clone(), section, tickets, reload.clone()));
+        }
     }
 
     /// Tells every client that comet is going away and closes it, and waits until all are gone and logic knows it.

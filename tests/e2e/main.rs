@@ -19,3 +19,4 @@ mod operations;
 mod output;
 mod page;
 mod sessions;
+mod tls;

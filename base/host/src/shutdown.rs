@@ -44,10 +44,37 @@ impl Drain {
     }
 }
 
+/// Tells parts of the process that files may have changed (SIGHUP). Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Reload(watch::Sender<u64>);
+
+impl Default for Reload {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Reload {
+    /// Nobody has asked for one yet.
+    pub fn new() -> Self {
+        Self(watch::Sender::new(0))
+    }
+
+    /// Asks for one. False if nobody listens.
+    pub fn ask(&self) -> bool {
+        self.0.send_modify(|asked| *asked += 1);
+        self.0.receiver_count() > 0
+    }
+
+    /// Hears of each request from now on; of several while it is busy once.
+    pub fn listen(&self) -> watch::Receiver<u64> {
+        self.0.subscribe()
+    }
+}
+
 /// Signals that end nothing. By default each would end the process without a word to its clients: when a terminal
 /// closes, or when a script means "reload" or "rotate the log".
-const HARMLESS: [(SignalKind, &str); 6] = [
-    (SignalKind::hangup(), "SIGHUP"),
+const HARMLESS: [(SignalKind, &str); 5] = [
     (SignalKind::user_defined1(), "SIGUSR1"),
     (SignalKind::user_defined2(), "SIGUSR2"),
     (SignalKind::alarm(), "SIGALRM"),
@@ -100,17 +127,27 @@ impl Ending {
 }
 
 /// Handles signals from now on: the first SIGTERM, SIGINT or SIGQUIT begins `drain`, the second one exits the process
-/// with status 143, 130 or 131. SIGHUP and the like are logged and end nothing.
+/// with status 143, 130 or 131. SIGHUP asks for a `reload`. Others are logged and end nothing.
 ///
 /// A thread of its own waits for them, so that the second one ends even a process whose runtime is stuck.
 ///
 /// # Errors
 /// The handlers or the thread cannot be made.
-pub fn on_signals(drain: Drain) -> io::Result<()> {
+pub fn on_signals(drain: Drain, reload: Reload) -> io::Result<()> {
     let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
     let inside = runtime.enter();
     let (interrupt, quit, terminate) =
         (signal(SignalKind::interrupt())?, signal(SignalKind::quit())?, signal(SignalKind::terminate())?);
+    let mut hangup = signal(SignalKind::hangup())?;
+    runtime.spawn(async move {
+        while hangup.recv().await.is_some() {
+            if reload.ask() {
+                tracing::info!("SIGHUP: certificates and keys are read anew");
+            } else {
+                tracing::info!("SIGHUP: ends nothing, and nothing is read anew");
+            }
+        }
+    });
     for (kind, name) in HARMLESS {
         let mut harmless = signal(kind)?;
         runtime.spawn(async move {

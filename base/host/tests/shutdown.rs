@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use halley_host::shutdown::{Drain, on_signals};
+use halley_host::shutdown::{Drain, Reload, on_signals};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Set in the child.
@@ -20,7 +20,7 @@ fn child() {
         return;
     }
     let drain = Drain::new();
-    on_signals(drain.clone()).unwrap();
+    on_signals(drain.clone(), Reload::new()).unwrap();
     println!("\nready");
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(drain.draining());

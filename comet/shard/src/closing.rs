@@ -14,10 +14,11 @@ use proto::{
     websocket::{Opcode, Refusal},
 };
 use seam::{Bug, Time};
+use tls::Tls;
 
 use super::{
     Action, LINGER, Outputs, Shard,
-    connection::{Open, State},
+    connection::{Connection, Open, State},
     mail::{ConnectionId, Outcome, ToFront},
     queue::Outgoing,
     stats::DropReason,
@@ -74,6 +75,9 @@ impl Shard {
         let handshaking = matches!(connection.state, State::Handshaking { .. });
         let before_login = connection.is_unauthenticated();
         let still_reading = connection.reading;
+        let begun = std::mem::take(&mut connection.handshaking);
+        self.handshakes_now -= usize::from(begun);
+        let in_tls_handshake = begun || connection.tls.as_ref().is_some_and(Tls::is_handshaking);
         let left = connection.begin_close(Tick::not_before(now.after(LINGER)));
         if let Some(left) = left {
             self.leave(id, left.open, left.peer, reason, out);
@@ -93,13 +97,18 @@ impl Shard {
             }
             if upgraded {
                 self.reply(id.slot, &Encoded::ws_control(Opcode::Close, &close_payload(reason, text)));
+            } else if in_tls_handshake && reason == CloseReason::LoginTimeout {
+                self.stats.bad("tls", "timeout");
             } else if handshaking && reason == CloseReason::LoginTimeout {
                 self.stats.bad("http", Refusal::Timeout.label());
                 self.reply_bytes(id.slot, Refusal::Timeout.response());
             }
         }
         // A client that breaks the protocol before its login gets no time to linger.
-        if before_login && reason == CloseReason::ProtocolViolation && !upgraded && !handshaking {
+        let answers = upgraded
+            || handshaking && !in_tls_handshake
+            || self.slots.get(id).is_some_and(Connection::has_unsent);
+        if before_login && reason == CloseReason::ProtocolViolation && !answers {
             return self.shut(id, true, out);
         }
         self.arm(id.slot);
@@ -116,6 +125,12 @@ impl Shard {
         let Some(connection) = self.slots.get_mut(id) else { return };
         if !connection.reading {
             return self.shut(id, false, out);
+        }
+        if let Some(tls) = &mut connection.tls {
+            tls.close();
+            if tls.has_output() {
+                return self.send(id, out);
+            }
         }
         if let State::Closing { half_closed, .. } = &mut connection.state
             && !*half_closed
@@ -141,9 +156,15 @@ impl Shard {
     pub(super) fn release_if_drained(&mut self, id: ConnectionId, out: &mut Outputs) {
         if self.slots.get(id).is_some_and(|connection| connection.is_drained()) {
             let connection = self.slots.remove(id).expect("it was just there");
-            *self.stats.connections.of(connection.transport) -= 1;
+            self.uncount(&connection);
             out.actions.push(Action::Release { id });
         }
+    }
+
+    /// It is not here any more.
+    pub(super) fn uncount(&mut self, connection: &Connection) {
+        *self.stats.connections.of(connection.transport) -= 1;
+        self.stats.tls.connections -= u64::from(connection.tls.is_some());
     }
 
     /// Closes the connection of a key if its session is older than `below`, or whatever it is if there is no `below`.

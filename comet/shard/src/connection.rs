@@ -19,6 +19,7 @@ use proto::{
 };
 use seam::{Bug, Time};
 use smallvec::SmallVec;
+use tls::Tls;
 
 use super::{
     mail::{Carried, Login, Outcome, Ticket},
@@ -38,6 +39,8 @@ pub(super) struct Connection {
     pub(super) state: State,
     pub(super) wire: Wire,
     pub(super) queue: SendQueue,
+    /// TLS, if it came to a port with it. What waits there to be sent goes before what waits in the queue.
+    pub(super) tls: Option<Tls>,
     /// The tick of its live entry in the timing wheel.
     pub(super) timer: Tick,
     /// Whether the driver holds bytes of ours for a write.
@@ -46,6 +49,8 @@ pub(super) struct Connection {
     pub(super) reading: bool,
     /// Whether it stands in the list of connections to flush.
     pub(super) dirty: bool,
+    /// Whether it counts as a TLS handshake under way.
+    pub(super) handshaking: bool,
 }
 
 /// Where a connection is in its life.
@@ -149,10 +154,12 @@ impl Connection {
             state,
             wire,
             queue: SendQueue::default(),
+            tls: None,
             timer: Tick::NEVER,
             send_in_flight: false,
             reading: true,
             dirty: false,
+            handshaking: false,
         }
     }
 
@@ -252,6 +259,18 @@ impl Connection {
         matches!(self.state, State::Ended) && !writes && !self.reading
     }
 
+    /// Whether something waits to be written.
+    pub(super) fn has_unsent(&self) -> bool {
+        !self.queue.is_empty() || self.tls.as_ref().is_some_and(Tls::has_output)
+    }
+
+    /// The TLS handshake is done, so the login has its time from now on.
+    pub(super) fn wait_for_login(&mut self, until: Tick) {
+        if let State::Handshaking { deadline } | State::AwaitAuth { deadline, .. } = &mut self.state {
+            *deadline = until;
+        }
+    }
+
     /// Which form of a frame the client takes.
     pub(super) fn wire_kind(&self) -> WireKind {
         match self.transport {
@@ -279,13 +298,14 @@ impl Connection {
         }
     }
 
-    /// Whether part of a frame or message has come.
+    /// Whether part of a record, frame or message has come.
     pub(super) fn has_partial(&self) -> bool {
-        match &self.wire {
+        let inside = match &self.wire {
             Wire::Tcp(reader) => reader.has_partial(),
             Wire::WebSocket(reader) => reader.has_partial(),
             Wire::Http(_) | Wire::Deaf => false,
-        }
+        };
+        inside || self.tls.as_ref().is_some_and(Tls::has_partial)
     }
 
     pub(super) fn as_open(&self) -> Option<&Open> {

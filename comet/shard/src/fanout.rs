@@ -8,12 +8,14 @@ use std::{collections::VecDeque, time::Duration};
 
 use proto::{close::CloseReason, ids::RoomId, op::Op};
 use seam::{Bug, Time};
+use tls::Tls;
 
 use super::{
     Action, Batch, Outputs, Shard,
     connection::State,
     mail::{ConnectionId, Push, PushTo},
     queue::{Outgoing, Queued},
+    secure::sealed,
     stats::DropReason,
     wheel::TICK_MICROS,
 };
@@ -46,6 +48,8 @@ pub(super) struct Fanout {
     paced: Vec<Paced>,
     /// Connections to close because their queue is full.
     overflowed: Vec<ConnectionId>,
+    /// Connections to close because their TLS can seal no more.
+    used_up: Vec<ConnectionId>,
 }
 
 /// A broadcast that is spread over time.
@@ -72,6 +76,7 @@ impl Fanout {
             window,
             paced: Vec::new(),
             overflowed: Vec::new(),
+            used_up: Vec::new(),
         }
     }
 
@@ -199,12 +204,17 @@ impl Shard {
                 self.send(id, out);
             }
         }
+        while let Some(id) = self.fanout.used_up.pop() {
+            let reason = CloseReason::GoingAway;
+            self.close(now, id, reason, reason.text(), out);
+            self.flush_urgent(now, out);
+        }
     }
 
     /// A write ended. Sends what came meanwhile, or takes the step that waited for the write.
     pub(super) fn after_send(&mut self, now: Time, id: ConnectionId, out: &mut Outputs) {
         let Some(connection) = self.slots.get_mut(id) else { return };
-        if connection.queue.is_empty() {
+        if !connection.has_unsent() {
             return match &mut connection.state {
                 State::Closing { .. } => self.finish(id, out),
                 State::Lobby(lobby) => {
@@ -215,7 +225,9 @@ impl Shard {
                 _ => {}
             };
         }
-        let pushes_only = matches!(connection.state, State::Open(_)) && !connection.queue.has_reply();
+        let pushes_only = matches!(connection.state, State::Open(_))
+            && !connection.queue.has_reply()
+            && !connection.tls.as_ref().is_some_and(Tls::has_output);
         if self.fanout.window.is_zero() || !pushes_only {
             self.send(id, out);
         } else if !connection.dirty {
@@ -304,16 +316,27 @@ impl Shard {
     }
 
     /// Hands to the driver everything that waits for a connection, unless the last run is still being written.
-    fn send(&mut self, id: ConnectionId, out: &mut Outputs) {
+    pub(super) fn send(&mut self, id: ConnectionId, out: &mut Outputs) {
         let Some(connection) = self.slots.get_mut(id) else { return };
         if connection.send_in_flight {
             return;
         }
         let waiting = u64::from(connection.queue.bytes());
         let wire = connection.wire_kind();
-        match connection.queue.take(wire, &mut self.joined) {
+        let mut run = connection.queue.take(wire, &mut self.joined);
+        if run.is_some() {
+            self.stats.queue_bytes -= waiting;
+        }
+        if let Some(tls) = &mut connection.tls {
+            let (sealed, lost) = sealed(tls, run);
+            run = sealed;
+            if let Some(frames) = lost {
+                self.stats.drop_frames(DropReason::Closed, u64::from(frames));
+                self.fanout.used_up.push(id);
+            }
+        }
+        match run {
             Some(run) => {
-                self.stats.queue_bytes -= waiting;
                 connection.send_in_flight = true;
                 out.actions.push(Action::Send { id, run });
             }

@@ -27,6 +27,8 @@ pub enum Flow {
     /// As `Hold`, and a login came. The driver looks at once whether the client has already left, which it may have
     /// done long ago. If it has, the driver calls [`Shard::hung_up`], otherwise [`Shard::ask`].
     Login,
+    /// As `Hold`, and a TLS handshake is to be taken further: the driver calls [`Shard::handshake`] soon.
+    Handshake,
 }
 
 /// What to do after one frame.
@@ -347,7 +349,7 @@ impl Shard {
     }
 
     /// Gives an incomplete frame a deadline of its own. Otherwise a byte now and then would keep it for ever.
-    fn watch_partial(&mut self, now: Time, id: ConnectionId) {
+    pub(super) fn watch_partial(&mut self, now: Time, id: ConnectionId) {
         let deadline = Tick::not_before(now.after(self.config.frame));
         let Some(connection) = self.slots.get_mut(id) else { return };
         let partial = connection.has_partial();

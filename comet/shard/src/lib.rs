@@ -10,6 +10,7 @@
 //! | --- | --- |
 //! | [`connection`] | the state of one socket; every transition |
 //! | [`wire`], [`input`] | bytes to frames |
+//! | [`secure`] | TLS, before bytes are frames and after frames are bytes |
 //! | [`operation`] | what each operation does |
 //! | [`login`] | lobby, verdict, hand-over, replacement |
 //! | [`fanout`] | pushes to send queues to writes |
@@ -34,6 +35,7 @@ mod operation;
 pub mod queue;
 mod rate;
 mod room;
+mod secure;
 mod slots;
 pub mod stats;
 pub mod wheel;
@@ -41,7 +43,6 @@ mod wire;
 
 use std::{collections::VecDeque, hash::BuildHasher, net::IpAddr, time::Duration};
 
-use contract::Transport;
 use hashbrown::HashTable;
 use proto::{
     close::CloseReason,
@@ -55,6 +56,7 @@ pub use self::{
     input::Flow,
     queue::{Run, SlowConsumer},
     rate::Rate,
+    secure::{Acceptors, Port},
     wire::Wire,
 };
 use seam::Time;
@@ -192,6 +194,12 @@ pub struct ShardConfig {
     pub unknown_reply_same: bool,
     /// When pushes leave.
     pub batch: Batch,
+    /// TLS of the ports that have it.
+    pub acceptors: Acceptors,
+    /// Longest time from accept to the end of a TLS handshake. The login has its own time after it.
+    pub tls_handshake: Duration,
+    /// Most TLS handshakes of this shard that have begun and are not done.
+    pub tls_handshakes_max: usize,
 }
 
 /// One shard: the rules for its share of the connections.
@@ -209,6 +217,10 @@ pub struct Shard {
     /// Connections before their login, oldest first. Entries of connections that have logged in or left are skipped.
     unauthenticated: VecDeque<(u32, u32)>,
     unauthenticated_now: usize,
+    /// TLS handshakes that have begun and are not done.
+    handshakes_now: usize,
+    /// What a read of a TLS connection held, for as long as the event lasts.
+    text: Vec<u8>,
     /// Connections that wait for the way to the front, the one that has waited longest first.
     congested: VecDeque<ConnectionId>,
     last_ticket: u64,
@@ -239,6 +251,8 @@ impl Shard {
             stats: Stats::default(),
             unauthenticated: VecDeque::new(),
             unauthenticated_now: 0,
+            handshakes_now: 0,
+            text: Vec::new(),
             congested: VecDeque::new(),
             last_ticket: 0,
             draining: None,
@@ -256,10 +270,11 @@ impl Shard {
     pub fn accepted(
         &mut self,
         now: Time,
-        transport: Transport,
+        port: impl Into<Port>,
         peer: IpAddr,
         out: &mut Outputs,
     ) -> Option<ConnectionId> {
+        let Port { transport, tls } = port.into();
         *self.stats.accepted.of(transport) += 1;
         if self.draining.is_some() || self.slots.len() >= self.config.connections_max {
             self.stats.refused += 1;
@@ -269,8 +284,13 @@ impl Shard {
             self.evict_oldest_unauthenticated(now, out);
         }
         let ticket = self.next_ticket(now);
-        let deadline = Tick::not_before(now.after(self.config.handshake));
-        let id = self.slots.insert(Connection::new(ticket, peer, transport, deadline));
+        let handshake = if tls { self.config.tls_handshake } else { self.config.handshake };
+        let mut connection = Connection::new(ticket, peer, transport, Tick::not_before(now.after(handshake)));
+        if tls {
+            connection.tls = self.config.acceptors.stage(transport);
+            self.stats.tls.connections += 1;
+        }
+        let id = self.slots.insert(connection);
         *self.stats.connections.of(transport) += 1;
         self.unauthenticated_now += 1;
         self.forget_logged_in();
@@ -311,7 +331,21 @@ impl Shard {
             return Flow::Hold;
         }
         self.stats.bytes_read += bytes.len() as u64;
-        let mut flow = self.input(now, id, bytes, out);
+        let flow = match self.slots.get(id).is_some_and(|connection| connection.tls.is_some()) {
+            true => self.ciphertext(now, id, bytes, out),
+            false => self.input(now, id, bytes, out),
+        };
+        self.end_input(now, id, flow, out)
+    }
+
+    /// Takes a TLS handshake one step further, after [`Flow::Handshake`]. This costs more than anything else a client
+    /// can ask for before its login, so the driver does only some in a turn.
+    pub fn handshake(&mut self, now: Time, id: ConnectionId, out: &mut Outputs) -> Flow {
+        let flow = self.take_handshake(now, id, out);
+        self.end_input(now, id, flow, out)
+    }
+
+    fn end_input(&mut self, now: Time, id: ConnectionId, mut flow: Flow, out: &mut Outputs) -> Flow {
         if flow == Flow::Hold && self.slots.get(id).is_some_and(Connection::is_to_be_asked) {
             flow = Flow::Login;
         }
@@ -380,6 +414,7 @@ impl Shard {
                 rooms.iter().for_each(|(room, people)| self.rooms.set_elsewhere(room, *people));
             }
             ToShard::Sessions { from } => self.sessions(from, out),
+            ToShard::Acceptors(acceptors) => self.config.acceptors = *acceptors,
             ToShard::Drain { over } => self.drain(now, over, out),
         }
         self.flush_urgent(now, out);

@@ -87,7 +87,7 @@ impl Shard {
             return;
         };
         // A connection may not move while a write is in flight, and the answer to its upgrade may still be one.
-        let writing = connection.send_in_flight || !connection.queue.is_empty();
+        let writing = connection.send_in_flight || connection.has_unsent();
         if let (true, State::Lobby(lobby), Outcome::Move { .. }) = (writing, &mut connection.state, &outcome)
         {
             lobby.outcome = Some(outcome);
@@ -143,7 +143,7 @@ impl Shard {
                 let Some(lobby) = self.slots.get_mut(id).and_then(Connection::leave_lobby) else { return };
                 self.unauthenticated_now -= 1;
                 let Some(connection) = self.slots.remove(id) else { return };
-                *self.stats.connections.of(connection.transport) -= 1;
+                self.uncount(&connection);
                 let state = Box::new(Handover {
                     ticket: connection.ticket,
                     arrived: lobby.arrived,
@@ -153,6 +153,7 @@ impl Shard {
                     session,
                     reasons: lobby.reasons,
                     wire: connection.wire,
+                    tls: connection.tls,
                     carried: lobby.carried,
                 });
                 out.actions.push(Action::Detach { id, to, state });
@@ -162,9 +163,11 @@ impl Shard {
 
     /// A connection came from another shard. It gets a slot here and is opened.
     pub(super) fn attach(&mut self, now: Time, state: Handover, out: &mut Outputs) -> ConnectionId {
-        let Handover { ticket, arrived, peer, transport, header, session, reasons, wire, carried } = state;
+        let Handover { ticket, arrived, peer, transport, header, session, reasons, wire, tls, carried } =
+            state;
         let mut connection = Connection::new(ticket, peer, transport, Tick::NEVER);
-        connection.wire = wire;
+        (connection.wire, connection.tls) = (wire, tls);
+        self.stats.tls.connections += u64::from(connection.tls.is_some());
         let id = self.slots.insert(connection);
         *self.stats.connections.of(transport) += 1;
         self.stats.attached += 1;
@@ -280,7 +283,7 @@ impl Shard {
         match flow {
             Flow::Hold => self.carry_raw(id, &raw),
             Flow::Read if !raw.is_empty() => flow = self.input(now, id, &mut raw, out),
-            Flow::Read | Flow::Login => {}
+            Flow::Read | Flow::Login | Flow::Handshake => {}
         }
         if flow == Flow::Read && self.slots.get(id).is_some() {
             out.actions.push(Action::Resume { id });

@@ -14,8 +14,9 @@ use proto::{
     op::Op,
 };
 use seam::Time;
+use tls::Tls;
 
-use super::{stats::Stats, wire::Wire};
+use super::{secure::Acceptors, stats::Stats, wire::Wire};
 
 /// Names one connection of this process for ever. If a slot is used again, the generation differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -72,6 +73,8 @@ pub enum ToShard {
         /// The first of these slots.
         from: u32,
     },
+    /// The TLS of connections from now on: the certificates have changed.
+    Acceptors(Box<Acceptors>),
     /// Stop accepting and close everybody, spread over this time.
     Drain {
         /// Time over which the closes are spread.
@@ -159,7 +162,9 @@ pub struct Handover {
     pub reasons: bool,
     /// State of the wire, with a frame that has begun to arrive.
     pub wire: Wire,
-    /// Bytes that came after the login and were not parsed yet.
+    /// TLS, with a record that has begun to arrive.
+    pub tls: Option<Tls>,
+    /// Bytes that came after the login and were not parsed yet, without TLS.
     pub carried: Carried,
 }
 

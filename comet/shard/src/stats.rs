@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use contract::Transport;
 use proto::close::CloseReason;
+use tls::Version;
 
 /// Buckets of a [`Histogram`]: bucket n counts values below 2^n microseconds, the last one all the rest.
 pub const BUCKETS: usize = 26;
@@ -58,7 +59,7 @@ impl DropReason {
 }
 
 /// Every protocol and reason of bad input. Each counter stands at 0 in the metrics from the start.
-pub const BAD_INPUT: [(&str, &str); 30] = [
+pub const BAD_INPUT: [(&str, &str); 43] = [
     ("connection", "unauthenticated_limit"),
     ("frame", "before_login"),
     ("frame", "beyond_message"),
@@ -75,6 +76,19 @@ pub const BAD_INPUT: [(&str, &str); 30] = [
     ("http", "origin"),
     ("http", "path"),
     ("http", "version"),
+    ("tls", "alert"),
+    ("tls", "bad_message"),
+    ("tls", "bad_record"),
+    ("tls", "handshake_limit"),
+    ("tls", "idle_records"),
+    ("tls", "incompatible"),
+    ("tls", "internal"),
+    ("tls", "no_protocol"),
+    ("tls", "plain_text"),
+    ("tls", "renegotiation"),
+    ("tls", "timeout"),
+    ("tls", "too_long"),
+    ("tls", "used_up"),
     ("websocket", "close_code"),
     ("websocket", "close_len"),
     ("websocket", "fragmented_control"),
@@ -110,6 +124,34 @@ impl PerTransport {
     }
 }
 
+/// TLS of a shard's connections.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsStats {
+    /// Connections with TLS open now, their handshakes done or not.
+    pub connections: u64,
+    /// Handshakes done.
+    pub handshakes: BTreeMap<HandshakeKind, u64>,
+}
+
+/// How a handshake was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HandshakeKind {
+    /// The version.
+    pub version: Version,
+    /// With a ticket.
+    pub resumed: bool,
+}
+
+impl HandshakeKind {
+    /// Every kind.
+    pub const ALL: [HandshakeKind; 4] = [
+        HandshakeKind { version: Version::Tls12, resumed: false },
+        HandshakeKind { version: Version::Tls12, resumed: true },
+        HandshakeKind { version: Version::Tls13, resumed: false },
+        HandshakeKind { version: Version::Tls13, resumed: true },
+    ];
+}
+
 /// All counters of a shard, since its start unless said otherwise.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -117,6 +159,8 @@ pub struct Stats {
     pub accepted: PerTransport,
     /// Sockets open now, logged in or not.
     pub connections: PerTransport,
+    /// TLS.
+    pub tls: TlsStats,
     /// Connections logged in now.
     pub open: u64,
     /// Connections that came from another shard.

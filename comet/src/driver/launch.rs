@@ -7,9 +7,12 @@ use std::{
     thread,
 };
 
+use config::Addrs;
 use contract::Transport;
 use host::accept::bindable;
 use ring::{ListenOptions, Monoio, WakeSender, listen, probe_io_uring, refuse_second_process, wake_pair};
+
+use shard::{Acceptors, Port, ShardConfig};
 
 use super::reactor::{Plan, run};
 use crate::{
@@ -110,8 +113,12 @@ impl fmt::Display for DriverReport {
 pub struct Launched {
     /// Addresses with TCP clients.
     pub tcp: Vec<SocketAddr>,
+    /// Addresses with TCP clients inside TLS.
+    pub tcp_tls: Vec<SocketAddr>,
     /// Addresses with WebSocket clients.
     pub websocket: Vec<SocketAddr>,
+    /// Addresses with WebSocket clients inside TLS.
+    pub websocket_tls: Vec<SocketAddr>,
     /// The driver.
     pub driver: DriverReport,
     /// The core that each shard is pinned to.
@@ -131,17 +138,29 @@ pub fn shards(config: &CometConfig) -> usize {
 }
 
 /// Binds the listeners and starts a thread per shard. `connections` is what the open-file limit allows.
-pub fn launch(config: &CometConfig, connections: usize) -> Result<Launched, LaunchError> {
+pub fn launch(
+    config: &CometConfig,
+    connections: usize,
+    acceptors: &Acceptors,
+) -> Result<Launched, LaunchError> {
     let shards = shards(config);
     let report = choose(config, shards)?;
     let mut listening = Listening::default();
-    listening.bind("tcp.bind", Transport::Tcp, config.tcp.bind.get(), config, shards)?;
-    listening.bind("websocket.bind", Transport::WebSocket, config.websocket.bind.get(), config, shards)?;
+    let (tcp, websocket) = (&config.tcp, &config.websocket);
+    let mut bind = |key, transport, tls, open, addresses: &Addrs| {
+        let addresses = if open { addresses.get() } else { &[] };
+        listening.bind(key, Port { transport, tls }, addresses, config, shards)
+    };
+    let plain = bind("tcp.bind", Transport::Tcp, false, true, &tcp.bind)?;
+    let plain_web = bind("websocket.bind", Transport::WebSocket, false, true, &websocket.bind)?;
+    let secure = bind("tcp.tlsBind", Transport::Tcp, true, tcp.tls_open, &tcp.tls_bind)?;
+    let secure_web =
+        bind("websocket.tlsBind", Transport::WebSocket, true, websocket.tls_open, &websocket.tls_bind)?;
     let cpus = cpus(config, shards);
     // Keys spread nearly evenly over the shards: each may have an eighth more than its share.
     let share = connections.div_ceil(shards);
     let per_shard = if shards == 1 { share } else { share.saturating_add(share / 8) };
-    let rules = config.shard(shards, per_shard);
+    let rules = ShardConfig { acceptors: acceptors.clone(), ..config.shard(shards, per_shard) };
     let entries = config.reactor.ring_entries.u32();
     let (mut senders, mut inboxes) = (Vec::new(), Vec::new());
     let (tell, pinned) = mpsc::sync_channel(shards);
@@ -172,8 +191,10 @@ pub fn launch(config: &CometConfig, connections: usize) -> Result<Launched, Laun
     cpus.sort_unstable();
     let cpus = cpus.into_iter().map(|(_, cpu)| cpu).collect();
     Ok(Launched {
-        tcp: listening.tcp,
-        websocket: listening.websocket,
+        tcp: plain,
+        tcp_tls: secure,
+        websocket: plain_web,
+        websocket_tls: secure_web,
         driver: report,
         cpus,
         outboxes: Outboxes::new(senders as Vec<Sender<ToShard, WakeSender>>),
@@ -234,21 +255,19 @@ fn cpus(config: &CometConfig, shards: usize) -> Vec<usize> {
 
 #[derive(Default)]
 struct Listening {
-    tcp: Vec<SocketAddr>,
-    websocket: Vec<SocketAddr>,
-    per_shard: Vec<Vec<(Transport, std::net::TcpListener)>>,
+    per_shard: Vec<Vec<(Port, std::net::TcpListener)>>,
 }
 
 impl Listening {
-    /// Binds each address once per shard.
+    /// Binds each address once per shard. Returns what they became.
     fn bind(
         &mut self,
         key: &'static str,
-        transport: Transport,
+        port: Port,
         addresses: &[SocketAddr],
         config: &CometConfig,
         shards: usize,
-    ) -> Result<(), LaunchError> {
+    ) -> Result<Vec<SocketAddr>, LaunchError> {
         let tcp = &config.tcp;
         let options = ListenOptions {
             backlog: tcp.backlog.u32() as i32,
@@ -259,6 +278,7 @@ impl Listening {
             nodelay: true,
         };
         self.per_shard.resize_with(shards, Vec::new);
+        let mut all = Vec::new();
         for &address in addresses {
             let failed = |source| LaunchError::Listen { key, address, source };
             let mut bound = bindable(address);
@@ -267,13 +287,10 @@ impl Listening {
                 let listener = listen(bound, &options).map_err(failed)?;
                 // Port 0 becomes one port for all shards.
                 bound = listener.local_addr().map_err(failed)?;
-                listeners.push((transport, listener));
+                listeners.push((port, listener));
             }
-            match transport {
-                Transport::Tcp => self.tcp.push(bound),
-                Transport::WebSocket => self.websocket.push(bound),
-            }
+            all.push(bound);
         }
-        Ok(())
+        Ok(all)
     }
 }

@@ -16,7 +16,8 @@ use prometheus_client::{
 };
 use proto::close::CloseReason;
 use seam::wall_micros;
-use shard::stats::{BAD_INPUT, BUCKETS, DropReason, Histogram, PerTransport, Stats};
+use shard::stats::{BAD_INPUT, BUCKETS, DropReason, HandshakeKind, Histogram, PerTransport, Stats};
+use tls::Version;
 use tracing::{Level, debug};
 
 use super::lock;
@@ -49,6 +50,8 @@ pub struct Snapshot {
 pub struct Metrics {
     shards: Mutex<Vec<Stats>>,
     front: Mutex<FrontCounters>,
+    /// When each certificate is over, in seconds since 1970, by file.
+    certificates: Mutex<Vec<(String, i64)>>,
 }
 
 /// Values of the front's labels. Each counter stands at 0 from the start, because `rate()` would miss the first count
@@ -95,7 +98,7 @@ fn count(counts: &mut BTreeMap<&'static str, u64>, label: &'static str) {
 impl Metrics {
     /// Counters of a comet with this many shards.
     pub fn new(shards: usize) -> Arc<Metrics> {
-        Arc::new(Metrics { shards: Mutex::new(vec![Stats::default(); shards]), front: Mutex::default() })
+        Arc::new(Metrics { shards: Mutex::new(vec![Stats::default(); shards]), ..Metrics::default() })
     }
 
     /// Registers the counters with a process's registry.
@@ -140,6 +143,11 @@ impl Metrics {
         }
     }
 
+    /// Sets when the certificates in use are over.
+    pub(crate) fn certificates(&self, ends: Vec<(String, i64)>) {
+        *lock(&self.certificates) = ends;
+    }
+
     pub(super) fn dispatched(&self, dispatch: &Dispatch) {
         let kind = match dispatch.receivers {
             Receivers::Keys(_) => "keys",
@@ -178,7 +186,8 @@ impl Collector for Metrics {
         let shards = lock(&self.shards);
         let mut text = Text { encoder: &mut encoder };
         text.shards(&shards)?;
-        text.front(&lock(&self.front))
+        text.front(&lock(&self.front))?;
+        text.certificates(&lock(&self.certificates))
     }
 }
 
@@ -239,6 +248,7 @@ impl Text<'_, '_> {
             "Busy share of a shard's thread",
             per_shard(|stats| stats.load_permille),
         )?;
+        self.tls(shards)?;
         self.drops(shards)?;
         self.stages("dispatch_to_shard", shards.iter().map(|stats| &stats.dispatch_to_shard))?;
         self.stages("shard_to_written", shards.iter().map(|stats| &stats.shard_to_written))?;
@@ -266,6 +276,38 @@ impl Text<'_, '_> {
         self.counters("halley_closes", "Connections closed", closes.into_iter().map(reason))?;
         let proto = |((proto, reason), count)| ([("proto", proto), ("reason", reason)], count);
         self.counters("halley_bad_input", "Input that no client should send", bad.into_iter().map(proto))
+    }
+
+    fn tls(&mut self, shards: &[Stats]) -> fmt::Result {
+        let connections = shards.iter().map(|stats| stats.tls.connections).sum();
+        self.gauge("halley_tls_connections", "Client sockets with TLS open now", connections)?;
+        let mut handshakes = zeros(HandshakeKind::ALL);
+        for stats in shards {
+            let counts = stats.tls.handshakes.iter();
+            counts.for_each(|(kind, count)| *handshakes.entry(*kind).or_default() += count);
+        }
+        let labels = |(kind, count): (HandshakeKind, u64)| {
+            let version = match kind.version {
+                Version::Tls12 => "1.2",
+                Version::Tls13 => "1.3",
+            };
+            ([("version", version), ("kind", if kind.resumed { "resumed" } else { "full" })], count)
+        };
+        self.counters("halley_tls_handshakes", "TLS handshakes done", handshakes.into_iter().map(labels))
+    }
+
+    fn certificates(&mut self, ends: &[(String, i64)]) -> fmt::Result {
+        self.describe(
+            "halley_tls_certificate_end_seconds",
+            "When a certificate is over, in seconds since 1970",
+            MetricType::Gauge,
+            |metric| {
+                for (file, end) in ends {
+                    metric.encode_family(&[("file", file.as_str())])?.encode_gauge(end)?;
+                }
+                Ok(())
+            },
+        )
     }
 
     fn front(&mut self, front: &FrontCounters) -> fmt::Result {

@@ -50,6 +50,7 @@ pub use self::{
     outbox::{Outboxes, QUEUE_CAPACITY},
 };
 use seam::Time;
+use shard::Acceptors;
 use shard::mail::ToShard;
 
 use crate::mail;
@@ -216,6 +217,13 @@ impl Front {
         }
         self.announcer.heard(&renewed);
         Ok(renewed)
+    }
+
+    /// Gives all shards the TLS of connections from now on.
+    pub async fn set_acceptors(&self, acceptors: &Acceptors) {
+        for shard in 0..self.outboxes.shards() as u16 {
+            self.outboxes.send(shard, ToShard::Acceptors(Box::new(acceptors.clone()))).await;
+        }
     }
 
     fn is_draining(&self) -> bool {

@@ -5,6 +5,7 @@ pub(crate) mod go_comet;
 pub(crate) mod http;
 pub(crate) mod metrics;
 pub(crate) mod server;
+pub(crate) mod tls;
 
 pub(crate) use contract::Transport;
 pub(crate) use testkit::{

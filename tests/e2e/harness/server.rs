@@ -72,6 +72,9 @@ pub(crate) struct Server {
     pub(crate) name: String,
     pub(crate) tcp: SocketAddr,
     pub(crate) ws: SocketAddr,
+    /// With TLS, where it has that.
+    tls: SocketAddr,
+    wss: SocketAddr,
     /// The HTTP API, or where a program without one has its metrics.
     pub(crate) http: SocketAddr,
     pub(crate) comet_rpc: SocketAddr,
@@ -132,6 +135,8 @@ impl Server {
             name,
             tcp: nowhere,
             ws: nowhere,
+            tls: nowhere,
+            wss: nowhere,
             http: nowhere,
             comet_rpc: nowhere,
             logic_rpc: nowhere,
@@ -156,7 +161,7 @@ impl Server {
             let line = log
                 .lines()
                 .find(|line| line.strip_prefix("  ").is_some_and(|line| line.starts_with(name)))?;
-            Some(line.replace("ws://", "").replace("/sub", ""))
+            Some(line.replace("wss://", "").replace("ws://", "").replace("/sub", ""))
         };
         let address = |line: Option<String>, before: &str, to: &mut SocketAddr| {
             let Some(line) = line else { return };
@@ -166,6 +171,8 @@ impl Server {
         };
         address(row("clients, TCP"), " ", &mut self.tcp);
         address(row("clients, WebSocket"), " ", &mut self.ws);
+        address(row("clients, TLS"), " ", &mut self.tls);
+        address(row("clients, WSS"), " ", &mut self.wss);
         address(row("admin"), " ", &mut self.http);
         address(row("HTTP API"), " ", &mut self.http);
         match self.name.as_str() {
@@ -220,6 +227,14 @@ impl Server {
         match transport {
             Transport::Tcp => self.tcp,
             Transport::WebSocket => self.ws,
+        }
+    }
+
+    /// The port with TLS.
+    pub(crate) fn secure(&self, transport: Transport) -> SocketAddr {
+        match transport {
+            Transport::Tcp => self.tls,
+            Transport::WebSocket => self.wss,
         }
     }
 

@@ -17,11 +17,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("seam", &[]),
     ("config", &[]),
     ("ring", &[]),
+    ("tls", &[]),
     ("host", &["config"]),
     ("registry", &["config", "contract", "host", "proto"]),
     // The gateway: its rules know no IO, and it knows no other service but by contract.
-    ("shard", &["contract", "proto", "seam"]),
-    ("comet", &["config", "contract", "grpc", "host", "proto", "registry", "ring", "seam", "shard"]),
+    ("shard", &["contract", "proto", "seam", "tls"]),
+    ("comet", &["config", "contract", "grpc", "host", "proto", "registry", "ring", "seam", "shard", "tls"]),
     // The control plane: logic and job do not know each other, nor the gateway but by contract.
     ("store", &["config", "host"]),
     ("broker", &["config", "grpc", "host", "proto", "store"]),
@@ -98,7 +99,7 @@ const IO: &[&str] = &[
 ];
 
 /// Crates of which the compiler shall prove that they do no IO.
-const PURE: &[&str] = &["shard", "contract", "proto", "seam"];
+const PURE: &[&str] = &["shard", "contract", "proto", "seam", "tls"];
 
 fn cargo(args: &[&str]) -> String {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

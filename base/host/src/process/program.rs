@@ -9,7 +9,7 @@ use prometheus_client::registry::Registry;
 use super::{ConfigArgs, ProgramConfig, args::go_args, output::parse, run};
 use crate::{
     admin::Health,
-    shutdown::{Drain, on_signals},
+    shutdown::{Drain, Reload, on_signals},
     telemetry,
 };
 
@@ -41,6 +41,8 @@ pub enum Threads {
 pub struct Start {
     /// The first signal that ends a process begins it.
     pub drain: Drain,
+    /// SIGHUP asks for it: files may have changed.
+    pub reload: Reload,
     /// The metrics of the process. A program adds its own and serves them.
     pub metrics: Registry,
     /// What `/readyz` answers.
@@ -71,10 +73,11 @@ impl<L: Parser, C: ProgramConfig, K> Program<L, C, K> {
             };
             let runtime = builder.enable_all().build().map_err(|error| format!("no runtime: {error}"))?;
             runtime.block_on(async {
-                let (drain, mut metrics) = (Drain::new(), Registry::default());
-                on_signals(drain.clone()).map_err(|error| format!("no signal handlers: {error}"))?;
+                let (drain, reload, mut metrics) = (Drain::new(), Reload::new(), Registry::default());
+                on_signals(drain.clone(), reload.clone())
+                    .map_err(|error| format!("no signal handlers: {error}"))?;
                 telemetry::register(&mut metrics);
-                let start = Start { drain, metrics, health: Arc::new(Health::new()) };
+                let start = Start { drain, reload, metrics, health: Arc::new(Health::new()) };
                 serve(config, checked, start).await.map_err(|error| format!("{error:#}"))
             })
         })

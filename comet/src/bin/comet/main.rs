@@ -64,12 +64,13 @@ fn check(cli: &Cli, file: &mut CometFile) -> Result<Checked, Vec<ConfigError>> {
     wrong.unless(cli.place.set_log(&mut file.cluster.log));
     wrong.extend(file.comet.check(""));
     wrong.extend(file.cluster.discovery.check());
-    wrong.extend(shared_ports(&[
-        Listener { key: "tcp.bind", addrs: &file.comet.tcp.bind },
-        Listener { key: "websocket.bind", addrs: &file.comet.websocket.bind },
+    let clients = file.comet.client_addrs().into_iter();
+    let mut listeners: Vec<Listener<'_>> = clients.map(|(key, addrs)| Listener { key, addrs }).collect();
+    listeners.extend([
         Listener { key: "rpcServer.addr", addrs: &rpc },
         Listener { key: "admin.addr", addrs: &file.cluster.admin.addr },
-    ]));
+    ]);
+    wrong.extend(shared_ports(&listeners));
     let place = wrong.unless(cli.place.place());
     let entry = wrong.unless(cli.entry.entry());
     let exposed = wrong.unless(file.exposure());
@@ -85,7 +86,7 @@ fn check(cli: &Cli, file: &mut CometFile) -> Result<Checked, Vec<ConfigError>> {
 async fn run(file: CometFile, checked: Checked, start: Start) -> anyhow::Result<()> {
     let CometFile { comet: config, cluster } = file;
     let Checked { place, mut entry, exposed } = checked;
-    let Start { drain, mut metrics, health } = start;
+    let Start { drain, reload, mut metrics, health } = start;
     let open_files = OpenFiles::raise(&config)?;
 
     telemetry::register_insecure(&mut metrics, exposed.is_some());
@@ -126,8 +127,9 @@ async fn run(file: CometFile, checked: Checked, start: Start) -> anyhow::Result<
 
     let mut rows = comet.rows(&config, open_files);
     let admin: Vec<String> = admin.iter().map(|address| format!("http://{address}")).collect();
+    let at = rows.iter().take_while(|(name, _)| name.starts_with("clients")).count();
     rows.splice(
-        2..2,
+        at..at,
         [
             ("gRPC", comet.rpc.to_string()),
             ("admin", admin.join(", ")),
@@ -136,6 +138,7 @@ async fn run(file: CometFile, checked: Checked, start: Start) -> anyhow::Result<
         ],
     );
     process::print_banner("comet", &rows);
+    comet.follow_certificates(&config, "", &reload);
     if let Some(sentence) = open_files.warning(&config) {
         warn!("{sentence}");
     }

@@ -8,10 +8,10 @@ use std::{
     time::Duration,
 };
 
-use contract::Transport;
 use ring::{Listener, Runtime, Socket};
+use seam::Time;
 use shard::{
-    Flow,
+    Flow, Port,
     mail::{self, ConnectionId, Handover},
 };
 
@@ -104,11 +104,7 @@ impl<R: Runtime> Reactor<R> {
                 flow => {
                     // Before the actions are carried out: one of them may release it already.
                     core.held.insert(id, Held::default());
-                    match flow {
-                        Flow::Login if socket.has_hung_up() => core.shard.hung_up(now, id, &mut core.out),
-                        Flow::Login => core.shard.ask(now, id, socket.newest_bytes_age(), &mut core.out),
-                        Flow::Read | Flow::Hold => {}
-                    }
+                    self.hold(core, now, id, socket, flow);
                     Step::Wait
                 }
             },
@@ -120,6 +116,26 @@ impl<R: Runtime> Reactor<R> {
                 Step::End
             }
         })
+    }
+
+    /// What a held connection is held for.
+    pub(super) fn hold(
+        &self,
+        core: &mut Core<R>,
+        now: Time,
+        id: ConnectionId,
+        socket: &R::Socket,
+        flow: Flow,
+    ) {
+        match flow {
+            Flow::Login if socket.has_hung_up() => core.shard.hung_up(now, id, &mut core.out),
+            Flow::Login => core.shard.ask(now, id, socket.newest_bytes_age(), &mut core.out),
+            Flow::Handshake => {
+                core.handshakes.push_back(id);
+                self.handshake.set();
+            }
+            Flow::Read | Flow::Hold => {}
+        }
     }
 
     /// Waits until a held connection is released.
@@ -180,11 +196,7 @@ fn detach<R: Runtime>(reactor: &Rc<Reactor<R>>, socket: Rc<R::Socket>, to: u16, 
 }
 
 /// The task of one listener.
-pub(super) async fn accept<R: Runtime>(
-    reactor: Rc<Reactor<R>>,
-    transport: Transport,
-    listener: Rc<Listener<R>>,
-) {
+pub(super) async fn accept<R: Runtime>(reactor: Rc<Reactor<R>>, port: Port, listener: Rc<Listener<R>>) {
     let mut pause = ACCEPT_PAUSE;
     while let Some(accepted) = listener.accept().await {
         match accepted {
@@ -192,7 +204,7 @@ pub(super) async fn accept<R: Runtime>(
                 pause = ACCEPT_PAUSE;
                 reactor.tell(|core, now| {
                     let peer = peer.ip().to_canonical();
-                    if let Some(id) = core.shard.accepted(now, transport, peer, &mut core.out) {
+                    if let Some(id) = core.shard.accepted(now, port, peer, &mut core.out) {
                         reactor.serve(core, id, socket, false);
                     }
                 });
@@ -209,6 +221,11 @@ pub(super) async fn accept<R: Runtime>(
 impl<R: Runtime> Core<R> {
     pub(super) fn socket(&self, id: ConnectionId) -> Option<&Rc<R::Socket>> {
         self.sockets.get(id.slot as usize)?.as_ref()
+    }
+
+    /// Whether its reader waits.
+    pub(super) fn is_held(&self, id: ConnectionId) -> bool {
+        self.held.get(&id).is_some_and(|held| held.released.is_none())
     }
 
     pub(super) fn release(&mut self, id: ConnectionId, released: Released) {

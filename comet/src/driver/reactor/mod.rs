@@ -5,6 +5,7 @@
 //! can submit those of one turn together.
 //!
 //! - `clients`: accepting, reading, holding, handing over.
+//! - `handshakes`: those of TLS, some in each turn.
 //! - `mail`: commands of the front in, mail for it out.
 //! - `writes`: runs out to the kernel.
 //! - `clock`: what passes with time.
@@ -12,6 +13,7 @@
 
 mod clients;
 mod clock;
+mod handshakes;
 mod mail;
 mod signal;
 mod writes;
@@ -25,10 +27,9 @@ use std::{
     sync::Arc,
 };
 
-use contract::Transport;
 use ring::{Listener, Runtime, Socket, Turns, WakeReceiverSeed};
 use seam::Time;
-use shard::{Action, Outputs, Shard, ShardConfig, mail::ConnectionId};
+use shard::{Action, Outputs, Port, Shard, ShardConfig, mail::ConnectionId};
 
 use self::{
     clients::{Held, Released},
@@ -49,7 +50,7 @@ pub struct Plan {
     /// Its rules.
     pub config: ShardConfig,
     /// Its own listening sockets.
-    pub listeners: Vec<(Transport, std::net::TcpListener)>,
+    pub listeners: Vec<(Port, std::net::TcpListener)>,
     /// Commands of the front.
     pub inbox: Receiver<ToShard, ()>,
     /// Wakes the shard when it sleeps and there is something for it: a command, or room for its mail.
@@ -69,8 +70,8 @@ pub async fn run<R: Runtime>(plan: Plan) -> io::Result<()> {
     let turns = Turns::start::<R>()?;
     let bytes_per_turn = plan.config.queue_bytes_max as usize;
     let mut listeners = Vec::new();
-    for (transport, listener) in plan.listeners {
-        listeners.push((transport, Rc::new(Listener::<R>::from_std(listener, turns.clone())?)));
+    for (port, listener) in plan.listeners {
+        listeners.push((port, Rc::new(Listener::<R>::from_std(listener, turns.clone())?)));
     }
     let reactor = Rc::new(Reactor {
         core: RefCell::new(Core {
@@ -80,6 +81,7 @@ pub async fn run<R: Runtime>(plan: Plan) -> io::Result<()> {
             to_front: plan.to_front,
             sockets: Vec::new(),
             held: HashMap::new(),
+            handshakes: VecDeque::new(),
             cpu_micros: clock::cpu_micros(),
             ticked: now,
             mailbox_depth: 0,
@@ -88,11 +90,13 @@ pub async fn run<R: Runtime>(plan: Plan) -> io::Result<()> {
         turns,
         listeners: listeners.iter().map(|(_, listener)| Rc::clone(listener)).collect(),
         flush: Signal::default(),
+        handshake: Signal::default(),
         posted: Signal::default(),
     });
-    for (transport, listener) in listeners {
-        R::spawn(clients::accept(Rc::clone(&reactor), transport, listener));
+    for (port, listener) in listeners {
+        R::spawn(clients::accept(Rc::clone(&reactor), port, listener));
     }
+    R::spawn(handshakes::take(Rc::clone(&reactor)));
     R::spawn(clock::tick(Rc::clone(&reactor)));
     R::spawn(writes::flush(Rc::clone(&reactor)));
     R::spawn(mail::wake_front(Rc::clone(&reactor)));
@@ -108,6 +112,8 @@ struct Reactor<R: Runtime> {
     listeners: Vec<Rc<Listener<R>>>,
     /// There is something to flush.
     flush: Signal,
+    /// There is a TLS handshake to take further.
+    handshake: Signal,
     /// There is mail in the queue to the front.
     posted: Signal,
 }
@@ -122,6 +128,8 @@ struct Core<R: Runtime> {
     sockets: Vec<Option<Rc<R::Socket>>>,
     /// Connections that are not read.
     held: HashMap<ConnectionId, Held>,
+    /// Held connections whose TLS handshake is to be taken further, in the order in which they came.
+    handshakes: VecDeque<ConnectionId>,
     cpu_micros: u64,
     ticked: Time,
     mailbox_depth: u64,

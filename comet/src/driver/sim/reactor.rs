@@ -416,6 +416,9 @@ impl Reactor {
                 self.say(turn, Event::Received(id, socket, &buffer[..bytes]));
                 let mut flow =
                     self.tell(turn, |shard, out| shard.received(now, id, &mut buffer[..bytes], out));
+                while flow == Flow::Handshake {
+                    flow = self.tell(turn, |shard, out| shard.handshake(now, id, out));
+                }
                 if flow == Flow::Login {
                     self.login(turn, id, socket);
                     flow = Flow::Hold;

@@ -1,17 +1,21 @@
 //! What clients do.
 
 use contract::{Session, Transport};
-use shard::mail::{ConnectionId, Outcome};
+use shard::{
+    Port,
+    mail::{ConnectionId, Outcome},
+};
 
 use super::{PEER, Socket, World};
 use crate::wire::{self, Got};
 
 impl World {
     /// A socket is accepted; `None` when the shard has no room for it.
-    pub fn accept(&mut self, transport: Transport) -> Option<ConnectionId> {
-        let id = self.shard.accepted(self.now, transport, PEER, &mut self.out);
+    pub fn accept(&mut self, port: impl Into<Port>) -> Option<ConnectionId> {
+        let port = port.into();
+        let id = self.shard.accepted(self.now, port, PEER, &mut self.out);
         if let Some(id) = id {
-            self.sockets.insert(Socket::new(id, transport));
+            self.sockets.insert(Socket::new(id, port.transport));
         }
         self.settle();
         id

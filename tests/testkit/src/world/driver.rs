@@ -210,13 +210,16 @@ impl World {
             let len = socket.unread.len().min(self.read_size);
             let mut bytes: Vec<u8> = socket.unread.drain(..len).collect();
             self.read += len as u64;
-            let flow = self.shard.received(self.now, id, &mut bytes, &mut self.out);
+            let mut flow = self.shard.received(self.now, id, &mut bytes, &mut self.out);
+            while flow == Flow::Handshake {
+                flow = self.shard.handshake(self.now, id, &mut self.out);
+            }
             socket.held = flow != Flow::Read;
             let (left, age) = (socket.ending.is_some(), socket.age);
             match flow {
                 Flow::Login if left => self.shard.hung_up(self.now, id, &mut self.out),
                 Flow::Login => self.shard.ask(self.now, id, age, &mut self.out),
-                Flow::Read | Flow::Hold => {}
+                Flow::Read | Flow::Hold | Flow::Handshake => {}
             }
             self.readers.push_back(id);
         } else if let Some(lost) = socket.ending {

@@ -27,7 +27,7 @@ use proto::{
 };
 use seam::Time;
 use shard::{
-    Batch, Outputs, Rate, Sent, Shard, ShardConfig, SlowConsumer, Wire,
+    Acceptors, Batch, Outputs, Rate, Sent, Shard, ShardConfig, SlowConsumer, Wire,
     mail::{Carried, ConnectionId, Handover, Ticket},
     queue::Run,
     stats::DropReason,
@@ -109,6 +109,9 @@ pub fn config() -> ShardConfig {
         renew: Duration::from_secs(300),
         unknown_reply_same: false,
         batch: Batch::Off,
+        acceptors: Acceptors::default(),
+        tls_handshake: Duration::from_secs(5),
+        tls_handshakes_max: 100,
     }
 }
 
@@ -144,6 +147,7 @@ pub fn handover(ticket: Ticket, transport: Transport, session: Session) -> Hando
             Transport::Tcp => Wire::Tcp(FrameReader::new()),
             Transport::WebSocket => Wire::WebSocket(Reader::default()),
         },
+        tls: None,
         carried: Carried::default(),
     }
 }

@@ -56,7 +56,7 @@ fn check(cli: &Cli, file: &mut JobFile) -> Result<Checked, Vec<ConfigError>> {
 async fn run(file: JobFile, checked: Checked, start: Start) -> anyhow::Result<()> {
     let JobFile { job: config, cluster } = file;
     let Checked { place, choice } = checked;
-    let Start { drain, mut metrics, health } = start;
+    let Start { drain, reload: _, mut metrics, health } = start;
     ring::raise_open_file_limit();
 
     let job_metrics = JobMetrics::default();

@@ -83,7 +83,7 @@ fn check(cli: &Cli, file: &mut LogicFile) -> Result<Checked, Vec<ConfigError>> {
 async fn run(file: LogicFile, checked: Checked, start: Start) -> anyhow::Result<()> {
     let LogicFile { logic: config, cluster } = file;
     let Checked { place, entry, choice, exposure } = checked;
-    let Start { drain, mut metrics, health } = start;
+    let Start { drain, reload: _, mut metrics, health } = start;
     ring::raise_open_file_limit();
 
     telemetry::register_insecure(&mut metrics, exposure != Exposure::Closed);

@@ -1,0 +1,160 @@
+//! The handshake, by rustls.
+//!
+//! rustls is shown one record more at a time. A client may send a change of its key, or data, in the segment that ends
+//! its handshake; rustls would take it and its answer would be lost when the record layer takes over.
+
+use rustls::{
+    HandshakeKind, ProtocolVersion,
+    server::UnbufferedServerConnection,
+    unbuffered::{ConnectionState, EncodeError, UnbufferedStatus},
+};
+
+use crate::{
+    acceptor::Acceptor,
+    failure::Failure,
+    record::{FRAGMENT_MAX, HEADER_LEN, record_len},
+    stage::{Summary, Version},
+};
+
+/// Most bytes that are kept of a handshake that is not complete. The longest record fits.
+const INPUT_MAX: usize = FRAGMENT_MAX + HEADER_LEN + 256;
+
+/// A handshake under way. rustls's part begins with the first whole record.
+#[derive(Default)]
+pub(crate) struct Handshaking {
+    rustls: Option<Box<UnbufferedServerConnection>>,
+    /// What came and rustls has not taken.
+    input: Vec<u8>,
+    /// How much of it rustls has been shown: whole records.
+    shown: usize,
+}
+
+/// What one step of the handshake led to.
+pub(crate) enum Step {
+    /// The client's turn.
+    More,
+    /// It is done. The bytes behind it are for the record layer.
+    Done(Box<UnbufferedServerConnection>, Summary, Vec<u8>),
+}
+
+impl Handshaking {
+    /// Keeps input. Returns whether there is a whole record for [`Handshaking::step`].
+    pub(crate) fn take(&mut self, bytes: &[u8]) -> Result<bool, Failure> {
+        if self.input.len() + bytes.len() > INPUT_MAX {
+            return Err(Failure::TooLong);
+        }
+        self.input.extend_from_slice(bytes);
+        Ok(self.next_record()?.is_some())
+    }
+
+    /// Whether it waits for the rest of something.
+    pub(crate) fn is_partial(&self) -> bool {
+        !self.input.is_empty()
+    }
+
+    /// End of the first record that rustls has not been shown.
+    fn next_record(&self) -> Result<Option<usize>, Failure> {
+        let rest = &self.input[self.shown..];
+        // Only the very first record tells that a peer does not speak TLS.
+        let foreign = if self.rustls.is_none() { Failure::NotTls } else { Failure::BadMessage };
+        match record_len(rest) {
+            Ok(Some(len)) if len <= rest.len() => Ok(Some(self.shown + len)),
+            Ok(_) => Ok(None),
+            Err(Failure::BadMessage) => Err(foreign),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Takes what has come as far as the handshake goes. What is to be sent is appended to `output`, also when it fails.
+    pub(crate) fn step(&mut self, acceptor: &Acceptor, output: &mut Vec<u8>) -> Result<Step, Failure> {
+        match self.next_record()? {
+            Some(end) => self.shown = end,
+            None => return Ok(Step::More),
+        }
+        if self.rustls.is_none() {
+            let rustls = UnbufferedServerConnection::new(acceptor.config.clone())?;
+            self.rustls = Some(Box::new(rustls));
+        }
+        let rustls = self.rustls.as_mut().expect("it was just made");
+        loop {
+            let UnbufferedStatus { discard, state } =
+                rustls.process_tls_records(&mut self.input[..self.shown]);
+            let more = match state {
+                Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                    append(output, |room| data.encode(room))?;
+                    true
+                }
+                Ok(ConnectionState::TransmitTlsData(data)) => {
+                    data.done();
+                    true
+                }
+                Ok(ConnectionState::BlockedHandshake | ConnectionState::WriteTraffic(_)) => false,
+                Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => return Err(Failure::Alert),
+                Ok(_) => return Err(Failure::BadMessage),
+                Err(error) => {
+                    last_words(rustls, output);
+                    return Err(error.into());
+                }
+            };
+            self.input.drain(..discard);
+            self.shown -= discard;
+            if more {
+                continue;
+            }
+            if !rustls.is_handshaking() {
+                let summary = Summary {
+                    version: match rustls.protocol_version() {
+                        Some(ProtocolVersion::TLSv1_3) => Version::Tls13,
+                        _ => Version::Tls12,
+                    },
+                    resumed: rustls.handshake_kind() == Some(HandshakeKind::Resumed),
+                };
+                let rustls = self.rustls.take().expect("it was just there");
+                return Ok(Step::Done(rustls, summary, self.input.split_off(self.shown)));
+            }
+            // The same loop as above, for the next record.
+            match record_len(&self.input[self.shown..]) {
+                Ok(Some(len)) if self.shown + len <= self.input.len() => self.shown += len,
+                Ok(_) => return Ok(Step::More),
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+}
+
+/// Takes the alert that rustls has for the peer.
+pub(crate) fn last_words(rustls: &mut UnbufferedServerConnection, output: &mut Vec<u8>) {
+    loop {
+        match rustls.process_tls_records(&mut []).state {
+            Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                if append(output, |room| data.encode(room)).is_err() {
+                    return;
+                }
+            }
+            Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
+            _ => return,
+        }
+    }
+}
+
+/// Lets rustls append to `output` what it has.
+pub(crate) fn append(
+    output: &mut Vec<u8>,
+    mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+) -> Result<(), Failure> {
+    let start = output.len();
+    let mut room = 0;
+    loop {
+        output.resize(start + room, 0);
+        match encode(&mut output[start..]) {
+            Ok(written) => {
+                output.truncate(start + written);
+                return Ok(());
+            }
+            Err(EncodeError::InsufficientSize(needed)) if needed.required_size > room => {
+                room = needed.required_size;
+            }
+            Err(_) => return Err(Failure::Internal),
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! TLS, without IO.
+//!
+//! A [`Tls`] stands between the bytes of one socket and whoever reads and writes plain text: ciphertext in, plain text
+//! out, and the other way round. It opens no socket and reads no clock but rustls's. rustls does the handshakes. After
+//! the handshake a connection keeps its record layer only, which is [`record`]; with [`Memory::Plain`] it keeps all of
+//! rustls.
+//!
+//! | module | subject |
+//! | --- | --- |
+//! | [`stage`] | one connection, from its first byte to its last |
+//! | [`handshake`] | rustls, shown one record at a time |
+//! | [`record`] | records after the handshake, in some 250 bytes |
+//! | [`plain`] | records after the handshake, by rustls |
+//! | [`acceptor`] | what all connections of a port share |
+//! | [`identity`] | a certificate and its key; which one a client gets |
+//! | [`ticket`] | tickets of resumption |
+//! | [`failure`] | what ends a connection, and the alert that says so |
+
+#![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)] // these macros panic or block if nobody reads
+
+pub mod acceptor;
+pub mod failure;
+mod handshake;
+pub mod identity;
+mod plain;
+mod record;
+pub mod stage;
+pub mod ticket;
+
+pub use self::{
+    acceptor::{Acceptor, Memory},
+    failure::Failure,
+    identity::{Identity, IdentityError},
+    stage::{Handshake, Summary, Tls, Version},
+    ticket::TicketKeys,
+};
+
+#[cfg(test)]
+mod tests;

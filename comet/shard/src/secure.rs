@@ -1,0 +1,170 @@
+//! TLS of the connections that came to a port with it: before bytes are frames, and after frames are bytes.
+//!
+//! The stage itself is [`tls::Tls`]. Here it is decided what a handshake may cost, and what becomes of a connection whose
+//! TLS ends or fails.
+
+use std::{rc::Rc, sync::Arc};
+
+use contract::Transport;
+use proto::close::CloseReason;
+use seam::Time;
+use tls::{Acceptor, Failure, Handshake, Tls, stage::Opened};
+
+use super::{Flow, Outputs, Shard, mail::ConnectionId, queue::Run, stats::HandshakeKind, wheel::Tick};
+
+/// A read holds so much at most, and a record that was incomplete before it. More is given back after the event.
+const TEXT_KEPT: usize = 64 * 1024;
+
+/// What a listening socket is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// What its clients speak.
+    pub transport: Transport,
+    /// Inside TLS.
+    pub tls: bool,
+}
+
+impl From<Transport> for Port {
+    fn from(transport: Transport) -> Port {
+        Port { transport, tls: false }
+    }
+}
+
+/// The TLS of each transport's port; none: it has no such port.
+#[derive(Clone, Debug, Default)]
+pub struct Acceptors {
+    /// For bare frames.
+    pub tcp: Option<Arc<Acceptor>>,
+    /// For WebSocket.
+    pub websocket: Option<Arc<Acceptor>>,
+}
+
+impl Acceptors {
+    /// The TLS of a new connection.
+    pub(super) fn stage(&self, transport: Transport) -> Option<Tls> {
+        let acceptor = match transport {
+            Transport::Tcp => &self.tcp,
+            Transport::WebSocket => &self.websocket,
+        };
+        acceptor.clone().map(Tls::new)
+    }
+}
+
+impl Shard {
+    /// Takes input of a connection with TLS.
+    pub(super) fn ciphertext(
+        &mut self,
+        now: Time,
+        id: ConnectionId,
+        bytes: &[u8],
+        out: &mut Outputs,
+    ) -> Flow {
+        let Some(connection) = self.slots.get_mut(id) else { return Flow::Hold };
+        let closing = connection.is_closing();
+        let Some(tls) = connection.tls.as_mut().filter(|_| !closing) else { return Flow::Read };
+        if !tls.is_handshaking() {
+            let mut text = std::mem::take(&mut self.text);
+            let opened = tls.open(bytes, &mut text);
+            return self.opened(now, id, text, opened, out);
+        }
+        if !connection.handshaking {
+            if self.handshakes_now >= self.config.tls_handshakes_max {
+                self.stats.bad("tls", "handshake_limit");
+                let reason = CloseReason::Overloaded;
+                self.close(now, id, reason, reason.text(), out);
+                self.shut(id, true, out);
+                return Flow::Read;
+            }
+            connection.handshaking = true;
+            self.handshakes_now += 1;
+        }
+        match tls.take(bytes) {
+            Ok(true) => Flow::Handshake,
+            Ok(false) => Flow::Read,
+            Err(failure) => self.tls_failed(now, id, failure, out),
+        }
+    }
+
+    /// One step of a handshake, and the input behind its end.
+    pub(super) fn take_handshake(&mut self, now: Time, id: ConnectionId, out: &mut Outputs) -> Flow {
+        let login = Tick::not_before(now.after(self.config.handshake));
+        let Some(connection) = self.slots.get_mut(id) else { return Flow::Hold };
+        let closing = connection.is_closing();
+        let Some(tls) = connection.tls.as_mut().filter(|_| !closing) else { return Flow::Read };
+        let mut text = std::mem::take(&mut self.text);
+        let stepped = tls.handshake(&mut text);
+        self.fanout.flush_soon(id.slot);
+        let opened = match stepped {
+            Ok(Handshake::More) => Ok(Opened::More),
+            Ok(Handshake::Done(summary, opened)) => {
+                connection.wait_for_login(login);
+                self.handshakes_now -= usize::from(std::mem::take(&mut connection.handshaking));
+                let kind = HandshakeKind { version: summary.version, resumed: summary.resumed };
+                *self.stats.tls.handshakes.entry(kind).or_default() += 1;
+                self.arm(id.slot);
+                Ok(opened)
+            }
+            Err(failure) => Err(failure),
+        };
+        self.opened(now, id, text, opened, out)
+    }
+
+    /// Takes the text of a connection with TLS, then what ended it.
+    fn opened(
+        &mut self,
+        now: Time,
+        id: ConnectionId,
+        mut text: Vec<u8>,
+        opened: Result<Opened, Failure>,
+        out: &mut Outputs,
+    ) -> Flow {
+        let mut flow = Flow::Read;
+        if !text.is_empty() {
+            flow = self.input(now, id, &mut text, out);
+        }
+        text.clear();
+        text.shrink_to(TEXT_KEPT);
+        self.text = text;
+        match opened {
+            Ok(Opened::More) => {
+                if self.slots.get(id).is_some_and(|connection| connection.has_unsent()) {
+                    self.fanout.flush_soon(id.slot);
+                }
+                self.watch_partial(now, id);
+                flow
+            }
+            // As the end of a TCP stream, also behind a login: the client has given it up.
+            Ok(Opened::Ended) => {
+                let reason = CloseReason::ClientClosed;
+                self.close(now, id, reason, reason.text(), out);
+                Flow::Read
+            }
+            Err(failure) => self.tls_failed(now, id, failure, out),
+        }
+    }
+
+    fn tls_failed(&mut self, now: Time, id: ConnectionId, failure: Failure, out: &mut Outputs) -> Flow {
+        self.stats.bad("tls", failure.label());
+        let reason = match failure {
+            Failure::Alert => CloseReason::ConnectionLost,
+            _ => CloseReason::ProtocolViolation,
+        };
+        self.close(now, id, reason, reason.text(), out);
+        Flow::Read
+    }
+}
+
+/// A run as it goes out: sealed, behind what TLS itself has to say. If it can be sealed no more, the number of its frames
+/// comes back.
+pub(super) fn sealed(tls: &mut Tls, run: Option<Run>) -> (Option<Run>, Option<u32>) {
+    let (mut frames, mut accepted, mut lost) = (0, None, None);
+    if let Some(run) = run {
+        match tls.seal(run.as_slice()) {
+            Ok(()) => (frames, accepted) = (run.frames, run.accepted),
+            Err(_) => lost = Some(run.frames),
+        }
+    }
+    let output = tls.take_output();
+    let run = (!output.is_empty()).then(|| Run { bytes: Rc::new(output.into()), start: 0, frames, accepted });
+    (run, lost)
+}
