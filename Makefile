@@ -156,6 +156,12 @@ glommio-test: ## The second runtime: the contract of a driver and the core cases
 	$(CARGO) test --workspace $(PROGRAMS),halley/glommio --no-fail-fast --test driver --test e2e -- \
 	  glommio:: delivery:: operations:: sessions:: close_reasons::
 
+.PHONY: tls-test
+tls-test: export HALLEY_TEST_TLS = 1
+tls-test: ## The core cases end to end with every client over TLS
+	$(CARGO) test --workspace $(PROGRAMS) --no-fail-fast --test e2e -- \
+	  delivery:: operations:: sessions:: close_reasons::
+
 .PHONY: bench
 bench: build ## Measure this machine: latency, CPU per delivery, memory per connection, logins
 	bench/measure.sh

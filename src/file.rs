@@ -1,7 +1,7 @@
 //! The file of `halley`: the three services' own sections, and what they work with in one process.
 
 use broker::MemoryLimitsConfig;
-use comet::config::CometConfig;
+use comet::{config::CometConfig, tls::ClientTls};
 use config::{Addrs, ConfigError, Listener, Parts, shared_ports};
 use host::process::{LogConfig, ProgramConfig};
 use job::config::JobConfig;
@@ -93,6 +93,7 @@ impl HalleyConfig {
         // A file without the section keeps strangers out: goim has no such program.
         logic.own.auth.get_or_insert_default();
         let mut wrong = comet.check("comet.");
+        wrong.extend(ClientTls::mistakes(comet, "comet."));
         wrong.extend(logic.own.check("logic.", logic.memory.redis.expire));
         wrong.extend(check_across(comet, logic));
         // An address of its own kind: logins of job's calls do not exist, so the port is judged like a client's.

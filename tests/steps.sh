@@ -25,6 +25,7 @@ step() {
 
 step lint "${make[@]}" --keep-going lint
 step cargo "${make[@]}" cargo-test
+step tls "${make[@]}" tls-test
 step glommio "${make[@]}" glommio-test
 step pairs "${make[@]}" pairs-test
 step configs deploy/check-configs.sh

@@ -15,8 +15,6 @@ use serde::{Deserialize, Serialize};
 pub use self::origin::{BadOrigin, Origin};
 use shard::{Acceptors, Rate, ShardConfig};
 
-use crate::tls::ClientTls;
-
 /// The gateway.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
@@ -427,7 +425,6 @@ impl CometConfig {
                 "no request could have it: write a slash, then printable ASCII without spaces, ? and #";
             wrong.push(ConfigError::value(format!("{section}websocket.path"), format!("{path:?}"), reason));
         }
-        wrong.extend(ClientTls::load(self, section).err().into_iter().flatten());
         if self.reactor.driver == DriverChoice::Glommio && cfg!(not(feature = "glommio")) {
             let key = format!("{section}reactor.driver");
             wrong.push(ConfigError::value(key, "\"glommio\"", WITHOUT_GLOMMIO));

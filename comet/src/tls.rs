@@ -35,6 +35,11 @@ pub struct ClientTls {
 }
 
 impl ClientTls {
+    /// What is wrong with the files, before a port is bound.
+    pub fn mistakes(config: &CometConfig, section: &str) -> Vec<ConfigError> {
+        ClientTls::load(config, section).err().unwrap_or_default()
+    }
+
     /// Reads all files. The keys of the configuration stand in `section`, by which an error names them.
     ///
     /// # Errors
@@ -97,11 +102,11 @@ impl ClientTls {
                     }
                 };
                 // Both ports may have the same.
-            for (file, identity) in certificates.iter().zip(&identities) {
-                if loaded.certificates.iter().all(|(known, _)| known != file) {
-                    loaded.certificates.push((file.clone(), Arc::clone(identity)));
+                for (file, identity) in certificates.iter().zip(&identities) {
+                    if loaded.certificates.iter().all(|(known, _)| known != file) {
+                        loaded.certificates.push((file.clone(), Arc::clone(identity)));
+                    }
                 }
-            }
                 Some(Arc::new(Acceptor::new(identities, protocols, tickets.clone()?, memory)))
             };
         let bare = port(tcp.tls_open, "tcp", &tcp.cert_file, &tcp.private_file, &[]);

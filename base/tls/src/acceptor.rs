@@ -2,14 +2,11 @@
 
 use std::{fmt, sync::Arc};
 
-use rustls::{
-    ServerConfig,
-    crypto::{CryptoProvider, ring},
-    server::NoServerSessionStorage,
-};
+use rustls::{ServerConfig, server::NoServerSessionStorage};
 
 use crate::{
     identity::{Identities, Identity},
+    provider::provider,
     ticket::TicketKeys,
 };
 
@@ -72,9 +69,4 @@ impl fmt::Debug for Acceptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Acceptor").field("memory", &self.memory).finish_non_exhaustive()
     }
-}
-
-/// The one provider of cryptography.
-pub fn provider() -> Arc<CryptoProvider> {
-    Arc::new(ring::default_provider())
 }

@@ -13,7 +13,7 @@ use crate::{
     acceptor::Acceptor,
     failure::Failure,
     record::{FRAGMENT_MAX, HEADER_LEN, record_len},
-    stage::{Summary, Version},
+    summary::{Summary, Version},
 };
 
 /// Most bytes that are kept of a handshake that is not complete. The longest record fits.

@@ -10,7 +10,7 @@ use rustls::{
 };
 use x509_parser::{extensions::GeneralName, parse_x509_certificate};
 
-use crate::acceptor::provider;
+use crate::provider::provider;
 
 /// A chain of certificates with the key of the first.
 pub struct Identity {

@@ -14,6 +14,7 @@
 //! | [`acceptor`] | what all connections of a port share |
 //! | [`identity`] | a certificate and its key; which one a client gets |
 //! | [`ticket`] | tickets of resumption |
+//! | `summary`, `provider` | what is known of a connection; the one provider of cryptography |
 //! | [`failure`] | what ends a connection, and the alert that says so |
 
 #![forbid(unsafe_code)]
@@ -24,15 +25,18 @@ pub mod failure;
 mod handshake;
 pub mod identity;
 mod plain;
+mod provider;
 mod record;
 pub mod stage;
+mod summary;
 pub mod ticket;
 
 pub use self::{
     acceptor::{Acceptor, Memory},
     failure::Failure,
     identity::{Identity, IdentityError},
-    stage::{Handshake, Summary, Tls, Version},
+    stage::{Handshake, Tls},
+    summary::{Opened, Summary, Version},
     ticket::TicketKeys,
 };
 

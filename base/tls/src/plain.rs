@@ -8,7 +8,7 @@ use rustls::{
 use crate::{
     failure::Failure,
     handshake::{append, last_words},
-    stage::Opened,
+    summary::Opened,
 };
 
 /// A connection that rustls keeps.

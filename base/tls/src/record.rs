@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     failure::Failure,
-    stage::{Opened, Version},
+    summary::{Opened, Version},
 };
 
 /// Bytes of a record's header.

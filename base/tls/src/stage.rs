@@ -8,6 +8,7 @@ use crate::{
     handshake::{Handshaking, Step},
     plain::Plain,
     record::Records,
+    summary::{Opened, Summary},
 };
 
 /// The TLS of one connection. It owns what it has to send until somebody takes that.
@@ -27,24 +28,6 @@ enum State {
     Failed,
 }
 
-/// Which TLS two sides agreed on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Version {
-    /// RFC 5246.
-    Tls12,
-    /// RFC 8446.
-    Tls13,
-}
-
-/// What a handshake led to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Summary {
-    /// The version.
-    pub version: Version,
-    /// A ticket saved the certificate and its signature.
-    pub resumed: bool,
-}
-
 /// What a step of the handshake led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handshake {
@@ -52,15 +35,6 @@ pub enum Handshake {
     More,
     /// It is done. Text of the client may have come with its end.
     Done(Summary, Opened),
-}
-
-/// Whether more can come from the client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Opened {
-    /// It can.
-    More,
-    /// The client has said that it sends no more.
-    Ended,
 }
 
 impl Tls {

@@ -10,6 +10,7 @@
 //! | --- | --- |
 //! | [`connection`] | the state of one socket; every transition |
 //! | [`wire`], [`input`] | bytes to frames |
+//! | [`port`] | what listening sockets are for |
 //! | [`secure`] | TLS, before bytes are frames and after frames are bytes |
 //! | [`operation`] | what each operation does |
 //! | [`login`] | lobby, verdict, hand-over, replacement |
@@ -32,6 +33,7 @@ pub mod inspect;
 mod login;
 pub mod mail;
 mod operation;
+mod port;
 pub mod queue;
 mod rate;
 mod room;
@@ -54,9 +56,9 @@ use seam::{Bug, RandomState};
 pub use self::{
     fanout::FlushState,
     input::Flow,
+    port::{Acceptors, Port},
     queue::{Run, SlowConsumer},
     rate::Rate,
-    secure::{Acceptors, Port},
     wire::Wire,
 };
 use seam::Time;

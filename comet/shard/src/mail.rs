@@ -16,7 +16,7 @@ use proto::{
 use seam::Time;
 use tls::Tls;
 
-use super::{secure::Acceptors, stats::Stats, wire::Wire};
+use super::{port::Acceptors, stats::Stats, wire::Wire};
 
 /// Names one connection of this process for ever. If a slot is used again, the generation differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -3,52 +3,16 @@
 //! The stage itself is [`tls::Tls`]. Here it is decided what a handshake may cost, and what becomes of a connection whose
 //! TLS ends or fails.
 
-use std::{rc::Rc, sync::Arc};
+use std::rc::Rc;
 
-use contract::Transport;
 use proto::close::CloseReason;
 use seam::Time;
-use tls::{Acceptor, Failure, Handshake, Tls, stage::Opened};
+use tls::{Failure, Handshake, Opened, Tls};
 
 use super::{Flow, Outputs, Shard, mail::ConnectionId, queue::Run, stats::HandshakeKind, wheel::Tick};
 
 /// A read holds so much at most, and a record that was incomplete before it. More is given back after the event.
 const TEXT_KEPT: usize = 64 * 1024;
-
-/// What a listening socket is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Port {
-    /// What its clients speak.
-    pub transport: Transport,
-    /// Inside TLS.
-    pub tls: bool,
-}
-
-impl From<Transport> for Port {
-    fn from(transport: Transport) -> Port {
-        Port { transport, tls: false }
-    }
-}
-
-/// The TLS of each transport's port; none: it has no such port.
-#[derive(Clone, Debug, Default)]
-pub struct Acceptors {
-    /// For bare frames.
-    pub tcp: Option<Arc<Acceptor>>,
-    /// For WebSocket.
-    pub websocket: Option<Arc<Acceptor>>,
-}
-
-impl Acceptors {
-    /// The TLS of a new connection.
-    pub(super) fn stage(&self, transport: Transport) -> Option<Tls> {
-        let acceptor = match transport {
-            Transport::Tcp => &self.tcp,
-            Transport::WebSocket => &self.websocket,
-        };
-        acceptor.clone().map(Tls::new)
-    }
-}
 
 impl Shard {
     /// Takes input of a connection with TLS.

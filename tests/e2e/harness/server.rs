@@ -18,6 +18,7 @@ use super::{
     Client, Login, PATIENCE, Stopwatch, Transport, eventually,
     http::{self, Answer},
     metrics::Metrics,
+    tls::{Certificate, relay},
     within,
 };
 
@@ -38,6 +39,9 @@ const OURS: [&str; 8] = [
     "comet.reactor.ringEntries=256",
     "comet.drain.spread=0s",
 ];
+
+/// With this variable all clients come with TLS.
+const OVER_TLS: &str = "HALLEY_TEST_TLS";
 
 /// The driver that `HALLEY_TEST_DRIVER` names, to run the suite on it. Where the kernel refuses io_uring and
 /// `HALLEY_ALLOW_NO_IO_URING` says that it may, that is epoll.
@@ -93,8 +97,25 @@ impl Server {
     /// The same with whole arguments on top.
     #[track_caller]
     pub(crate) fn start_with(args: &[String]) -> Server {
+        if std::env::var_os(OVER_TLS).is_some() && !args.iter().any(|arg| arg.contains("tlsOpen")) {
+            return Server::start_over_tls(args);
+        }
         let server = Server::start_program(Path::new(HALLEY), ours().chain(args.iter().cloned()));
         server.expect_ready();
+        server
+    }
+
+    /// The same, and its clients come with TLS without knowing it.
+    #[track_caller]
+    fn start_over_tls(args: &[String]) -> Server {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let certificate = Certificate::new(directory.path(), "tests");
+        let sets = certificate.sets().into_iter().flat_map(|set| ["--set".to_owned(), set]);
+        let args = ours().chain(sets).chain(args.iter().cloned());
+        let mut server = Server::start_program(Path::new(HALLEY), args);
+        server.expect_ready();
+        server.tcp = relay(server.tls, certificate.client());
+        server.ws = relay(server.wss, certificate.client());
         server
     }
 

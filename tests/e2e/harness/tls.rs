@@ -8,6 +8,7 @@ use std::{
     path::Path,
     sync::Arc,
     thread,
+    time::Duration,
 };
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -75,7 +76,11 @@ pub(crate) fn relay(target: SocketAddr, config: Arc<ClientConfig>) -> SocketAddr
             let config = Arc::clone(&config);
             // It ends with either side; what it met, the client meets.
             thread::spawn(move || {
-                let _ = carry(&client, &server, config);
+                if carry(&client, &server, config).is_err() {
+                    // A reset is handed on as one.
+                    let _ = rustix::net::sockopt::set_socket_linger(&server, Some(Duration::ZERO));
+                    return;
+                }
                 let _ = (client.shutdown(Shutdown::Both), server.shutdown(Shutdown::Both));
             });
         }

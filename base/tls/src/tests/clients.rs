@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustls::{CipherSuite, client::Resumption};
 
 use super::{Pair, SUITES, Site};
-use crate::{Failure, Memory, TicketKeys, Version, stage::Opened};
+use crate::{Failure, Memory, Opened, TicketKeys, Version};
 
 const MEMORIES: [Memory; 2] = [Memory::Small, Memory::Plain];
 const SUITE: CipherSuite = CipherSuite::TLS13_AES_256_GCM_SHA384;

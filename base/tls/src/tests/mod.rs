@@ -15,8 +15,8 @@ use rustls::{
 };
 
 use crate::{
-    Acceptor, Failure, Handshake, Identity, Memory, Summary, TicketKeys, Tls, acceptor::provider,
-    stage::Opened,
+    Acceptor, Failure, Handshake, Identity, Memory, Summary, TicketKeys, Tls, provider::provider,
+    summary::Opened,
 };
 
 /// A server for `localhost`, and what its clients trust.

@@ -9,9 +9,8 @@ use rustls::{
 
 use super::{SUITES, Site};
 use crate::{
-    Failure, Handshake, Memory, Tls, Version,
+    Failure, Handshake, Memory, Opened, Tls, Version,
     record::{FRAGMENT_MAX, Half},
-    stage::Opened,
 };
 
 /// The server's end of a connection whose client we are.
@@ -57,10 +56,11 @@ impl Bare {
                     break;
                 }
             }
-            if tls.is_handshaking() && tls.take(&output).expect("a handshake") {
-                if let Handshake::Done(summary, _) = tls.handshake(&mut text).expect("a handshake") {
-                    version = Some(summary.version);
-                }
+            if tls.is_handshaking()
+                && tls.take(&output).expect("a handshake")
+                && let Handshake::Done(summary, _) = tls.handshake(&mut text).expect("a handshake")
+            {
+                version = Some(summary.version);
             }
             input.extend(tls.take_output());
             if input.is_empty() {

@@ -11,7 +11,7 @@ use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::anyhow;
 use config::{Addrs, ConfigError, Listener, Mistakes, shared_ports};
-use halley_comet::{Comet, OpenFiles, front::logics::Logics};
+use halley_comet::{Comet, OpenFiles, front::logics::Logics, tls::ClientTls};
 use host::{
     admin,
     process::{self, Entry, Place, Program, Start, Threads},
@@ -63,6 +63,7 @@ fn check(cli: &Cli, file: &mut CometFile) -> Result<Checked, Vec<ConfigError>> {
     let mut wrong = Mistakes::default();
     wrong.unless(cli.place.set_log(&mut file.cluster.log));
     wrong.extend(file.comet.check(""));
+    wrong.extend(ClientTls::mistakes(&file.comet, ""));
     wrong.extend(file.cluster.discovery.check());
     let clients = file.comet.client_addrs().into_iter();
     let mut listeners: Vec<Listener<'_>> = clients.map(|(key, addrs)| Listener { key, addrs }).collect();

@@ -1,0 +1,41 @@
+//! What listening sockets are for.
+
+use std::sync::Arc;
+
+use contract::Transport;
+use tls::{Acceptor, Tls};
+
+/// What a listening socket is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// What its clients speak.
+    pub transport: Transport,
+    /// Inside TLS.
+    pub tls: bool,
+}
+
+impl From<Transport> for Port {
+    fn from(transport: Transport) -> Port {
+        Port { transport, tls: false }
+    }
+}
+
+/// The TLS of each transport's port; none: it has no such port.
+#[derive(Clone, Debug, Default)]
+pub struct Acceptors {
+    /// For bare frames.
+    pub tcp: Option<Arc<Acceptor>>,
+    /// For WebSocket.
+    pub websocket: Option<Arc<Acceptor>>,
+}
+
+impl Acceptors {
+    /// The TLS of a new connection.
+    pub(super) fn stage(&self, transport: Transport) -> Option<Tls> {
+        let acceptor = match transport {
+            Transport::Tcp => &self.tcp,
+            Transport::WebSocket => &self.websocket,
+        };
+        acceptor.clone().map(Tls::new)
+    }
+}
