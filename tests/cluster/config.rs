@@ -150,11 +150,7 @@ fn what_is_wrong_is_refused_in_one_line_before_a_port_is_bound() {
     let logic = format!("httpServer.addr={taken}");
     let job = format!("admin.addr={taken}");
     let rows: &[(&str, &[&str], &[&str])] = &[
-        (
-            "comet",
-            &["--set", "websocket.tlsOpen=true"],
-            &["websocket.tlsOpen = true", "TLS is not built yet", "proxy"],
-        ),
+        ("comet", &["--set", "websocket.tlsOpen=true"], &["websocket.certFile = []", "needs a certificate"]),
         ("comet", &["--set", "tcp.bind=[]"], &["tcp.bind", "at least one"]),
         ("comet", &["--set", "tcp.bnid=x"], &["tcp.bnid", "did you mean bind?"]),
         ("comet", &["--set", "discovery.nodes=[]"], &["discovery.nodes", "at least one"]),

@@ -5,10 +5,13 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     process::{Command, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+
+use rustls::{ClientConfig, ClientConnection};
 
 use crate::harness::{
     Client, Login, PATIENCE, Server, Transport, drivers, eventually,
@@ -166,6 +169,19 @@ for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
     assert_eq!(said, "TLSv1.2 False\nTLSv1.2 True\nTLSv1.3 False\nTLSv1.3 True\n");
 }
 
+/// Whether a client with this configuration trusts who is there.
+fn shakes_hands(address: SocketAddr, config: &Arc<ClientConfig>) -> bool {
+    let name = "localhost".try_into().expect("a name");
+    let mut client = ClientConnection::new(Arc::clone(config), name).expect("a client");
+    let mut stream = TcpStream::connect(address).expect("a connection");
+    while client.is_handshaking() {
+        if client.complete_io(&mut stream).is_err() {
+            return false;
+        }
+    }
+    true
+}
+
 #[test]
 fn certificates_are_exchanged_under_load_and_nobody_is_dropped() {
     let site = Site::new(&[]);
@@ -179,6 +195,9 @@ fn certificates_are_exchanged_under_load_and_nobody_is_dropped() {
         site.hang_up();
         site.server.push("room?operation=1000&type=live&room=1000", n.to_string());
         eventually("the certificates are read", || (read() > n).then_some(()));
+        let newest = next.client();
+        let address = site.address(BOTH[n % 2]);
+        eventually("the new certificate is shown", || shakes_hands(address, &newest).then_some(()));
         let mut newcomer = site.client(BOTH[n % 2], &login("newcomer"));
         site.server.push("keys?operation=1000&keys=newcomer", "welcome");
         newcomer.expect_push(1000, "welcome");

@@ -297,6 +297,9 @@ impl Text<'_, '_> {
     }
 
     fn certificates(&mut self, ends: &[(String, i64)]) -> fmt::Result {
+        if ends.is_empty() {
+            return Ok(()); // without TLS there is no such thing
+        }
         self.describe(
             "halley_tls_certificate_end_seconds",
             "When a certificate is over, in seconds since 1970",
