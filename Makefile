@@ -158,7 +158,8 @@ glommio-test: ## The second runtime: the contract of a driver and the core cases
 
 .PHONY: tls-test
 tls-test: export HALLEY_TEST_TLS = 1
-tls-test: ## The core cases end to end with every client over TLS
+tls-test: ## The rules of a shard, and the core cases end to end, with every client over TLS
+	$(CARGO) test --workspace $(PROGRAMS) --no-fail-fast --test rules
 	$(CARGO) test --workspace $(PROGRAMS) --no-fail-fast --test e2e -- \
 	  delivery:: operations:: sessions:: close_reasons::
 

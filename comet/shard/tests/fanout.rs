@@ -220,6 +220,7 @@ fn the_sender_of_a_room_message_gets_one_copy_with_its_own_sequence_number() {
 #[test]
 fn what_waits_in_the_mailbox_together_leaves_in_one_write() {
     let mut world = World::new();
+    world.over_tls = false; // with TLS each client has bytes of its own
     let tcp = open(&mut world, Transport::Tcp, "tcp", &[]);
     let web = open(&mut world, Transport::WebSocket, "web", &[]);
     let mails = ["one", "two", "three"].map(|body| to_room(&world, body));
@@ -238,6 +239,7 @@ fn what_waits_in_the_mailbox_together_leaves_in_one_write() {
 fn what_comes_while_a_write_is_under_way_leaves_in_one_write_after_it() {
     for transport in BOTH {
         let mut world = World::new();
+        world.over_tls = false; // with TLS each client has bytes of its own
         let id = open(&mut world, transport, "k", &[]);
         world.stall(id, true);
         for body in ["a", "b", "c", "d"] {
@@ -259,6 +261,7 @@ fn what_comes_while_a_write_is_under_way_leaves_in_one_write_after_it() {
 #[test]
 fn members_share_the_bytes_of_one_frame_and_of_several() {
     let mut world = World::new();
+    world.over_tls = false; // with TLS each client has bytes of its own
     let ids: Vec<_> = (0..8).map(|n| open(&mut world, BOTH[n % 2], &format!("k{n}"), &[])).collect();
     world.push_room("live://1", "alone");
     let mails = ["one", "two", "three"].map(|body| to_room(&world, body));
@@ -278,6 +281,7 @@ fn members_share_the_bytes_of_one_frame_and_of_several() {
 #[test]
 fn a_slow_member_gets_the_same_joined_bytes_as_the_others_later() {
     let mut world = World::new();
+    world.over_tls = false; // with TLS each client has bytes of its own
     let ids = ["a", "b"].map(|key| open(&mut world, Transport::Tcp, key, &[]));
     ids.iter().for_each(|id| world.stall(*id, true));
     for body in ["first", "second", "third"] {
@@ -297,6 +301,7 @@ fn a_slow_member_gets_the_same_joined_bytes_as_the_others_later() {
 #[test]
 fn a_flush_keeps_to_its_budget_and_goes_on_where_it_stopped() {
     let mut world = World::new();
+    world.over_tls = false; // with TLS each client has bytes of its own
     let ids: Vec<_> = (0..25).map(|n| open(&mut world, Transport::Tcp, &format!("k{n}"), &[])).collect();
     world.auto_flush = None;
     world.push_room("live://1", "x");

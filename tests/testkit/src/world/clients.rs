@@ -12,10 +12,14 @@ use crate::wire::{self, Got};
 impl World {
     /// A socket is accepted; `None` when the shard has no room for it.
     pub fn accept(&mut self, port: impl Into<Port>) -> Option<ConnectionId> {
-        let port = port.into();
+        let mut port = port.into();
+        port.tls |= self.over_tls;
         let id = self.shard.accepted(self.now, port, PEER, &mut self.out);
         if let Some(id) = id {
-            self.sockets.insert(Socket::new(id, port.transport));
+            let mut socket = Socket::new(id, port);
+            socket.say(b"");
+            self.sockets.insert(socket);
+            self.readers.push_back(id);
         }
         self.settle();
         id
@@ -60,7 +64,7 @@ impl World {
     pub fn send(&mut self, id: ConnectionId, bytes: &[u8]) {
         let Some(socket) = self.sockets.get_mut(id) else { return };
         assert!(socket.ending.is_none(), "a client that ended its side sends nothing");
-        socket.unread.extend(bytes);
+        socket.say(bytes);
         self.readers.push_back(id);
         self.settle();
     }
@@ -68,7 +72,7 @@ impl World {
     /// The client sends bytes and ends its side, or breaks the connection, before any of it is read.
     pub fn send_and_leave(&mut self, id: ConnectionId, bytes: &[u8], lost: bool) {
         let socket = self.socket_mut(id);
-        socket.unread.extend(bytes);
+        socket.say(bytes);
         socket.ending = Some(lost);
         self.readers.push_back(id);
         self.settle();

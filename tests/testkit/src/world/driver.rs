@@ -198,6 +198,14 @@ impl World {
         if complete {
             socket.runs.push(run);
         }
+        // TLS has something to say to what it has heard.
+        if let Some(sent) = socket.secure.as_mut().map(|secure| secure.sent())
+            && !sent.is_empty()
+            && socket.ending.is_none()
+        {
+            socket.unread.extend(sent);
+            self.readers.push_back(id);
+        }
         self.shard.sent(self.now, id, sent, &mut self.out);
     }
 

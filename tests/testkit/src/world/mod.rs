@@ -9,6 +9,7 @@ mod clients;
 mod driver;
 mod front;
 mod said;
+mod secure;
 mod socket;
 
 use std::{
@@ -27,7 +28,7 @@ use proto::{
 };
 use seam::Time;
 use shard::{
-    Acceptors, Batch, Outputs, Rate, Sent, Shard, ShardConfig, SlowConsumer, Wire,
+    Batch, Outputs, Rate, Sent, Shard, ShardConfig, SlowConsumer, Wire,
     mail::{Carried, ConnectionId, Handover, Ticket},
     queue::Run,
     stats::DropReason,
@@ -79,6 +80,8 @@ pub struct World {
     pub stopped_accepting: bool,
     /// Whether everything is checked after each event.
     pub checks: bool,
+    /// Whether all clients come with TLS, as `HALLEY_TEST_TLS` has it in the environment.
+    pub over_tls: bool,
     flush_at: Option<Time>,
     next_tick: Time,
     writes: VecDeque<ConnectionId>,
@@ -109,7 +112,7 @@ pub fn config() -> ShardConfig {
         renew: Duration::from_secs(300),
         unknown_reply_same: false,
         batch: Batch::Off,
-        acceptors: Acceptors::default(),
+        acceptors: secure::acceptors(),
         tls_handshake: Duration::from_secs(5),
         tls_handshakes_max: 100,
     }
@@ -204,6 +207,7 @@ impl World {
             load: 0,
             stopped_accepting: false,
             checks: true,
+            over_tls: std::env::var_os("HALLEY_TEST_TLS").is_some(),
             flush_at: None,
             next_tick: START.after(Duration::from_micros(TICK_MICROS)),
             writes: VecDeque::new(),

@@ -5,10 +5,12 @@ use std::{collections::VecDeque, time::Duration};
 use contract::Transport;
 use seam::Time;
 use shard::{
+    Port,
     mail::{ConnectionId, Handover},
     queue::Run,
 };
 
+use super::secure::Secure;
 use crate::wire::{Heard, ServerStream};
 
 /// What a fake socket and its client are at.
@@ -22,6 +24,8 @@ pub struct Socket {
     pub(super) inbox: Vec<u8>,
     /// Every write that was taken, as it was handed out.
     pub runs: Vec<Run>,
+    /// Its TLS, if it came to a port with it.
+    pub(super) secure: Option<Box<Secure>>,
     /// What the client makes of it.
     stream: ServerStream,
     /// Its upgrade was refused.
@@ -48,12 +52,13 @@ pub struct Socket {
 }
 
 impl Socket {
-    pub(super) fn new(id: ConnectionId, transport: Transport) -> Socket {
+    pub(super) fn new(id: ConnectionId, Port { transport, tls }: Port) -> Socket {
         Socket {
             id,
             transport,
             inbox: Vec::new(),
             runs: Vec::new(),
+            secure: tls.then(|| Box::new(Secure::new())),
             stream: ServerStream::new(transport),
             refused: false,
             write: None,
@@ -70,9 +75,22 @@ impl Socket {
         }
     }
 
+    /// The client sends bytes, or what TLS makes of them.
+    pub(super) fn say(&mut self, bytes: &[u8]) {
+        match &mut self.secure {
+            Some(secure) => {
+                secure.say(bytes);
+                self.unread.extend(secure.sent());
+            }
+            None => self.unread.extend(bytes),
+        }
+    }
+
     /// The client takes a write, which has to consist of whole frames, and of whole messages.
     pub(super) fn take(&mut self, bytes: &[u8]) {
-        assert!(!self.refused, "{bytes:?} behind a refusal");
+        let text = self.secure.as_mut().map(|secure| secure.take(bytes));
+        let bytes = text.as_deref().unwrap_or(bytes);
+        assert!(!self.refused || bytes.is_empty(), "{bytes:?} behind a refusal");
         let mut heard = Vec::new();
         self.stream.push(bytes, &mut heard).expect("what a server writes makes sense");
         assert!(!self.stream.has_partial(), "a write ends with something whole");

@@ -1,0 +1,100 @@
+//! TLS of the fake clients: a client of rustls in each socket that came to a port with TLS. Its user neither sees nor does
+//! anything else.
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    sync::{Arc, OnceLock},
+};
+
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore,
+    client::Resumption,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
+};
+use shard::Acceptors;
+use tls::{Acceptor, Identity, Memory, TicketKeys};
+
+struct Site {
+    acceptors: Acceptors,
+    client: Arc<ClientConfig>,
+}
+
+/// One certificate for all worlds. Its signatures are all of one length, so that runs can be repeated.
+fn site() -> &'static Site {
+    static SITE: OnceLock<Site> = OnceLock::new();
+    SITE.get_or_init(|| {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key");
+        let parameters = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+        let chain = parameters.self_signed(&key).expect("a certificate").pem();
+        let identity =
+            Identity::from_pem(chain.as_bytes(), key.serialize_pem().as_bytes()).expect("an identity");
+        let tickets = Arc::new(TicketKeys::random().expect("random bytes"));
+        let acceptor = Arc::new(Acceptor::new(vec![Arc::new(identity)], &[], tickets, Memory::Small));
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(chain.as_bytes()).expect("PEM")).expect("a root");
+        let mut client =
+            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .expect("versions")
+                .with_root_certificates(roots)
+                .with_no_client_auth();
+        client.resumption = Resumption::disabled();
+        let acceptors = Acceptors { tcp: Some(Arc::clone(&acceptor)), websocket: Some(acceptor) };
+        Site { acceptors, client: Arc::new(client) }
+    })
+}
+
+/// The TLS of a shard's ports.
+pub(super) fn acceptors() -> Acceptors {
+    site().acceptors.clone()
+}
+
+/// The TLS of one client.
+#[derive(Debug)]
+pub(super) struct Secure {
+    client: ClientConnection,
+    /// The server has ended it by an alert.
+    pub(super) alerted: bool,
+}
+
+impl Secure {
+    pub(super) fn new() -> Secure {
+        let name = ServerName::try_from("localhost").expect("a name");
+        let client = ClientConnection::new(Arc::clone(&site().client), name).expect("a client");
+        Secure { client, alerted: false }
+    }
+
+    /// Says something. It goes out when the handshake is done.
+    pub(super) fn say(&mut self, text: &[u8]) {
+        self.client.set_buffer_limit(None);
+        self.client.writer().write_all(text).expect("there is room");
+    }
+
+    /// What is to be sent.
+    pub(super) fn sent(&mut self) -> Vec<u8> {
+        let mut sent = Vec::new();
+        while self.client.wants_write() {
+            self.client.write_tls(&mut sent).expect("a vector takes all");
+        }
+        sent
+    }
+
+    /// Takes a write. Returns its text.
+    pub(super) fn take(&mut self, mut bytes: &[u8]) -> Vec<u8> {
+        let mut text = Vec::new();
+        while !bytes.is_empty() && !self.alerted {
+            self.client.read_tls(&mut bytes).expect("there is something");
+            self.alerted = self.client.process_new_packets().is_err();
+            let mut part = vec![0; 64 * 1024];
+            loop {
+                match self.client.reader().read(&mut part) {
+                    Ok(0) => break,
+                    Ok(len) => text.extend_from_slice(&part[..len]),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+        text
+    }
+}
