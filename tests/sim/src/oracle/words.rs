@@ -93,7 +93,9 @@ pub(super) fn line(shard: u16, event: &Event<'_>) -> String {
         Event::Read(socket) => format!("read a frame of {socket}"),
         Event::Heard(socket) => format!("knows that {socket} lives"),
         Event::Flow(socket, Flow::Read) => format!("wants more of {socket}"),
-        Event::Flow(socket, Flow::Hold | Flow::Login | Flow::Handshake) => format!("wants no more of {socket} for now"),
+        Event::Flow(socket, Flow::Hold | Flow::Login | Flow::Handshake) => {
+            format!("wants no more of {socket} for now")
+        }
         Event::InputEnded(_, socket, lost) => format!("sees the end of {socket}, lost: {lost}"),
         Event::HungUp(_, socket) => format!("sees that {socket} hung up"),
         Event::TooLate(socket) => format!("finds the login of {socket} too old"),
