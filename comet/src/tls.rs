@@ -6,7 +6,6 @@ use config::ConfigError;
 use host::shutdown::Reload;
 use shard::Acceptors;
 use tls::{Acceptor, Identity, Memory, TicketKeys, ticket::LIFETIME_SECS};
-use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::{
@@ -129,20 +128,25 @@ pub(crate) async fn follow(
 ) {
     let mut asked = reload.listen();
     let mut own = own;
+    // Not anew with each reading, or a key would live for ever where certificates are read often.
+    let mut rotation = tokio::time::interval(TICKETS_EVERY);
+    rotation.tick().await;
     loop {
         let is_asked = tokio::select! {
             changed = asked.changed() => changed.is_ok(),
-            () = sleep(TICKETS_EVERY) => false,
+            _ = rotation.tick() => false,
         };
-        if !is_asked {
-            own = own.map(|keys| keys.rotated().map_or(keys, Arc::new));
-        }
-        let (read, keys) = (config.clone(), own.clone());
+        let next = match &own {
+            Some(keys) if !is_asked => Some(keys.rotated().map_or_else(|_| Arc::clone(keys), Arc::new)),
+            own => own.clone(),
+        };
+        let (read, keys) = (config.clone(), next.clone());
         // Files, and the check of a key, on a thread that nobody waits for.
         let loaded = tokio::task::spawn_blocking(move || ClientTls::with_tickets(&read, section, keys)).await;
         match loaded {
             Ok(Ok(loaded)) => {
                 front.set_acceptors(&loaded.acceptors).await;
+                own = next;
                 loaded.note(front.metrics());
                 if is_asked {
                     info!(certificates = loaded.certificates.len(), "the certificates were read anew");

@@ -35,6 +35,9 @@ pub enum Failure {
     /// The keys of a TLS 1.2 connection have sealed as many records as they safely can.
     #[error("the keys are used up")]
     UsedUp,
+    /// Our side has ended already.
+    #[error("our side has ended already")]
+    Closed,
     /// rustls cannot go on, for a reason of ours.
     #[error("a fault of our own")]
     Internal,
@@ -42,7 +45,7 @@ pub enum Failure {
 
 impl Failure {
     /// Every one of them, for metrics.
-    pub const ALL: [Failure; 11] = [
+    pub const ALL: [Failure; 12] = [
         Failure::NotTls,
         Failure::TooLong,
         Failure::Incompatible,
@@ -53,6 +56,7 @@ impl Failure {
         Failure::Idle,
         Failure::Alert,
         Failure::UsedUp,
+        Failure::Closed,
         Failure::Internal,
     ];
 
@@ -69,6 +73,7 @@ impl Failure {
             Failure::Idle => "idle_records",
             Failure::Alert => "alert",
             Failure::UsedUp => "used_up",
+            Failure::Closed => "closed",
             Failure::Internal => "internal",
         }
     }
@@ -83,7 +88,7 @@ impl Failure {
             Failure::Renegotiation => Some(AlertDescription::NoRenegotiation),
             Failure::Incompatible | Failure::NoProtocol => Some(AlertDescription::HandshakeFailure),
             Failure::Internal => Some(AlertDescription::InternalError),
-            Failure::NotTls | Failure::Alert | Failure::UsedUp => None,
+            Failure::NotTls | Failure::Alert | Failure::UsedUp | Failure::Closed => None,
         }
     }
 }

@@ -123,16 +123,16 @@ impl Handshaking {
 }
 
 /// Takes the alert that rustls has for the peer.
+///
+/// rustls is asked only for as long as it has something to send, which it gives before it looks at its input: it has kept
+/// places in what it was shown, and with nothing before it, it would panic.
 pub(crate) fn last_words(rustls: &mut UnbufferedServerConnection, output: &mut Vec<u8>) {
-    loop {
-        match rustls.process_tls_records(&mut []).state {
-            Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                if append(output, |room| data.encode(room)).is_err() {
-                    return;
-                }
-            }
-            Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
-            _ => return,
+    while rustls.wants_write() {
+        let Ok(ConnectionState::EncodeTlsData(mut data)) = rustls.process_tls_records(&mut []).state else {
+            return;
+        };
+        if append(output, |room| data.encode(room)).is_err() {
+            return;
         }
     }
 }
@@ -154,7 +154,10 @@ pub(crate) fn append(
             Err(EncodeError::InsufficientSize(needed)) if needed.required_size > room => {
                 room = needed.required_size;
             }
-            Err(_) => return Err(Failure::Internal),
+            Err(_) => {
+                output.truncate(start);
+                return Err(Failure::Internal);
+            }
         }
     }
 }

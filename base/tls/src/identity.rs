@@ -161,7 +161,11 @@ impl Identities {
         let host = host.map(str::to_ascii_lowercase);
         let named = |identity: &&Arc<Identity>| host.as_deref().is_some_and(|host| identity.is_for(host));
         let for_host = || self.0.iter().filter(named);
-        for_host().find(|identity| fits(identity)).or_else(|| for_host().next()).unwrap_or_else(|| &self.0[0])
+        for_host()
+            .find(|identity| fits(identity))
+            .or_else(|| for_host().next())
+            .or_else(|| self.0.iter().find(|identity| fits(identity)))
+            .unwrap_or_else(|| &self.0[0])
     }
 }
 

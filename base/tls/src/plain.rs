@@ -11,6 +11,9 @@ use crate::{
     summary::Opened,
 };
 
+/// Most that is kept of what rustls cannot use yet: a record, and a change of the key in small parts.
+const INPUT_MAX: usize = 20_000;
+
 /// A connection that rustls keeps.
 pub(crate) struct Plain {
     rustls: Box<UnbufferedServerConnection>,
@@ -33,6 +36,9 @@ impl Plain {
         text: &mut Vec<u8>,
         output: &mut Vec<u8>,
     ) -> Result<Opened, Failure> {
+        if self.input.len() > INPUT_MAX {
+            return Err(Failure::TooLong);
+        }
         self.input.extend_from_slice(bytes);
         loop {
             let UnbufferedStatus { discard, state } = self.rustls.process_tls_records(&mut self.input);
@@ -70,6 +76,9 @@ impl Plain {
     }
 
     pub(crate) fn seal(&mut self, text: &[u8], output: &mut Vec<u8>) -> Result<(), Failure> {
+        if self.closed {
+            return Err(Failure::Closed);
+        }
         self.write(output, |traffic, room| traffic.encrypt(text, room))
     }
 
@@ -89,10 +98,17 @@ impl Plain {
         ) -> Result<usize, EncryptError>,
     ) -> Result<(), Failure> {
         loop {
-            match self.rustls.process_tls_records(&mut []).state {
-                Ok(ConnectionState::EncodeTlsData(mut data)) => append(output, |room| data.encode(room))?,
-                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
-                Ok(ConnectionState::PeerClosed) => {}
+            // rustls keeps places in what it was shown, so it is shown all of that again.
+            let UnbufferedStatus { discard, state } = self.rustls.process_tls_records(&mut self.input);
+            let written = match state {
+                Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                    append(output, |room| data.encode(room)).map(|()| false)
+                }
+                Ok(ConnectionState::TransmitTlsData(data)) => {
+                    data.done();
+                    Ok(false)
+                }
+                Ok(ConnectionState::PeerClosed) => Ok(false),
                 Ok(ConnectionState::WriteTraffic(mut traffic)) => {
                     let (start, mut room) = (output.len(), 0);
                     loop {
@@ -100,16 +116,23 @@ impl Plain {
                         match write(&mut traffic, &mut output[start..]) {
                             Ok(written) => {
                                 output.truncate(start + written);
-                                return Ok(());
+                                break Ok(true);
                             }
                             Err(EncryptError::InsufficientSize(needed)) if needed.required_size > room => {
                                 room = needed.required_size;
                             }
-                            Err(_) => return Err(Failure::UsedUp),
+                            Err(_) => {
+                                output.truncate(start);
+                                break Err(Failure::UsedUp);
+                            }
                         }
                     }
                 }
-                _ => return Err(Failure::Internal),
+                _ => Err(Failure::Internal),
+            };
+            self.input.drain(..discard);
+            if written? {
+                return Ok(());
             }
         }
     }

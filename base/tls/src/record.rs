@@ -30,6 +30,9 @@ const EXPLICIT_LEN: usize = 8;
 /// Records in a row that may carry no data: empty ones, changes of the key, warnings.
 const IDLE_MAX: u8 = 32;
 
+/// Records under one key that make up for one change of it.
+const RECORDS_FOR_A_CHANGE: u64 = 100;
+
 const FATAL: u8 = 2;
 const WARNING: u8 = 1;
 const KEY_UPDATE_LEN: usize = 5;
@@ -64,6 +67,10 @@ pub(crate) struct Records {
     /// A change of the key that has come in part.
     message: ([u8; KEY_UPDATE_LEN], u8),
     idle: u8,
+    /// How many changes of the peer's key the data since has not made up for.
+    changes: u8,
+    /// The peer has asked for a change of our key, which waits to be sent. One answer is enough for all that ask before it.
+    pub(crate) answer_waits: bool,
     /// The peer has ended its side.
     ended: bool,
     /// We have ended ours.
@@ -215,6 +222,8 @@ impl Records {
             partial: Vec::new(),
             message: Default::default(),
             idle: 0,
+            changes: 0,
+            answer_waits: false,
             ended: false,
             closed: false,
         })
@@ -270,13 +279,19 @@ impl Records {
         }
         let start = text.len();
         let expanded = key.get_or_insert_with(|| self.read.expanded());
-        let kind = self.read.open(expanded, self.version, record, text)?;
+        let opened = self.read.open(expanded, self.version, record, text);
+        let kind = match opened {
+            Ok(ContentType::ApplicationData) if self.message.1 > 0 => Err(Failure::BadMessage),
+            opened => opened,
+        }
+        .inspect_err(|_| text.truncate(start))?;
         if kind == ContentType::ApplicationData {
-            if self.message.1 > 0 {
-                return Err(Failure::BadMessage);
-            }
             if text.len() > start {
                 self.idle = 0;
+                // A change costs as much as many records, so a byte of data does not make up for it.
+                if self.read.sequence.is_multiple_of(RECORDS_FOR_A_CHANGE) {
+                    self.changes = self.changes.saturating_sub(1);
+                }
                 return Ok(());
             }
             return self.idles();
@@ -345,10 +360,14 @@ impl Records {
         }
         self.message = Default::default();
         self.idles()?;
+        self.changes += 1;
+        if self.changes > IDLE_MAX {
+            return Err(Failure::Idle);
+        }
         let secrets = self.secrets.as_mut().ok_or(Failure::Internal)?;
         self.read = Half::new(secrets.update_rx_secret()?)?;
         *key = None;
-        if requested && !self.closed {
+        if requested && !self.closed && !std::mem::replace(&mut self.answer_waits, true) {
             self.change_write_key(output)?;
         }
         Ok(())
@@ -366,6 +385,9 @@ impl Records {
 
     /// Appends records of text.
     pub(crate) fn seal(&mut self, text: &[u8], output: &mut Vec<u8>) -> Result<(), Failure> {
+        if self.closed {
+            return Err(Failure::Closed);
+        }
         let records = text.len().div_ceil(FRAGMENT_MAX);
         output.reserve(text.len() + records * (HEADER_LEN + EXPLICIT_LEN + TAG_LEN));
         let mut key = self.write.expanded();

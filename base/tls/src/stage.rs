@@ -49,6 +49,11 @@ impl Tls {
         matches!(self.0.state, State::Handshaking(..))
     }
 
+    /// Whether the handshake is done.
+    pub fn is_established(&self) -> bool {
+        matches!(self.0.state, State::Small(_) | State::Plain(_))
+    }
+
     /// Whether the rest of a record is missing.
     pub fn has_partial(&self) -> bool {
         match &self.0.state {
@@ -150,6 +155,9 @@ impl Tls {
 
     /// Takes the ciphertext that waits to be sent.
     pub fn take_output(&mut self) -> Vec<u8> {
+        if let State::Small(records) = &mut self.0.state {
+            records.answer_waits = false;
+        }
         std::mem::take(&mut self.0.output)
     }
 

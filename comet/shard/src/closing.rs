@@ -14,7 +14,6 @@ use proto::{
     websocket::{Opcode, Refusal},
 };
 use seam::{Bug, Time};
-use tls::Tls;
 
 use super::{
     Action, LINGER, Outputs, Shard,
@@ -75,9 +74,8 @@ impl Shard {
         let handshaking = matches!(connection.state, State::Handshaking { .. });
         let before_login = connection.is_unauthenticated();
         let still_reading = connection.reading;
-        let begun = std::mem::take(&mut connection.handshaking);
-        self.handshakes_now -= usize::from(begun);
-        let in_tls_handshake = begun || connection.tls.as_ref().is_some_and(Tls::is_handshaking);
+        self.handshakes_now -= usize::from(std::mem::take(&mut connection.handshaking));
+        let in_tls_handshake = connection.tls.as_ref().is_some_and(|tls| !tls.is_established());
         let left = connection.begin_close(Tick::not_before(now.after(LINGER)));
         if let Some(left) = left {
             self.leave(id, left.open, left.peer, reason, out);

@@ -289,7 +289,12 @@ impl Shard {
         let handshake = if tls { self.config.tls_handshake } else { self.config.handshake };
         let mut connection = Connection::new(ticket, peer, transport, Tick::not_before(now.after(handshake)));
         if tls {
-            connection.tls = self.config.acceptors.stage(transport);
+            // Without its acceptor, which cannot be, nobody is served there, least of all in plain text.
+            let Some(stage) = self.config.acceptors.stage(transport) else {
+                self.stats.refused += 1;
+                return None;
+            };
+            connection.tls = Some(stage);
             self.stats.tls.connections += 1;
         }
         let id = self.slots.insert(connection);

@@ -31,19 +31,21 @@ impl Shard {
             let opened = tls.open(bytes, &mut text);
             return self.opened(now, id, text, opened, out);
         }
-        if !connection.handshaking {
-            if self.handshakes_now >= self.config.tls_handshakes_max {
+        match tls.take(bytes) {
+            Ok(true) if connection.handshaking => Flow::Handshake,
+            // From its first whole record on it costs more than what it sends.
+            Ok(true) if self.handshakes_now < self.config.tls_handshakes_max => {
+                connection.handshaking = true;
+                self.handshakes_now += 1;
+                Flow::Handshake
+            }
+            Ok(true) => {
                 self.stats.bad("tls", "handshake_limit");
                 let reason = CloseReason::Overloaded;
                 self.close(now, id, reason, reason.text(), out);
                 self.shut(id, true, out);
-                return Flow::Read;
+                Flow::Read
             }
-            connection.handshaking = true;
-            self.handshakes_now += 1;
-        }
-        match tls.take(bytes) {
-            Ok(true) => Flow::Handshake,
             Ok(false) => Flow::Read,
             Err(failure) => self.tls_failed(now, id, failure, out),
         }

@@ -265,3 +265,26 @@ fn a_client_gets_the_protocol_that_both_know_or_an_alert() {
     assert_eq!(run(&[]), Ok(None));
     assert_eq!(run(&["h2"]), Err(Failure::NoProtocol));
 }
+
+/// Each request was answered, and the answers piled up before a client that did not read.
+#[test]
+fn changes_of_the_key_that_nobody_reads_the_answers_of_are_bounded() {
+    let site = Site::new(Memory::Small);
+    let mut pair = Pair::new(&site, site.client(SUITE));
+    pair.run().expect("a handshake");
+    let mut failure = None;
+    for _ in 0..1000 {
+        pair.client.refresh_traffic_keys().expect("a change");
+        pair.say(b"x");
+        let mut sent = Vec::new();
+        while pair.client.wants_write() {
+            pair.client.write_tls(&mut sent).expect("a vector takes all");
+        }
+        failure = failure.or(pair.receive(&sent).err());
+        if failure.is_some() {
+            break;
+        }
+    }
+    assert_eq!(failure, Some(Failure::Idle));
+    assert!(pair.tls.take_output().len() < 100, "one answer and the alert");
+}

@@ -25,7 +25,11 @@ struct Bare {
 
 impl Bare {
     fn new(suite: CipherSuite) -> Bare {
-        let site = Site::new(Memory::Small);
+        Bare::with(suite, Memory::Small)
+    }
+
+    fn with(suite: CipherSuite, memory: Memory) -> Bare {
+        let site = Site::new(memory);
         let mut config = site.client(suite);
         config.enable_secret_extraction = true;
         config.resumption = rustls::client::Resumption::disabled();
@@ -267,4 +271,49 @@ fn a_hello_in_small_records_is_read_and_empty_ones_are_not_endless() {
         }
     }
     assert!(failure.is_some(), "empty records of a handshake go on for ever");
+}
+
+/// rustls keeps places in what it was shown. Asked for its last words with nothing before it, it panicked, and the process
+/// with it.
+#[test]
+fn what_is_wrong_behind_a_part_of_a_hello_ends_the_connection_and_nothing_else() {
+    let part = [22, 3, 1, 0, 5, 1, 0, 3, 232, 0];
+    let empty = [22, 3, 1, 0, 0];
+    let hellos: [&[&[u8]]; 6] = [
+        &[&[22, 3, 1, 0, 4, 1, 1, 0, 0]],
+        &[&part, &[23, 3, 3, 0, 1, 0]],
+        &[&part, &[20, 3, 3, 0, 1, 1]],
+        &[&part, &[21, 3, 3, 0, 2, 2, 40]],
+        &[&[22, 3, 1, 0, 10, 1, 0, 0, 1, 0, 1, 0, 0, 1, 0]],
+        &[&part, &empty.repeat(100)],
+    ];
+    for memory in [Memory::Small, Memory::Plain] {
+        let site = Site::new(memory);
+        for records in hellos {
+            let mut tls = site.tls();
+            let mut failed = false;
+            for bytes in records {
+                failed |= match tls.take(bytes) {
+                    Ok(true) => tls.handshake(&mut Vec::new()).is_err(),
+                    Ok(false) => false,
+                    Err(_) => true,
+                };
+            }
+            assert!(failed, "{records:?}");
+            tls.close();
+            tls.take_output();
+        }
+    }
+}
+
+#[test]
+fn a_part_of_a_key_change_is_no_fault_of_what_is_sent_meanwhile() {
+    for memory in [Memory::Small, Memory::Plain] {
+        let mut bare = Bare::with(SUITES[1], memory);
+        assert!(bare.send(ContentType::Handshake, &NOT_REQUESTED[..3]).is_ok());
+        assert_eq!(bare.tls.seal(b"text"), Ok(()));
+        assert!(bare.send(ContentType::ApplicationData, b"x").is_err());
+        bare.tls.close();
+        assert!(bare.tls.seal(b"text").is_err(), "nothing is sealed behind the end");
+    }
 }
