@@ -123,11 +123,10 @@ pub(crate) async fn follow(
     front: Arc<Front>,
     config: CometConfig,
     section: &'static str,
-    own: Option<Arc<TicketKeys>>,
+    mut own: Option<Arc<TicketKeys>>,
     reload: Reload,
 ) {
     let mut asked = reload.listen();
-    let mut own = own;
     // Not anew with each reading, or a key would live for ever where certificates are read often.
     let mut rotation = tokio::time::interval(TICKETS_EVERY);
     rotation.tick().await;

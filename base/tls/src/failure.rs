@@ -44,22 +44,6 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Every one of them, for metrics.
-    pub const ALL: [Failure; 12] = [
-        Failure::NotTls,
-        Failure::TooLong,
-        Failure::Incompatible,
-        Failure::NoProtocol,
-        Failure::BadMessage,
-        Failure::BadRecord,
-        Failure::Renegotiation,
-        Failure::Idle,
-        Failure::Alert,
-        Failure::UsedUp,
-        Failure::Closed,
-        Failure::Internal,
-    ];
-
     /// Its name in metrics.
     pub fn label(self) -> &'static str {
         match self {

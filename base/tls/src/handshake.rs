@@ -44,7 +44,11 @@ impl Handshaking {
             return Err(Failure::TooLong);
         }
         self.input.extend_from_slice(bytes);
-        Ok(self.next_record()?.is_some())
+        // Only the very first record tells that a peer does not speak TLS.
+        next_record(&self.input, self.shown).map(|next| next.is_some()).map_err(|failure| match failure {
+            Failure::BadMessage if self.rustls.is_none() => Failure::NotTls,
+            failure => failure,
+        })
     }
 
     /// Whether it waits for the rest of something.
@@ -52,22 +56,9 @@ impl Handshaking {
         !self.input.is_empty()
     }
 
-    /// End of the first record that rustls has not been shown.
-    fn next_record(&self) -> Result<Option<usize>, Failure> {
-        let rest = &self.input[self.shown..];
-        // Only the very first record tells that a peer does not speak TLS.
-        let foreign = if self.rustls.is_none() { Failure::NotTls } else { Failure::BadMessage };
-        match record_len(rest) {
-            Ok(Some(len)) if len <= rest.len() => Ok(Some(self.shown + len)),
-            Ok(_) => Ok(None),
-            Err(Failure::BadMessage) => Err(foreign),
-            Err(failure) => Err(failure),
-        }
-    }
-
     /// Takes what has come as far as the handshake goes. What is to be sent is appended to `output`, also when it fails.
     pub(crate) fn step(&mut self, acceptor: &Acceptor, output: &mut Vec<u8>) -> Result<Step, Failure> {
-        match self.next_record()? {
+        match next_record(&self.input, self.shown)? {
             Some(end) => self.shown = end,
             None => return Ok(Step::More),
         }
@@ -112,14 +103,17 @@ impl Handshaking {
                 let rustls = self.rustls.take().expect("it was just there");
                 return Ok(Step::Done(rustls, summary, self.input.split_off(self.shown)));
             }
-            // The same loop as above, for the next record.
-            match record_len(&self.input[self.shown..]) {
-                Ok(Some(len)) if self.shown + len <= self.input.len() => self.shown += len,
-                Ok(_) => return Ok(Step::More),
-                Err(failure) => return Err(failure),
+            match next_record(&self.input, self.shown)? {
+                Some(end) => self.shown = end,
+                None => return Ok(Step::More),
             }
         }
     }
+}
+
+/// End of the first whole record of `input` that rustls has not been shown.
+fn next_record(input: &[u8], shown: usize) -> Result<Option<usize>, Failure> {
+    Ok(record_len(&input[shown..])?.map(|len| shown + len).filter(|end| *end <= input.len()))
 }
 
 /// Takes the alert that rustls has for the peer.

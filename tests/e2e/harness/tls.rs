@@ -12,10 +12,8 @@ use std::{
 };
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustls::{
-    ClientConfig, ClientConnection, RootCertStore,
-    pki_types::{CertificateDer, ServerName, pem::PemObject},
-};
+use rustls::{ClientConfig, ClientConnection, pki_types::ServerName};
+use testkit::trust::client_of;
 
 /// A certificate for `localhost` and its key, in files.
 pub(crate) struct Certificate {
@@ -55,14 +53,7 @@ impl Certificate {
 
     /// A client that trusts it.
     pub(crate) fn client(&self) -> Arc<ClientConfig> {
-        let mut roots = RootCertStore::empty();
-        let chain = fs::read(&self.chain).expect("a file");
-        roots.add(CertificateDer::from_pem_slice(&chain).expect("PEM")).expect("a root");
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("versions");
-        Arc::new(config.with_root_certificates(roots).with_no_client_auth())
+        Arc::new(client_of(&fs::read(&self.chain).expect("a file")))
     }
 }
 

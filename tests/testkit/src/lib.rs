@@ -8,6 +8,7 @@
 //! | [`login`] | the body of a login | |
 //! | [`queue`] | what carries pushes in a cluster, and its settings | |
 //! | [`rounds`] | how long tests with a long form are: `ROUNDS=20` | |
+//! | [`trust`] | a client of rustls that trusts one certificate | `trust` |
 //! | [`wire`] | both wires as a client sees them, written by hand: bytes out, things got in | |
 //! | [`world`] | a shard with a fake driver, fake clients, a fake front and virtual time | `world` |
 //!
@@ -22,6 +23,8 @@ pub mod fakes;
 pub mod login;
 pub mod queue;
 pub mod rounds;
+#[cfg(feature = "trust")]
+pub mod trust;
 pub mod wire;
 #[cfg(feature = "world")]
 pub mod world;

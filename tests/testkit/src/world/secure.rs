@@ -6,13 +6,11 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use rustls::{
-    ClientConfig, ClientConnection, RootCertStore,
-    client::Resumption,
-    pki_types::{CertificateDer, ServerName, pem::PemObject},
-};
+use rustls::{ClientConfig, ClientConnection, client::Resumption, pki_types::ServerName};
 use shard::Acceptors;
 use tls::{Acceptor, Identity, Memory, TicketKeys};
+
+use crate::trust::client_of;
 
 struct Site {
     acceptors: Acceptors,
@@ -30,14 +28,7 @@ fn site() -> &'static Site {
             Identity::from_pem(chain.as_bytes(), key.serialize_pem().as_bytes()).expect("an identity");
         let tickets = Arc::new(TicketKeys::random().expect("random bytes"));
         let acceptor = Arc::new(Acceptor::new(vec![Arc::new(identity)], &[], tickets, Memory::Small));
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(chain.as_bytes()).expect("PEM")).expect("a root");
-        let mut client =
-            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-                .with_safe_default_protocol_versions()
-                .expect("versions")
-                .with_root_certificates(roots)
-                .with_no_client_auth();
+        let mut client = client_of(chain.as_bytes());
         client.resumption = Resumption::disabled();
         let acceptors = Acceptors { tcp: Some(Arc::clone(&acceptor)), websocket: Some(acceptor) };
         Site { acceptors, client: Arc::new(client) }
