@@ -32,7 +32,7 @@ use none::{simulated_micros, simulated_wall_micros};
 mod none {
     use super::Bug;
 
-    pub use std::hash::RandomState;
+    pub use ahash::RandomState;
 
     /// The time of a simulation in microseconds. Here there is no simulation.
     #[inline(always)]

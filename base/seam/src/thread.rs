@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    hash::{BuildHasher, DefaultHasher, Hasher as _},
+    hash::{BuildHasher, DefaultHasher, Hash, Hasher as _},
     marker::PhantomData,
 };
 
@@ -89,6 +89,11 @@ impl RandomState {
     /// The randomness of this thread's simulation.
     pub fn new() -> Self {
         RandomState(CURRENT.with(|current| current.begun.get()).map_or(0, |begun| begun.seed))
+    }
+
+    /// The hash of one value, as the real one offers it.
+    pub fn hash_one<T: Hash>(&self, value: T) -> u64 {
+        BuildHasher::hash_one(self, value)
     }
 }
 

@@ -43,7 +43,7 @@ pub mod stats;
 pub mod wheel;
 mod wire;
 
-use std::{collections::VecDeque, hash::BuildHasher, net::IpAddr, time::Duration};
+use std::{collections::VecDeque, net::IpAddr, time::Duration};
 
 use hashbrown::HashTable;
 use proto::{

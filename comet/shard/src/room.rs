@@ -1,8 +1,6 @@
 //! The rooms of one shard. A room may have members on every shard; each shard knows its own and how many people are
 //! elsewhere.
 
-use std::hash::BuildHasher;
-
 use hashbrown::HashTable;
 use proto::ids::RoomId;
 use seam::{Bug, RandomState};

@@ -7,7 +7,6 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    hash::BuildHasher,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -73,7 +72,7 @@ const ENDS_MAX: usize = 100_000;
 /// needless renewal.
 #[derive(Default)]
 struct Ends {
-    at: HashMap<u64, Time>,
+    at: HashMap<u64, Time, RandomState>,
     in_order: VecDeque<(Time, u64)>,
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use contract::{Arrival, ConnectRequest, LogicError, Session};
 use proto::close::CloseReason;
-use seam::Time;
+use seam::{RandomState, Time};
 use shard::mail::{ConnectionId, Login, Outcome, ToShard, Verdict};
 use tokio::{
     sync::{Semaphore, oneshot, watch},
@@ -35,7 +35,7 @@ const MARGIN: Duration = Duration::from_millis(200);
 
 /// Logins under way.
 pub(super) struct Logins {
-    waiting: Mutex<HashMap<ConnectionId, Waiting>>,
+    waiting: Mutex<HashMap<ConnectionId, Waiting, RandomState>>,
     asking: Semaphore,
     /// Calls whose answer comes too late for their client; as many as logic is asked at once.
     late: Semaphore,

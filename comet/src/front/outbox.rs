@@ -1,7 +1,6 @@
 //! The front's end of the queues to the shards.
 
 use std::{
-    hash::BuildHasher,
     sync::{Mutex, PoisonError},
     time::Duration,
 };

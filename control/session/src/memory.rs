@@ -8,7 +8,6 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    hash::BuildHasher,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
@@ -42,8 +41,8 @@ pub struct MemorySessions {
 
 struct Store {
     hasher: RandomState,
-    keys: [HashMap<Key, Row>; PARTS],
-    mids: [HashMap<Mid, Keys>; PARTS],
+    keys: [HashMap<Key, Row, RandomState>; PARTS],
+    mids: [HashMap<Mid, Keys, RandomState>; PARTS],
     servers: Servers,
     sessions: usize,
     /// How often the store has lost everything, plus one.
@@ -83,8 +82,8 @@ impl MemorySessions {
     pub fn new(ttl: Duration, metrics: SessionMetrics) -> Self {
         let store = Store {
             hasher: RandomState::new(),
-            keys: std::array::from_fn(|_| HashMap::new()),
-            mids: std::array::from_fn(|_| HashMap::new()),
+            keys: std::array::from_fn(|_| HashMap::default()),
+            mids: std::array::from_fn(|_| HashMap::default()),
             servers: Servers::default(),
             sessions: 0,
             incarnation: 1,

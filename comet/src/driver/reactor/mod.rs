@@ -28,7 +28,7 @@ use std::{
 };
 
 use ring::{Listener, Runtime, Socket, Turns, WakeReceiverSeed};
-use seam::Time;
+use seam::{RandomState, Time};
 use shard::{Action, Outputs, Port, Shard, ShardConfig, mail::ConnectionId};
 
 use self::{
@@ -80,7 +80,7 @@ pub async fn run<R: Runtime>(plan: Plan) -> io::Result<()> {
             mail: VecDeque::new(),
             to_front: plan.to_front,
             sockets: Vec::new(),
-            held: HashMap::new(),
+            held: HashMap::default(),
             handshakes: VecDeque::new(),
             cpu_micros: clock::cpu_micros(),
             ticked: now,
@@ -127,7 +127,7 @@ struct Core<R: Runtime> {
     /// By slot.
     sockets: Vec<Option<Rc<R::Socket>>>,
     /// Connections that are not read.
-    held: HashMap<ConnectionId, Held>,
+    held: HashMap<ConnectionId, Held, RandomState>,
     /// Held connections whose TLS handshake is to be taken further, in the order in which they came.
     handshakes: VecDeque<ConnectionId>,
     cpu_micros: u64,
