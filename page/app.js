@@ -459,8 +459,9 @@ async function readConfig() {
   const answer = await fetch('config.json', { cache: 'no-store' });
   if (!answer.ok) return;
   config = await answer.json();
-  const scheme = location.protocol === 'https:' ? 'wss' : 'ws';
-  if (!$('url').value) $('url').value = `${scheme}://${location.hostname}:${config.websocket_port}${config.websocket_path}`;
+  // A browser lets a page of HTTPS open no WebSocket without TLS.
+  const [scheme, port] = location.protocol === 'https:' ? ['wss', config.wss_port] : ['ws', config.websocket_port];
+  if (!$('url').value && port) $('url').value = `${scheme}://${location.hostname}:${port}${config.websocket_path}`;
   $('token-label').hidden = $('token-help').hidden = !config.push_token;
 }
 

@@ -12,14 +12,16 @@ pub(crate) fn rows(
     open_files: OpenFiles,
 ) -> Vec<(&'static str, String)> {
     let mut rows = comet.rows(comet_config, open_files);
-    let pages: Vec<String> =
-        logic.http_addrs().iter().map(|address| format!("http://{address}/_/")).collect();
+    let pages = logic.http_addrs().iter().map(|address| format!("http://{address}/_/"));
+    let secure = logic.https_addrs().iter().map(|address| format!("https://{address}/_/"));
+    let pages: Vec<String> = pages.chain(secure).collect();
     let [http, rpc, login, push] = logic.rows(logic_config);
     let rpc = format!("comet {}, logic {}", comet.rpc, rpc.1);
     // Addresses come together, and the open files last.
     let last = rows.len() - 1;
     rows.splice(last..last, [login, push]);
     let at = rows.iter().take_while(|(name, _)| name.starts_with("clients")).count();
-    rows.splice(at..at, [http, ("page", pages.join(", ")), ("gRPC", rpc)]);
+    let api = [http].into_iter().chain(logic.https_row());
+    rows.splice(at..at, api.chain([("page", pages.join(", ")), ("gRPC", rpc)]));
     rows
 }

@@ -2,10 +2,16 @@
 
 use broker::MemoryLimitsConfig;
 use comet::{config::CometConfig, tls::ClientTls};
-use config::{Addrs, ConfigError, Listener, Parts, shared_ports};
-use host::process::{LogConfig, ProgramConfig};
+use config::{Addrs, ConfigError, Listener, Mistakes, Parts, shared_ports};
+use host::{
+    process::{LogConfig, ProgramConfig},
+    tls::MutualRead,
+};
 use job::config::JobConfig;
-use logic::config::{Expire, Exposure, LimitsConfig, LogicConfig};
+use logic::{
+    config::{Expire, Exposure, LimitsConfig, LogicConfig},
+    tls::LogicTls,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use toml::Table;
@@ -83,17 +89,31 @@ impl Default for SessionsConfig {
     }
 }
 
+/// What the checks find out before a port is bound.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    pub(crate) exposure: Exposure,
+    pub(crate) clients: ClientTls,
+    /// Of comet's gRPC.
+    pub(crate) services: Option<MutualRead>,
+    pub(crate) logic: LogicTls,
+}
+
 impl HalleyConfig {
     /// Checks everything that can be checked before a port is bound, beyond single keys.
     ///
     /// # Errors
     /// All that is wrong.
-    pub(crate) fn check(&mut self) -> Result<Exposure, Vec<ConfigError>> {
+    pub(crate) fn check(&mut self) -> Result<Checked, Vec<ConfigError>> {
         let HalleyConfig { comet, logic, .. } = self;
         // A file without the section keeps strangers out: goim has no such program.
         logic.own.auth.get_or_insert_default();
+        let mut mistakes = Mistakes::default();
+        let clients_tls = mistakes.all(ClientTls::load(comet, "comet."));
+        let services = mistakes.all(comet.tls.services.read("comet."));
+        let tls = mistakes.all(LogicTls::load(&logic.own, "logic."));
         let mut wrong = comet.check("comet.");
-        wrong.extend(ClientTls::mistakes(comet, "comet."));
+        wrong.extend(mistakes.errors());
         wrong.extend(logic.own.check("logic.", logic.memory.redis.expire));
         wrong.extend(check_across(comet, logic));
         // An address of its own kind: logins of job's calls do not exist, so the port is judged like a client's.
@@ -102,17 +122,18 @@ impl HalleyConfig {
         let clients: Vec<(String, &Addrs)> =
             clients.map(|(key, addrs)| (format!("comet.{key}"), addrs)).collect();
         let clients: Vec<Listener<'_>> = clients.iter().map(|(key, addrs)| Listener { key, addrs }).collect();
-        let backends = [
-            Listener { key: "logic.httpServer.addr", addrs: &logic.own.http_server.addr },
-            Listener { key: "logic.rpcServer.addr", addrs: &logic.own.rpc_server.addr },
-        ];
+        let backends = logic.own.listeners().map(|(key, addrs)| (format!("logic.{key}"), addrs));
+        let backends: Vec<(String, &Addrs)> = backends.collect();
+        let backends: Vec<Listener<'_>> =
+            backends.iter().map(|(key, addrs)| Listener { key, addrs }).collect();
         wrong.extend(shared_ports(&[&clients[..], &backends].concat()));
-        match logic.own.check_exposure("logic.", &clients) {
-            Ok(exposure) if wrong.is_empty() => return Ok(exposure),
-            Ok(_) => {}
-            Err(open) => wrong.extend(open),
+        let exposure = logic.own.check_exposure("logic.", &clients).map_err(|open| wrong.extend(open)).ok();
+        match (exposure, clients_tls, services, tls) {
+            (Some(exposure), Some(clients), Some(services), Some(logic)) if wrong.is_empty() => {
+                Ok(Checked { exposure, clients, services, logic })
+            }
+            _ => Err(wrong),
         }
-        Err(wrong)
     }
 }
 

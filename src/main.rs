@@ -22,7 +22,7 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use broker::{MemoryBroker, metrics::BrokerMetrics};
-use comet::{Comet, OpenFiles, front::Front};
+use comet::{Comet, OpenFiles, front::Front, tls::CometTls};
 use contract::{CometApi, LogicApi};
 use host::{
     admin,
@@ -39,14 +39,14 @@ use tracing::{info, warn};
 
 use self::{
     cli::Cli,
-    file::{HalleyConfig, LogicSection},
+    file::{Checked, HalleyConfig, LogicSection},
     page::{Page, Started},
 };
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const PROGRAM: Program<Cli, HalleyConfig, Exposure> = Program {
+const PROGRAM: Program<Cli, HalleyConfig, Checked> = Program {
     name: "halley",
     config: |cli| &cli.config,
     instead: |cli| (!cli.import.is_empty()).then(|| import::run(&cli.import)),
@@ -63,8 +63,9 @@ fn main() -> ExitCode {
 }
 
 /// Runs until a signal ends it.
-async fn run(config: HalleyConfig, exposure: Exposure, start: Start) -> anyhow::Result<()> {
+async fn run(config: HalleyConfig, checked: Checked, start: Start) -> anyhow::Result<()> {
     let Start { drain, reload, mut metrics, health } = start;
+    let Checked { exposure, clients, services, logic: logic_tls } = checked;
     let LogicSection { own: logic_config, memory } = &config.logic;
     let open_files = OpenFiles::raise(&config.comet)?;
 
@@ -107,12 +108,15 @@ async fn run(config: HalleyConfig, exposure: Exposure, start: Start) -> anyhow::
     };
     let extra = admin::router(Arc::clone(&health), Arc::new(metrics)).merge(page::router(Arc::clone(&page)));
     // The services name their keys without the section in which the keys stand here.
-    let logic = logic::start(logic_config, &memory.limits.logic, deps, extra, drain.clone())
+    let logic_tls = logic_tls.start(logic_config, "logic.", &reload);
+    let logic = logic::start(logic_config, &memory.limits.logic, deps, extra, drain.clone(), logic_tls)
         .await
         .map_err(|error| anyhow!("logic.{error}"))?;
     let api: Arc<dyn LogicApi> = logic.logic();
     let name = |rpc: SocketAddr| ServerId::new(rpc.to_string());
-    let comet = Comet::start(&config.comet, name, open_files.connections, api, comet_metrics)
+    let services = services.map(|read| config.comet.tls.services.start(read, "comet.", &reload));
+    let tls = CometTls { clients, services };
+    let comet = Comet::start(&config.comet, name, open_files.connections, api, comet_metrics, tls)
         .await
         .map_err(|error| anyhow!("comet.{error}"))?;
     // Only this line sets it, so it cannot be set yet.
@@ -149,6 +153,7 @@ async fn run(config: HalleyConfig, exposure: Exposure, start: Start) -> anyhow::
             driver: comet.driver.chosen.name(),
             shards: comet.shards,
             websocket_port: comet.websocket.first().map(SocketAddr::port),
+            wss_port: comet.websocket_tls.first().map(SocketAddr::port),
             websocket_path: config.comet.websocket.path.clone(),
             push_token: !logic_config.push.tokens.is_empty(),
         },

@@ -73,6 +73,8 @@ pub(crate) struct Config {
     pub(crate) shards: usize,
     /// Port of the WebSocket. Its host is the one from which the page came.
     pub(crate) websocket_port: Option<u16>,
+    /// The same over TLS; none: there is no such port.
+    pub(crate) wss_port: Option<u16>,
     /// Path of the WebSocket.
     pub(crate) websocket_path: String,
     /// Pushes need a bearer token.

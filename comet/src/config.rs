@@ -4,13 +4,14 @@ mod origin;
 
 use std::time::Duration;
 
-use config::{Addr, Addrs, Bounded, BoundedDuration, ByteSize, ConfigError, List};
+use config::{Addr, Addrs, Bounded, BoundedDuration, ByteSize, ConfigError, List, Parts};
+use host::tls::MutualConfig;
 use proto::{
     frame::CLIENT_BODY_MAX,
     websocket::{MessageLimits, UpgradeRules},
 };
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 pub use self::origin::{BadOrigin, Origin};
 use shard::{Acceptors, Rate, ShardConfig};
@@ -23,8 +24,8 @@ pub struct CometConfig {
     pub tcp: TcpConfig,
     /// Clients that speak goim frames in WebSocket messages.
     pub websocket: WebSocketConfig,
-    /// TLS of client connections, on the ports that have it.
-    pub tls: TlsConfig,
+    /// TLS of client connections, on the ports that have it, and of gRPC.
+    pub tls: CometTlsConfig,
     /// The client wire.
     pub protocol: ProtocolConfig,
     /// Users that the log names.
@@ -124,6 +125,25 @@ impl Default for WebSocketConfig {
             cert_file: List::default(),
             private_file: List::default(),
         }
+    }
+}
+
+/// TLS of client connections, and with the other parts of the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
+pub struct CometTlsConfig {
+    /// Of clients.
+    #[serde(flatten)]
+    pub clients: TlsConfig,
+    /// Of gRPC.
+    #[serde(flatten)]
+    pub services: MutualConfig,
+}
+
+impl<'de> Deserialize<'de> for CometTlsConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut parts = Parts::of(deserializer)?;
+        let section = CometTlsConfig { clients: parts.read()?, services: parts.read()? };
+        parts.end().map(|()| section)
     }
 }
 
@@ -489,8 +509,8 @@ impl CometConfig {
                 BatchMode::Fixed => shard::Batch::Fixed(window),
             },
             acceptors: Acceptors::default(),
-            tls_handshake: self.tls.handshake_timeout.get(),
-            tls_handshakes_max: self.tls.handshakes.usize().div_ceil(shards),
+            tls_handshake: self.tls.clients.handshake_timeout.get(),
+            tls_handshakes_max: self.tls.clients.handshakes.usize().div_ceil(shards),
         }
     }
 }

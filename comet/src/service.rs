@@ -3,19 +3,19 @@
 use std::{fmt::Display, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use ::tls::TicketKeys;
-use config::ConfigError;
 use contract::LogicApi;
 use host::{
     accept::{incoming, listen},
     shutdown::Reload,
 };
 use proto::ids::{Mid, ServerId};
+use shard::Acceptors;
 
 use crate::{
     config::CometConfig,
     driver::launch::{DriverReport, LaunchError, Launched, launch, shards},
     front::{ClientLog, Front, Metrics, halley_rpc, halley_rpc::Streams, rpc},
-    tls::{self, ClientTls},
+    tls::{self, CometTls},
 };
 
 /// HTTP/2 flow control window of the gRPC port, bytes. goim's job sends batches of this order.
@@ -27,9 +27,6 @@ pub enum StartError {
     /// The shards did not start.
     #[error(transparent)]
     Launch(#[from] LaunchError),
-    /// A certificate or a key that was there when the configuration was checked is not now.
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
-    Tls(Vec<ConfigError>),
     /// The gRPC port cannot be listened on.
     #[error("rpcServer.addr = \"{address}\": {source}")]
     Rpc {
@@ -123,7 +120,8 @@ pub struct Comet {
     pub shards: usize,
     /// The core that each shard is pinned to.
     pub cpus: Vec<Option<usize>>,
-    tickets: Option<Arc<TicketKeys>>,
+    /// Of clients: what the shards have, and its keys of tickets if they are of this process.
+    tls: (Acceptors, Option<Arc<TicketKeys>>),
     streams: Streams,
     spread: Duration,
     timeout: Duration,
@@ -144,6 +142,7 @@ impl Comet {
         connections: usize,
         logic: Arc<dyn LogicApi>,
         metrics: Arc<Metrics>,
+        tls: CometTls,
     ) -> Result<Comet, StartError> {
         let address = config.rpc_server.addr.get();
         let failed = |source| StartError::Rpc { address, source };
@@ -153,13 +152,12 @@ impl Comet {
             0 => connections,
             limit => limit.min(connections),
         };
-        let tls = ClientTls::load(config, "").map_err(StartError::Tls)?;
         let Launched { tcp, tcp_tls, websocket, websocket_tls, driver, cpus, outboxes, inboxes } =
-            launch(config, limit, &tls.acceptors)?;
+            launch(config, limit, &tls.clients.acceptors)?;
         let push_max = config.limits.push.usize();
         let client_log = ClientLog::new(config.whitelist.whitelist.iter().copied().map(Mid));
         let front = Front::start(name(rpc), outboxes, inboxes, logic, metrics, client_log, push_max);
-        tls.note(front.metrics());
+        tls.clients.note();
         let streams = Streams::default();
         let service = tonic::transport::Server::builder()
             .initial_connection_window_size(RPC_WINDOW)
@@ -168,7 +166,7 @@ impl Comet {
             .http2_keepalive_timeout(Some(Duration::from_secs(3)))
             .add_service(rpc::service(Arc::clone(&front), push_max))
             .add_service(halley_rpc::service(Arc::clone(&front), push_max, streams.clone()));
-        tokio::spawn(service.serve_with_incoming(incoming(listener)));
+        tokio::spawn(service.serve_with_incoming(incoming(listener, tls.services)));
         Ok(Comet {
             front,
             tcp,
@@ -179,7 +177,7 @@ impl Comet {
             driver,
             shards: shards(config),
             cpus,
-            tickets: tls.own_tickets,
+            tls: (tls.clients.acceptors, tls.clients.own_tickets),
             streams,
             spread: config.drain.spread.get(),
             timeout: config.drain.timeout.get(),
@@ -213,8 +211,8 @@ impl Comet {
     /// `section`.
     pub fn follow_certificates(&self, config: &CometConfig, section: &'static str, reload: &Reload) {
         if config.tcp.tls_open || config.websocket.tls_open {
-            let (front, tickets) = (Arc::clone(&self.front), self.tickets.clone());
-            tokio::spawn(tls::follow(front, config.clone(), section, tickets, reload.clone()));
+            let front = Arc::clone(&self.front);
+            tokio::spawn(tls::follow(front, config.clone(), section, self.tls.clone(), reload.clone()));
         }
     }
 

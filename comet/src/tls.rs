@@ -1,26 +1,35 @@
 //! TLS of client connections: certificates and keys from their files, at the start and when they have changed.
 
-use std::{fs, io, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use config::ConfigError;
-use host::shutdown::Reload;
+use host::{
+    shutdown::Reload,
+    tls::{
+        Mutual,
+        certificates::{self, Keys},
+    },
+};
 use shard::Acceptors;
 use tls::{Acceptor, Identity, Memory, TicketKeys, ticket::LIFETIME_SECS};
 use tracing::{info, warn};
 
 use crate::{
     config::{CometConfig, TlsMemory},
-    front::{Front, Metrics},
+    front::Front,
 };
-
-/// A certificate that has no more days than these is warned of.
-const DAYS_WARNED: i64 = 14;
 
 /// How long a key of tickets of this process seals. The one before it opens as long again.
 const TICKETS_EVERY: Duration = Duration::from_secs(LIFETIME_SECS as u64);
 
-/// Most bytes of a file.
-const FILE_MAX: u64 = 1 << 20;
+/// All of a comet's.
+#[derive(Debug, Default)]
+pub struct CometTls {
+    /// Of clients.
+    pub clients: ClientTls,
+    /// Of gRPC; none: without TLS.
+    pub services: Option<Mutual>,
+}
 
 /// What clients connect to: acceptors, and when the certificates are over.
 #[derive(Debug, Default)]
@@ -34,11 +43,6 @@ pub struct ClientTls {
 }
 
 impl ClientTls {
-    /// What is wrong with the files, before a port is bound.
-    pub fn mistakes(config: &CometConfig, section: &str) -> Vec<ConfigError> {
-        ClientTls::load(config, section).err().unwrap_or_default()
-    }
-
     /// Reads all files. The keys of the configuration stand in `section`, by which an error names them.
     ///
     /// # Errors
@@ -48,22 +52,12 @@ impl ClientTls {
     }
 
     /// Tells the metrics when the certificates are over, and warns where that is soon.
-    pub(crate) fn note(&self, metrics: &Metrics) {
-        for (file, identity) in &self.certificates {
-            let days = identity.days_left();
-            if days <= DAYS_WARNED {
-                warn!(%file, days, "a certificate is over soon");
-            }
-        }
-        let ends = self.certificates.iter().map(|(file, identity)| (file.clone(), identity.not_after()));
-        metrics.certificates(ends.collect());
+    pub(crate) fn note(&self) {
+        self.certificates.iter().for_each(|(file, identity)| certificates::note(file, identity));
     }
 
     /// As [`ClientTls::load`], with tickets that are there already, if no file has them.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn with_tickets(
+    fn with_tickets(
         config: &CometConfig,
         section: &str,
         own: Option<Arc<TicketKeys>>,
@@ -84,7 +78,7 @@ impl ClientTls {
                 None
             }
         };
-        let memory = match config.tls.memory {
+        let memory = match config.tls.clients.memory {
             TlsMemory::Small => Memory::Small,
             TlsMemory::Plain => Memory::Plain,
         };
@@ -93,7 +87,10 @@ impl ClientTls {
                 if !open {
                     return None;
                 }
-                let identities = match identities(&format!("{section}{name}"), certificates, keys) {
+                let (certificate, key) =
+                    (format!("{section}{name}.certFile"), format!("{section}{name}.privateFile"));
+                let named = Keys { certificate: &certificate, key: &key };
+                let identities = match named.identities(certificates, keys) {
                     Ok(identities) => identities,
                     Err(errors) => {
                         wrong.extend(errors);
@@ -123,41 +120,45 @@ pub(crate) async fn follow(
     front: Arc<Front>,
     config: CometConfig,
     section: &'static str,
-    mut own: Option<Arc<TicketKeys>>,
+    used: (Acceptors, Option<Arc<TicketKeys>>),
     reload: Reload,
 ) {
     let mut asked = reload.listen();
+    let (mut acceptors, mut own) = used;
     // Not anew with each reading, or a key would live for ever where certificates are read often.
     let mut rotation = tokio::time::interval(TICKETS_EVERY);
     rotation.tick().await;
     loop {
-        let is_asked = tokio::select! {
-            changed = asked.changed() => changed.is_ok(),
-            _ = rotation.tick() => false,
-        };
-        let next = match &own {
-            Some(keys) if !is_asked => Some(keys.rotated().map_or_else(|_| Arc::clone(keys), Arc::new)),
-            own => own.clone(),
-        };
-        let (read, keys) = (config.clone(), next.clone());
-        // Files, and the check of a key, on a thread that nobody waits for.
-        let loaded = tokio::task::spawn_blocking(move || ClientTls::with_tickets(&read, section, keys)).await;
-        match loaded {
-            Ok(Ok(loaded)) => {
-                front.set_acceptors(&loaded.acceptors).await;
-                own = next;
-                loaded.note(front.metrics());
-                if is_asked {
-                    info!(certificates = loaded.certificates.len(), "the certificates were read anew");
+        tokio::select! {
+            Ok(()) = asked.changed() => {
+                let (read, keys) = (config.clone(), own.clone());
+                // Files, and the check of a key, on a thread that nobody waits for.
+                let loaded = move || ClientTls::with_tickets(&read, section, keys);
+                match tokio::task::spawn_blocking(loaded).await {
+                    Ok(Ok(loaded)) => {
+                        loaded.note();
+                        info!(certificates = loaded.certificates.len(), "the certificates were read anew");
+                        acceptors = loaded.acceptors;
+                    }
+                    Ok(Err(errors)) => {
+                        errors.iter().for_each(|error| warn!("the old certificates stay: {error}"));
+                        continue;
+                    }
+                    Err(error) => {
+                        warn!("the old certificates stay: {error}");
+                        continue;
+                    }
                 }
             }
-            Ok(Err(errors)) => {
-                for error in errors {
-                    warn!("the old certificates stay: {error}");
-                }
+            // No file is read: one that is wrong by now must not keep an old key of tickets in use.
+            _ = rotation.tick() => {
+                let Some(Ok(rotated)) = own.as_ref().map(|keys| keys.rotated()) else { continue };
+                let rotated = Arc::new(rotated);
+                acceptors = acceptors.with_tickets(&rotated);
+                own = Some(rotated);
             }
-            Err(error) => warn!("the old certificates stay: {error}"),
         }
+        front.set_acceptors(&acceptors).await;
     }
 }
 
@@ -167,7 +168,7 @@ fn tickets(
     section: &str,
     own: Option<Arc<TicketKeys>>,
 ) -> Result<(Arc<TicketKeys>, bool), ConfigError> {
-    let file = &config.tls.ticket_key_file;
+    let file = &config.tls.clients.ticket_key_file;
     let wrong = |reason: String| {
         ConfigError::value(format!("{section}tls.ticketKeyFile"), format!("{file:?}"), reason)
     };
@@ -175,57 +176,8 @@ fn tickets(
         let own = own.map_or_else(|| TicketKeys::random().map(Arc::new), Ok);
         return own.map(|own| (own, true)).map_err(|error| wrong(error.to_string()));
     }
-    let text = read(file).map_err(|error| wrong(format!("cannot be read: {error}")))?;
+    let text = certificates::read(file).map_err(|error| wrong(format!("cannot be read: {error}")))?;
     let keys =
         TicketKeys::parse(&String::from_utf8_lossy(&text)).map_err(|error| wrong(error.to_string()))?;
     Ok((Arc::new(keys), false))
-}
-
-fn identities(
-    port: &str,
-    certificates: &[String],
-    keys: &[String],
-) -> Result<Vec<Arc<Identity>>, Vec<ConfigError>> {
-    let wrong =
-        |key: &str, value: String, reason: String| ConfigError::value(format!("{port}.{key}"), value, reason);
-    if certificates.is_empty() {
-        let reason =
-            format!("{port}.tlsOpen needs a certificate: name its file, and that of its key as privateFile");
-        return Err(vec![wrong("certFile", "[]".to_owned(), reason)]);
-    }
-    if certificates.len() != keys.len() {
-        let reason = format!(
-            "must have as many files as {port}.certFile, which has {}, in the same order",
-            certificates.len()
-        );
-        return Err(vec![wrong("privateFile", format!("{keys:?}"), reason)]);
-    }
-    let mut errors = Vec::new();
-    let mut identities = Vec::new();
-    for (certificate, key) in certificates.iter().zip(keys) {
-        let unread = |name, file: &String| {
-            read(file).map_err(|error| wrong(name, format!("{file:?}"), format!("cannot be read: {error}")))
-        };
-        let read = unread("certFile", certificate).and_then(|chain| {
-            let secret = unread("privateFile", key)?;
-            Identity::from_pem(&chain, &secret).map_err(|error| {
-                let (name, file) =
-                    if error.is_of_the_key() { ("privateFile", key) } else { ("certFile", certificate) };
-                wrong(name, format!("{file:?}"), error.to_string())
-            })
-        });
-        match read {
-            Ok(identity) => identities.push(Arc::new(identity)),
-            Err(error) => errors.push(error),
-        }
-    }
-    if errors.is_empty() { Ok(identities) } else { Err(errors) }
-}
-
-fn read(file: &str) -> io::Result<Vec<u8>> {
-    let len = fs::metadata(file)?.len();
-    if len > FILE_MAX {
-        return Err(io::Error::other(format!("it is longer than {FILE_MAX} bytes")));
-    }
-    fs::read(file)
 }

@@ -13,6 +13,7 @@ mod grpc;
 mod grpc_go;
 mod harness;
 mod http;
+mod https;
 mod lifecycle;
 mod metrics;
 mod operations;

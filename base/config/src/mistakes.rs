@@ -33,6 +33,11 @@ impl Mistakes {
         result.map_err(|error| self.add(error.into())).ok()
     }
 
+    /// The value, or none if there are mistakes, which are added.
+    pub fn all<T>(&mut self, result: Result<T, Vec<ConfigError>>) -> Option<T> {
+        result.map_err(|errors| self.extend(errors)).ok()
+    }
+
     /// Adds mistakes that checks over several keys have found. Leaves out those about a key that could not be read,
     /// because the checks saw its default.
     pub fn extend(&mut self, checked: Vec<ConfigError>) {

@@ -3,22 +3,37 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
-    sync::LazyLock,
+    sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
-use futures_util::{Stream, stream};
+use futures_util::{Stream, StreamExt as _, stream};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
-    time::sleep,
+    time::{sleep, timeout},
 };
 use tracing::{Level, warn};
 
-use crate::telemetry::OUTSIDERS;
+use crate::{
+    telemetry::OUTSIDERS,
+    tls::{self, Mutual},
+};
 
 /// Pause after a failed accept (no descriptors left), so that accepting neither ends nor spins.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Longest time for a handshake of TLS.
+pub(crate) const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+
+/// Most handshakes at once on one listener; more connections wait in the kernel.
+const HANDSHAKES_MAX: usize = 256;
+
+/// Handshakes that came to nothing, of services and of HTTPS.
+pub(crate) static HANDSHAKES_FAILED: AtomicU64 = AtomicU64::new(0);
 
 /// Most connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 1024;
@@ -82,12 +97,30 @@ pub async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     }
 }
 
-/// All connections of a listener, as a gRPC server takes them.
-pub fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> {
-    stream::unfold(listener, async |listener| {
-        let (stream, _) = accept(&listener).await;
-        Some((Ok(stream), listener))
-    })
+/// All connections of a listener, as a gRPC server takes them. With `mutual` they are TLS, and nobody comes in without a
+/// certificate of its authority. Handshakes are made beside each other, at most 256; one that fails or takes longer than 5 s
+/// ends that connection and nothing else.
+pub fn incoming(
+    listener: TcpListener,
+    mutual: Option<Mutual>,
+) -> impl Stream<Item = io::Result<tls::Stream>> {
+    let accepted = stream::unfold(listener, async |listener| Some((accept(&listener).await, listener)));
+    let handshakes = accepted.map(move |(stream, peer)| {
+        let mutual = mutual.clone();
+        async move {
+            let Some(mutual) = mutual else { return Some(Ok(tls::Stream::Clear(stream))) };
+            let done = timeout(HANDSHAKE_MAX, tls::accept(stream, mutual.get().server())).await;
+            match done.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+                Ok(stream) => Some(Ok(stream)),
+                Err(error) => {
+                    HANDSHAKES_FAILED.fetch_add(1, Relaxed);
+                    OUTSIDERS.log(Level::WARN, || warn!(%peer, "no TLS with whoever calls: {error}"));
+                    None
+                }
+            }
+        }
+    });
+    handshakes.buffer_unordered(HANDSHAKES_MAX).filter_map(std::future::ready)
 }
 
 #[cfg(test)]

@@ -11,20 +11,39 @@ use std::{
 };
 
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::net::TcpStream;
 use tonic::{
     Code, ConnectError, Response, Status,
     transport::{Channel, Endpoint, Error, Uri},
 };
 use tower::service_fn;
 
-use crate::awake;
+use crate::{
+    awake,
+    tls::{self, Mutual},
+};
 
 /// How often a silent connection is probed, as in goim.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// A connection whose probe is not answered within this time ends, as in goim.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How a server is called.
+#[derive(Clone, Debug)]
+pub struct Dial {
+    /// Longest time to connect, and for one call.
+    pub limit: Duration,
+    /// With which certificates; none: without TLS.
+    pub tls: Option<Mutual>,
+}
+
+impl Dial {
+    /// Without TLS.
+    pub fn clear(limit: Duration) -> Dial {
+        Dial { limit, tls: None }
+    }
+}
 
 /// A gRPC server of the cluster. The connection is made with the first call, and again whenever it is lost. Clones
 /// share it.
@@ -43,11 +62,12 @@ pub struct Peer {
 
 impl Peer {
     /// The server at `address` (`host:port`). Neither connecting nor a call made [`in_time`](Self::in_time) takes
-    /// longer than `limit`. Needs a tokio runtime, and does not wait.
+    /// longer than `dial` says. Needs a tokio runtime, and does not wait.
     ///
     /// # Errors
     /// `address` is no address.
-    pub fn new(address: &str, limit: Duration) -> Result<Peer, Error> {
+    pub fn new(address: &str, dial: &Dial) -> Result<Peer, Error> {
+        let Dial { limit, tls } = dial.clone();
         let endpoint = Endpoint::from_shared(format!("http://{address}"))?
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
@@ -55,9 +75,9 @@ impl Peer {
         let made = Arc::<AtomicU64>::default();
         let count = Arc::clone(&made);
         let channel = endpoint.connect_with_connector_lazy(service_fn(move |uri: Uri| {
-            let count = Arc::clone(&count);
+            let (count, tls) = (Arc::clone(&count), tls.clone());
             async move {
-                let stream = connect(&uri, limit).await?;
+                let stream = awake::timeout(limit, connect(&uri, tls)).await??;
                 count.fetch_add(1, Relaxed);
                 Ok::<_, io::Error>(TokioIo::new(stream))
             }
@@ -136,11 +156,14 @@ pub fn never_left(status: &Status) -> bool {
     false
 }
 
-async fn connect(uri: &Uri, limit: Duration) -> io::Result<TcpStream> {
+async fn connect(uri: &Uri, tls: Option<Mutual>) -> io::Result<tls::Stream> {
     let address = uri.authority().map_or("", |authority| authority.as_str());
-    let stream = timeout(limit, TcpStream::connect(address)).await??;
+    let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
-    Ok(stream)
+    match tls {
+        Some(mutual) => tls::connect(stream, uri.host().unwrap_or(""), mutual.get().client()).await,
+        None => Ok(tls::Stream::Clear(stream)),
+    }
 }
 
 #[cfg(test)]
@@ -179,7 +202,7 @@ mod tests {
                     let listener = TcpListener::bind(address).await.unwrap();
                     bound.send(listener.local_addr().unwrap()).unwrap();
                     let server = Server::builder().add_routes(Routes::default());
-                    tokio::spawn(server.serve_with_incoming(crate::accept::incoming(listener)));
+                    tokio::spawn(server.serve_with_incoming(crate::accept::incoming(listener, None)));
                     let _ = stopped.await;
                 });
             });
@@ -197,7 +220,7 @@ mod tests {
     async fn who_lacks_a_service_is_asked_again_on_a_new_connection_only() {
         let server = Served::start(([127, 0, 0, 1], 0).into());
         let address = server.address;
-        let peer = Peer::new(&address.to_string(), LIMIT).unwrap();
+        let peer = Peer::new(&address.to_string(), &Dial::clear(LIMIT)).unwrap();
         let ask = async || {
             let mut client = LogicClient::new(peer.channel());
             peer.ours(client.renew(RenewReq::default())).await
@@ -224,19 +247,21 @@ mod tests {
     #[tokio::test]
     async fn a_call_without_a_connection_never_left() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let peer = Peer::new(&listener.local_addr().unwrap().to_string(), LIMIT).unwrap();
+        let peer = Peer::new(&listener.local_addr().unwrap().to_string(), &Dial::clear(LIMIT)).unwrap();
         drop(listener);
         let status = CometClient::new(peer.channel()).rooms(RoomsReq {}).await.expect_err("nobody is there");
         assert_eq!(status.code(), Code::Unavailable, "{status:?}");
         assert!(never_left(&status), "{status:?}");
         assert!(!never_left(&Status::unavailable("somebody said so")));
-        assert!(Peer::new("no address", LIMIT).is_err());
+        assert!(Peer::new("no address", &Dial::clear(LIMIT)).is_err());
     }
 
     #[tokio::test]
     async fn silence_is_no_answer() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let peer = Peer::new(&listener.local_addr().unwrap().to_string(), Duration::from_millis(50)).unwrap();
+        let peer =
+            Peer::new(&listener.local_addr().unwrap().to_string(), &Dial::clear(Duration::from_millis(50)))
+                .unwrap();
         let status = peer.in_time(CometClient::new(peer.channel()).rooms(RoomsReq {})).await;
         let status = status.expect_err("nobody accepts it");
         assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");

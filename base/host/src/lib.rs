@@ -10,12 +10,14 @@
 //! | [`http`] | a bounded HTTP server |
 //! | [`accept`] | connections from a listener, for gRPC servers |
 //! | [`dial`] | gRPC connections to the other processes, ours and goim's |
+//! | [`tls`] | HTTPS, and gRPC whose both ends show a certificate |
 //! | [`awake`] | deadlines of a process that may stand still |
 //! | [`backoff`] | pauses between attempts |
 //! | [`clock`] | the only place of this crate that reads a clock |
 //! | [`build`] | version and commit |
 //!
-//! This crate knows no service, no client and no rule of the protocol, and has no global state except the logs. Nothing
+//! This crate knows no service, no client and no rule of the protocol, and has no global state except the logs and the list of
+//! certificates. Nothing
 //! here runs on a shard's hot path; [`telemetry::LogLimit`] is the only part that a driver calls.
 
 #![forbid(unsafe_code)]
@@ -33,3 +35,4 @@ pub mod metrics;
 pub mod process;
 pub mod shutdown;
 pub mod telemetry;
+pub mod tls;

@@ -2,7 +2,11 @@
 
 use std::{fmt, sync::Arc};
 
-use rustls::{ServerConfig, server::NoServerSessionStorage};
+use rustls::{
+    ServerConfig,
+    crypto::ring::Ticketer,
+    server::{NoServerSessionStorage, ProducesTickets},
+};
 
 use crate::{
     identity::{Identities, Identity},
@@ -43,18 +47,17 @@ impl Acceptor {
         tickets: Arc<TicketKeys>,
         memory: Memory,
     ) -> Acceptor {
-        let mut config = ServerConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-            .expect("the provider knows suites of both versions")
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(Identities::new(identities)));
-        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.ticketer = tickets;
-        // A client that comes back needs one.
-        config.send_tls13_tickets = 1;
+        let mut config = server(identities, protocols, tickets);
         config.enable_secret_extraction = memory == Memory::Small;
         Acceptor { config: Arc::new(config), memory, records_max: RECORDS_MAX }
+    }
+
+    /// The same with other keys of tickets.
+    #[must_use]
+    pub fn with_tickets(&self, tickets: Arc<TicketKeys>) -> Acceptor {
+        let mut config = (*self.config).clone();
+        config.ticketer = tickets;
+        Acceptor { config: Arc::new(config), ..*self }
     }
 
     /// As [`Acceptor::new`], but a key is changed after so many records: for tests.
@@ -63,6 +66,35 @@ impl Acceptor {
         self.records_max = records_max;
         self
     }
+}
+
+/// For a server that lets rustls do all of it: HTTPS. Its keys of tickets are its own, and change every 6 hours.
+///
+/// # Errors
+/// The system has no random numbers.
+///
+/// # Panics
+/// Without an identity.
+pub fn https(identities: Vec<Arc<Identity>>) -> Result<ServerConfig, rustls::Error> {
+    Ok(server(identities, &["http/1.1"], Ticketer::new()?))
+}
+
+fn server(
+    identities: Vec<Arc<Identity>>,
+    protocols: &[&str],
+    tickets: Arc<dyn ProducesTickets>,
+) -> ServerConfig {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .expect("the provider knows suites of both versions")
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(Identities::new(identities)));
+    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.ticketer = tickets;
+    // A client that comes back needs one.
+    config.send_tls13_tickets = 1;
+    config
 }
 
 impl fmt::Debug for Acceptor {

@@ -13,6 +13,7 @@
 //! | [`plain`] | records after the handshake, by rustls |
 //! | [`acceptor`] | what all connections of a port share |
 //! | [`identity`] | a certificate and its key; which one a client gets |
+//! | [`mutual`] | how the parts of a cluster know each other |
 //! | [`ticket`] | tickets of resumption |
 //! | `summary`, `provider` | what is known of a connection; the one provider of cryptography |
 //! | [`failure`] | what ends a connection, and the alert that says so |
@@ -24,6 +25,7 @@ pub mod acceptor;
 pub mod failure;
 mod handshake;
 pub mod identity;
+pub mod mutual;
 mod plain;
 mod provider;
 mod record;
@@ -32,9 +34,10 @@ mod summary;
 pub mod ticket;
 
 pub use self::{
-    acceptor::{Acceptor, Memory},
+    acceptor::{Acceptor, Memory, https},
     failure::Failure,
     identity::{Identity, IdentityError},
+    mutual::{AuthorityError, Mutual},
     stage::{Handshake, Tls},
     summary::{Opened, Summary, Version},
     ticket::TicketKeys,

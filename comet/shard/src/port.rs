@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use contract::Transport;
-use tls::{Acceptor, Tls};
+use tls::{Acceptor, TicketKeys, Tls};
 
 /// What a listening socket is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +30,15 @@ pub struct Acceptors {
 }
 
 impl Acceptors {
+    /// The same with other keys of tickets.
+    #[must_use]
+    pub fn with_tickets(&self, tickets: &Arc<TicketKeys>) -> Acceptors {
+        let with = |acceptor: &Option<Arc<Acceptor>>| {
+            acceptor.as_ref().map(|acceptor| Arc::new(acceptor.with_tickets(Arc::clone(tickets))))
+        };
+        Acceptors { tcp: with(&self.tcp), websocket: with(&self.websocket) }
+    }
+
     /// The TLS of a new connection.
     pub(super) fn stage(&self, transport: Transport) -> Option<Tls> {
         let acceptor = match transport {

@@ -15,7 +15,7 @@ use grpc::{
     logic::{ConnectReq, DisconnectReq, HeartbeatReq, OnlineReq, ReceiveReq, logic_client::LogicClient},
     protocol::Proto,
 };
-use host::dial::{Peer, in_time, is_answer, never_left};
+use host::dial::{Dial, Peer, in_time, is_answer, never_left};
 use proto::{
     close::CloseReason,
     ids::{Generation, Key, Mid, RoomId, ServerId},
@@ -64,17 +64,17 @@ impl NotDone {
 
 impl GrpcLogic {
     /// A client of the logic at `address` (`host:port`). It connects with the first call and again whenever the
-    /// connection is lost; each call ends after `limit`. Needs a tokio runtime, and does not wait.
+    /// connection is lost, as `dial` says. Needs a tokio runtime, and does not wait.
     ///
     /// # Errors
     /// `address` is no address.
-    pub fn new(address: &str, limit: Duration) -> Result<GrpcLogic, tonic::transport::Error> {
-        let peer = Peer::new(address, limit)?;
+    pub fn new(address: &str, dial: &Dial) -> Result<GrpcLogic, tonic::transport::Error> {
+        let peer = Peer::new(address, dial)?;
         let goims = LogicClient::new(peer.channel())
             .accept_compressed(CompressionEncoding::Gzip)
             .max_decoding_message_size(ANSWER_LEN_MAX);
         let ours = HalleyClient::new(peer.channel());
-        Ok(GrpcLogic { peer, goims, ours, limit })
+        Ok(GrpcLogic { peer, goims, ours, limit: dial.limit })
     }
 
     /// Whether its answers have shown that it is goim's.

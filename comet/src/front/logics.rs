@@ -11,6 +11,7 @@ use contract::{
     ClientCount, ClientMessage, ConnectRequest, LogicApi, LogicError, MessageReply, Renewed, Session,
     SessionRef,
 };
+use host::dial::Dial;
 use proto::ids::{RoomId, ServerId};
 use registry::{NodeSet, Service};
 use tokio::{
@@ -38,8 +39,7 @@ const REGISTRATION: Duration = Duration::from_secs(3);
 /// They go on only if they certainly never left this process.
 pub struct Logics {
     known: Mutex<Known>,
-    /// Longest time of one call.
-    limit: Duration,
+    dial: Dial,
     is_known: watch::Receiver<bool>,
 }
 
@@ -70,23 +70,19 @@ enum First {
 }
 
 impl Logics {
-    /// The logics in `nodes`, as they come and go; each call of one ends after `limit`. A login waits a limited time
+    /// The logics in `nodes`, as they come and go; called as `dial` says. A login waits a limited time
     /// until this comet is in the registry, because jobs put aside what is for a comet they do not know. Needs a tokio
     /// runtime.
-    pub fn new(
-        nodes: watch::Receiver<Arc<NodeSet>>,
-        limit: Duration,
-        is_known: watch::Receiver<bool>,
-    ) -> Logics {
+    pub fn new(nodes: watch::Receiver<Arc<NodeSet>>, dial: Dial, is_known: watch::Receiver<bool>) -> Logics {
         let known = Known { nodes, is_read: false, logics: Vec::new(), next: 0 };
-        Logics { known: Mutex::new(known), limit, is_known }
+        Logics { known: Mutex::new(known), dial, is_known }
     }
 
     /// The logics in the order in which a call asks them now.
     fn turn(&self, first: First) -> Vec<(ServerId, GrpcLogic)> {
         let known = &mut *lock(&self.known);
         if !known.is_read || known.nodes.has_changed().unwrap_or(false) {
-            known.read(self.limit);
+            known.read(&self.dial);
         }
         if known.logics.is_empty() {
             return Vec::new();
@@ -135,7 +131,7 @@ impl Logics {
 
 impl Known {
     /// Reads the present set of logics and keeps the connections it has.
-    fn read(&mut self, limit: Duration) {
+    fn read(&mut self, dial: &Dial) {
         let nodes = Arc::clone(&self.nodes.borrow_and_update());
         self.is_read = true;
         self.logics.retain(|logic| {
@@ -149,7 +145,7 @@ impl Known {
             if self.logics.iter().any(|logic| logic.server == node.server) {
                 continue;
             }
-            match GrpcLogic::new(node.server.as_str(), limit) {
+            match GrpcLogic::new(node.server.as_str(), dial) {
                 Ok(client) => {
                     info!(logic = %node.server, "asking it from now on");
                     let server = node.server.clone();
@@ -225,7 +221,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn no_login_is_asked_for_before_this_comet_is_registered() {
         let (registered, is_registered) = watch::channel(false);
-        let logics = Logics::new(Fixed::new([]).watch(), Duration::from_secs(1), is_registered);
+        let logics = Logics::new(Fixed::new([]).watch(), Dial::clear(Duration::from_secs(1)), is_registered);
         let waits = async |bound| timeout(bound, logics.connect(login())).await.is_err();
         assert!(waits(REGISTRATION - Duration::from_secs(1)).await);
         assert!(!waits(REGISTRATION + Duration::from_secs(1)).await, "not for ever");

@@ -50,8 +50,6 @@ pub struct Snapshot {
 pub struct Metrics {
     shards: Mutex<Vec<Stats>>,
     front: Mutex<FrontCounters>,
-    /// When each certificate is over, in seconds since 1970, by file.
-    certificates: Mutex<Vec<(String, i64)>>,
 }
 
 /// Values of the front's labels. Each counter stands at 0 from the start, because `rate()` would miss the first count
@@ -143,11 +141,6 @@ impl Metrics {
         }
     }
 
-    /// Sets when the certificates in use are over.
-    pub(crate) fn certificates(&self, ends: Vec<(String, i64)>) {
-        *lock(&self.certificates) = ends;
-    }
-
     pub(super) fn dispatched(&self, dispatch: &Dispatch) {
         let kind = match dispatch.receivers {
             Receivers::Keys(_) => "keys",
@@ -186,8 +179,7 @@ impl Collector for Metrics {
         let shards = lock(&self.shards);
         let mut text = Text { encoder: &mut encoder };
         text.shards(&shards)?;
-        text.front(&lock(&self.front))?;
-        text.certificates(&lock(&self.certificates))
+        text.front(&lock(&self.front))
     }
 }
 
@@ -294,23 +286,6 @@ impl Text<'_, '_> {
             ([("version", version), ("kind", if kind.resumed { "resumed" } else { "full" })], count)
         };
         self.counters("halley_tls_handshakes", "TLS handshakes done", handshakes.into_iter().map(labels))
-    }
-
-    fn certificates(&mut self, ends: &[(String, i64)]) -> fmt::Result {
-        if ends.is_empty() {
-            return Ok(()); // without TLS there is no such thing
-        }
-        self.describe(
-            "halley_tls_certificate_end_seconds",
-            "When a certificate is over, in seconds since 1970",
-            MetricType::Gauge,
-            |metric| {
-                for (file, end) in ends {
-                    metric.encode_family(&[("file", file.as_str())])?.encode_gauge(end)?;
-                }
-                Ok(())
-            },
-        )
     }
 
     fn front(&mut self, front: &FrontCounters) -> fmt::Result {

@@ -13,6 +13,7 @@ use grpc::{
     halley,
     halley::{DispatchBatch, DispatchReply, KickReq, comet_client::CometClient, dispatch::Receivers},
 };
+use host::dial::Dial;
 use logic::{HalleyRpc, Logic, RpcLogic};
 use proto::ids::{Generation, Key, Mid, RoomId, ServerId};
 use registry::{Fixed, Node, Registry as _, Service};
@@ -141,7 +142,7 @@ fn serve(ours: bool) -> (tokio::runtime::Runtime, Shared, String) {
             routes.add_service(HalleyRpc::service(Arc::clone(&logic)));
         }
         let server = Server::builder().add_routes(routes.routes());
-        tokio::spawn(server.serve_with_incoming(host::accept::incoming(listener)));
+        tokio::spawn(server.serve_with_incoming(host::accept::incoming(listener, None)));
         address
     });
     (runtime, shared, address)
@@ -150,7 +151,8 @@ fn serve(ours: bool) -> (tokio::runtime::Runtime, Shared, String) {
 /// The same, and a comet's client of it.
 fn served(ours: bool) -> (tokio::runtime::Runtime, Shared, GrpcLogic) {
     let (runtime, shared, address) = serve(ours);
-    let client = runtime.block_on(async { GrpcLogic::new(&address, LIMIT).expect("an address") });
+    let client =
+        runtime.block_on(async { GrpcLogic::new(&address, &Dial::clear(LIMIT)).expect("an address") });
     (runtime, shared, client)
 }
 
@@ -226,7 +228,7 @@ fn where_some_logics_are_goims_ours_hear_of_renewals_and_ends() {
     runtime.block_on(async {
         let node = |address| Node::new(Service::Logic, ServerId::new(address));
         let registry = Fixed::new([node(goims_address), node(address)]);
-        let logics = Logics::new(registry.watch(), LIMIT, watch::channel(true).1);
+        let logics = Logics::new(registry.watch(), Dial::clear(LIMIT), watch::channel(true).1);
         // By its answers to these it is known for what it is.
         for _ in 0..4 {
             let report = logics.renew_online(ServerId::new("a:1"), HashMap::new(), ClientCount::default());
@@ -263,7 +265,8 @@ fn a_login_goes_to_another_logic_only_if_it_never_left() {
             let nodes = [other, address.clone()];
             let nodes = nodes.map(|address| Node::new(Service::Logic, ServerId::new(address)));
             let registry = Fixed::new(nodes);
-            let logics = Logics::new(registry.watch(), Duration::from_secs(2), watch::channel(true).1);
+            let logics =
+                Logics::new(registry.watch(), Dial::clear(Duration::from_secs(2)), watch::channel(true).1);
             let mut stored = Vec::new();
             // Whoever is asked first, the other one is next.
             for n in 0..2 {

@@ -9,16 +9,17 @@ use std::{
 
 use axum::Router;
 use broker::{MemoryBroker, MemoryLimits, metrics::BrokerMetrics};
-use comet::{Comet, config::CometConfig, front::logics::Logics};
+use comet::{Comet, config::CometConfig, front::logics::Logics, tls::CometTls};
 use config::{Addr, Addrs, Bounded, load};
 use contract::{LogicApi, Transport};
-use host::shutdown::Drain;
+use host::{dial::Dial, shutdown::Drain};
 use job::{Job, JobDeps, config::JobConfig, metrics::JobMetrics};
 use logic::{
     Logic, LogicDeps, Push, PushTarget, Reach,
     config::{LimitsConfig, LogicConfig},
     metrics::LogicMetrics,
     reach_by_grpc,
+    tls::Started,
 };
 use proto::{
     ids::{Key, RoomId, ServerId},
@@ -90,7 +91,7 @@ impl LogicProcess {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
-                let reach = reach.unwrap_or_else(|| reach_by_grpc(&*shared.registry, LIMIT));
+                let reach = reach.unwrap_or_else(|| reach_by_grpc(&*shared.registry, Dial::clear(LIMIT)));
                 let deps = shared.deps(reach);
                 let server = logic::start(
                     &logic_config(),
@@ -98,6 +99,7 @@ impl LogicProcess {
                     deps,
                     Router::new(),
                     Drain::new(),
+                    Started::default(),
                 )
                 .await
                 .expect("free ports");
@@ -148,11 +150,16 @@ impl World {
         let (started, registrations, job) = runtime.block_on(async {
             let (mut started, mut registrations) = (Vec::new(), Vec::new());
             for _ in 0..comets {
-                let logics: Arc<dyn LogicApi> =
-                    Arc::new(Logics::new(shared.registry.watch(), LIMIT, watch::channel(true).1));
+                let logics: Arc<dyn LogicApi> = Arc::new(Logics::new(
+                    shared.registry.watch(),
+                    Dial::clear(LIMIT),
+                    watch::channel(true).1,
+                ));
                 let metrics = Comet::metrics(&config);
                 let name = |rpc: SocketAddr| ServerId::new(rpc.to_string());
-                let comet = Comet::start(&config, name, 50_000, logics, metrics).await.expect("a comet");
+                let comet = Comet::start(&config, name, 50_000, logics, metrics, CometTls::default())
+                    .await
+                    .expect("a comet");
                 let node = Node::new(Service::Comet, comet.front.server().clone());
                 registrations.push(shared.registry.register(node).await.expect("it is in memory"));
                 started.push(comet);
@@ -162,7 +169,7 @@ impl World {
                 group: job::GROUP.to_owned(),
                 broker: Arc::clone(&shared.broker) as _,
                 registry: Arc::clone(&shared.registry) as _,
-                connect: job::connect_by_grpc(&config),
+                connect: job::connect_by_grpc(&config, None),
                 metrics: job_metrics.clone(),
                 drain: Drain::new(),
             };

@@ -9,6 +9,7 @@ use std::{
 use comet::{
     Comet,
     config::{CometConfig, DriverChoice},
+    tls::{ClientTls, CometTls},
 };
 use contract::{CometApi, Dispatch, Payload, Receivers};
 use proto::{
@@ -47,9 +48,10 @@ impl World {
             .expect("a runtime");
         let logic = Arc::<FakeLogic>::default();
         let metrics = Comet::metrics(&config);
+        let tls = CometTls { clients: ClientTls::load(&config, "").expect("certificates"), services: None };
         let name = |rpc: SocketAddr| ServerId::new(rpc.to_string());
         let comet = runtime
-            .block_on(Comet::start(&config, name, 50_000, Arc::clone(&logic) as _, metrics))
+            .block_on(Comet::start(&config, name, 50_000, Arc::clone(&logic) as _, metrics, tls))
             .expect("a comet");
         World { runtime, comet, logic }
     }

@@ -8,7 +8,7 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::print_stdout, clippy::print_stderr)] // these macros panic or block if nobody reads
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -20,7 +20,7 @@ use grpc::{
     halley::{DispatchBatch, DispatchReply, KickReq, comet_client::CometClient as HalleyClient},
     protocol::Proto,
 };
-use host::dial::{Peer, is_answer};
+use host::dial::{Dial, Peer, is_answer};
 use proto::{
     close::CloseReason,
     frame,
@@ -50,14 +50,14 @@ pub struct BadAddress {
 }
 
 impl GrpcComet {
-    /// The comet that answers at `server`. No call takes longer than `limit`; time in which this process stands still
+    /// The comet that answers at `server`. No call takes longer than `dial` says; time in which this process stands still
     /// does not count. Needs a tokio runtime, and does not wait.
     ///
     /// # Errors
     /// [`BadAddress`].
-    pub fn new(server: &ServerId, limit: Duration) -> Result<Self, BadAddress> {
-        let peer = Peer::new(server.as_str(), limit)
-            .map_err(|error| BadAddress { server: server.clone(), error })?;
+    pub fn new(server: &ServerId, dial: &Dial) -> Result<Self, BadAddress> {
+        let peer =
+            Peer::new(server.as_str(), dial).map_err(|error| BadAddress { server: server.clone(), error })?;
         let (goims, ours) = (CometClient::new(peer.channel()), HalleyClient::new(peer.channel()));
         Ok(GrpcComet { peer, goims, ours })
     }

@@ -30,7 +30,7 @@ use std::{
 
 use contract::CometApi;
 use grpc::envelope::Envelope;
-use host::{shutdown::Drain, telemetry::OUTSIDERS};
+use host::{dial::Dial, shutdown::Drain, telemetry::OUTSIDERS, tls::Mutual};
 use proto::ids::ServerId;
 use registry::{Node, NodeSet, Registry, Service};
 use tokio::{
@@ -135,11 +135,11 @@ impl Job {
 }
 
 /// Reaches comets in other processes, for [`JobDeps::connect`]: by the dispatch stream of `halley.v1`, or by goim's
-/// unary calls if a comet knows no stream. Call this on a tokio runtime.
-pub fn connect_by_grpc(config: &JobConfig) -> Connect {
-    let limit = config.dispatch.timeout.get();
+/// unary calls if a comet knows no stream; with the certificates of `tls`, if there are any. Call this on a tokio runtime.
+pub fn connect_by_grpc(config: &JobConfig, tls: Option<Mutual>) -> Connect {
+    let dial = Dial { limit: config.dispatch.timeout.get(), tls };
     let calls = Calls::Unary { join_max: config.room.batch.usize(), join_within: config.room.signal.get() };
-    Box::new(move |node| match GrpcComet::new(&node.server, limit) {
+    Box::new(move |node| match GrpcComet::new(&node.server, &dial) {
         Ok(comet) => {
             let (server, stream) = (node.server.clone(), Some(comet.clone()));
             Some(Comet { server, api: Arc::new(comet), calls, stream })

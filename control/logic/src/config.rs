@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 pub use config::Listener;
 use config::{Addrs, Bounded, BoundedDuration, ByteSize, ConfigError, SecretList, StringList};
+use host::tls::MutualConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,8 @@ pub struct LogicConfig {
     pub http_server: HttpServerConfig,
     /// The gRPC service `goim.logic.Logic`, which comets call.
     pub rpc_server: RpcServerConfig,
+    /// TLS of gRPC, with the comets of the cluster.
+    pub tls: MutualConfig,
     /// Who may log in, and how that is decided. A file of goim's has no such section: with it the program `logic` starts as
     /// goim does, whoever can reach it, and warns.
     #[serde(default)]
@@ -48,6 +51,7 @@ impl Default for LogicConfig {
             client_messages: ClientMessages::default(),
             http_server: HttpServerConfig::default(),
             rpc_server: RpcServerConfig::default(),
+            tls: MutualConfig::default(),
             auth: Some(AuthConfig::default()),
             push: PushConfig::default(),
             node: NodeConfig::default(),
@@ -74,6 +78,15 @@ pub enum ClientMessages {
 pub struct HttpServerConfig {
     /// Addresses of the HTTP API. On one that is not loopback a push API without a token is refused, see `auth.allowInsecure`.
     pub addr: Addrs,
+    /// Listen for HTTPS too, on `tlsBind`.
+    pub tls_open: bool,
+    /// Addresses of HTTPS; what is said of `addr` holds for them.
+    pub tls_bind: Addrs,
+    /// Files of the certificates, PEM: first the server's, behind it those that lead to its authority. A client gets the
+    /// first that is for the host it names. SIGHUP reads them anew.
+    pub cert_file: StringList,
+    /// Files of their private keys, PEM, in the same order.
+    pub private_file: StringList,
     /// Longest time for the head of a request that has begun to arrive, and again for its body (goim's example has 1 s: too
     /// short for 1 MiB over a slow line). An idle connection stays for 650 s, longer than proxies and clients keep theirs.
     pub read_timeout: Timeout,
@@ -85,6 +98,10 @@ impl Default for HttpServerConfig {
     fn default() -> Self {
         HttpServerConfig {
             addr: Addrs::loopback(3111),
+            tls_open: false,
+            tls_bind: Addrs::loopback(3113),
+            cert_file: StringList::default(),
+            private_file: StringList::default(),
             read_timeout: Timeout::millis::<30_000>(),
             write_timeout: Timeout::millis::<30_000>(),
         }
@@ -251,6 +268,13 @@ impl LogicConfig {
         "redis.idleTimeout",
     ];
 
+    /// The keys of its addresses and what they say, those of HTTPS if there is such a port.
+    pub fn listeners(&self) -> impl Iterator<Item = (&'static str, &Addrs)> {
+        let HttpServerConfig { addr, tls_open, tls_bind, .. } = &self.http_server;
+        let https = tls_open.then_some(("httpServer.tlsBind", tls_bind));
+        [("httpServer.addr", addr), ("rpcServer.addr", &self.rpc_server.addr)].into_iter().chain(https)
+    }
+
     /// Checks what concerns several keys, or more than a type can say, and gives all that is wrong. The keys stand in
     /// `section` (`logic.`, or nothing), by which an error names them. `expire` is `redis.expire` there.
     pub fn check(&self, section: &str, expire: Expire) -> Vec<ConfigError> {
@@ -259,9 +283,7 @@ impl LogicConfig {
             wrong.push(ConfigError::value(format!("{section}{key}"), value, reason));
         };
         let LogicConfig { push, node, backoff, regions, .. } = self;
-        for (key, addrs) in
-            [("httpServer.addr", &self.http_server.addr), ("rpcServer.addr", &self.rpc_server.addr)]
-        {
+        for (key, addrs) in self.listeners() {
             if addrs.is_empty() {
                 error(key, &"[]", "must have at least one address");
             }
@@ -310,20 +332,27 @@ impl LogicConfig {
         section: &str,
         clients: &[Listener<'_>],
     ) -> Result<Exposure, Vec<ConfigError>> {
-        let (push, rpc) = (format!("{section}httpServer.addr"), format!("{section}rpcServer.addr"));
-        let push = Listener { key: &push, addrs: &self.http_server.addr };
-        let rpc = Listener { key: &rpc, addrs: &self.rpc_server.addr };
+        let own = self.listeners().map(|(key, addrs)| (format!("{section}{key}"), addrs));
+        let own: Vec<(String, &Addrs)> = own.collect();
+        let own = || own.iter().map(|(key, addrs)| Listener { key, addrs });
         let mut open = Vec::new();
-        if self.push.tokens.is_empty() && !push.addrs.is_loopback() {
-            let danger = "anybody who reaches it could push to everybody".to_owned();
-            open.push((push, danger, format!("set {section}push.tokens")));
+        if self.push.tokens.is_empty() {
+            let push = own().filter(|listener| listener.key.contains("httpServer"));
+            for listener in push.filter(|listener| !listener.addrs.is_loopback()) {
+                let danger = "anybody who reaches it could push to everybody".to_owned();
+                open.push((listener, danger, format!("set {section}push.tokens")));
+            }
         }
         if self.auth_mode() == AuthMode::Trust {
-            for listener in [rpc].iter().chain(clients).filter(|listener| !listener.addrs.is_loopback()) {
+            // Whom the cluster's authority has certified is no stranger.
+            let rpc = own().filter(|listener| listener.key.contains("rpcServer") && !self.tls.is_set());
+            for listener in
+                rpc.chain(clients.iter().copied()).filter(|listener| !listener.addrs.is_loopback())
+            {
                 let danger = format!(
                     "with {section}auth.mode = \"trust\" anybody who reaches it could log in as anybody"
                 );
-                open.push((*listener, danger, "verify logins".to_owned()));
+                open.push((listener, danger, "verify logins".to_owned()));
             }
         }
         if open.is_empty() {

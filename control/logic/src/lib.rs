@@ -24,6 +24,7 @@ mod reach;
 mod replaced;
 mod rpc;
 mod start;
+pub mod tls;
 
 #[cfg(test)]
 mod tests;

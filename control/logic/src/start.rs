@@ -17,7 +17,7 @@ use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 use tonic::transport::Server;
 use tracing::warn;
 
-use super::{HalleyRpc, Logic, LogicDeps, RpcLogic, authority::ValidAuthority, http};
+use super::{HalleyRpc, Logic, LogicDeps, RpcLogic, authority::ValidAuthority, http, tls::Started};
 use crate::config::{AuthMode, LimitsConfig, LogicConfig};
 
 /// logic probes a silent comet this often. If the comet does not answer within 20 s, logic closes the connection.
@@ -31,6 +31,7 @@ const RPC_END_MAX: Duration = Duration::from_secs(2);
 pub struct LogicServer {
     logic: Arc<Logic>,
     http_addrs: Vec<SocketAddr>,
+    https_addrs: Vec<SocketAddr>,
     rpc_addrs: Vec<SocketAddr>,
     task: JoinHandle<()>,
 }
@@ -47,7 +48,7 @@ pub struct StartError {
     pub error: io::Error,
 }
 
-/// Binds logic's addresses and starts to serve on them. `extra` are further routes on the addresses of the API: metrics
+/// Binds logic's addresses and starts to serve on them, with `tls` where it says so. `extra` are further routes on the addresses of the API: metrics
 /// and health.
 ///
 /// When the drain begins, logic takes no more requests, answers those under way, and closes the broker for publishing.
@@ -60,10 +61,16 @@ pub async fn start(
     deps: LogicDeps,
     extra: Router,
     drain: Drain,
+    tls: Started,
 ) -> Result<LogicServer, StartError> {
     let http_listeners = bind("httpServer.addr", &config.http_server.addr)?;
+    let https_listeners = match &tls.https {
+        Some(_) => bind("httpServer.tlsBind", &config.http_server.tls_bind)?,
+        None => Vec::new(),
+    };
     let rpc_listeners = bind("rpcServer.addr", &config.rpc_server.addr)?;
     let (http_addrs, rpc_addrs) = (addrs(&http_listeners), addrs(&rpc_listeners));
+    let https_addrs = addrs(&https_listeners);
 
     let broker = Arc::clone(&deps.broker);
     let logic = Arc::new(Logic::new(config, deps));
@@ -79,6 +86,9 @@ pub async fn start(
         true => Guard::pages([hostname(), config.node.default_domain.to_string()]),
         false => Guard::Token,
     };
+    let clear = http_listeners.into_iter().map(|listener| (listener, None));
+    let secured = https_listeners.into_iter().map(|listener| (listener, tls.https.clone()));
+    let http_listeners = clear.chain(secured).collect();
     let http = tokio::spawn(http_server::serve(http_listeners, router, guard, http_limits, drain.clone()));
     let mut rpc = Vec::new();
     for listener in rpc_listeners {
@@ -87,9 +97,9 @@ pub async fn start(
             .http2_keepalive_interval(Some(KEEP_ALIVE))
             .add_service(RpcLogic::service(Arc::clone(&logic)))
             .add_service(HalleyRpc::service(Arc::clone(&logic)));
-        let drain = drain.clone();
+        let (drain, services) = (drain.clone(), tls.services.clone());
         rpc.push(tokio::spawn(async move {
-            let connections = incoming(listener).map_ok(ValidAuthority::new);
+            let connections = incoming(listener, services).map_ok(ValidAuthority::new);
             let served =
                 server.serve_with_incoming_shutdown(connections, async move { drain.draining().await });
             if let Err(error) = served.await {
@@ -98,7 +108,7 @@ pub async fn start(
         }));
     }
     let task = tokio::spawn(drained(http, rpc, broker));
-    Ok(LogicServer { logic, http_addrs, rpc_addrs, task })
+    Ok(LogicServer { logic, http_addrs, https_addrs, rpc_addrs, task })
 }
 
 /// Closes the broker after the HTTP server has ended, since pushes come in only there.
@@ -120,6 +130,11 @@ impl LogicServer {
     /// Addresses of the HTTP API, with the ports that the system chose.
     pub fn http_addrs(&self) -> &[SocketAddr] {
         &self.http_addrs
+    }
+
+    /// Addresses of the same over HTTPS.
+    pub fn https_addrs(&self) -> &[SocketAddr] {
+        &self.https_addrs
     }
 
     /// Addresses of the gRPC service, with the ports that the system chose.
@@ -144,6 +159,13 @@ impl LogicServer {
             ("login", login.to_owned()),
             ("push API", push.to_owned()),
         ]
+    }
+
+    /// One more row: the same API over HTTPS; none: there is no such port.
+    pub fn https_row(&self) -> Option<(&'static str, String)> {
+        let https: Vec<String> =
+            self.https_addrs.iter().map(|address| format!("https://{address}")).collect();
+        (!https.is_empty()).then(|| ("HTTPS API", https.join(", ")))
     }
 
     /// Waits until logic has ended. That is when the drain has begun and every request is answered. The service still

@@ -81,6 +81,8 @@ pub(crate) struct Server {
     wss: SocketAddr,
     /// The HTTP API, or where a program without one has its metrics.
     pub(crate) http: SocketAddr,
+    /// The same over HTTPS, where there is such a port.
+    pub(crate) https: SocketAddr,
     pub(crate) comet_rpc: SocketAddr,
     pub(crate) logic_rpc: SocketAddr,
     ended: bool,
@@ -159,6 +161,7 @@ impl Server {
             tls: nowhere,
             wss: nowhere,
             http: nowhere,
+            https: nowhere,
             comet_rpc: nowhere,
             logic_rpc: nowhere,
             ended: false,
@@ -187,7 +190,12 @@ impl Server {
         let address = |line: Option<String>, before: &str, to: &mut SocketAddr| {
             let Some(line) = line else { return };
             let Some((_, rest)) = line.rsplit_once(before) else { return };
-            let address = rest.trim_start_matches("http://").split([',', ' ', '/']).next().expect("a word");
+            let address = rest
+                .trim_start_matches("http://")
+                .trim_start_matches("https://")
+                .split([',', ' ', '/'])
+                .next()
+                .expect("a word");
             *to = address.parse().unwrap_or_else(|_| panic!("no address in {line:?}"));
         };
         address(row("clients, TCP"), " ", &mut self.tcp);
@@ -196,6 +204,7 @@ impl Server {
         address(row("clients, WSS"), " ", &mut self.wss);
         address(row("admin"), " ", &mut self.http);
         address(row("HTTP API"), " ", &mut self.http);
+        address(row("HTTPS API"), " ", &mut self.https);
         match self.name.as_str() {
             "comet" => address(row("gRPC"), " ", &mut self.comet_rpc),
             "logic" => address(row("gRPC"), " ", &mut self.logic_rpc),

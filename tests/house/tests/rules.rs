@@ -18,7 +18,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("config", &[]),
     ("ring", &[]),
     ("tls", &[]),
-    ("host", &["config"]),
+    ("host", &["config", "tls"]),
     ("registry", &["config", "contract", "host", "proto"]),
     // The gateway: its rules know no IO, and it knows no other service but by contract.
     ("shard", &["contract", "proto", "seam", "tls"]),
@@ -43,6 +43,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "seam",
             "session",
             "store",
+            "tls",
         ],
     ),
     (

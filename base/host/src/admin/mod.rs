@@ -57,7 +57,7 @@ pub fn start(addrs: &Addrs, router: Router) -> Result<Vec<SocketAddr>, AdminErro
         let failed = |error| AdminError { addr, error };
         let listener = listen(addr).map_err(failed)?;
         bound.push(listener.local_addr().map_err(failed)?);
-        listeners.push(listener);
+        listeners.push((listener, None));
     }
     let limits = HttpLimits {
         read_timeout: TIMEOUT,

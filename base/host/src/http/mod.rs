@@ -15,7 +15,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::Poll,
     time::Duration,
 };
@@ -44,7 +44,11 @@ use self::{
     places::{Places, Visit},
     stream::Watched,
 };
-use crate::{accept::accept, shutdown::Drain};
+use crate::{
+    accept::{HANDSHAKE_MAX, HANDSHAKES_FAILED, accept},
+    shutdown::Drain,
+    tls::{self, Current, Stream},
+};
 
 /// Longest head of a request, bytes: room for the longest URL that HTTP libraries take (64 KiB) and its headers.
 const HEAD_LEN_MAX: usize = 128 << 10;
@@ -89,9 +93,12 @@ struct Server {
     drain: Drain,
 }
 
+/// The certificates of a listener that speaks TLS.
+pub type Https = Current<rustls::ServerConfig>;
+
 /// Serves until the drain begins. Returns when every request under way is answered.
 pub async fn serve(
-    listeners: Vec<TcpListener>,
+    listeners: Vec<(TcpListener, Option<Https>)>,
     router: Router,
     guard: Guard,
     limits: HttpLimits,
@@ -99,14 +106,14 @@ pub async fn serve(
 ) {
     let server = Server { router, guard, limits, places: Places::new(limits.connections), drain };
     let mut listening = JoinSet::new();
-    for listener in listeners {
-        listening.spawn(server.clone().listen(listener));
+    for (listener, https) in listeners {
+        listening.spawn(server.clone().listen(listener, https));
     }
     while listening.join_next().await.is_some() {}
 }
 
 impl Server {
-    async fn listen(self, listener: TcpListener) {
+    async fn listen(self, listener: TcpListener, https: Option<Https>) {
         let mut serving = JoinSet::new();
         loop {
             let next = async {
@@ -117,7 +124,13 @@ impl Server {
                 () = self.drain.draining() => break,
                 Some(_) = serving.join_next() => {}
                 (spare, (stream, peer)) = next => {
-                    serving.spawn(self.clone().connection(stream, Peer(peer), self.places.enter(spare)));
+                    let (server, https) = (self.clone(), https.clone());
+                    let visit = self.places.enter(spare);
+                    serving.spawn(async move {
+                        if let Some(stream) = server.secured(stream, https, &visit).await {
+                            server.connection(stream, Peer(peer), visit).await;
+                        }
+                    });
                 }
             }
         }
@@ -125,7 +138,25 @@ impl Server {
         while serving.join_next().await.is_some() {}
     }
 
-    async fn connection(self, stream: TcpStream, peer: Peer, visit: Arc<Visit>) {
+    /// The connection, after the handshake if it is HTTPS; none if that fails, takes too long, or has to make room.
+    async fn secured(&self, stream: TcpStream, https: Option<Https>, visit: &Visit) -> Option<Stream> {
+        let Some(https) = https else { return Some(Stream::Clear(stream)) };
+        let done = tokio::select! {
+            () = self.drain.draining() => return None,
+            () = visit.told_to_go() => return None,
+            done = timeout(HANDSHAKE_MAX, tls::accept(stream, https.get())) => done,
+        };
+        match done.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(stream) => Some(stream),
+            Err(error) => {
+                HANDSHAKES_FAILED.fetch_add(1, Relaxed);
+                debug!("no HTTPS with whoever calls: {error}");
+                None
+            }
+        }
+    }
+
+    async fn connection(self, stream: Stream, peer: Peer, visit: Arc<Visit>) {
         let HttpLimits { read_timeout, write_timeout, idle_timeout, .. } = self.limits;
         let local = stream.local_addr().map_or(IpAddr::from([0, 0, 0, 0]), |local| local.ip());
         let service = {
@@ -216,7 +247,7 @@ fn too_many() -> Response {
 }
 
 /// Shuts the way out, then reads for a while what the client still sends.
-async fn linger(mut stream: TcpStream) {
+async fn linger(mut stream: Stream) {
     let rest = async {
         stream.shutdown().await?;
         let (mut buffer, mut left) = (vec![0; 16 << 10], LINGER_BYTES_MAX);

@@ -11,15 +11,15 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::{Sleep, sleep},
 };
 
 use super::places::Visit;
+use crate::tls::Stream;
 
 /// A stream whose writes fail when the other side takes nothing for too long.
 pub(super) struct Watched {
-    pub(super) stream: TcpStream,
+    pub(super) stream: Stream,
     visit: Arc<Visit>,
     timeout: Duration,
     /// Runs while a write is waiting.
@@ -27,7 +27,7 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    pub(super) fn new(stream: TcpStream, visit: Arc<Visit>, timeout: Duration) -> Self {
+    pub(super) fn new(stream: Stream, visit: Arc<Visit>, timeout: Duration) -> Self {
         Watched { stream, visit, timeout, deadline: None }
     }
 
@@ -35,7 +35,7 @@ impl Watched {
     fn within<T>(
         &mut self,
         context: &mut Context<'_>,
-        write: impl FnOnce(Pin<&mut TcpStream>, &mut Context<'_>) -> Poll<io::Result<T>>,
+        write: impl FnOnce(Pin<&mut Stream>, &mut Context<'_>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         match write(Pin::new(&mut self.stream), context) {
             Poll::Pending => {

@@ -16,7 +16,7 @@ use crate::build;
 /// for.
 const USER_HZ: f64 = 100.0;
 
-/// Adds `halley_build_info`, `halley_log_lines_lost_total` and the HTTP server's counters. Adds under the names that
+/// Adds `halley_build_info`, `halley_log_lines_lost_total`, the HTTP server's counters and the ends of certificates. Adds under the names that
 /// dashboards know `process_start_time_seconds`, `process_cpu_seconds_total`, `process_open_fds`, `process_max_fds`,
 /// `process_resident_memory_bytes` and `process_anonymous_memory_bytes` (the part of it that belongs to no file: what
 /// connections cost). Call this once and early, since the time of the call counts as the start.
@@ -26,6 +26,7 @@ pub fn register(metrics: &mut Registry) {
     let started = crate::clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     metrics.register_collector(Box::new(Process { started }));
     crate::http::register(metrics);
+    metrics.register_collector(Box::new(crate::tls::certificates::Ends));
 }
 
 /// Adds `halley_insecure`: 1 if strangers can log in as anybody, or push to everybody.

@@ -92,10 +92,11 @@ impl CometFile {
         let addr = self.comet.rpc_server.addr;
         let danger = "anybody who reaches it could push to everybody";
         match &self.cluster.auth {
-            _ if addr.is_loopback() => Ok(None),
+            _ if addr.is_loopback() || self.comet.tls.services.is_set() => Ok(None),
             Some(StrangersConfig { allow_insecure: false }) => {
                 let reason = format!(
-                    "is not loopback, and {danger}: bind it to a private address and set auth.allowInsecure = true"
+                    "is not loopback, and {danger}: give the parts of the cluster certificates (tls.ca, tls.cert, tls.key), \
+                     or bind it to a private address and set auth.allowInsecure = true"
                 );
                 Err(ConfigError::value("rpcServer.addr", addr, reason))
             }
@@ -131,5 +132,7 @@ mod tests {
         let refused = exposure(&["rpcServer.addr=:3109", "auth.allowInsecure=false"]).unwrap_err();
         assert!(refused.starts_with("rpcServer.addr") && refused.contains("auth.allowInsecure = true"));
         assert!(exposure(&["rpcServer.addr=:3109", "auth.allowInsecure=true"]).unwrap().is_some());
+        let certified = exposure(&["rpcServer.addr=:3109", "auth.allowInsecure=false", "tls.ca=ca.pem"]);
+        assert_eq!(certified, Ok(None));
     }
 }

@@ -11,11 +11,17 @@ use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::anyhow;
 use config::{Addrs, ConfigError, Listener, Mistakes, shared_ports};
-use halley_comet::{Comet, OpenFiles, front::logics::Logics, tls::ClientTls};
+use halley_comet::{
+    Comet, OpenFiles,
+    front::logics::Logics,
+    tls::{ClientTls, CometTls},
+};
 use host::{
     admin,
+    dial::Dial,
     process::{self, Entry, Place, Program, Start, Threads},
     telemetry,
+    tls::MutualRead,
 };
 use proto::ids::ServerId;
 use registry::{
@@ -56,6 +62,8 @@ struct Checked {
     entry: Entry,
     /// What strangers could do.
     exposed: Option<String>,
+    clients: ClientTls,
+    services: Option<MutualRead>,
 }
 
 fn check(cli: &Cli, file: &mut CometFile) -> Result<Checked, Vec<ConfigError>> {
@@ -63,10 +71,11 @@ fn check(cli: &Cli, file: &mut CometFile) -> Result<Checked, Vec<ConfigError>> {
     let mut wrong = Mistakes::default();
     wrong.unless(cli.place.set_log(&mut file.cluster.log));
     wrong.extend(file.comet.check(""));
-    wrong.extend(ClientTls::mistakes(&file.comet, ""));
+    let clients = wrong.all(ClientTls::load(&file.comet, ""));
+    let services = wrong.all(file.comet.tls.services.read(""));
     wrong.extend(file.cluster.discovery.check());
-    let clients = file.comet.client_addrs().into_iter();
-    let mut listeners: Vec<Listener<'_>> = clients.map(|(key, addrs)| Listener { key, addrs }).collect();
+    let ports = file.comet.client_addrs().into_iter();
+    let mut listeners: Vec<Listener<'_>> = ports.map(|(key, addrs)| Listener { key, addrs }).collect();
     listeners.extend([
         Listener { key: "rpcServer.addr", addrs: &rpc },
         Listener { key: "admin.addr", addrs: &file.cluster.admin.addr },
@@ -75,9 +84,9 @@ fn check(cli: &Cli, file: &mut CometFile) -> Result<Checked, Vec<ConfigError>> {
     let place = wrong.unless(cli.place.place());
     let entry = wrong.unless(cli.entry.entry());
     let exposed = wrong.unless(file.exposure());
-    match (place, entry, exposed) {
-        (Some(place), Some(entry), Some(exposed)) if wrong.is_empty() => {
-            Ok(Checked { place, entry, exposed })
+    match (place, entry, exposed, clients, services) {
+        (Some(place), Some(entry), Some(exposed), Some(clients), Some(services)) if wrong.is_empty() => {
+            Ok(Checked { place, entry, exposed, clients, services })
         }
         _ => Err(wrong.errors()),
     }
@@ -86,7 +95,7 @@ fn check(cli: &Cli, file: &mut CometFile) -> Result<Checked, Vec<ConfigError>> {
 /// Runs until a signal ends it.
 async fn run(file: CometFile, checked: Checked, start: Start) -> anyhow::Result<()> {
     let CometFile { comet: config, cluster } = file;
-    let Checked { place, mut entry, exposed } = checked;
+    let Checked { place, mut entry, exposed, clients, services } = checked;
     let Start { drain, reload, mut metrics, health } = start;
     let open_files = OpenFiles::raise(&config)?;
 
@@ -101,8 +110,9 @@ async fn run(file: CometFile, checked: Checked, start: Start) -> anyhow::Result<
         nodes.of(Service::Logic).next().is_some()
     });
     let (registered, is_known) = (watch::Sender::new(false), watch::Sender::new(false));
-    let logics =
-        Arc::new(Logics::new(registry.watch(), cluster.rpc_client.timeout.get(), is_known.subscribe()));
+    let services = services.map(|read| config.tls.services.start(read, "", &reload));
+    let dial = Dial { limit: cluster.rpc_client.timeout.get(), tls: services.clone() };
+    let logics = Arc::new(Logics::new(registry.watch(), dial, is_known.subscribe()));
     let mut is_registered = registered.subscribe();
     tokio::spawn(async move {
         // Ends with the registration, or without one.
@@ -112,9 +122,16 @@ async fn run(file: CometFile, checked: Checked, start: Start) -> anyhow::Result<
         }
     });
     let name = |rpc: SocketAddr| ServerId::new(place.server(rpc));
-    let comet = Comet::start(&config, name, open_files.connections, logics, comet_metrics)
-        .await
-        .map_err(|error| anyhow!("{error}"))?;
+    let comet = Comet::start(
+        &config,
+        name,
+        open_files.connections,
+        logics,
+        comet_metrics,
+        CometTls { clients, services },
+    )
+    .await
+    .map_err(|error| anyhow!("{error}"))?;
     let server = comet.front.server().clone();
     if entry.addrs.is_empty() {
         entry.addrs = addresses(&comet, &server);

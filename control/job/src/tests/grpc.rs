@@ -7,6 +7,7 @@ use ::grpc::comet::{
     RoomsReq,
     comet_server::{Comet as CometService, CometServer},
 };
+use host::dial::Dial;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
@@ -106,7 +107,7 @@ impl GrpcSetup {
             group: GROUP.to_owned(),
             broker: Arc::new(broker.clone()),
             registry: Arc::new(registry),
-            connect: connect_by_grpc(&config),
+            connect: connect_by_grpc(&config, None),
             metrics: metrics.clone(),
             drain: Drain::new(),
         };
@@ -208,9 +209,10 @@ async fn what_a_go_comet_refuses_is_dropped_and_the_rest_goes_on() {
 #[tokio::test]
 async fn rooms_are_listed_and_an_address_that_is_none_is_refused() {
     let setup = GrpcSetup::start().await;
-    let comet = GrpcComet::new(&ServerId::new(setup.addr.to_string()), Duration::from_secs(5)).unwrap();
+    let comet =
+        GrpcComet::new(&ServerId::new(setup.addr.to_string()), &Dial::clear(Duration::from_secs(5))).unwrap();
     assert_eq!(comet.rooms().await.unwrap(), [RoomId::parse("live://1").unwrap()]);
-    assert!(GrpcComet::new(&ServerId::new("no address"), Duration::from_secs(5)).is_err());
+    assert!(GrpcComet::new(&ServerId::new("no address"), &Dial::clear(Duration::from_secs(5))).is_err());
 }
 
 /// A connection that breaks under a call is told as UNKNOWN by the transport, too; taken for a refusal, the push was lost.
@@ -218,7 +220,7 @@ async fn rooms_are_listed_and_an_address_that_is_none_is_refused() {
 async fn a_connection_that_breaks_under_a_call_is_no_refusal() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let comet = ServerId::new(listener.local_addr().unwrap().to_string());
-    let comet = GrpcComet::new(&comet, Duration::from_secs(5)).unwrap();
+    let comet = GrpcComet::new(&comet, &Dial::clear(Duration::from_secs(5))).unwrap();
     for is_reset in [false, true] {
         let breaks = async {
             let (mut stream, _) = listener.accept().await.unwrap();

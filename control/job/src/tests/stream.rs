@@ -11,6 +11,7 @@ use ::grpc::{
     },
 };
 use futures_util::{Stream, StreamExt as _, stream};
+use host::dial::Dial;
 use tokio::{net::TcpListener, sync::oneshot};
 use tonic::{Request, Response, Status, Streaming, service::Routes, transport::Server};
 
@@ -156,7 +157,7 @@ impl Served {
                 let listener = TcpListener::bind(address).await.unwrap();
                 bound.send(listener.local_addr().unwrap()).unwrap();
                 let server = Server::builder().add_routes(routes);
-                tokio::spawn(server.serve_with_incoming(host::accept::incoming(listener)));
+                tokio::spawn(server.serve_with_incoming(host::accept::incoming(listener, None)));
                 let _ = stopped.await;
             });
         });
@@ -199,7 +200,7 @@ impl StreamSetup {
             group: GROUP.to_owned(),
             broker: Arc::new(broker.clone()),
             registry: Arc::new(registry),
-            connect: connect_by_grpc(&config),
+            connect: connect_by_grpc(&config, None),
             metrics: metrics.clone(),
             drain: drain.clone(),
         };
@@ -434,7 +435,8 @@ async fn a_kick_arrives_fenced_and_goims_comet_says_that_it_has_none() {
     let ours = Ours::default();
     let served = [Served::start(ours.routes()), Served::start(Goim::default().routes())];
     let comet = |served: &Served| {
-        GrpcComet::new(&ServerId::new(served.address.to_string()), Duration::from_secs(5)).unwrap()
+        GrpcComet::new(&ServerId::new(served.address.to_string()), &Dial::clear(Duration::from_secs(5)))
+            .unwrap()
     };
     let (here, goims) = (comet(&served[0]), comet(&served[1]));
     let replaced = CloseReason::Replaced;

@@ -16,6 +16,7 @@ use tonic::{
 };
 
 use super::*;
+use crate::tls::Started;
 
 async fn serve(sets: &[&str]) -> (Setup, LogicClient<Channel>) {
     let (setup, channel) = serve_all(sets).await;
@@ -28,8 +29,16 @@ async fn serve_all(sets: &[&str]) -> (Setup, Channel) {
         .chain(sets.iter().copied())
         .collect();
     let setup = Setup::new(&sets).await;
-    let server =
-        start(&setup.config, &setup.limits, setup.deps.clone(), Router::new(), Drain::new()).await.unwrap();
+    let server = start(
+        &setup.config,
+        &setup.limits,
+        setup.deps.clone(),
+        Router::new(),
+        Drain::new(),
+        Started::default(),
+    )
+    .await
+    .unwrap();
     let channel = Endpoint::from_shared(format!("http://{}", server.rpc_addrs()[0])).unwrap();
     (setup, channel.connect().await.unwrap())
 }

@@ -8,6 +8,7 @@ use tokio::{
 };
 
 use super::*;
+use crate::tls::Started;
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -20,7 +21,10 @@ async fn serve(sets: &[&str]) -> (Setup, LogicServer, Drain) {
     let setup = Setup::with_clients(&sets).await;
     let drain = Drain::new();
     let extra = Router::new().route("/healthz", axum::routing::get(async || "ok\n"));
-    let server = start(&setup.config, &setup.limits, setup.deps.clone(), extra, drain.clone()).await.unwrap();
+    let server =
+        start(&setup.config, &setup.limits, setup.deps.clone(), extra, drain.clone(), Started::default())
+            .await
+            .unwrap();
     (setup, server, drain)
 }
 
@@ -200,8 +204,15 @@ async fn an_address_in_use_is_refused_at_the_start_by_name() {
     for key in ["httpServer.addr", "rpcServer.addr"] {
         let other = if key == "httpServer.addr" { "rpcServer.addr" } else { "httpServer.addr" };
         let setup = Setup::new(&[&format!("{key}={addr}"), &format!("{other}=127.0.0.1:0")]).await;
-        let started =
-            start(&setup.config, &setup.limits, setup.deps.clone(), Router::new(), Drain::new()).await;
+        let started = start(
+            &setup.config,
+            &setup.limits,
+            setup.deps.clone(),
+            Router::new(),
+            Drain::new(),
+            Started::default(),
+        )
+        .await;
         let error = started.err().expect("refused").to_string();
         assert!(error.starts_with(&format!("{key} = {addr} cannot be listened on")), "{error}");
     }

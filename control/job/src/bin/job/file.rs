@@ -6,6 +6,7 @@ use halley_job::config::JobConfig;
 use host::{
     admin::AdminConfig,
     process::{LogConfig, ProgramConfig},
+    tls::MutualConfig,
 };
 use registry::etcd::DiscoveryConfig;
 use schemars::JsonSchema;
@@ -37,6 +38,8 @@ pub(crate) struct ClusterConfig {
     pub(crate) log: LogConfig,
     /// Metrics and health.
     pub(crate) admin: AdminConfig,
+    /// TLS of gRPC, with the comets of the cluster.
+    pub(crate) tls: MutualConfig,
     /// Which broker carries the pushes from logic; in logic's file the same one. A file without this section means Kafka,
     /// as the original goim has nothing else.
     #[serde(default)]
@@ -54,6 +57,7 @@ impl Default for ClusterConfig {
         ClusterConfig {
             log: LogConfig::default(),
             admin: AdminConfig::loopback(3112),
+            tls: MutualConfig::default(),
             consume: Some(ConsumeConfig::REDIS),
             discovery: DiscoveryConfig::default(),
             redis: RedisConfig::default(),

@@ -13,6 +13,7 @@ use halley_job::{self as job, JobDeps, metrics::JobMetrics};
 use host::{
     admin,
     process::{self, Place, Program, Start, Threads},
+    tls::MutualRead,
 };
 use registry::etcd::{EtcdRegistry, Scope};
 use store::Redis;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
 struct Checked {
     place: Place,
     choice: BrokerChoice,
+    services: Option<MutualRead>,
 }
 
 fn check(cli: &Cli, file: &mut JobFile) -> Result<Checked, Vec<ConfigError>> {
@@ -46,8 +48,11 @@ fn check(cli: &Cli, file: &mut JobFile) -> Result<Checked, Vec<ConfigError>> {
     wrong.extend(file.cluster.discovery.check());
     let place = wrong.unless(cli.place.place());
     let choice = wrong.unless(ConsumeConfig::choice(file.cluster.consume.as_ref()));
-    match (place, choice) {
-        (Some(place), Some(choice)) if wrong.is_empty() => Ok(Checked { place, choice }),
+    let services = wrong.all(file.cluster.tls.read(""));
+    match (place, choice, services) {
+        (Some(place), Some(choice), Some(services)) if wrong.is_empty() => {
+            Ok(Checked { place, choice, services })
+        }
         _ => Err(wrong.errors()),
     }
 }
@@ -55,8 +60,8 @@ fn check(cli: &Cli, file: &mut JobFile) -> Result<Checked, Vec<ConfigError>> {
 /// Runs until a signal ends it.
 async fn run(file: JobFile, checked: Checked, start: Start) -> anyhow::Result<()> {
     let JobFile { job: config, cluster } = file;
-    let Checked { place, choice } = checked;
-    let Start { drain, reload: _, mut metrics, health } = start;
+    let Checked { place, choice, services } = checked;
+    let Start { drain, reload, mut metrics, health } = start;
     ring::raise_open_file_limit();
 
     let job_metrics = JobMetrics::default();
@@ -78,12 +83,13 @@ async fn run(file: JobFile, checked: Checked, start: Start) -> anyhow::Result<()
     };
     health.follow(queue.name, "it does not answer", queue.ready, |ready| *ready);
     let admin = admin::start(&cluster.admin.addr, admin::router(Arc::clone(&health), Arc::new(metrics)))?;
+    let services = services.map(|read| cluster.tls.start(read, "", &reload));
     let broker = Arc::clone(&queue.broker);
     let deps = JobDeps {
         broker: queue.broker,
         group: cluster.kafka.group.clone(),
         registry,
-        connect: job::connect_by_grpc(&config),
+        connect: job::connect_by_grpc(&config, services),
         metrics: job_metrics,
         drain: drain.clone(),
     };

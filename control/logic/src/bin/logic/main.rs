@@ -11,9 +11,10 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 use broker::{BrokerChoice, ChosenBroker, ConsumeConfig, metrics::BrokerMetrics};
 use config::{ConfigError, Listener, Mistakes, shared_ports};
 use contract::ClientCount;
-use halley_logic::{self as logic, LogicDeps, config::Exposure, metrics::LogicMetrics};
+use halley_logic::{self as logic, LogicDeps, config::Exposure, metrics::LogicMetrics, tls::LogicTls};
 use host::{
     admin,
+    dial::Dial,
     process::{self, Entry, Place, Program, Start, Threads},
     shutdown::Drain,
     telemetry,
@@ -56,6 +57,7 @@ struct Checked {
     entry: Entry,
     choice: BrokerChoice,
     exposure: Exposure,
+    tls: LogicTls,
 }
 
 fn check(cli: &Cli, file: &mut LogicFile) -> Result<Checked, Vec<ConfigError>> {
@@ -63,17 +65,16 @@ fn check(cli: &Cli, file: &mut LogicFile) -> Result<Checked, Vec<ConfigError>> {
     wrong.unless(cli.place.set_log(&mut file.cluster.log));
     wrong.extend(file.logic.check("", file.cluster.redis.expire));
     wrong.extend(file.cluster.discovery.check());
-    wrong.extend(shared_ports(&[
-        Listener { key: "httpServer.addr", addrs: &file.logic.http_server.addr },
-        Listener { key: "rpcServer.addr", addrs: &file.logic.rpc_server.addr },
-    ]));
+    let listeners = file.logic.listeners().map(|(key, addrs)| Listener { key, addrs });
+    wrong.extend(shared_ports(&listeners.collect::<Vec<_>>()));
+    let tls = wrong.all(LogicTls::load(&file.logic, ""));
     let place = wrong.unless(cli.place.place());
     let entry = wrong.unless(cli.entry.entry());
     let choice = wrong.unless(ConsumeConfig::choice(file.cluster.consume.as_ref()));
     let exposure = file.logic.check_exposure("", &[]).map_err(|open| wrong.extend(open)).ok();
-    match (place, entry, choice, exposure) {
-        (Some(place), Some(entry), Some(choice), Some(exposure)) if wrong.is_empty() => {
-            Ok(Checked { place, entry, choice, exposure })
+    match (place, entry, choice, exposure, tls) {
+        (Some(place), Some(entry), Some(choice), Some(exposure), Some(tls)) if wrong.is_empty() => {
+            Ok(Checked { place, entry, choice, exposure, tls })
         }
         _ => Err(wrong.errors()),
     }
@@ -82,8 +83,9 @@ fn check(cli: &Cli, file: &mut LogicFile) -> Result<Checked, Vec<ConfigError>> {
 /// Runs until a signal ends it.
 async fn run(file: LogicFile, checked: Checked, start: Start) -> anyhow::Result<()> {
     let LogicFile { logic: config, cluster } = file;
-    let Checked { place, entry, choice, exposure } = checked;
-    let Start { drain, reload: _, mut metrics, health } = start;
+    let Checked { place, entry, choice, exposure, tls } = checked;
+    let Start { drain, reload, mut metrics, health } = start;
+    let tls = tls.start(&config, "", &reload);
     ring::raise_open_file_limit();
 
     telemetry::register_insecure(&mut metrics, exposure != Exposure::Closed);
@@ -117,17 +119,18 @@ async fn run(file: LogicFile, checked: Checked, start: Start) -> anyhow::Result<
 
     let sessions = Arc::new(RedisSessions::new(redis.clone(), &cluster.redis));
     health.follow("sessions", "Redis has not told its time yet", sessions.ready(), |ready| *ready);
+    let dial = Dial { limit: cluster.rpc_client.timeout.get(), tls: tls.services.clone() };
     let deps = LogicDeps {
         broker: queue.broker,
         sessions,
         counts: Some(Arc::new(RedisCounts::new(redis, &cluster.redis))),
         registry: Arc::clone(&registry) as _,
-        reach: logic::reach_by_grpc(&*registry, cluster.rpc_client.timeout.get()),
+        reach: logic::reach_by_grpc(&*registry, dial),
         metrics: logic_metrics,
     };
     let extra = admin::router(Arc::clone(&health), Arc::new(metrics));
     let serving = Drain::new();
-    let logic = logic::start(&config, &cluster.limits.logic, deps, extra, serving.clone()).await?;
+    let logic = logic::start(&config, &cluster.limits.logic, deps, extra, serving.clone(), tls).await?;
 
     let server = ServerId::new(place.server(logic.rpc_addrs()[0]));
     let node = Node::here(Service::Logic, server.clone(), &place, entry);
@@ -135,8 +138,9 @@ async fn run(file: LogicFile, checked: Checked, start: Start) -> anyhow::Result<
     let membership = Membership::join(registry, node, Arc::clone(&health), registered, ClientCount::default);
 
     let [http, rpc, login, push] = logic.rows(&config);
-    let rows = [
-        http,
+    let mut rows = vec![http];
+    rows.extend(logic.https_row());
+    rows.extend([
         rpc,
         ("name", format!("{server} in {}", place.words())),
         ("etcd", cluster.discovery.nodes.join(", ")),
@@ -144,7 +148,7 @@ async fn run(file: LogicFile, checked: Checked, start: Start) -> anyhow::Result<
         ("queue", queue.words),
         login,
         push,
-    ];
+    ]);
     process::print_banner("logic", &rows);
     if let Exposure::Insecure(open) = exposure {
         open.iter().for_each(|sentence| warn!("{sentence}"));
