@@ -16,3 +16,6 @@ pub use self::{
     mutual::{Mutual, MutualConfig, MutualRead},
     stream::{Stream, accept, connect},
 };
+
+#[cfg(test)]
+mod tests;
