@@ -10,6 +10,7 @@ use crate::{
     api, fleet,
     fleet::{Fleet, Transport},
     plan::Kind,
+    tls::Trust,
     units::{duration, size},
 };
 
@@ -21,6 +22,8 @@ Examples:
     loadgen 1 500 127.0.0.1:3101 --push http://127.0.0.1:3111 --rate 8
   Idle WebSocket connections held for a minute
     loadgen 1 15000 127.0.0.1:3102 --ws --duration 60s
+  The same over TLS, with the certificate of README's example
+    loadgen 1 500 127.0.0.1:3103 --ws --tls localhost.crt --tls-name localhost
   Who comes and goes at random, with the online counts checked
     loadgen churn 1 500 127.0.0.1:3101 --push http://127.0.0.1:3111
   What one client receives, and a message for it
@@ -116,6 +119,8 @@ pub(crate) struct ClientArgs {
     /// Path of the WebSocket upgrade
     #[arg(long, value_name = "PATH", default_value = "/sub", help_heading = "Clients")]
     pub(crate) path: String,
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
     /// Time between a client's heartbeats; must be well inside the server's deadline
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration, help_heading = "Clients")]
     pub(crate) heartbeat: Duration,
@@ -128,6 +133,24 @@ pub(crate) struct ClientArgs {
     /// Source addresses, taking turns. Loopback targets get 127.0.0.2, 127.0.0.3, … when one is too few
     #[arg(long, value_name = "IP,…", value_delimiter = ',', help_heading = "Connecting")]
     pub(crate) source: Vec<IpAddr>,
+}
+
+/// TLS of clients.
+#[derive(Debug, Args)]
+pub(crate) struct TlsArgs {
+    /// Speak TLS (3103, 3104), and trust the certificates in this file: an authority's, or the server's own
+    #[arg(long, value_name = "FILE", help_heading = "Clients")]
+    pub(crate) tls: Option<PathBuf>,
+    /// Host that the server's certificate is for, if it is not the one of the address
+    #[arg(long, value_name = "NAME", requires = "tls", help_heading = "Clients")]
+    pub(crate) tls_name: Option<String>,
+}
+
+impl TlsArgs {
+    /// What the clients trust; none: they come without TLS.
+    pub(crate) fn trust(&self) -> Result<Option<Trust>> {
+        self.tls.as_ref().map(|file| Trust::new(file, self.tls_name.as_deref())).transpose()
+    }
 }
 
 /// The pushes of a load.
@@ -215,6 +238,8 @@ pub(crate) struct SubArgs {
     /// Path of the WebSocket upgrade
     #[arg(long, value_name = "PATH", default_value = "/sub")]
     pub(crate) path: String,
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
     /// Time between heartbeats
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub(crate) heartbeat: Duration,
@@ -269,6 +294,7 @@ impl ClientArgs {
             key_prefix: self.key_prefix.clone(),
             key: None,
             transport: transport(self.ws, &self.path),
+            tls: self.tls.trust()?,
             heartbeat: self.heartbeat,
             connect_timeout: self.connect_timeout,
         })

@@ -14,6 +14,7 @@ use crate::{
     message::{self, Body},
     plan::Plan,
     tally::Measured,
+    tls::Tls,
     wire::{Heard, Wire},
 };
 
@@ -41,6 +42,7 @@ pub(crate) enum State {
 /// A socket and what is spoken on it.
 pub(crate) struct Link {
     pub(crate) socket: TcpStream,
+    pub(crate) tls: Option<Tls>,
     pub(crate) wire: Wire,
 }
 

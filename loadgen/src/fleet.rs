@@ -9,6 +9,8 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use proto::ids::{Key, Mid, RoomId};
 
+use crate::tls::Trust;
+
 /// All clients of a run. Client `index` (from 0) is user `first_mid + index` with one device.
 #[derive(Clone, Debug)]
 pub(crate) struct Fleet {
@@ -26,6 +28,8 @@ pub(crate) struct Fleet {
     /// The whole key instead, of a fleet of one.
     pub(crate) key: Option<String>,
     pub(crate) transport: Transport,
+    /// Inside TLS; none: without.
+    pub(crate) tls: Option<Trust>,
     pub(crate) heartbeat: Duration,
     /// From connect to the login's answer, at most.
     pub(crate) connect_timeout: Duration,
@@ -168,6 +172,7 @@ mod tests {
             key_prefix: "web_".to_owned(),
             key: None,
             transport: Transport::Tcp,
+            tls: None,
             heartbeat: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
         }

@@ -15,7 +15,7 @@
 //! | [`message`], [`check`] | the body of a push; lost, duplicated, out of order |
 //! | [`worker`], [`reader`] | the event loop, and the thread that turns it |
 //! | [`beats`], [`runqueue`] | whose heartbeat is due; how long that thread waited for a CPU |
-//! | [`client`], [`wire`], [`socket`] | one client; its protocol without a socket; its socket |
+//! | [`client`], [`wire`], [`tls`], [`socket`] | one client; its protocol without a socket; its TLS; its socket |
 //! | [`pusher`], [`api`] | threads that push; the HTTP API |
 //! | [`tally`], [`latency`], [`report`], [`status`] | what was counted, timed and told |
 //! | [`clock`], [`process`], [`rng`] | time, limits of the process, random numbers |
@@ -45,6 +45,7 @@ pub mod socket;
 mod status;
 mod subscribe;
 mod tally;
+mod tls;
 mod units;
 mod wire;
 mod worker;

@@ -19,6 +19,7 @@ use crate::{
     clock::{self, Clock, ns},
     fleet::{self, Fleet},
     rng::Rng,
+    tls::Tls,
     wire::{Heard, Wire},
 };
 
@@ -36,6 +37,7 @@ pub(crate) fn run(args: &SubArgs) -> Result<ExitCode> {
         key: args.key.clone(),
         key_prefix: "web_".to_owned(),
         transport: cli::transport(args.ws, &args.path),
+        tls: args.tls.trust()?,
         heartbeat: args.heartbeat,
         connect_timeout: Duration::from_secs(10),
     };
@@ -45,9 +47,10 @@ pub(crate) fn run(args: &SubArgs) -> Result<ExitCode> {
     socket.set_nodelay(true)?;
     let mut rng = Rng::seeded(Rng::random_seed());
     let wire = Wire::new(&fleet.transport, &mut rng);
+    let tls = fleet.tls.as_ref().map(|trust| trust.start(&target.name)).transpose()?;
     let clock = Clock::start();
     let mut subscriber =
-        Subscriber { fleet, socket, wire, rng, clock, verbose: args.verbose, farewell: None };
+        Subscriber { fleet, socket, tls, wire, rng, clock, verbose: args.verbose, farewell: None };
     let why = subscriber.listen()?;
     line(&format!("closed: {why}"))?;
     Ok(ExitCode::FAILURE)
@@ -56,6 +59,7 @@ pub(crate) fn run(args: &SubArgs) -> Result<ExitCode> {
 struct Subscriber {
     fleet: Fleet,
     socket: TcpStream,
+    tls: Option<Tls>,
     wire: Wire,
     rng: Rng,
     clock: Clock,
@@ -72,7 +76,7 @@ impl Subscriber {
             false => {
                 let mut request = Vec::new();
                 self.wire.upgrade(&self.fleet.target(0).name, &mut request);
-                self.socket.write_all(&request)?;
+                self.send(&request)?;
             }
         }
         let mut buffer = vec![0; 64 * 1024];
@@ -100,7 +104,18 @@ impl Subscriber {
                 }
                 Err(error) => return Ok(self.why(&error.to_string())),
             };
-            if let Err(why) = self.hear(&mut buffer[..length])? {
+            let mut plain = Vec::new();
+            let input = match self.tls.as_mut().map(|tls| tls.open(&buffer[..length], &mut plain)) {
+                None => &mut buffer[..length],
+                Some(Ok(to_send)) => {
+                    if to_send {
+                        self.send(&[])?;
+                    }
+                    &mut plain
+                }
+                Some(Err(why)) => return Ok(self.why(&why)),
+            };
+            if let Err(why) = self.hear(input)? {
                 return Ok(self.why(&why));
             }
         }
@@ -118,7 +133,14 @@ impl Subscriber {
     fn say(&mut self, header: Header, body: &[u8]) -> Result<()> {
         let mut out = Vec::new();
         self.wire.say(header, body, self.rng.mask(), &mut out);
-        Ok(self.socket.write_all(&out)?)
+        self.send(&out)
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        let Some(tls) = &mut self.tls else { return Ok(self.socket.write_all(bytes)?) };
+        let mut sealed = Vec::new();
+        tls.seal(bytes, &mut sealed)?;
+        Ok(self.socket.write_all(&sealed)?)
     }
 
     /// Prints what was read; the inner error says why the connection is over.
@@ -147,7 +169,7 @@ impl Subscriber {
         for payload in pongs {
             let mut out = Vec::new();
             self.wire.pong(&payload, self.rng.mask(), &mut out);
-            self.socket.write_all(&out)?;
+            self.send(&out)?;
         }
         Ok(heard.and(closed.map_or(Ok(()), Err)))
     }

@@ -23,6 +23,7 @@ use crate::{
     runqueue::RunQueue,
     socket,
     tally::Measured,
+    tls::Tls,
     wire::Wire,
 };
 
@@ -44,6 +45,10 @@ pub(crate) struct Worker {
     buffer: Box<[u8]>,
     /// Where the kernel notes when what was read had arrived.
     arrival: Vec<u8>,
+    /// What was read, without TLS.
+    plain: Vec<u8>,
+    /// TLS has something to send.
+    to_send: bool,
     /// Bytes to send, built here and empty between uses.
     out: Vec<u8>,
     /// Who joins and since when, oldest first; may name clients that are done.
@@ -97,6 +102,8 @@ impl Worker {
             events: Events::with_capacity((count as usize).max(64)),
             buffer: vec![0; BUFFER_LEN].into_boxed_slice(),
             arrival: socket::arrival_space(),
+            plain: Vec::new(),
+            to_send: false,
             out: Vec::new(),
             joining: VecDeque::new(),
             in_flight: 0,
@@ -135,12 +142,13 @@ impl Worker {
     pub(crate) fn connect(&mut self, n: u32) {
         let since_ns = self.clock.now_ns();
         match self.start_connect(n) {
-            Ok(socket) => {
+            Ok((socket, tls)) => {
                 let wire = Wire::new(&self.fleet.transport, &mut self.rng);
                 let client = &mut self.clients[n as usize];
                 client.farewell = None;
                 client.unsent.clear();
-                client.state = State::Joining(Link { socket, wire }, Joining { since_ns, connected: false });
+                client.state =
+                    State::Joining(Link { socket, tls, wire }, Joining { since_ns, connected: false });
                 self.in_flight += 1;
                 self.joining.push_back((since_ns, n));
             }
@@ -148,15 +156,18 @@ impl Worker {
         }
     }
 
-    fn start_connect(&mut self, n: u32) -> io::Result<TcpStream> {
+    fn start_connect(&mut self, n: u32) -> io::Result<(TcpStream, Option<Tls>)> {
         let index = self.index(n);
-        let mut stream = socket::connect(self.fleet.target(index).addr, self.fleet.source(index))?;
+        let target = self.fleet.target(index);
+        let tls = self.fleet.tls.as_ref().map(|trust| trust.start(&target.name)).transpose();
+        let tls = tls.map_err(io::Error::other)?;
+        let mut stream = socket::connect(target.addr, self.fleet.source(index))?;
         let both = Interest::READABLE | Interest::WRITABLE;
         if self.expected.is_some() {
             socket::note_arrivals(&stream);
         }
         self.poll.registry().register(&mut stream, Token(n as usize), both)?;
-        Ok(stream)
+        Ok((stream, tls))
     }
 
     /// Ends the connection of client `n` from this side; nothing when it has none.
@@ -261,8 +272,17 @@ impl Worker {
     /// Sends what is in `out`, after what the socket did not take before.
     fn send(&mut self, n: u32) {
         let client = &mut self.clients[n as usize];
-        client.unsent.append(&mut self.out);
         let (State::Joining(link, _) | State::Open(link)) = &mut client.state else { return };
+        match &mut link.tls {
+            None => client.unsent.append(&mut self.out),
+            Some(tls) => {
+                let sealed = tls.seal(&self.out, &mut client.unsent);
+                self.out.clear();
+                if let Err(error) = sealed {
+                    return self.lose(n, &socket::reason(&error));
+                }
+            }
+        }
         while !client.unsent.is_empty() {
             match link.socket.write(&client.unsent) {
                 Ok(sent) => drop(client.unsent.drain(..sent)),
@@ -288,6 +308,16 @@ impl Worker {
                     Err(error) => return self.lose(n, &socket::reason(&error)),
                 };
             self.measured.tally.bytes += length as u64;
+            let mut input = &mut self.buffer[..length];
+            if let Some(tls) = &mut link.tls {
+                self.plain.clear();
+                match tls.open(input, &mut self.plain) {
+                    Ok(false) => {}
+                    Ok(true) => self.to_send = true,
+                    Err(reason) => return self.lose(n, &reason),
+                }
+                input = &mut self.plain;
+            }
             let read_ns = self.clock.now_ns();
             // What the kernel noted is exact; without it, the longest it can have been.
             let waited_ns = arrived_ns.map(|arrived| clock::ns(clock::wall()).saturating_sub(arrived));
@@ -298,7 +328,7 @@ impl Worker {
                 read_ns,
                 ready_ns: waited_ns.map_or(ready_ns, |waited| read_ns.saturating_sub(waited)),
             };
-            let todo = match client.hear(&mut self.buffer[..length], ears) {
+            let todo = match client.hear(input, ears) {
                 Ok(todo) => todo,
                 Err(reason) => return self.lose(n, &reason),
             };
@@ -307,6 +337,9 @@ impl Worker {
             }
             if todo.log_in {
                 self.log_in(n);
+            }
+            if std::mem::take(&mut self.to_send) {
+                self.send(n);
             }
             if let (Some(payload), Some(link)) = (todo.pong, self.clients[n as usize].link()) {
                 link.wire.pong(&payload, self.rng.mask(), &mut self.out);
