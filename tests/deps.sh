@@ -22,6 +22,8 @@ command -v redis-sentinel >/dev/null || missing+=(redis-sentinel)
 command -v etcd >/dev/null || missing+=(etcd-server)
 command -v etcdctl >/dev/null || missing+=(etcd-client)
 command -v openssl >/dev/null || missing+=(openssl)
+# What README shows in front of a gateway.
+command -v nginx >/dev/null || missing+=(nginx-light)
 command -v java >/dev/null || missing+=(default-jre-headless)
 command -v mvn >/dev/null || missing+=(maven)
 # What deploy/check.sh asks about the compose file and the units.

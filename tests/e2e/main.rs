@@ -19,5 +19,6 @@ mod metrics;
 mod operations;
 mod output;
 mod page;
+mod readme;
 mod sessions;
 mod tls;

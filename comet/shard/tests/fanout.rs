@@ -319,6 +319,28 @@ fn a_flush_keeps_to_its_budget_and_goes_on_where_it_stopped() {
     assert_eq!(world.shard.stats().writes, 25 + 25 + 10);
 }
 
+/// A push of 1 MiB to a thousand clients with TLS was sealed in one turn: a gigabyte, for which everybody waited.
+#[test]
+fn a_flush_seals_only_so_much_at_once() {
+    let mut world = World::new();
+    world.over_tls = true;
+    let ids: Vec<_> = (0..25).map(|n| open(&mut world, Transport::Tcp, &format!("k{n}"), &[])).collect();
+    world.auto_flush = None;
+    let before: Vec<usize> = ids.iter().map(|id| world.socket(*id).runs.len()).collect();
+    let body = "x".repeat(300 << 10);
+    world.push_room("live://1", &body);
+    let mut turns = 0;
+    while world.flush(1000) == FlushState::More {
+        turns += 1;
+        let got = ids.iter().zip(&before).filter(|(id, before)| world.socket(**id).runs.len() > **before);
+        assert_eq!(got.count(), (4 * turns).min(25), "1 MiB, and the run that goes beyond it");
+    }
+    assert_eq!(turns, 6);
+    for id in &ids {
+        assert_eq!(bodies(&world.got(*id)), [body.as_str()]);
+    }
+}
+
 /// Under a load that never let a flush come to its end, the list of connections to flush grew by every one that was
 /// flushed.
 #[test]
