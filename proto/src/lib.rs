@@ -15,6 +15,8 @@
 //! | [`close`] | the table of reasons for which a connection ends |
 //! | [`login`] | body of the login operation |
 //! | [`origin`] | the sender of a room message |
+//! | [`network`] | networks of addresses |
+//! | [`proxy`] | the header in which a proxy tells whose connection it passes on |
 
 #![forbid(unsafe_code)]
 
@@ -24,6 +26,8 @@ pub mod frame;
 pub mod ids;
 mod json;
 pub mod login;
+pub mod network;
 pub mod op;
 pub mod origin;
+pub mod proxy;
 pub mod websocket;

@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 pub use config::Listener;
 use config::{Addrs, Bounded, BoundedDuration, ByteSize, ConfigError, SecretList, StringList};
 use host::tls::MutualConfig;
+use proto::network::Network;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -391,7 +392,7 @@ fn is_token(token: &str) -> bool {
 fn is_mistyped_network(text: &str) -> bool {
     let is_meant = text.contains(['.', ':', '/'])
         && text.bytes().all(|byte| byte.is_ascii_hexdigit() || b".:/".contains(&byte));
-    is_meant && !crate::is_network(text)
+    is_meant && text.parse::<Network>().is_err()
 }
 
 #[cfg(test)]

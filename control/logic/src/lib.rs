@@ -49,7 +49,6 @@ use registry::{Node, NodeSet, Registry, Service};
 use tokio::{sync::watch, time::Instant};
 use uuid::Uuid;
 
-pub(crate) use self::nodes::is_network;
 use self::{
     auth::Auth,
     counts::RoomCounts,

@@ -1,8 +1,9 @@
 //! Tells clients where to connect: which comets, weighted by region and load, and how to come back after a failure.
 
-use std::{net::IpAddr, str::FromStr, time::UNIX_EPOCH};
+use std::{net::IpAddr, time::UNIX_EPOCH};
 
 use contract::ClientCount;
+use proto::network::Network;
 use registry::Node;
 use serde::Serialize;
 use uuid::Uuid;
@@ -207,45 +208,6 @@ fn random() -> f64 {
     // The low half of a version 4 UUID: two of its 64 bits are fixed, and shifting drops them. 53 bits are left.
     let bits = (Uuid::new_v4().as_u128() as u64) << 2 >> 11;
     (bits + 1) as f64 / (1_u64 << 53) as f64
-}
-
-/// Whether this text is a network that a region can hold.
-pub(crate) fn is_network(text: &str) -> bool {
-    text.parse::<Network>().is_ok()
-}
-
-/// Addresses with a common start, such as `10.1.0.0/16`. A bare address is a network of one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Network {
-    start: IpAddr,
-    bits: u8,
-}
-
-impl FromStr for Network {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let (start, bits) = match text.split_once('/') {
-            Some((start, bits)) => (start, Some(bits.parse::<u8>().map_err(drop)?)),
-            None => (text, None),
-        };
-        let start: IpAddr = start.parse().map_err(drop)?;
-        let width = if start.is_ipv4() { 32 } else { 128 };
-        let bits = bits.unwrap_or(width);
-        if bits > width { Err(()) } else { Ok(Network { start, bits }) }
-    }
-}
-
-impl Network {
-    fn contains(self, ip: IpAddr) -> bool {
-        let (start, ip, width) = match (self.start, ip.to_canonical()) {
-            (IpAddr::V4(start), IpAddr::V4(ip)) => (start.to_bits().into(), ip.to_bits().into(), 32),
-            (IpAddr::V6(start), IpAddr::V6(ip)) => (start.to_bits(), ip.to_bits(), 128),
-            _ => return false,
-        };
-        let differ: u128 = start ^ ip;
-        differ.checked_shr(width - u32::from(self.bits)).unwrap_or(0) == 0
-    }
 }
 
 #[cfg(test)]
