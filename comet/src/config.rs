@@ -1,6 +1,7 @@
 //! What can be set about a comet. The keys are goim's where goim has them; bounds are checked when they are parsed.
 
 mod origin;
+mod proxies;
 
 use std::time::Duration;
 
@@ -13,7 +14,11 @@ use proto::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
-pub use self::origin::{BadOrigin, Origin};
+use self::proxies::TRUSTED_MAX;
+pub use self::{
+    origin::{BadOrigin, Origin},
+    proxies::{BadProxyNetwork, ProxiesConfig, ProxyNetwork},
+};
 use shard::{Acceptors, Rate, ShardConfig};
 
 /// The gateway.
@@ -26,6 +31,8 @@ pub struct CometConfig {
     pub websocket: WebSocketConfig,
     /// TLS of client connections, on the ports that have it, and of gRPC.
     pub tls: CometTlsConfig,
+    /// Proxies in front of the client ports, and what is believed of what they say.
+    pub proxies: ProxiesConfig,
     /// The client wire.
     pub protocol: ProtocolConfig,
     /// Users that the log names.
@@ -69,6 +76,9 @@ pub struct TcpConfig {
     pub cert_file: List<String>,
     /// Files of their private keys in PEM, in the same order.
     pub private_file: List<String>,
+    /// Who comes from one of proxies.trusted begins with a header of the PROXY protocol, version 1 or 2, on `bind` and
+    /// `tlsBind`; from there nobody is served without one.
+    pub proxy_protocol: bool,
 }
 
 impl Default for TcpConfig {
@@ -84,6 +94,7 @@ impl Default for TcpConfig {
             tls_bind: Addrs::loopback(3104),
             cert_file: List::default(),
             private_file: List::default(),
+            proxy_protocol: false,
         }
     }
 }
@@ -111,6 +122,9 @@ pub struct WebSocketConfig {
     pub cert_file: List<String>,
     /// Files of their private keys in PEM, in the same order.
     pub private_file: List<String>,
+    /// Who comes from one of proxies.trusted begins with a header of the PROXY protocol, version 1 or 2, on `bind` and
+    /// `tlsBind`; from there nobody is served without one.
+    pub proxy_protocol: bool,
 }
 
 impl Default for WebSocketConfig {
@@ -124,6 +138,7 @@ impl Default for WebSocketConfig {
             tls_bind: Addrs::loopback(3103),
             cert_file: List::default(),
             private_file: List::default(),
+            proxy_protocol: false,
         }
     }
 }
@@ -445,6 +460,16 @@ impl CometConfig {
                 "no request could have it: write a slash, then printable ASCII without spaces, ? and #";
             wrong.push(ConfigError::value(format!("{section}websocket.path"), format!("{path:?}"), reason));
         }
+        let trusted = &self.proxies.trusted;
+        if trusted.len() > TRUSTED_MAX {
+            let reason = format!("must be at most {TRUSTED_MAX} networks: each address is compared with all");
+            wrong.push(ConfigError::value(format!("{section}proxies.trusted"), trusted.len(), reason));
+        }
+        let ports = [("tcp", self.tcp.proxy_protocol), ("websocket", self.websocket.proxy_protocol)];
+        for (port, _) in ports.iter().filter(|(_, proxied)| *proxied && trusted.is_empty()) {
+            let reason = format!("nobody may send its header: name the proxies in {section}proxies.trusted");
+            wrong.push(ConfigError::value(format!("{section}{port}.proxyProtocol"), "true", reason));
+        }
         if self.reactor.driver == DriverChoice::Glommio && cfg!(not(feature = "glommio")) {
             let key = format!("{section}reactor.driver");
             wrong.push(ConfigError::value(key, "\"glommio\"", WITHOUT_GLOMMIO));
@@ -459,18 +484,22 @@ impl CometConfig {
         wrong
     }
 
-    /// What will be otherwise on this machine than the configuration says, a sentence each. Nothing that keeps a gateway from
-    /// its work.
+    /// What will be otherwise on this machine than the configuration says, or is rarely meant, a sentence each. Nothing that
+    /// keeps a gateway from its work.
     pub fn doubts(&self, section: &str) -> Vec<String> {
         let here: Vec<u64> =
             core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id as u64).collect();
         let cpus = self.reactor.cpus.iter().filter(|cpu| !here.contains(cpu));
-        cpus.map(|cpu| {
+        let cpus = cpus.map(|cpu| {
             let here: Vec<String> = here.iter().map(u64::to_string).collect();
             let here = here.join(", ");
             format!("{section}reactor.cpus: there is no core {cpu} for this process (it has {here}): a shard of it is not pinned")
-        })
-        .collect()
+        });
+        let everybody = self.proxies.trusted.iter().filter(|network| network.is_everybody());
+        let everybody = everybody.map(|network| {
+            format!("{section}proxies.trusted has {network}: whoever reaches the client ports may come as any address")
+        });
+        cpus.chain(everybody).collect()
     }
 
     /// What each of `shards` shards is configured with, `connections` being the process's limit.
@@ -483,6 +512,7 @@ impl CometConfig {
             upgrade: UpgradeRules {
                 path: self.websocket.path.as_str().into(),
                 origins: self.websocket.origins.iter().map(|origin| origin.as_str().to_owned()).collect(),
+                proxies: self.proxies.networks(),
             },
             message: MessageLimits {
                 message_max: self.websocket.message_max.usize(),

@@ -3,13 +3,14 @@
 mod common;
 
 use allocation_counter::{AllocationInfo, measure};
-use common::{Opcode, hex, masked};
+use common::{Opcode, PEER, hex, masked};
 use proptest::{collection::vec, prelude::*};
 use proto::{
     encoded::Encoded,
     frame::{CLIENT_BODY_MAX, FrameReader, Header, decode, encode, frames_of_message},
     login::Login,
     op::Op,
+    proxy::{HeaderReader, V2_BODY_LEN_MAX},
     websocket::{HEAD_LEN_MAX, MessageLimits, Reader, Upgrade, UpgradeRules},
 };
 
@@ -117,10 +118,26 @@ fn an_endless_head_is_kept_only_up_to_the_limit() {
     let mut upgrade = Upgrade::new();
     let info = measure(|| {
         for _ in 0..10_000 {
-            let _ = upgrade.push(&mut &line[..], &rules);
+            let _ = upgrade.push(&mut &line[..], PEER, &rules);
         }
     });
     assert!(info.bytes_max <= 3 * HEAD_LEN_MAX as u64 && info.bytes_current == 0, "{info:?}");
+}
+
+#[test]
+fn a_proxys_header_is_kept_only_as_far_as_it_has_come() {
+    let head = |len: u16| [b"\r\n\r\n\0\r\nQUIT\n\x21\x11", &len.to_be_bytes()[..]].concat();
+    let mut reader = HeaderReader::new();
+    let claimed = measure(|| {
+        assert_eq!(reader.push(&mut &head(V2_BODY_LEN_MAX as u16)[..]), Ok(None));
+    });
+    assert!(claimed.bytes_current <= 32, "what is announced costs nothing: {claimed:?}");
+    let whole = measure(|| {
+        for _ in 1..V2_BODY_LEN_MAX {
+            assert_eq!(reader.push(&mut &[7][..]), Ok(None));
+        }
+    });
+    assert!(whole.bytes_max <= 2 * (2 * V2_BODY_LEN_MAX as u64), "{whole:?}");
 }
 
 #[test]
@@ -132,7 +149,7 @@ fn an_incomplete_head_holds_no_more_than_a_head_may_have() {
         let mut upgrade = Upgrade::new();
         let info = measure(|| {
             for mut piece in stream.chunks(piece) {
-                assert_eq!(upgrade.push(&mut piece, &rules), Ok(None));
+                assert_eq!(upgrade.push(&mut piece, PEER, &rules), Ok(None));
             }
         });
         assert!(info.bytes_current <= HEAD_LEN_MAX as i64, "pieces of {piece}: {info:?}");

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{every_cut, upgrade};
+use common::{PEER, every_cut, upgrade};
 use proto::websocket::{
     ClientUpgrade, ClientUpgradeError, HEAD_LEN_MAX, HEADERS_MAX, LINE_LEN_MAX, Refusal, UpgradeRules,
 };
@@ -33,7 +33,8 @@ fn head(more: &[&str]) -> String {
 }
 
 fn rules(origins: &[&str]) -> UpgradeRules {
-    UpgradeRules { path: "/sub".into(), origins: origins.iter().map(|origin| (*origin).to_owned()).collect() }
+    let origins = origins.iter().map(|origin| (*origin).to_owned()).collect();
+    UpgradeRules { origins, ..UpgradeRules::default() }
 }
 
 #[track_caller]
@@ -439,8 +440,8 @@ fn subprotocols_are_a_short_list_of_tokens() {
 #[test]
 fn a_reader_stays_failed() {
     let mut reader = proto::websocket::Upgrade::new();
-    let refusal = reader.push(&mut &b"\0"[..], &rules(&[])).unwrap_err();
-    assert_eq!(reader.push(&mut head(&[]).as_bytes(), &rules(&[])), Err(refusal));
+    let refusal = reader.push(&mut &b"\0"[..], PEER, &rules(&[])).unwrap_err();
+    assert_eq!(reader.push(&mut head(&[]).as_bytes(), PEER, &rules(&[])), Err(refusal));
 }
 
 #[test]
@@ -504,5 +505,46 @@ fn a_client_refuses_what_is_no_upgrade() {
         &[b'a'; HEAD_LEN_MAX],
     ] {
         assert!(matches!(push(response), Err(ClientUpgradeError::BadResponse(_))));
+    }
+}
+
+/// The client of a request from `PEER`, where `proxies` are believed.
+fn client(proxies: &[&str], more: &[&str]) -> Option<String> {
+    let proxies = proxies.iter().map(|network| network.parse().unwrap()).collect();
+    let rules = UpgradeRules { proxies, ..UpgradeRules::default() };
+    let (request, _) = upgrade(&[head(more).as_bytes()], &rules).unwrap().unwrap();
+    request.client.map(|client| client.to_string())
+}
+
+#[test]
+fn a_trusted_proxy_says_whose_request_it_is() {
+    let trusted = &["192.0.2.0/24", "10.0.0.0/8"];
+    for (more, expected) in [
+        (&["X-Forwarded-For: 203.0.113.5"][..], Some("203.0.113.5")),
+        (&["x-forwarded-for: 198.51.100.1, 203.0.113.5,10.0.0.1"], Some("203.0.113.5")),
+        // All lines are one list.
+        (&["X-Forwarded-For: 203.0.113.5", "Cookie: a=b", "X-Forwarded-For: 10.0.0.1"], Some("203.0.113.5")),
+        (&["X-Forwarded-For: 198.51.100.1", "X-Forwarded-For: \"[2001:db8::1]:5\""], Some("2001:db8::1")),
+        (&["X-Real-IP: 203.0.113.5"], Some("203.0.113.5")),
+        (&["X-Real-IP: [2001:db8::1]:5"], Some("2001:db8::1")),
+        // What the proxy has appended counts, not what it may have passed on.
+        (&["X-Real-IP: 198.51.100.1", "X-Forwarded-For: 203.0.113.5"], Some("203.0.113.5")),
+        (&["X-Real-IP: 198.51.100.1", "X-Forwarded-For: nonsense"], None),
+        (&["X-Real-IP: 198.51.100.1", "X-Real-IP: 203.0.113.5"], None),
+        (&["X-Real-IP: nonsense"], None),
+        (&["X-Forwarded-For:"], None),
+        (&["Forwarded: for=203.0.113.5"], None),
+        (&[], None),
+    ] {
+        assert_eq!(client(trusted, more).as_deref(), expected, "{more:?}");
+    }
+}
+
+#[test]
+fn of_nobody_else_an_address_is_believed() {
+    for proxies in [&[][..], &["10.0.0.0/8", "192.0.2.2"]] {
+        for more in ["X-Forwarded-For: 203.0.113.5", "X-Real-IP: 203.0.113.5"] {
+            assert_eq!(client(proxies, &[more]), None, "{more} {PEER}");
+        }
     }
 }

@@ -22,7 +22,6 @@ use super::{
     queue::Outgoing,
     stats::DropReason,
     wheel::{TICK_MICROS, Tick},
-    wire::Wire,
 };
 
 /// A drain under way. Each tick closes a share of the connections.
@@ -62,16 +61,21 @@ impl Shard {
                 }
                 lobby.reasons
             }
-            State::Handshaking { .. } | State::AwaitAuth { .. } => false,
+            State::AwaitHeader { .. } | State::Handshaking { .. } | State::AwaitAuth { .. } => false,
         };
         *self.stats.closes.entry(reason).or_default() += 1;
         if connection.is_unauthenticated() {
             self.unauthenticated_now -= 1;
         }
-        let upgraded = matches!(connection.wire, Wire::WebSocket(_))
-            || (connection.transport == Transport::WebSocket
-                && !matches!(connection.state, State::Handshaking { .. }));
-        let handshaking = matches!(connection.state, State::Handshaking { .. });
+        let header_is_due = matches!(connection.state, State::AwaitHeader { is_due: true, .. });
+        let is_web = connection.transport == Transport::WebSocket;
+        // A client of which no header is due is at the begin of its head.
+        let handshaking = match connection.state {
+            State::Handshaking { .. } => true,
+            State::AwaitHeader { is_due, .. } => is_web && !is_due,
+            _ => false,
+        };
+        let upgraded = is_web && !handshaking && !header_is_due;
         let before_login = connection.is_unauthenticated();
         let still_reading = connection.reading;
         self.handshakes_now -= usize::from(std::mem::take(&mut connection.handshaking));
@@ -95,6 +99,8 @@ impl Shard {
             }
             if upgraded {
                 self.reply(id.slot, &Encoded::ws_control(Opcode::Close, &close_payload(reason, text)));
+            } else if header_is_due && reason == CloseReason::LoginTimeout {
+                self.stats.bad("proxy", "timeout");
             } else if in_tls_handshake && reason == CloseReason::LoginTimeout {
                 self.stats.bad("tls", "timeout");
             } else if handshaking && reason == CloseReason::LoginTimeout {

@@ -1,9 +1,9 @@
 //! One client socket and its state. Every transition of the state is in this file.
 //!
 //! ```text
-//! Handshaking ─▶ AwaitAuth ─▶ Lobby ─▶ Open ─▶ Closing ─▶ Ended
-//!   (WebSocket)      │          │                ▲
-//!                    └──────────┴────────────────┘
+//! AwaitHeader ─▶ Handshaking ─▶ AwaitAuth ─▶ Lobby ─▶ Open ─▶ Closing ─▶ Ended
+//!  (proxies)     (WebSocket)        │          │                ▲
+//!                                   └──────────┴────────────────┘
 //! ```
 //! What belongs to a state lives inside its variant, so nothing of `Open` can be read before the login.
 
@@ -15,6 +15,7 @@ use proto::{
     frame::{FrameReader, Header},
     ids::{Generation, Key, Mid},
     op::Op,
+    proxy::{HeaderReader, Source},
     websocket::Upgrade,
 };
 use seam::{Bug, Time};
@@ -34,6 +35,7 @@ use super::{
 pub(super) struct Connection {
     /// Its place in the order of accepts in this process.
     pub(super) ticket: Ticket,
+    /// The client's address: where the connection comes from, until a proxy has said whose it is.
     pub(super) peer: IpAddr,
     pub(super) transport: Transport,
     pub(super) state: State,
@@ -55,6 +57,9 @@ pub(super) struct Connection {
 
 /// Where a connection is in its life.
 pub(super) enum State {
+    /// The port is for proxies, and the header that tells whose connection it is has not come. `is_due`: it comes from a
+    /// proxy that is trusted. Else no header may come.
+    AwaitHeader { deadline: Tick, is_due: bool, reader: Box<HeaderReader> },
     /// The head of the upgrade is not complete.
     Handshaking { deadline: Tick },
     /// The login has not come. `ignored` counts other operations that came instead. `cookie` is the upgrade's, for
@@ -68,6 +73,16 @@ pub(super) enum State {
     Closing { deadline: Tick, half_closed: bool },
     /// The socket is shut both ways. The slot waits until the driver lets go.
     Ended,
+}
+
+impl State {
+    /// Where the client begins.
+    fn first(transport: Transport, deadline: Tick) -> State {
+        match transport {
+            Transport::Tcp => State::AwaitAuth { deadline, ignored: 0, cookie: None },
+            Transport::WebSocket => State::Handshaking { deadline },
+        }
+    }
 }
 
 /// A login that waits for logic.
@@ -141,17 +156,15 @@ pub(super) struct Left {
 
 impl Connection {
     pub(super) fn new(ticket: Ticket, peer: IpAddr, transport: Transport, deadline: Tick) -> Self {
-        let (state, wire) = match transport {
-            Transport::Tcp => {
-                (State::AwaitAuth { deadline, ignored: 0, cookie: None }, Wire::Tcp(FrameReader::new()))
-            }
-            Transport::WebSocket => (State::Handshaking { deadline }, Wire::Http(Box::new(Upgrade::new()))),
+        let wire = match transport {
+            Transport::Tcp => Wire::Tcp(FrameReader::new()),
+            Transport::WebSocket => Wire::Http(Box::new(Upgrade::new())),
         };
         Connection {
             ticket,
             peer,
             transport,
-            state,
+            state: State::first(transport, deadline),
             wire,
             queue: SendQueue::default(),
             tls: None,
@@ -163,8 +176,29 @@ impl Connection {
         }
     }
 
-    /// The upgrade is done, so frames may come.
-    pub(super) fn upgraded(&mut self, cookie: Option<Box<[u8]>>) {
+    /// A proxy's header may come first.
+    pub(super) fn await_header(&mut self, deadline: Tick, is_due: bool) {
+        self.state = State::AwaitHeader { deadline, is_due, reader: Box::default() };
+    }
+
+    /// The proxy's header has come, or it is known that none comes. The client begins.
+    pub(super) fn header_done(&mut self, source: Source) {
+        if let State::AwaitHeader { deadline, .. } = self.state {
+            self.state = State::first(self.transport, deadline);
+        }
+        if let Source::Client(address) = source {
+            self.peer = address;
+        }
+    }
+
+    /// Whether a proxy's header may still come, or the rest of it.
+    pub(super) fn awaits_header(&self) -> bool {
+        matches!(self.state, State::AwaitHeader { .. })
+    }
+
+    /// The upgrade is done, so frames may come. A proxy may have said in it who the `client` is.
+    pub(super) fn upgraded(&mut self, cookie: Option<Box<[u8]>>, client: Option<IpAddr>) {
+        self.peer = client.unwrap_or(self.peer);
         if let State::Handshaking { deadline } = self.state {
             self.state = State::AwaitAuth { deadline, ignored: 0, cookie };
         }
@@ -281,7 +315,10 @@ impl Connection {
 
     /// Whether the login is not done yet. Then it costs a slot and a deadline and counts as unauthenticated.
     pub(super) fn is_unauthenticated(&self) -> bool {
-        matches!(self.state, State::Handshaking { .. } | State::AwaitAuth { .. } | State::Lobby(_))
+        matches!(
+            self.state,
+            State::AwaitHeader { .. } | State::Handshaking { .. } | State::AwaitAuth { .. } | State::Lobby(_)
+        )
     }
 
     /// Whether it is being closed, so that no input matters any more.
@@ -325,9 +362,9 @@ impl Connection {
     /// When the shard next has to do something about it, and with which reason it then closes.
     pub(super) fn deadline(&self) -> (Tick, CloseReason) {
         match &self.state {
-            State::Handshaking { deadline } | State::AwaitAuth { deadline, .. } => {
-                (*deadline, CloseReason::LoginTimeout)
-            }
+            State::AwaitHeader { deadline, .. }
+            | State::Handshaking { deadline }
+            | State::AwaitAuth { deadline, .. } => (*deadline, CloseReason::LoginTimeout),
             State::Lobby(lobby) => (lobby.deadline, CloseReason::LoginTimeout),
             State::Open(open) => (open.deadline(), CloseReason::HeartbeatTimeout),
             State::Closing { deadline, .. } => (*deadline, CloseReason::ConnectionLost),

@@ -234,7 +234,8 @@ impl Shard {
     ) -> Option<Wire> {
         let mut rest: &[u8] = bytes;
         let before = rest.len();
-        let result = upgrade.push(&mut rest, &self.config.upgrade);
+        let Some(peer) = self.slots.get(id).map(|connection| connection.peer) else { return None };
+        let result = upgrade.push(&mut rest, peer, &self.config.upgrade);
         let used = before - rest.len();
         *bytes = &mut std::mem::take(bytes)[used..];
         match result {
@@ -256,7 +257,7 @@ impl Shard {
     fn upgraded(&mut self, id: ConnectionId, request: Request) {
         let response = request.response();
         if let Some(connection) = self.slots.get_mut(id) {
-            connection.upgraded(request.cookie.map(Vec::into_boxed_slice));
+            connection.upgraded(request.cookie.map(Vec::into_boxed_slice), request.client);
             self.reply_bytes(id.slot, response);
         }
     }

@@ -142,7 +142,9 @@ fn view(id: ConnectionId, connection: &Connection) -> ConnectionView<'_> {
     ConnectionView {
         id,
         stage: match connection.state {
-            State::Handshaking { .. } | State::AwaitAuth { .. } => Stage::BeforeLogin,
+            State::AwaitHeader { .. } | State::Handshaking { .. } | State::AwaitAuth { .. } => {
+                Stage::BeforeLogin
+            }
             State::Lobby(_) => Stage::Lobby,
             State::Open(_) => Stage::Open,
             State::Closing { .. } | State::Ended => Stage::Closing,

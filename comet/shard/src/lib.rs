@@ -11,6 +11,7 @@
 //! | [`connection`] | the state of one socket; every transition |
 //! | [`wire`], [`input`] | bytes to frames |
 //! | [`port`] | what listening sockets are for |
+//! | [`proxied`] | whose connection it is, where a proxy passes it on |
 //! | [`secure`] | TLS, before bytes are frames and after frames are bytes |
 //! | [`operation`] | what each operation does |
 //! | [`login`] | lobby, verdict, hand-over, replacement |
@@ -34,6 +35,7 @@ mod login;
 pub mod mail;
 mod operation;
 mod port;
+mod proxied;
 pub mod queue;
 mod rate;
 mod room;
@@ -276,7 +278,7 @@ impl Shard {
         peer: IpAddr,
         out: &mut Outputs,
     ) -> Option<ConnectionId> {
-        let Port { transport, tls } = port.into();
+        let Port { transport, tls, proxied } = port.into();
         *self.stats.accepted.of(transport) += 1;
         if self.draining.is_some() || self.slots.len() >= self.config.connections_max {
             self.stats.refused += 1;
@@ -287,7 +289,11 @@ impl Shard {
         }
         let ticket = self.next_ticket(now);
         let handshake = if tls { self.config.tls_handshake } else { self.config.handshake };
-        let mut connection = Connection::new(ticket, peer, transport, Tick::not_before(now.after(handshake)));
+        let deadline = Tick::not_before(now.after(handshake));
+        let mut connection = Connection::new(ticket, peer, transport, deadline);
+        if proxied {
+            connection.await_header(deadline, self.config.upgrade.proxies.contains(peer));
+        }
         if tls {
             // Without its acceptor, which cannot be, nobody is served there, least of all in plain text.
             let Some(stage) = self.config.acceptors.stage(transport) else {
@@ -334,15 +340,22 @@ impl Shard {
 
     /// Bytes came. WebSocket payloads are unmasked in place.
     pub fn received(&mut self, now: Time, id: ConnectionId, bytes: &mut [u8], out: &mut Outputs) -> Flow {
-        if self.slots.get(id).is_none() {
-            return Flow::Hold;
-        }
+        let Some(connection) = self.slots.get(id) else { return Flow::Hold };
+        let awaits_header = connection.awaits_header();
         self.stats.bytes_read += bytes.len() as u64;
-        let flow = match self.slots.get(id).is_some_and(|connection| connection.tls.is_some()) {
-            true => self.ciphertext(now, id, bytes, out),
-            false => self.input(now, id, bytes, out),
+        let flow = match awaits_header {
+            true => self.header_input(now, id, bytes, out),
+            false => self.clients_input(now, id, bytes, out),
         };
         self.end_input(now, id, flow, out)
+    }
+
+    /// Takes what the client itself has sent.
+    fn clients_input(&mut self, now: Time, id: ConnectionId, bytes: &mut [u8], out: &mut Outputs) -> Flow {
+        match self.slots.get(id).is_some_and(|connection| connection.tls.is_some()) {
+            true => self.ciphertext(now, id, bytes, out),
+            false => self.input(now, id, bytes, out),
+        }
     }
 
     /// Takes a TLS handshake one step further, after [`Flow::Handshake`]. This costs more than anything else a client

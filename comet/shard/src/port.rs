@@ -12,11 +12,13 @@ pub struct Port {
     pub transport: Transport,
     /// Inside TLS.
     pub tls: bool,
+    /// Proxies tell here whose connection they pass on, by the PROXY protocol, before TLS and everything else.
+    pub proxied: bool,
 }
 
 impl From<Transport> for Port {
     fn from(transport: Transport) -> Port {
-        Port { transport, tls: false }
+        Port { transport, tls: false, proxied: false }
     }
 }
 

@@ -59,7 +59,7 @@ impl DropReason {
 }
 
 /// Every protocol and reason of bad input. Each counter stands at 0 in the metrics from the start.
-pub const BAD_INPUT: [(&str, &str); 43] = [
+pub const BAD_INPUT: [(&str, &str); 48] = [
     ("connection", "unauthenticated_limit"),
     ("frame", "before_login"),
     ("frame", "beyond_message"),
@@ -76,6 +76,11 @@ pub const BAD_INPUT: [(&str, &str); 43] = [
     ("http", "origin"),
     ("http", "path"),
     ("http", "version"),
+    ("proxy", "malformed"),
+    ("proxy", "missing"),
+    ("proxy", "timeout"),
+    ("proxy", "too_long"),
+    ("proxy", "untrusted"),
     ("tls", "alert"),
     ("tls", "bad_message"),
     ("tls", "bad_record"),

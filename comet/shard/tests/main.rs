@@ -7,6 +7,7 @@ mod fanout;
 mod limits;
 mod login;
 mod operations;
+mod proxied;
 mod random;
 mod rooms;
 mod takeover;

@@ -149,7 +149,11 @@ pub fn launch(
     let (tcp, websocket) = (&config.tcp, &config.websocket);
     let mut bind = |key, transport, tls, open, addresses: &Addrs| {
         let addresses = if open { addresses.get() } else { &[] };
-        listening.bind(key, Port { transport, tls }, addresses, config, shards)
+        let proxied = match transport {
+            Transport::Tcp => tcp.proxy_protocol,
+            Transport::WebSocket => websocket.proxy_protocol,
+        };
+        listening.bind(key, Port { transport, tls, proxied }, addresses, config, shards)
     };
     let plain = bind("tcp.bind", Transport::Tcp, false, true, &tcp.bind)?;
     let plain_web = bind("websocket.bind", Transport::WebSocket, false, true, &websocket.bind)?;

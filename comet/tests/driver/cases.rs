@@ -2,7 +2,7 @@
 
 use std::{
     io::Write,
-    net::Shutdown,
+    net::{IpAddr, Shutdown},
     time::{Duration, Instant},
 };
 
@@ -10,6 +10,9 @@ use proto::{
     frame::{Header, encode},
     op::Op,
 };
+
+use crate::comet::config::ProxyNetwork;
+use testkit::proxy::{v1, v2};
 
 use crate::world::{PATIENCE, World, key, login, room};
 
@@ -282,4 +285,36 @@ pub(crate) fn a_drain_closes_everybody(world: World) {
     assert!(clients.iter_mut().all(|client| client.next().is_none()));
     assert_eq!(world.ended(), 50);
     assert!(std::net::TcpStream::connect(world.comet.tcp[0]).is_err());
+}
+
+pub(crate) fn logic_is_told_the_address_that_a_proxy_tells(world: World) {
+    let world = world.another(|config| {
+        config.tcp.proxy_protocol = true;
+        config.proxies.trusted =
+            ["127.0.0.1".parse::<ProxyNetwork>().expect("a network")].into_iter().collect();
+    });
+    // Some of them change shards.
+    let clients = (1..=20)
+        .map(|n: u8| [203, 0, 113, n].into())
+        .chain([IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1])]);
+    let expected: Vec<IpAddr> = clients.collect();
+    let _clients: Vec<_> = expected
+        .iter()
+        .map(|address| {
+            let mut client = world.connect();
+            let header = if address.is_ipv6() { v1(*address) } else { v2(*address, b"\x04\x00\x02ab") };
+            let (begin, end) = header.split_at(7);
+            client.stream.write_all(begin).expect("a write");
+            std::thread::sleep(Duration::from_millis(2));
+            client.stream.write_all(end).expect("a write");
+            client.send(Op::AUTH, login(&address.to_string()).as_bytes());
+            assert_eq!(client.next().expect("a reply").0.op, Op::AUTH_REPLY);
+            client
+        })
+        .collect();
+    assert_eq!(world.logic.addresses(), expected);
+    let metrics = world.comet.front.metrics();
+    world.eventually("some of them changed shards", || metrics.sum(|stats| stats.attached) > 0);
+    let addresses = || world.logic.reports().last().map(|report| report.clients.addresses);
+    world.eventually("each address is counted", || addresses() == Some(expected.len() as u64));
 }

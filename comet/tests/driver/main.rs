@@ -48,6 +48,7 @@ conformance!(
     a_push_to_a_sleeping_shard_is_seen_at_once,
     one_huge_room_does_not_starve_a_heartbeat,
     a_reset_ends_the_session,
+    logic_is_told_the_address_that_a_proxy_tells,
     a_drain_closes_everybody,
 );
 

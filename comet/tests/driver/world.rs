@@ -29,10 +29,20 @@ pub(crate) struct World {
     pub(crate) runtime: Runtime,
     pub(crate) comet: Comet,
     pub(crate) logic: Arc<FakeLogic>,
+    driver: DriverChoice,
 }
 
 impl World {
     pub(crate) fn start(driver: DriverChoice) -> World {
+        World::start_with(driver, |_| ())
+    }
+
+    /// Another one on the same driver, configured otherwise.
+    pub(crate) fn another(&self, change: impl FnOnce(&mut CometConfig)) -> World {
+        World::start_with(self.driver, change)
+    }
+
+    fn start_with(driver: DriverChoice, change: impl FnOnce(&mut CometConfig)) -> World {
         let mut config = CometConfig::default();
         let any: SocketAddr = ([127, 0, 0, 1], 0).into();
         config.tcp.bind = config::Addrs::new(vec![any]).expect("an address");
@@ -41,6 +51,7 @@ impl World {
         config.reactor.driver = driver;
         config.reactor.shards = config::Bounded::of::<2>();
         config.drain.spread = config::BoundedDuration::millis::<100>();
+        change(&mut config);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -53,7 +64,7 @@ impl World {
         let comet = runtime
             .block_on(Comet::start(&config, name, 50_000, Arc::clone(&logic) as _, metrics, tls))
             .expect("a comet");
-        World { runtime, comet, logic }
+        World { runtime, comet, logic, driver }
     }
 
     pub(crate) fn connect(&self) -> Client {

@@ -6,6 +6,7 @@
 //! chooses no subprotocol.
 
 mod client;
+mod forwarded;
 mod header;
 mod mask;
 mod reader;

@@ -1,7 +1,12 @@
 //! The HTTP head that turns a connection into a WebSocket (RFC 6455 section 4.2, RFC 9112).
 
+use std::net::IpAddr;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use sha1::{Digest as _, Sha1};
+
+use super::forwarded::{address, forwarded_for};
+use crate::network::Networks;
 
 /// Longest head, bytes. One line of the greatest length fits, with everything else that browsers and proxies send.
 pub const HEAD_LEN_MAX: usize = 16 * 1024;
@@ -25,12 +30,14 @@ pub struct UpgradeRules {
     /// same host, on any port (goim's pages come from another port, and cookies do not tell ports apart either).
     /// Clients without an `Origin` are no browsers and always pass.
     pub origins: Vec<String>,
+    /// The proxies that are believed when they say whose connection or request it is.
+    pub proxies: Networks,
 }
 
 impl Default for UpgradeRules {
-    /// goim's path, and pages of the same host.
+    /// goim's path, pages of the same host, no proxy.
     fn default() -> Self {
-        UpgradeRules { path: "/sub".into(), origins: Vec::new() }
+        UpgradeRules { path: "/sub".into(), origins: Vec::new(), proxies: Networks::default() }
     }
 }
 
@@ -45,6 +52,8 @@ pub struct Request {
     pub query: Option<String>,
     /// The `Cookie` headers, unchanged; several are joined with `; `.
     pub cookie: Option<Vec<u8>>,
+    /// The client's address, if the request comes from a proxy that is believed and says it.
+    pub client: Option<IpAddr>,
 }
 
 impl Request {
@@ -161,17 +170,22 @@ impl Upgrade {
         !self.head.is_empty()
     }
 
-    /// Takes the head from `input`; `None` while it is incomplete. Bytes after the head stay in `input`, since they
-    /// belong to the WebSocket. After `Some` the reader is done.
+    /// Takes the head from `input`, which came from `peer`; `None` while it is incomplete. Bytes after the head stay in
+    /// `input`, since they belong to the WebSocket. After `Some` the reader is done.
     ///
     /// # Errors
     /// A [`Refusal`]. Every later call repeats it.
-    pub fn push(&mut self, input: &mut &[u8], rules: &UpgradeRules) -> Result<Option<Request>, Refusal> {
+    pub fn push(
+        &mut self,
+        input: &mut &[u8],
+        peer: IpAddr,
+        rules: &UpgradeRules,
+    ) -> Result<Option<Request>, Refusal> {
         if let Some(refusal) = self.refused {
             return Err(refusal);
         }
         let result =
-            self.take_head(input).and_then(|head| head.map(|head| request(&head, rules)).transpose());
+            self.take_head(input).and_then(|head| head.map(|head| request(&head, peer, rules)).transpose());
         if let Err(refusal) = result {
             *self = Upgrade { refused: Some(refusal), ..Upgrade::new() };
         }
@@ -236,7 +250,7 @@ impl Upgrade {
 }
 
 /// Reads a complete head.
-fn request(head: &[u8], rules: &UpgradeRules) -> Result<Request, Refusal> {
+fn request(head: &[u8], peer: IpAddr, rules: &UpgradeRules) -> Result<Request, Refusal> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut parsed = httparse::Request::new(&mut headers);
     match parsed.parse(head) {
@@ -288,7 +302,17 @@ fn request(head: &[u8], rules: &UpgradeRules) -> Result<Request, Refusal> {
         path: path.to_owned(),
         query: query.map(str::to_owned),
         cookie: (!cookies.is_empty()).then(|| cookies.join(&b"; "[..])),
+        client: rules.proxies.contains(peer).then(|| client(&headers, &rules.proxies)).flatten(),
     })
+}
+
+/// Whose request it is, as the proxy says from which it came. `X-Real-IP` counts only beside no `X-Forwarded-For`: a proxy
+/// that writes the one may pass on the other as the client sent it. Several would leave open which one the proxy wrote.
+fn client(headers: &Headers<'_>, trusted: &Networks) -> Option<IpAddr> {
+    if headers.values("X-Forwarded-For").next().is_some() {
+        return forwarded_for(headers.elements("X-Forwarded-For").rev(), trusted);
+    }
+    address(headers.one("X-Real-IP", "").ok()?)
 }
 
 /// The header lines of a head.
@@ -296,7 +320,7 @@ struct Headers<'a>(&'a [httparse::Header<'a>]);
 
 impl<'a> Headers<'a> {
     /// Values of all lines of this name, without the white space around them.
-    fn values(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+    fn values(&self, name: &str) -> impl DoubleEndedIterator<Item = &'a [u8]> {
         self.0
             .iter()
             .filter(move |header| header.name.eq_ignore_ascii_case(name))
@@ -313,7 +337,7 @@ impl<'a> Headers<'a> {
     }
 
     /// Elements of a comma-separated list, which may extend over several lines.
-    fn elements(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+    fn elements(&self, name: &str) -> impl DoubleEndedIterator<Item = &'a [u8]> {
         self.values(name).flat_map(|value| value.split(|&byte| byte == b',')).map(<[u8]>::trim_ascii)
     }
 

@@ -4,6 +4,8 @@
 
 pub(crate) mod spoil;
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use proto::{
     frame::{FrameReader, Header, Violation},
     websocket::{
@@ -97,12 +99,15 @@ pub(crate) fn frames(pieces: &[&[u8]], body_max: usize) -> (Vec<(Header, Vec<u8>
     (frames, None)
 }
 
+/// Where heads come from.
+pub(crate) const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
 /// Reads a head in `pieces`; with the request comes what was left of the last piece taken.
 pub(crate) fn upgrade(pieces: &[&[u8]], rules: &UpgradeRules) -> Result<Option<(Request, Vec<u8>)>, Refusal> {
     let mut reader = Upgrade::new();
     for (i, piece) in pieces.iter().enumerate() {
         let mut input = *piece;
-        if let Some(request) = reader.push(&mut input, rules)? {
+        if let Some(request) = reader.push(&mut input, PEER, rules)? {
             let rest = [input, &pieces[i + 1..].concat()].concat();
             return Ok(Some((request, rest)));
         }

@@ -1,16 +1,22 @@
 #![no_main]
 //! The head of an upgrade: read the same however it is cut, refused with a whole answer or taken.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use fuzz::{Cut, bounded, choose};
 use libfuzzer_sys::fuzz_target;
 use proto::websocket::{HEAD_LEN_MAX, Refusal, Request, Upgrade, UpgradeRules};
 
 const ORIGINS: [&[&str]; 3] = [&[], &["https://app.example.com"], &["*"]];
 
+/// A proxy that is believed.
+const PEER: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
 fuzz_target!(|input: &[u8]| bounded(|| {
     let (origins, input) = choose(&ORIGINS, input);
     let origins = origins.iter().map(ToString::to_string).collect();
-    let rules = UpgradeRules { origins, ..UpgradeRules::default() };
+    let proxies = ["127.0.0.1", "10.0.0.0/8", "::/8"].map(|network| network.parse().expect("a network"));
+    let rules = UpgradeRules { origins, proxies: proxies.into_iter().collect(), ..UpgradeRules::default() };
     let cut = Cut::new(input);
     let whole = read(&[cut.stream], &rules);
     assert_eq!(read(&cut.pieces, &rules), whole);
@@ -26,11 +32,11 @@ fn read(pieces: &[&[u8]], rules: &UpgradeRules) -> Result<Option<(Request, Vec<u
     let mut upgrade = Upgrade::new();
     for (at, piece) in pieces.iter().enumerate() {
         let mut input = *piece;
-        match upgrade.push(&mut input, rules) {
+        match upgrade.push(&mut input, PEER, rules) {
             Ok(None) => assert!(input.is_empty(), "bytes are left"),
             Ok(Some(request)) => return Ok(Some((request, [input, &pieces[at + 1..].concat()].concat()))),
             Err(refusal) => {
-                assert_eq!(upgrade.push(&mut &b"GET"[..], rules), Err(refusal), "it stays refused");
+                assert_eq!(upgrade.push(&mut &b"GET"[..], PEER, rules), Err(refusal), "it stays refused");
                 return Err(refusal);
             }
         }
@@ -50,6 +56,8 @@ fn accepted(request: &Request, head: &[u8]) {
     assert_eq!(request.path, "/sub");
     let cookie = request.cookie.as_deref().unwrap_or_default();
     assert!(!cookie.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)));
+    let head = String::from_utf8_lossy(head).to_ascii_lowercase();
+    assert!(request.client.is_none() || head.contains("x-forwarded-for:") || head.contains("x-real-ip:"));
     assert!(request.response().starts_with(b"HTTP/1.1 101 "));
 }
 

@@ -65,10 +65,14 @@ impl Client {
 
     /// None when nobody is there.
     pub fn try_raw(transport: Transport, address: SocketAddr) -> Option<Client> {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE).ok()?;
+        Some(Client::on(transport, TcpStream::connect_timeout(&address, PATIENCE).ok()?))
+    }
+
+    /// On a connection that is there.
+    pub fn on(transport: Transport, stream: TcpStream) -> Client {
         stream.set_nodelay(true).expect("a socket option");
         stream.set_write_timeout(Some(PATIENCE)).expect("a socket option");
-        Some(Client { transport, stream, upgraded: false, input: Vec::new(), frames: VecDeque::new() })
+        Client { transport, stream, upgraded: false, input: Vec::new(), frames: VecDeque::new() }
     }
 
     /// Upgrades to a WebSocket, with further header lines (each with its line end).

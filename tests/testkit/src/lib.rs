@@ -6,6 +6,7 @@
 //! | [`clock`] | a stopwatch, waiting with an end | |
 //! | [`fakes`] | a logic and a comet that answer as they are told and remember what they were asked | `fakes` |
 //! | [`login`] | the body of a login | |
+//! | [`proxy`] | headers by which proxies tell whose connection they pass on | |
 //! | [`queue`] | what carries pushes in a cluster, and its settings | |
 //! | [`rounds`] | how long tests with a long form are: `ROUNDS=20` | |
 //! | [`trust`] | a client of rustls that trusts one certificate | `trust` |
@@ -21,6 +22,7 @@ pub mod clock;
 #[cfg(feature = "fakes")]
 pub mod fakes;
 pub mod login;
+pub mod proxy;
 pub mod queue;
 pub mod rounds;
 #[cfg(feature = "trust")]

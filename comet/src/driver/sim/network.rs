@@ -2,8 +2,8 @@
 
 use std::{collections::VecDeque, io, net::IpAddr};
 
-use contract::Transport;
 use seam::{Random, Time};
+use shard::Port;
 
 /// Names one socket of a [`Network`]. It is what [`Descriptor::Simulated`](crate::mail::Descriptor) holds.
 pub type SocketId = u64;
@@ -69,7 +69,8 @@ pub struct Network {
 }
 
 struct Socket {
-    transport: Transport,
+    port: Port,
+    /// Where it comes from.
     peer: IpAddr,
     /// Client to server.
     up: VecDeque<u8>,
@@ -137,10 +138,10 @@ impl Network {
     // The client's side.
 
     /// A client connects to the listener of a shard; `room` bytes fit into the buffers on its way.
-    pub fn connect(&mut self, shard: u16, transport: Transport, peer: IpAddr, room: u32) -> SocketId {
+    pub fn connect(&mut self, shard: u16, port: impl Into<Port>, peer: IpAddr, room: u32) -> SocketId {
         let socket = self.sockets.len() as SocketId;
         self.sockets.push(Socket {
-            transport,
+            port: port.into(),
             peer,
             up: VecDeque::new(),
             down: VecDeque::new(),
@@ -239,9 +240,9 @@ impl Network {
         }
     }
 
-    pub(super) fn client(&self, socket: SocketId) -> (Transport, IpAddr) {
+    pub(super) fn client(&self, socket: SocketId) -> (Port, IpAddr) {
         let own = &self.sockets[socket as usize];
-        (own.transport, own.peer)
+        (own.port, own.peer)
     }
 
     /// From now on this shard is told of what happens to it.

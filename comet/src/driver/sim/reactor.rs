@@ -387,9 +387,9 @@ impl Reactor {
 
     fn accept(&mut self, turn: &mut Turn<'_>) {
         let Some(socket) = turn.network.accept(self.index) else { return };
-        let (transport, peer) = turn.network.client(socket);
+        let (port, peer) = turn.network.client(socket);
         let now = turn.now;
-        match self.tell(turn, |shard, out| shard.accepted(now, transport, peer, out)) {
+        match self.tell(turn, |shard, out| shard.accepted(now, port, peer, out)) {
             Some(id) => {
                 self.say(turn, Event::Accepted(id, socket));
                 self.serve(turn.network, id, socket, false);

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::{
         Mutex,
         atomic::{AtomicI64, Ordering},
@@ -38,6 +39,7 @@ pub struct FakeLogic {
     last_generation: AtomicI64,
     renewed: Mutex<Renewed>,
     told: Mutex<Vec<Told>>,
+    addresses: Mutex<Vec<IpAddr>>,
     reports: Mutex<Vec<Report>>,
 }
 
@@ -73,6 +75,11 @@ impl FakeLogic {
     /// Logins it has let in.
     pub fn granted(&self) -> usize {
         self.last_generation.load(Ordering::Relaxed) as usize
+    }
+
+    /// The addresses of the clients whose logins it was asked about, in that order.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        lock(&self.addresses).clone()
     }
 
     /// What it was told of sessions.
@@ -115,6 +122,7 @@ impl LogicApi for FakeLogic {
     async fn connect(&self, request: ConnectRequest) -> Result<Session, LogicError> {
         drop(self.closed.lock().await);
         self.connect.pass().await?;
+        lock(&self.addresses).extend(request.client_ip);
         self.granted.clone().map_or_else(|| self.session_of(&request.token), Ok)
     }
 

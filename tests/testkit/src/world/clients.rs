@@ -1,5 +1,7 @@
 //! What clients do.
 
+use std::net::IpAddr;
+
 use contract::{Session, Transport};
 use shard::{
     Port,
@@ -12,12 +14,43 @@ use crate::wire::{self, Got};
 impl World {
     /// A socket is accepted; `None` when the shard has no room for it.
     pub fn accept(&mut self, port: impl Into<Port>) -> Option<ConnectionId> {
-        let mut port = port.into();
+        self.accept_from(port, PEER, b"", b"")
+    }
+
+    /// The same from another address. Before anything is read, `header` has come, before TLS too, and then what the client
+    /// says.
+    pub fn accept_from(
+        &mut self,
+        port: impl Into<Port>,
+        peer: IpAddr,
+        header: &[u8],
+        says: &[u8],
+    ) -> Option<ConnectionId> {
+        self.accept_as(port.into(), peer, |socket| {
+            socket.unread.extend(header);
+            socket.say(says);
+        })
+    }
+
+    /// The same, and nothing but these bytes comes, on a port with TLS either.
+    pub fn accept_raw(&mut self, port: impl Into<Port>, peer: IpAddr, bytes: &[u8]) -> Option<ConnectionId> {
+        self.accept_as(port.into(), peer, |socket| {
+            socket.secure = None;
+            socket.say(bytes);
+        })
+    }
+
+    fn accept_as(
+        &mut self,
+        mut port: Port,
+        peer: IpAddr,
+        begin: impl FnOnce(&mut Socket),
+    ) -> Option<ConnectionId> {
         port.tls |= self.over_tls;
-        let id = self.shard.accepted(self.now, port, PEER, &mut self.out);
+        let id = self.shard.accepted(self.now, port, peer, &mut self.out);
         if let Some(id) = id {
             let mut socket = Socket::new(id, port);
-            socket.say(b"");
+            begin(&mut socket);
             self.sockets.insert(socket);
             self.readers.push_back(id);
         }

@@ -43,7 +43,10 @@ pub use self::{
 use self::{said::Sessions, socket::Sockets};
 
 /// Where clients come from.
-const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+pub const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
+/// A proxy that is trusted, as is the rest of 198.51.100.0/24.
+pub const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7));
 
 /// A moment between two ticks of the clock.
 pub const START: Time = Time::from_micros(12_345_678);
@@ -64,6 +67,8 @@ pub struct World {
     /// Connections on their way to other shards.
     pub detached: Vec<Detached>,
     said: Vec<Said>,
+    /// The addresses that the front was told with logins, opened connections and their ends.
+    addresses: Vec<IpAddr>,
     sessions: Sessions,
     draining: bool,
     /// Members of each room as last reported.
@@ -97,7 +102,10 @@ pub fn config() -> ShardConfig {
     ShardConfig {
         handshake: Duration::from_secs(5),
         frame: Duration::from_secs(10),
-        upgrade: UpgradeRules::default(),
+        upgrade: UpgradeRules {
+            proxies: ["198.51.100.0/24".parse().expect("a network")].into_iter().collect(),
+            ..UpgradeRules::default()
+        },
         message: MessageLimits::default(),
         body_max: 4096,
         queue_bytes_max: 64 * 1024,
@@ -198,6 +206,7 @@ impl World {
             over: Vec::new(),
             detached: Vec::new(),
             said: Vec::new(),
+            addresses: Vec::new(),
             sessions: Sessions::default(),
             draining: false,
             reported: HashMap::new(),

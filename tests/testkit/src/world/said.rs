@@ -1,5 +1,7 @@
 //! What the front is told.
 
+use std::net::IpAddr;
+
 use proto::{
     close::CloseReason,
     frame::Header,
@@ -87,10 +89,17 @@ impl World {
         std::mem::take(&mut self.said)
     }
 
+    /// The addresses of clients that the front was told since the last look: with each login, with each opened connection,
+    /// and with its end.
+    pub fn addresses(&mut self) -> Vec<IpAddr> {
+        std::mem::take(&mut self.addresses)
+    }
+
     /// Takes one mail as the front does; counters and rooms are not for the tests to compare.
     pub(super) fn note(&mut self, mail: ToFront) {
         let said = match mail {
             ToFront::Login(login) => {
+                self.addresses.push(login.peer);
                 let cookie = String::from_utf8_lossy(&login.cookie).into_owned();
                 Said::Login { id: login.id, cookie, token: login.token.to_vec() }
             }
@@ -100,11 +109,13 @@ impl World {
                 self.sessions.abandoned += 1;
                 Said::Abandoned(session.key)
             }
-            ToFront::Opened { key, .. } => {
+            ToFront::Opened { key, peer, .. } => {
+                self.addresses.push(peer);
                 self.sessions.opened += 1;
                 Said::Opened(key)
             }
             ToFront::Ended { key, generation, reason, peer, .. } => {
+                self.addresses.extend(peer);
                 match peer {
                     Some(_) => self.sessions.ended += 1,
                     None => self.sessions.abandoned += 1,

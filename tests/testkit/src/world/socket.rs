@@ -52,7 +52,7 @@ pub struct Socket {
 }
 
 impl Socket {
-    pub(super) fn new(id: ConnectionId, Port { transport, tls }: Port) -> Socket {
+    pub(super) fn new(id: ConnectionId, Port { transport, tls, .. }: Port) -> Socket {
         Socket {
             id,
             transport,
