@@ -20,5 +20,6 @@ mod operations;
 mod output;
 mod page;
 mod readme;
+mod proxies;
 mod sessions;
 mod tls;

@@ -59,11 +59,19 @@ impl Certificate {
 
 /// Listens, and gives everybody who connects a connection with TLS to `target`.
 pub(crate) fn relay(target: SocketAddr, config: Arc<ClientConfig>) -> SocketAddr {
+    relay_over(move || TcpStream::connect(target), config)
+}
+
+/// The same over connections that `connect` makes, on which something may have been sent.
+pub(crate) fn relay_over(
+    connect: impl Fn() -> std::io::Result<TcpStream> + Send + 'static,
+    config: Arc<ClientConfig>,
+) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
     thread::spawn(move || {
         for client in listener.incoming() {
-            let (Ok(client), Ok(server)) = (client, TcpStream::connect(target)) else { continue };
+            let (Ok(client), Ok(server)) = (client, connect()) else { continue };
             let config = Arc::clone(&config);
             // It ends with either side; what it met, the client meets.
             thread::spawn(move || {
