@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-targets=(frame_decoder websocket_stream http_head envelope config shard_events)
+targets=(frame_decoder websocket_stream http_head proxy_header envelope config shard_events)
 triple=$(rustc -vV | sed -n 's/^host: //p')
 programs=target/fuzz/build/$triple/debug
 

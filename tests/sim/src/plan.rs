@@ -1,6 +1,9 @@
 //! What one seed decides before anything happens: sizes, limits, and how much goes wrong.
 
-use std::time::Duration;
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 use comet::{config::CometConfig, driver::sim::network::Faults, front::QUEUE_CAPACITY};
 use config::load;
@@ -8,6 +11,9 @@ use job::config::JobConfig;
 use logic::config::LogicConfig;
 use seam::Random;
 use shard::{Batch, Rate, ShardConfig, SlowConsumer};
+
+/// The proxy through which some clients come.
+pub const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
 /// One run.
 #[derive(Clone, Debug)]
@@ -99,7 +105,7 @@ impl Plan {
         let shards = r.of(&[1, 2, 2, 3, 4]);
         let window = Duration::from_millis(20);
         let tight = !calm && r.one_in(4);
-        let shard = ShardConfig {
+        let mut shard = ShardConfig {
             handshake: Duration::from_millis(r.of(&[600, 1500])),
             frame: Duration::from_millis(500),
             queue_bytes_max: r.of(&[512, 2048, 4096, 65_536]),
@@ -114,6 +120,7 @@ impl Plan {
             batch: r.of(&[Batch::Off, Batch::Adaptive(window), Batch::Fixed(window)]),
             ..CometConfig::default().shard(shards, 1000)
         };
+        shard.upgrade.proxies = PROXY.to_string().parse().into_iter().collect();
         Plan {
             shards,
             queue: r.of(&[8, 32, 256]),

@@ -12,11 +12,16 @@ use proto::{
     ids::{Generation, Key, Mid, RoomId},
     op::Op,
 };
-use testkit::wire::{self, CLOSE, PING, TEXT};
+use shard::Port;
+use testkit::{
+    proxy,
+    wire::{self, CLOSE, PING, TEXT},
+};
 
 use crate::{
     client::{Client, Doing},
     oracle::{Reach, connection::push_body},
+    plan::PROXY,
     world::World,
 };
 
@@ -77,8 +82,16 @@ impl World {
         let (least, most) = self.plan.socket_room;
         let room = least + self.workload.below((most - least + 1) as usize) as u32;
         let peer = IpAddr::from([10, 0, 0, self.workload.below(4) as u8]);
-        let socket = self.network.connect(shard, transport, peer, room);
+        // Every third comes through a proxy, which says first whose connection it is.
+        let proxied = self.network.sockets().is_multiple_of(3);
+        let (port, source) = (Port { transport, tls: false, proxied }, if proxied { PROXY } else { peer });
+        let socket = self.network.connect(shard, port, source, room);
         self.oracle.connected(transport, peer, shard, self.now);
+        if proxied {
+            let header = if shard == 0 { proxy::v1(peer) } else { proxy::v2(peer, b"\x04\x00\x01!") };
+            self.oracle.wrote(socket, header.len());
+            self.network.client_write(socket, &header);
+        }
         let mut client = Client::new(socket, transport);
         if transport == Transport::WebSocket {
             let wrong = self.workload.one_in(40);
