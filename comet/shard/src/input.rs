@@ -234,7 +234,7 @@ impl Shard {
     ) -> Option<Wire> {
         let mut rest: &[u8] = bytes;
         let before = rest.len();
-        let Some(peer) = self.slots.get(id).map(|connection| connection.peer) else { return None };
+        let peer = self.slots.get(id)?.peer;
         let result = upgrade.push(&mut rest, peer, &self.config.upgrade);
         let used = before - rest.len();
         *bytes = &mut std::mem::take(bytes)[used..];

@@ -6,7 +6,7 @@ use contract::Transport;
 use proto::{close::CloseReason, ids::Key};
 use shard::{
     Port,
-    mail::{ConnectionId, Outcome},
+    mail::{ConnectionId, Outcome, ToShard},
 };
 use testkit::{
     proxy::{V2_SIGNATURE, v1, v2, v2_local, v2_of},
@@ -284,4 +284,8 @@ fn who_owes_a_header_counts_as_not_logged_in() {
     world.advance(Duration::from_secs(2));
     assert!(world.is_over(ids[0]) && !world.is_over(ids[2]));
     assert_eq!(world.shard.census().unauthenticated, 2);
+    world.mail(ToShard::Drain { over: Duration::from_secs(1) });
+    assert!(ids.iter().all(|id| world.bytes(*id).is_empty()), "nobody there understands a word");
+    world.advance(Duration::from_secs(3));
+    assert!(world.is_over(ids[2]));
 }

@@ -97,6 +97,35 @@ impl JsonSchema for ProxyNetwork {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::CometConfig;
+
+    /// What is wrong with a configuration, and what is doubted.
+    fn said(trusted: &[&str], proxied: bool) -> (Vec<String>, Vec<String>) {
+        let mut config = CometConfig::default();
+        config.proxies.trusted =
+            trusted.iter().map(|network| network.parse::<ProxyNetwork>().unwrap()).collect();
+        (config.tcp.proxy_protocol, config.websocket.proxy_protocol) = (proxied, proxied);
+        let wrong = config.check("comet.").iter().map(ToString::to_string).collect();
+        (wrong, config.doubts("comet."))
+    }
+
+    #[test]
+    fn a_port_for_proxies_needs_some_and_everybody_is_doubted() {
+        let fine = (vec![], vec![]);
+        assert_eq!(said(&[], false), fine);
+        assert_eq!(said(&["10.0.0.0/8"], false), fine);
+        assert_eq!(said(&["10.0.0.0/8"], true), fine);
+        let (wrong, _) = said(&[], true);
+        assert_eq!(wrong.len(), 2, "{wrong:?}");
+        assert!(wrong.iter().all(|said| said.contains("comet.proxies.trusted")), "{wrong:?}");
+        assert_eq!(said(&vec!["10.0.0.1"; TRUSTED_MAX], true), fine);
+        let (wrong, _) = said(&vec!["10.0.0.1"; TRUSTED_MAX + 1], true);
+        assert!(wrong[0].contains("256"), "{wrong:?}");
+        for everybody in ["0.0.0.0/0", "::/0"] {
+            let (wrong, doubts) = said(&["10.0.0.0/8", everybody], true);
+            assert!(wrong.is_empty() && doubts[0].contains(everybody) && doubts.len() == 1, "{doubts:?}");
+        }
+    }
 
     #[test]
     fn a_network_is_taken_as_it_should_be_written_and_no_other() {
