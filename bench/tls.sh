@@ -31,7 +31,7 @@ mkdir -p "$(dirname "$table")"
 command -v nginx >/dev/null || { echo "$0: nginx is missing (bench/peers.sh)" >&2; exit 1; }
 
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -keyout "$out/key" -out "$out/crt" \
-  -subj /CN=localhost -addext subjectAltName=DNS:localhost 2>/dev/null
+  -subj /CN=localhost -addext subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE 2>/dev/null
 cat >"$out/nginx.conf" <<EOF
 daemon off; master_process off; pid $out/nginx.pid; error_log $out/nginx.log; worker_rlimit_nofile 60000;
 events { worker_connections 50000; }

@@ -19,7 +19,7 @@ mod metrics;
 mod operations;
 mod output;
 mod page;
-mod readme;
 mod proxies;
+mod readme;
 mod sessions;
 mod tls;
