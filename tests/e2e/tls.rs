@@ -284,8 +284,10 @@ fn what_is_no_tls_is_cut_off_counted_and_harms_nobody() {
         assert_eq!(answer.first(), Some(&21), "an alert: {answer:?}");
         assert_eq!(cut_off(address, b"\x16\x03\x01\xff\xff"), b"");
     }
-    // A hello on a port without TLS.
-    assert_eq!(cut_off(site.server.tcp, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03aaaaaa"), b"");
+    // A hello on the ports without TLS.
+    for address in [site.server.tcp, site.server.ws] {
+        assert_eq!(cut_off(address, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03aaaaaa"), b"");
+    }
     site.server.push("keys?operation=1000&keys=bystander", "still here");
     bystander.expect_push(1000, "still here");
     eventually("the counters", || {
@@ -293,10 +295,15 @@ fn what_is_no_tls_is_cut_off_counted_and_harms_nobody() {
         let bad = |reason: &str| {
             metrics.count(&format!("halley_bad_input_total{{proto=\"tls\",reason=\"{reason}\"}}"))
         };
-        let counted = [bad("plain_text"), bad("timeout"), bad("bad_message"), bad("too_long")];
-        (counted == [6.0, 4.0, 2.0, 2.0]).then_some(()).or_else(|| {
+        let counted =
+            [bad("plain_text"), bad("timeout"), bad("bad_message"), bad("too_long"), bad("clear_port")];
+        (counted == [6.0, 4.0, 2.0, 2.0, 2.0]).then_some(()).or_else(|| {
             println!("{counted:?}");
             None
         })
     });
+    for told in ["a client without TLS came to a port with it", "a client with TLS came to a port without it"]
+    {
+        assert_eq!(site.server.log().matches(told).count(), 1, "{told}");
+    }
 }

@@ -17,6 +17,10 @@ use super::{
     wire::Wire,
 };
 
+/// How a client with TLS begins: a record of a handshake, of version 3 (RFC 8446, section 5.1). As a frame it would be of
+/// 369 MB, and no request begins so.
+const TLS_HELLO: [u8; 2] = [0x16, 3];
+
 /// Whether the driver goes on reading a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
@@ -148,12 +152,26 @@ impl Shard {
                         return Flow::Hold;
                     }
                 },
+                Err(_) if bytes.starts_with(&TLS_HELLO) && self.is_unauthenticated(id) => {
+                    self.tls_on_clear_port(now, id, out);
+                    return Flow::Read;
+                }
                 Err(violation) => {
                     self.bad_frame(now, id, violation.label(), out);
                     return Flow::Read;
                 }
             }
         }
+    }
+
+    fn is_unauthenticated(&self, id: ConnectionId) -> bool {
+        self.slots.get(id).is_some_and(|connection| connection.is_unauthenticated())
+    }
+
+    fn tls_on_clear_port(&mut self, now: Time, id: ConnectionId, out: &mut Outputs) {
+        self.stats.bad("tls", "clear_port");
+        let reason = CloseReason::ProtocolViolation;
+        self.close(now, id, reason, reason.text(), out);
     }
 
     fn websocket_input(
@@ -235,6 +253,7 @@ impl Shard {
         let mut rest: &[u8] = bytes;
         let before = rest.len();
         let peer = self.slots.get(id)?.peer;
+        let is_tls = bytes.starts_with(&TLS_HELLO);
         let result = upgrade.push(&mut rest, peer, &self.config.upgrade);
         let used = before - rest.len();
         *bytes = &mut std::mem::take(bytes)[used..];
@@ -243,6 +262,11 @@ impl Shard {
             Ok(Some(request)) => {
                 self.upgraded(id, request);
                 Some(Wire::WebSocket(Reader::new()))
+            }
+            // An answer in HTTP would tell such a client nothing.
+            Err(_) if is_tls => {
+                self.tls_on_clear_port(now, id, out);
+                None
             }
             Err(refusal) => {
                 self.stats.bad("http", refusal.label());

@@ -59,7 +59,7 @@ impl DropReason {
 }
 
 /// Every protocol and reason of bad input. Each counter stands at 0 in the metrics from the start.
-pub const BAD_INPUT: [(&str, &str); 48] = [
+pub const BAD_INPUT: [(&str, &str); 49] = [
     ("connection", "unauthenticated_limit"),
     ("frame", "before_login"),
     ("frame", "beyond_message"),
@@ -84,6 +84,7 @@ pub const BAD_INPUT: [(&str, &str); 48] = [
     ("tls", "alert"),
     ("tls", "bad_message"),
     ("tls", "bad_record"),
+    ("tls", "clear_port"),
     ("tls", "handshake_limit"),
     ("tls", "idle_records"),
     ("tls", "incompatible"),

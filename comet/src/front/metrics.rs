@@ -18,7 +18,7 @@ use proto::close::CloseReason;
 use seam::wall_micros;
 use shard::stats::{BAD_INPUT, BUCKETS, DropReason, HandshakeKind, Histogram, PerTransport, Stats};
 use tls::Version;
-use tracing::{Level, debug};
+use tracing::{Level, debug, warn};
 
 use super::lock;
 
@@ -60,6 +60,15 @@ const LOGIC_FAILURES: [&str; 6] =
     ["connect", "heartbeat", "renew_online", "incarnation", "receive", "disconnect"];
 const GIVEN_UP: [&str; 7] =
     ["heartbeat", "disconnect", "receive", "replaced", "announce", "connect", "reply"];
+
+/// Clients that were given the wrong port. The operator hears of the first.
+const WRONG_PORT: [(&str, &str); 2] = [
+    (
+        "plain_text",
+        "a client without TLS came to a port with it (tcp.tlsBind, websocket.tlsBind) and was cut off",
+    ),
+    ("clear_port", "a client with TLS came to a port without it (tcp.bind, websocket.bind) and was cut off"),
+];
 
 #[derive(Debug)]
 struct FrontCounters {
@@ -131,6 +140,14 @@ impl Metrics {
     /// reason and tick, all within the limit for what outsiders cause.
     pub(super) fn shard(&self, shard: u16, stats: Stats) {
         let mut shards = lock(&self.shards);
+        for (what, sentence) in WRONG_PORT {
+            let is_new = |stats: &Stats| !stats.bad_input.contains_key(&("tls", what));
+            if stats.bad_input.contains_key(&("tls", what)) && shards.iter().all(is_new) {
+                warn!(
+                    "{sentence}; told once, and counted as halley_bad_input_total{{proto=\"tls\",reason=\"{what}\"}}"
+                );
+            }
+        }
         let now = &mut shards[usize::from(shard)];
         let before = std::mem::replace(now, stats);
         for ((proto, reason), count) in &now.bad_input {
