@@ -110,12 +110,12 @@ impl Hub {
         socket.peek(&mut first).ok()?;
         let speaks = if first[0] == b'G' { Speaks::WebSocket } else { Speaks::Tcp };
         if speaks == Speaks::WebSocket {
-            let rules = UpgradeRules::default();
+            let (rules, peer) = (UpgradeRules::default(), socket.peer_addr().ok()?.ip());
             let mut upgrade = Upgrade::new();
             let request = loop {
                 let length = (&*socket).read(&mut buffer).ok().filter(|n| *n > 0)?;
                 let mut input = &buffer[..length];
-                if let Some(request) = upgrade.push(&mut input, address.ip(), &rules).ok()? {
+                if let Some(request) = upgrade.push(&mut input, peer, &rules).ok()? {
                     break request;
                 }
             };
