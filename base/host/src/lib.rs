@@ -11,6 +11,7 @@
 //! | [`accept`] | connections from a listener, for gRPC servers |
 //! | [`dial`] | gRPC connections to the other processes, ours and goim's |
 //! | [`tls`] | HTTPS, and gRPC whose both ends show a certificate |
+//! | `tls_client` | TLS to Redis, Kafka and etcd: keys and files (feature `tls-client`) |
 //! | [`awake`] | deadlines of a process that may stand still |
 //! | [`backoff`] | pauses between attempts |
 //! | [`clock`] | the only place of this crate that reads a clock |
@@ -36,3 +37,5 @@ pub mod process;
 pub mod shutdown;
 pub mod telemetry;
 pub mod tls;
+#[cfg(feature = "tls-client")]
+pub mod tls_client;

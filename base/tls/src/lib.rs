@@ -15,6 +15,7 @@
 //! | [`identity`] | a certificate and its key; which one a client gets |
 //! | [`mutual`] | how the parts of a cluster know each other |
 //! | [`ticket`] | tickets of resumption |
+//! | [`client`] | connections that we make: whom we trust, who we are |
 //! | `summary`, `provider` | what is known of a connection; the one provider of cryptography |
 //! | [`failure`] | what ends a connection, and the alert that says so |
 
@@ -22,6 +23,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)] // these macros panic or block if nobody reads
 
 pub mod acceptor;
+pub mod client;
 pub mod failure;
 mod handshake;
 pub mod identity;

@@ -34,9 +34,9 @@ impl ChosenBroker {
         metrics: BrokerMetrics,
     ) -> ChosenBroker {
         let ready = redis.ready();
-        let (broker, how): (Arc<dyn Broker>, _) = match config.mode {
+        let (broker, how): (Arc<dyn Broker>, _) = match config.data.mode {
             RedisMode::Stream => {
-                let streams = config.streams.u32();
+                let streams = config.data.streams.u32();
                 let broker = RedisStreamBroker::new(redis, topic, streams, entries_max, metrics);
                 (Arc::new(broker), format!("{streams} Redis streams"))
             }

@@ -21,7 +21,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use grpc::envelope::Envelope;
 use host::awake;
-use redis::{RedisResult, Script, aio::MultiplexedConnection};
+use redis::{RedisResult, Script};
 use store::{Redis, RedisError};
 use tokio::{
     runtime::Handle,
@@ -253,7 +253,7 @@ async fn put_back(redis: &Redis, topic: &str, popped: VecDeque<Bytes>) {
 struct Reader {
     redis: Redis,
     topic: Arc<str>,
-    connection: Option<MultiplexedConnection>,
+    connection: Option<Connection>,
     trouble: Trouble,
 }
 

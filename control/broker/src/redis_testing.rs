@@ -51,7 +51,7 @@ impl Site {
 /// A connection of its own.
 pub(super) async fn connect(server: &services::Redis) -> Redis {
     let addr = server.addr().parse().expect("host:port");
-    let redis = Redis::connect(&RedisConfig { addr, ..RedisConfig::default() });
+    let redis = Redis::connect(&RedisConfig::at(addr)).expect("no files");
     redis.ready().wait_for(|up| *up).await.expect("it connects");
     redis
 }

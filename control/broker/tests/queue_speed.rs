@@ -84,7 +84,7 @@ async fn measure(name: &str, broker: Arc<dyn Broker>) {
 async fn pushes_a_second_through_redis() {
     let server = services::Redis::start();
     let addr = server.addr().parse().expect("host:port");
-    let redis = Redis::connect(&RedisConfig { addr, ..RedisConfig::default() });
+    let redis = Redis::connect(&RedisConfig::at(addr)).expect("no files");
     tokio::time::timeout(Duration::from_secs(10), redis.ready().wait_for(|up| *up))
         .await
         .expect("in time")

@@ -1,23 +1,14 @@
 //! Makes one connection: finds the master, and checks whether it is one.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
+use config::{ConfigError, Secret};
 use host::awake;
-use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, Value,
-    aio::MultiplexedConnection,
-    io::tcp::{TcpSettings, socket2::TcpKeepalive},
-};
+use redis::{RedisConnectionInfo, Value};
+use rustls::ClientConfig;
 use tracing::debug;
 
-use super::{HostPort, RedisConfig, RedisError};
-
-/// The kernel probes a silent server this often, and closes the connection after [`SILENCE_MAX`]. This matters to
-/// connections that only wait.
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
-
-/// How long a server may leave our bytes unacknowledged.
-const SILENCE_MAX: Duration = Duration::from_secs(15);
+use super::{Connection, HostPort, RedisConfig, RedisError, config::SECTION};
 
 /// The identity of a connection at the server.
 #[derive(Clone, Debug)]
@@ -38,22 +29,28 @@ pub(super) struct Dial {
     sentinels: Vec<HostPort>,
     master_name: String,
     login: RedisConnectionInfo,
+    sentinel_login: RedisConnectionInfo,
+    tls: Option<Arc<ClientConfig>>,
     timeout: Duration,
 }
 
 impl Dial {
-    pub(super) fn new(config: &RedisConfig) -> Self {
-        let mut login = RedisConnectionInfo::default().set_db(config.db.get() as i64);
-        if !config.auth.is_empty() {
-            login = login.set_password(config.auth.get());
-        }
-        Dial {
-            addr: config.addr.clone(),
-            sentinels: config.sentinels.to_vec(),
-            master_name: config.master_name.clone(),
-            login,
-            timeout: config.dial_timeout.get(),
-        }
+    /// Reads the files of TLS.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with them.
+    pub(super) fn new(config: &RedisConfig) -> Result<Self, ConfigError> {
+        let tls = config.tls.load(SECTION).map_err(|mut errors| errors.swap_remove(0))?;
+        let server = &config.server;
+        Ok(Dial {
+            addr: server.addr.clone(),
+            sentinels: server.sentinels.to_vec(),
+            master_name: server.master_name.clone(),
+            login: login(&server.user, &server.auth).set_db(server.db.get() as i64),
+            sentinel_login: login(&server.sentinel_user, &server.sentinel_auth),
+            tls: tls.map(|tls| Arc::new(tls.rustls())),
+            timeout: server.dial_timeout.get(),
+        })
     }
 
     /// The server we speak with, for the log.
@@ -73,7 +70,7 @@ impl Dial {
     pub(super) async fn takes_over(
         &self,
         before: &mut Option<Connected>,
-    ) -> Result<(MultiplexedConnection, Vec<&'static str>), RedisError> {
+    ) -> Result<(Connection, Vec<&'static str>), RedisError> {
         let (mut connection, forbidden) = self.open().await?;
         if let Some(Connected { id, addr }) = before {
             let mut kill = redis::cmd("CLIENT");
@@ -103,7 +100,7 @@ impl Dial {
     }
 
     /// Makes a new connection to the present master. Also tells which of [`NOTICED_BY`] its user may not use.
-    pub(super) async fn open(&self) -> Result<(MultiplexedConnection, Vec<&'static str>), RedisError> {
+    pub(super) async fn open(&self) -> Result<(Connection, Vec<&'static str>), RedisError> {
         let addr = if self.sentinels.is_empty() { self.addr.clone() } else { self.ask_sentinels().await? };
         let mut connection = self.open_to(&addr, &self.login).await?;
         let mut forbidden = Vec::new();
@@ -133,8 +130,8 @@ impl Dial {
     async fn ping(
         &self,
         addr: &HostPort,
-        mut connection: MultiplexedConnection,
-    ) -> Result<MultiplexedConnection, RedisError> {
+        mut connection: Connection,
+    ) -> Result<Connection, RedisError> {
         self.in_time(addr, redis::cmd("PING").query_async::<()>(&mut connection)).await?;
         Ok(connection)
     }
@@ -156,28 +153,25 @@ impl Dial {
     }
 
     async fn ask_sentinel(&self, sentinel: &HostPort) -> Result<Option<(String, u16)>, RedisError> {
-        let mut connection = self.open_to(sentinel, &RedisConnectionInfo::default()).await?;
-        let mut question = redis::cmd("SENTINEL");
-        question.arg("get-master-addr-by-name").arg(&self.master_name);
-        self.in_time(sentinel, question.query_async(&mut connection)).await
+        let asked = async {
+            let mut connection = self.open_to(sentinel, &self.sentinel_login).await?;
+            let mut question = redis::cmd("SENTINEL");
+            question.arg("get-master-addr-by-name").arg(&self.master_name);
+            self.in_time(sentinel, question.query_async(&mut connection)).await
+        };
+        asked.await.map_err(|error| match error {
+            RedisError::Refused(text) => RedisError::SentinelRefused(format!("{sentinel}: {text}")),
+            error => error,
+        })
     }
 
     async fn open_to(
         &self,
         addr: &HostPort,
         login: &RedisConnectionInfo,
-    ) -> Result<MultiplexedConnection, RedisError> {
-        let keepalive = TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE);
-        let tcp =
-            TcpSettings::default().set_nodelay(true).set_keepalive(keepalive).set_user_timeout(SILENCE_MAX);
-        let info = ConnectionAddr::Tcp(addr.host.clone(), addr.port)
-            .into_connection_info()?
-            .set_redis_settings(login.clone())
-            .set_tcp_settings(tcp);
-        // Each command gets its own deadline instead, since a blocking read waits longer.
-        let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-        let client = Client::open(info)?;
-        self.in_time(addr, client.get_multiplexed_async_connection_with_config(&config)).await
+    ) -> Result<Connection, RedisError> {
+        let opened = Box::pin(Connection::open(addr, self.tls.as_ref(), login));
+        self.in_time(addr, opened).await
     }
 
     async fn in_time<T>(
@@ -194,6 +188,17 @@ impl Dial {
             Err(_) => Err(RedisError::Away(format!("{addr} did not answer within {:?}", self.timeout))),
         }
     }
+}
+
+fn login(user: &str, password: &Secret) -> RedisConnectionInfo {
+    let mut login = RedisConnectionInfo::default();
+    if !user.is_empty() {
+        login = login.set_username(user);
+    }
+    if !password.is_empty() {
+        login = login.set_password(password.get());
+    }
+    login
 }
 
 /// Reads the answer of `CLIENT INFO`.

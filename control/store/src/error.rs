@@ -24,9 +24,12 @@ pub enum RedisError {
         "Redis takes no writes ({0}): see why its replicas do not follow, or lower min-replicas-to-write"
     )]
     NoReplicas(String),
-    /// The password is wrong. We try again until the operator has corrected it.
-    #[error("Redis does not let us in ({0}): check redis.auth")]
+    /// User or password is wrong. We try again until the operator has corrected it.
+    #[error("Redis does not let us in ({0}): check redis.user and redis.auth")]
     Refused(String),
+    /// The same of a Sentinel, which has a login of its own.
+    #[error("Sentinel {0}: check redis.sentinelUser and redis.sentinelAuth")]
+    SentinelRefused(String),
     /// The user may not use this command or this key. Other commands may work. The operator has to allow it.
     #[error("Redis does not allow it ({0}): see what its user may do")]
     Forbidden(String),
@@ -48,7 +51,8 @@ impl RedisError {
             RedisError::ReadOnly(_)
             | RedisError::NoReplicas(_)
             | RedisError::NotReady(_)
-            | RedisError::Refused(_) => true,
+            | RedisError::Refused(_)
+            | RedisError::SentinelRefused(_) => true,
             // If one command is not allowed, others may be.
             _ => false,
         }

@@ -10,6 +10,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)] // these macros panic or block if nobody reads
 
 mod config;
+mod connection;
 mod dial;
 mod error;
 pub mod metrics;
@@ -23,8 +24,9 @@ use std::{
     time::Duration,
 };
 
+use ::config::ConfigError;
 use host::{awake, backoff::Backoff, telemetry::LogLimit};
-use redis::{Cmd, FromRedisValue, Pipeline, RedisResult, ScriptInvocation, aio::MultiplexedConnection};
+use redis::{Cmd, FromRedisValue, Pipeline, RedisResult, ScriptInvocation};
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, timeout},
@@ -33,7 +35,8 @@ use tracing::{Level, info, warn};
 
 use self::dial::{Connected, Dial};
 pub use self::{
-    config::{HostPort, HostPortError, RedisConfig, RedisMode},
+    config::{HostPort, HostPortError, RedisConfig, RedisDataConfig, RedisMode, RedisServerConfig},
+    connection::Connection,
     error::RedisError,
 };
 use crate::metrics::RedisMetrics;
@@ -73,20 +76,23 @@ enum Link {
     Up {
         /// Tells this connection from later ones.
         number: u64,
-        connection: MultiplexedConnection,
+        connection: Connection,
     },
     /// There is none, for this reason.
     Down(RedisError),
 }
 
 impl Redis {
-    /// Starts to connect, in the background.
+    /// Starts to connect, in the background. Reads the files of TLS before that, and never again.
+    ///
+    /// # Errors
+    /// What [`RedisConfig::check`] finds in these files.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn connect(config: &RedisConfig) -> Self {
+    pub fn connect(config: &RedisConfig) -> Result<Self, ConfigError> {
         let shared = Arc::new(Shared {
-            dial: Dial::new(config),
+            dial: Dial::new(config)?,
             deadline: config.deadline(),
             link: Mutex::new(Link::Down(RedisError::Away("not connected yet".to_owned()))),
             ready: watch::Sender::new(false),
@@ -94,7 +100,7 @@ impl Redis {
             metrics: RedisMetrics::default(),
         });
         tokio::spawn(keep_connected(Arc::downgrade(&shared)));
-        Redis(shared)
+        Ok(Redis(shared))
     }
 
     /// True while a connection to a master is up.
@@ -154,7 +160,7 @@ impl Redis {
     ///
     /// # Errors
     /// [`RedisError`], after a single attempt.
-    pub async fn dedicated(&self) -> Result<MultiplexedConnection, RedisError> {
+    pub async fn dedicated(&self) -> Result<Connection, RedisError> {
         self.0.dial.open().await.map(|(connection, _)| connection)
     }
 
@@ -174,7 +180,7 @@ impl Shared {
         self.link.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn connection(&self) -> Result<(u64, MultiplexedConnection), RedisError> {
+    fn connection(&self) -> Result<(u64, Connection), RedisError> {
         match &*self.link() {
             Link::Up { number, connection } => Ok((*number, connection.clone())),
             Link::Down(why) => Err(why.clone()),

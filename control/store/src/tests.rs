@@ -8,7 +8,7 @@ use crate::metrics::RedisFailure;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn config(server: &Server) -> RedisConfig {
-    RedisConfig { addr: server.addr().parse().unwrap(), ..RedisConfig::default() }
+    RedisConfig::at(server.addr().parse().unwrap())
 }
 
 async fn until(redis: &Redis, ready: bool) {
@@ -38,7 +38,7 @@ async fn a_server_that_comes_later_is_found_and_found_again() {
     let mut server = Server::start();
     let config = config(&server);
     server.kill();
-    let redis = Redis::connect(&config);
+    let redis = Redis::connect(&config).unwrap();
     let started = Instant::now();
     assert!(matches!(get(&redis).await, Err(RedisError::Away(_))));
     assert!(started.elapsed() < Duration::from_secs(1), "a command without a connection fails at once");
@@ -57,7 +57,7 @@ async fn a_server_that_comes_later_is_found_and_found_again() {
 #[tokio::test]
 async fn a_silent_server_costs_a_command_its_deadline() {
     let server = Server::start();
-    let redis = Redis::connect(&config(&server));
+    let redis = Redis::connect(&config(&server)).unwrap();
     until(&redis, true).await;
     server.pause();
     let started = Instant::now();
@@ -81,7 +81,7 @@ async fn what_was_given_up_is_never_carried_out_behind_what_is_newer() {
     /// More than a server reads at once, and less than a socket takes.
     const ENTRIES: usize = 60;
     let server = Server::start();
-    let redis = Redis::connect(&config(&server));
+    let redis = Redis::connect(&config(&server)).unwrap();
     let push = async |entry: String| redis.command::<()>(redis::cmd("RPUSH").arg("list").arg(entry)).await;
     // The second and third time it is the connection after the first.
     for round in 0..3 {
@@ -108,7 +108,9 @@ async fn what_was_given_up_is_never_carried_out_behind_what_is_newer() {
 #[tokio::test]
 async fn a_wrong_password_is_told_as_such_and_works_once_repaired() {
     let server = Server::start_with(&["requirepass other"]);
-    let redis = Redis::connect(&RedisConfig { auth: "sesame".into(), ..config(&server) });
+    let addr = server.addr().parse().unwrap();
+    let wrong = RedisServerConfig { addr, auth: "sesame".into(), ..RedisServerConfig::default() };
+    let redis = Redis::connect(&wrong.into()).unwrap();
     let refused = async {
         while !matches!(get(&redis).await, Err(RedisError::Refused(_))) {
             sleep(Duration::from_millis(20)).await;
@@ -129,7 +131,7 @@ async fn a_wrong_password_is_told_as_such_and_works_once_repaired() {
 async fn a_replica_is_refused_until_it_is_a_master() {
     let (master, replica) = (Server::start(), Server::start());
     let (host, port) = master.addr().rsplit_once(':').map(|(h, p)| (h.to_owned(), p.to_owned())).unwrap();
-    let redis = Redis::connect(&config(&replica));
+    let redis = Redis::connect(&config(&replica)).unwrap();
     until(&redis, true).await;
     at(&replica, &["REPLICAOF", &host, &port]).await;
     assert!(matches!(set(&redis, "v").await, Err(RedisError::ReadOnly(_) | RedisError::Unknown(_))));
@@ -151,12 +153,13 @@ async fn a_failover_by_sentinel_is_followed() {
     let (host, port) = master.addr().rsplit_once(':').map(|(h, p)| (h.to_owned(), p.to_owned())).unwrap();
     at(&replica, &["REPLICAOF", &host, &port]).await;
     let sentinel = Sentinel::start(&master.addr());
-    let redis = Redis::connect(&RedisConfig {
+    let by_sentinel = RedisServerConfig {
         // Nobody listens there: only Sentinel knows.
         addr: "127.0.0.1:1".parse().unwrap(),
         sentinels: vec!["127.0.0.1:1".parse().unwrap(), sentinel.addr().parse().unwrap()].into(),
-        ..RedisConfig::default()
-    });
+        ..RedisServerConfig::default()
+    };
+    let redis = Redis::connect(&by_sentinel.into()).unwrap();
     until(&redis, true).await;
     set(&redis, "before").await.unwrap();
     // Sentinel learns of the replica from the master, every ten seconds.
@@ -187,7 +190,7 @@ async fn a_failover_by_sentinel_is_followed() {
 #[tokio::test]
 async fn one_bad_key_disturbs_no_other() {
     let server = Server::start();
-    let redis = Redis::connect(&config(&server));
+    let redis = Redis::connect(&config(&server)).unwrap();
     until(&redis, true).await;
     set(&redis, "text").await.unwrap();
     let wrong = redis.command::<u64>(redis::cmd("HLEN").arg("k")).await;
@@ -206,7 +209,7 @@ async fn one_bad_key_disturbs_no_other() {
 #[tokio::test]
 async fn a_full_server_is_told_as_such() {
     let server = Server::start();
-    let redis = Redis::connect(&config(&server));
+    let redis = Redis::connect(&config(&server)).unwrap();
     until(&redis, true).await;
     at(&server, &["CONFIG", "SET", "maxmemory", "1"]).await;
     let full = set(&redis, "text").await;
@@ -218,7 +221,7 @@ async fn a_full_server_is_told_as_such() {
 #[tokio::test]
 async fn a_dedicated_connection_may_wait_longer_than_any_command() {
     let server = Server::start();
-    let redis = Redis::connect(&config(&server));
+    let redis = Redis::connect(&config(&server)).unwrap();
     until(&redis, true).await;
     let mut dedicated = redis.dedicated().await.unwrap();
     let blocking = redis::cmd("BLPOP").arg("list").arg(2.5).to_owned();
@@ -238,7 +241,7 @@ async fn a_user_who_may_not_ask_for_the_role_is_let_in_and_can_do_all_else() {
         let server = Server::start();
         let base = ["ACL", "SETUSER", "default", "resetkeys", "~golang_im:*", "~goim-push-topic*"];
         at(&server, &[&base[..], rules].concat()).await;
-        let redis = Redis::connect(&config(&server));
+        let redis = Redis::connect(&config(&server)).unwrap();
         until(&redis, true).await;
         assert_eq!(redis.0.dial.open().await.expect("a connection").1, forbidden, "{rules:?}");
         let set = redis::cmd("SET").arg("golang_im:k").arg("v").to_owned();

@@ -57,8 +57,8 @@ impl Cluster {
 }
 
 async fn redis(at: &Server) -> (Redis, RedisConfig) {
-    let config = RedisConfig { addr: at.addr().parse().unwrap(), ..RedisConfig::default() };
-    let redis = Redis::connect(&config);
+    let config = RedisConfig::at(at.addr().parse().unwrap());
+    let redis = Redis::connect(&config).unwrap();
     redis.ready().wait_for(|ready| *ready).await.map(|_| ()).unwrap();
     (redis, config)
 }

@@ -72,7 +72,7 @@ impl RedisSessions {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn new(redis: Redis, config: &RedisConfig) -> Self {
-        Self::with_ttl(redis, config.prefix.clone(), config.expire.get())
+        Self::with_ttl(redis, config.data.prefix.clone(), config.data.expire.get())
     }
 
     fn with_ttl(redis: Redis, prefix: String, ttl: Duration) -> Self {

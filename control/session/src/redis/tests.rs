@@ -30,7 +30,7 @@ impl Setup {
     }
 
     async fn at(server: Server) -> Self {
-        let redis = Redis::connect(&config(&server));
+        let redis = Redis::connect(&config(&server)).unwrap();
         let ready = redis.ready().wait_for(|ready| *ready).await.map(|_| ());
         ready.unwrap();
         let client = ::redis::Client::open(format!("redis://{}", server.addr())).unwrap();
@@ -86,7 +86,7 @@ async fn started(sessions: RedisSessions) -> RedisSessions {
 }
 
 fn config(server: &Server) -> RedisConfig {
-    RedisConfig { addr: server.addr().parse().unwrap(), ..RedisConfig::default() }
+    RedisConfig::at(server.addr().parse().unwrap())
 }
 
 fn new(mid: i64, key: &str, server: &str, generation: i64) -> NewSession {

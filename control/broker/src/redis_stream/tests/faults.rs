@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use store::RedisConfig;
+use store::{RedisConfig, RedisServerConfig};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -262,7 +262,7 @@ async fn large_entries_come_over_a_slow_connection() {
     }
     // All at once takes four seconds, and an answer may take little more than one.
     let addr = slow(site.server.addr(), 2 << 20).await.parse().unwrap();
-    let redis = Redis::connect(&RedisConfig { addr, ..RedisConfig::default() });
+    let redis = Redis::connect(&RedisConfig::at(addr)).expect("no files");
     redis.ready().wait_for(|up| *up).await.unwrap();
     let mut consumer = broker(&redis, "t").consume(GROUP).await.unwrap();
     take(&mut *consumer, 32).await;
@@ -359,7 +359,7 @@ async fn a_failover_goes_on_where_the_replica_stands() {
     let _replica = services::Redis::start_with(&[&format!("replicaof 127.0.0.1 {port}")]);
     let sentinel = services::Sentinel::start(&master.addr());
     let sentinels = vec![sentinel.addr().parse().unwrap()].into();
-    let redis = Redis::connect(&RedisConfig { sentinels, ..RedisConfig::default() });
+    let redis = Redis::connect(&RedisServerConfig { sentinels, ..Default::default() }.into()).expect("no files");
     redis.ready().wait_for(|up| *up).await.unwrap();
     let broker = broker(&redis, "t");
     let mut consumer = broker.consume(GROUP).await.unwrap();

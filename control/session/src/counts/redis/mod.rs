@@ -62,7 +62,7 @@ type Rooms<'a> = BTreeMap<&'a str, u32>;
 impl RedisCounts {
     /// The counts under `redis.prefix`.
     pub fn new(redis: Redis, config: &RedisConfig) -> Self {
-        RedisCounts { redis, prefix: config.prefix.clone(), written: Mutex::default() }
+        RedisCounts { redis, prefix: config.data.prefix.clone(), written: Mutex::default() }
     }
 
     fn key(&self, server: &ServerId) -> String {

@@ -17,8 +17,8 @@ struct Setup {
 impl Setup {
     async fn new() -> Self {
         let server = Server::start();
-        let config = RedisConfig { addr: server.addr().parse().unwrap(), ..RedisConfig::default() };
-        let redis = Redis::connect(&config);
+        let config = RedisConfig::at(server.addr().parse().unwrap());
+        let redis = Redis::connect(&config).unwrap();
         redis.ready().wait_for(|ready| *ready).await.map(|_| ()).unwrap();
         let counts = RedisCounts::new(redis.clone(), &config);
         Setup { _server: server, redis, counts }

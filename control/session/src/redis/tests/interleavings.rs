@@ -83,7 +83,7 @@ async fn ten_thousand_interleavings_leave_the_truth() {
 #[tokio::test]
 async fn the_newest_login_stays_however_the_others_come_and_go_at_once() {
     let setup = Setup::new().await;
-    let other = Redis::connect(&config(&setup.server));
+    let other = Redis::connect(&config(&setup.server)).unwrap();
     other.ready().wait_for(|ready| *ready).await.map(|_| ()).unwrap();
     let logics = [setup.sessions().await, started(RedisSessions::new(other, &config(&setup.server))).await];
     let race = async |case: usize| {
