@@ -265,7 +265,9 @@ mod tests {
         assert_eq!((server.sentinels.len(), config.data.mode), (2, RedisMode::List));
         assert_eq!(config.data.prefix, "golang_im:");
         assert!(!format!("{config:?}").contains("sesame"));
-        for set in ["redis.addr=nowhere", "redis.expire=1s", "redis.mode=queue", "redis.db=-1", "redis.tsl=true"] {
+        for set in
+            ["redis.addr=nowhere", "redis.expire=1s", "redis.mode=queue", "redis.db=-1", "redis.tsl=true"]
+        {
             assert!(config::load::<File>(None, &[set.to_owned()], &[]).is_err(), "{set}");
         }
     }

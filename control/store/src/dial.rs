@@ -127,11 +127,7 @@ impl Dial {
     }
 
     /// Checks that the server serves commands. One that is still loading tells its role but refuses the rest.
-    async fn ping(
-        &self,
-        addr: &HostPort,
-        mut connection: Connection,
-    ) -> Result<Connection, RedisError> {
+    async fn ping(&self, addr: &HostPort, mut connection: Connection) -> Result<Connection, RedisError> {
         self.in_time(addr, redis::cmd("PING").query_async::<()>(&mut connection)).await?;
         Ok(connection)
     }
@@ -165,13 +161,15 @@ impl Dial {
         })
     }
 
-    async fn open_to(
-        &self,
-        addr: &HostPort,
-        login: &RedisConnectionInfo,
-    ) -> Result<Connection, RedisError> {
+    async fn open_to(&self, addr: &HostPort, login: &RedisConnectionInfo) -> Result<Connection, RedisError> {
         let opened = Box::pin(Connection::open(addr, self.tls.as_ref(), login));
-        self.in_time(addr, opened).await
+        self.in_time(addr, opened).await.map_err(|error| match error {
+            RedisError::Away(text) => {
+                let hint = hint(self.tls.is_some(), &text);
+                RedisError::Away(text + hint)
+            }
+            error => error,
+        })
     }
 
     async fn in_time<T>(
@@ -187,6 +185,24 @@ impl Dial {
             }),
             Err(_) => Err(RedisError::Away(format!("{addr} did not answer within {:?}", self.timeout))),
         }
+    }
+}
+
+/// What an operator may do about a connection that was not made. The words are those of rustls, of the system and ours.
+fn hint(has_tls: bool, text: &str) -> &'static str {
+    let says = |words: &[&str]| words.iter().any(|words| text.contains(words));
+    match has_tls {
+        true if says(&["invalid peer certificate"]) => {
+            ": see redis.ca, and the names in the server's certificate"
+        }
+        true if says(&["received fatal alert"]) => ": see redis.cert and redis.key",
+        true if says(&["did not answer", "corrupt message"]) => {
+            ": a server without TLS does this, see redis.tls"
+        }
+        false if says(&["reset by peer", "roken pipe", "end of file"]) => {
+            ": a server that speaks TLS only does this, see redis.tls"
+        }
+        _ => "",
     }
 }
 

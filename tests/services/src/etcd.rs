@@ -5,12 +5,11 @@ use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use super::{
+    authority::{Authority, TlsFiles},
     process::{self, Process},
-    write,
 };
 
 /// A single etcd.
@@ -19,45 +18,32 @@ pub struct Etcd {
     port: u16,
     /// Where it tells its health, without TLS.
     health: u16,
-}
-
-/// PEM files that an [`Etcd`] with TLS takes, of a certificate authority of its own.
-#[derive(Clone, Debug)]
-pub struct TlsFiles {
-    /// The authority's certificate.
-    pub ca: PathBuf,
-    /// The certificate of 127.0.0.1, of the server as of its clients.
-    pub cert: PathBuf,
-    /// The key to it.
-    pub key: PathBuf,
-}
-
-impl TlsFiles {
-    fn of(directory: &Path) -> TlsFiles {
-        let [ca, cert, key] = ["ca.pem", "own.pem", "own.key"].map(|name| directory.join(name));
-        TlsFiles { ca, cert, key }
-    }
+    /// Its certificate's files are there as long as this.
+    _authority: Option<Authority>,
 }
 
 impl Etcd {
     /// Starts one.
     pub fn start() -> Etcd {
-        Etcd::start_as("http", |_| Vec::new())
+        Etcd::start_as(None)
     }
 
-    /// Starts one that speaks TLS only and wants a certificate of its clients: see [`Etcd::tls_files`].
-    pub fn start_with_tls() -> Etcd {
-        Etcd::start_as("https", |directory| {
-            make_certificates(directory);
-            let TlsFiles { ca, cert, key } = TlsFiles::of(directory);
-            let files = [("--trusted-ca-file", ca), ("--cert-file", cert), ("--key-file", key)];
-            let files =
-                files.into_iter().flat_map(|(name, path)| [name.to_owned(), path.display().to_string()]);
-            files.chain(["--client-cert-auth".to_owned()]).collect()
-        })
+    /// Starts one that speaks TLS only and wants a certificate of its clients that this authority has signed.
+    pub fn start_with_tls(authority: &Authority) -> Etcd {
+        Etcd::start_as(Some(authority))
     }
 
-    fn start_as(scheme: &str, more: impl Fn(&Path) -> Vec<String>) -> Etcd {
+    fn start_as(authority: Option<&Authority>) -> Etcd {
+        let (mut scheme, mut more) = ("http", Vec::new());
+        if let Some(authority) = authority {
+            let TlsFiles { ca, cert, key, .. } = authority.sign("etcd");
+            scheme = "https";
+            more = [("--trusted-ca-file", ca), ("--cert-file", cert), ("--key-file", key)]
+                .into_iter()
+                .flat_map(|(name, file)| [name.to_owned(), file])
+                .chain(["--client-cert-auth".to_owned()])
+                .collect();
+        }
         let arguments = |[port, peer, health]: [u16; 3], directory: &Path| {
             let (client, peer) = (format!("{scheme}://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer}"));
             let arguments = [
@@ -71,21 +57,16 @@ impl Etcd {
                 ("--log-level", "warn".to_owned()),
             ];
             let arguments = arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value]);
-            arguments.chain(more(directory)).collect()
+            arguments.chain(more.clone()).collect()
         };
         let ([port, _, health], process) =
             process::start("etcd", arguments, |[_, _, health]| is_healthy(health));
-        Etcd { process, port, health }
+        Etcd { process, port, health, _authority: authority.cloned() }
     }
 
     /// `127.0.0.1:port`.
     pub fn addr(&self) -> String {
         format!("127.0.0.1:{}", self.port)
-    }
-
-    /// What a client of an etcd with TLS needs.
-    pub fn tls_files(&self) -> TlsFiles {
-        TlsFiles::of(self.process.directory())
     }
 
     /// Kills it, as a crash does.
@@ -128,22 +109,4 @@ fn is_healthy(port: u16) -> bool {
 
 fn data(directory: &Path) -> PathBuf {
     directory.join("data")
-}
-
-/// An authority, and a certificate of 127.0.0.1 that it signed.
-fn make_certificates(directory: &Path) {
-    let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
-    let openssl = |arguments: &[&str]| {
-        let output = Command::new("openssl").args(arguments).current_dir(directory).output();
-        let output = output.unwrap_or_else(|error| panic!("openssl: {error}"));
-        assert!(output.status.success(), "openssl: {}", String::from_utf8_lossy(&output.stderr));
-    };
-    let authority =
-        ["req", "-x509", "-days", "2", "-subj", "/CN=tests", "-keyout", "ca.key", "-out", "ca.pem"];
-    openssl(&[&authority[..], &key[..]].concat());
-    let request = ["req", "-subj", "/CN=127.0.0.1", "-keyout", "own.key", "-out", "own.csr"];
-    openssl(&[&request[..], &key[..]].concat());
-    write(directory, "own.ext", "subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n");
-    let sign = ["x509", "-req", "-days", "2", "-in", "own.csr", "-out", "own.pem", "-extfile", "own.ext"];
-    openssl(&[&sign[..], &["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"]].concat());
 }
