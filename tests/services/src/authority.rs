@@ -54,8 +54,10 @@ impl Authority {
         Authority(Arc::new(Shared { directory, issuer: Issuer::new(parameters, key) }))
     }
 
-    /// A certificate of `localhost` and 127.0.0.1, good for a server as for a client. `name` tells its files from others.
+    /// A certificate of `localhost` and 127.0.0.1, good for a server as for a client, in files of its own.
     pub fn sign(&self, name: &str) -> TlsFiles {
+        static SIGNED: AtomicU32 = AtomicU32::new(0);
+        let number = SIGNED.fetch_add(1, Relaxed);
         let hosts = ["localhost", "127.0.0.1"].map(str::to_owned);
         let mut parameters = CertificateParams::new(hosts).expect("names");
         parameters.distinguished_name.push(DnType::CommonName, name);
@@ -65,7 +67,7 @@ impl Authority {
         let certificate = parameters.signed_by(&key, &self.0.issuer).expect("a certificate").pem();
         let key = key.serialize_pem();
         let file = |extension: &str, text: &str| {
-            write(self.0.directory.path(), &format!("{name}.{extension}"), text)
+            write(self.0.directory.path(), &format!("{name}-{number}.{extension}"), text)
         };
         TlsFiles {
             ca: self.ca(),

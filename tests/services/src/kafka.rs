@@ -37,7 +37,7 @@ impl Doors {
         Login { user, password }: Login,
         [port, controller, certified]: [u16; 3],
     ) -> Doors {
-        let TlsFiles { ca, both, .. } = authority.sign(&format!("kafka-{port}"));
+        let TlsFiles { ca, both, .. } = authority.sign("kafka");
         let scram = |mechanism: &str| {
             format!(
                 "listener.name.sasl_ssl.{mechanism}.sasl.jaas.config=\

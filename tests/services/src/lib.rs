@@ -132,7 +132,7 @@ impl Sentinel {
 /// The lines about the port of a server of Redis, and about those whom it connects to.
 fn redis_ports(port: u16, authority: Option<&Authority>) -> String {
     let Some(authority) = authority else { return format!("port {port}\nbind 127.0.0.1\n") };
-    let TlsFiles { ca, cert, key, .. } = authority.sign(&format!("redis-{port}"));
+    let TlsFiles { ca, cert, key, .. } = authority.sign("redis");
     format!(
         "port 0\ntls-port {port}\nbind 127.0.0.1\ntls-cert-file {cert}\ntls-key-file {key}\n\
          tls-ca-cert-file {ca}\ntls-auth-clients yes\ntls-replication yes\n"

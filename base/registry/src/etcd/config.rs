@@ -1,23 +1,44 @@
 //! Configuration section `[discovery]`.
 
-use std::fs;
-
-use config::{BoundedDuration, ConfigError, Secret, StringList};
-use etcd_client::{Certificate, Identity, TlsOptions};
+use config::{BoundedDuration, ConfigError, Parts, Secret, StringList};
+use etcd_client::{Identity, TlsOptions};
+use host::tls_client::{TlsClient, TlsClientConfig};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::layout::Layout;
 
 const HTTP: &str = "http://";
 const HTTPS: &str = "https://";
 
+/// Where the keys stand, for errors.
+const SECTION: &str = "discovery";
+
 /// etcd, where comets and logics find each other.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
+pub struct DiscoveryConfig {
+    /// Where it is, and how it is used.
+    #[serde(flatten)]
+    pub etcd: EtcdConfig,
+    /// TLS to all members. A node with "https://" in front asks for it too.
+    #[serde(flatten)]
+    pub tls: TlsClientConfig,
+}
+
+impl<'de> Deserialize<'de> for DiscoveryConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut parts = Parts::of(deserializer)?;
+        let config = DiscoveryConfig { etcd: parts.read()?, tls: parts.read()? };
+        parts.end().map(|()| config)
+    }
+}
+
+/// Where etcd is, and how it is used.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub struct DiscoveryConfig {
-    /// The members of the etcd cluster, "host:port" or with "http://" or "https://" in front. One at a time is used; when
-    /// it fails, the next.
+pub struct EtcdConfig {
+    /// The members of the etcd cluster, "host:port" or with "http://" or "https://" in front, which is the same as `tls`.
+    /// One at a time is used; when it fails, the next.
     pub nodes: StringList,
     /// User of etcd; empty = none. It reads and writes the keys of the layout, and the same ones under "/halley.meta".
     pub username: String,
@@ -27,31 +48,28 @@ pub struct DiscoveryConfig {
     /// "/{env}/{appid}/{region}/{server}", as its documentation has them; or a path of your own out of these words and
     /// fixed texts. All processes of a cluster have the same.
     pub layout: Layout,
-    /// PEM file of the authority that signed etcd's certificates; with it "host:port" means https. Empty = no TLS.
-    pub ca_file: String,
-    /// PEM file of this process's own certificate, for an etcd that asks for one. Empty = none.
-    pub cert_file: String,
-    /// PEM file of the key to certFile.
-    pub key_file: String,
     /// How long a connection to etcd may take, and each request. A third of leaseTtl at most.
     pub dial_timeout: BoundedDuration<100, 60_000>,
     /// How long this process is known after its last word to etcd: a crashed one disappears after it. goim's is 15s.
     pub lease_ttl: BoundedDuration<2_000, 600_000>,
 }
 
-impl Default for DiscoveryConfig {
+impl Default for EtcdConfig {
     fn default() -> Self {
         Self {
             nodes: ["127.0.0.1:2379"].into_iter().collect(),
             username: String::new(),
             password: Secret::default(),
             layout: Layout::default(),
-            ca_file: String::new(),
-            cert_file: String::new(),
-            key_file: String::new(),
             dial_timeout: BoundedDuration::secs::<3>(),
             lease_ttl: BoundedDuration::secs::<15>(),
         }
+    }
+}
+
+impl From<EtcdConfig> for DiscoveryConfig {
+    fn from(etcd: EtcdConfig) -> Self {
+        DiscoveryConfig { etcd, tls: TlsClientConfig::default() }
     }
 }
 
@@ -60,77 +78,79 @@ impl DiscoveryConfig {
     pub fn check(&self) -> Vec<ConfigError> {
         let mut wrong = Vec::new();
         wrong.extend(self.urls().err());
-        wrong.extend(self.tls().err());
+        wrong.extend(self.load_tls().err().unwrap_or_default());
+        let EtcdConfig { username, password, dial_timeout, lease_ttl, .. } = &self.etcd;
         // The watch relies on it.
-        if self.dial_timeout.get() > self.lease_ttl.get() / 3 {
+        if dial_timeout.get() > lease_ttl.get() / 3 {
             let third = "above a third of discovery.leaseTtl: one slow request could cost the lease";
-            wrong.push(ConfigError::value("discovery.dialTimeout", self.dial_timeout, third));
+            wrong.push(ConfigError::value("discovery.dialTimeout", dial_timeout, third));
         }
-        if self.username.is_empty() != self.password.is_empty() {
+        if username.is_empty() != password.is_empty() {
             let both = "discovery.username and discovery.password go together";
-            wrong.push(ConfigError::value("discovery.username", &self.username, both));
+            wrong.push(ConfigError::value("discovery.username", username, both));
         }
         wrong
+    }
+
+    /// Where it is, for people.
+    pub fn place(&self) -> String {
+        let nodes = self.etcd.nodes.join(", ");
+        if self.tls.tls { format!("{nodes}, TLS") } else { nodes }
+    }
+
+    /// Whether one node, and so every one, is reached over TLS.
+    fn has_tls(&self) -> bool {
+        self.tls.tls || self.etcd.nodes.iter().any(|node| node.starts_with(HTTPS))
     }
 
     /// The members as URLs.
     pub(super) fn urls(&self) -> Result<Vec<String>, ConfigError> {
         let wrong = |node: &str, why: &str| ConfigError::value("discovery.nodes", node, why);
-        if self.nodes.is_empty() {
+        if self.etcd.nodes.is_empty() {
             return Err(wrong("[]", "needs at least one host:port of etcd"));
         }
         let url = |node: &String| {
             let (scheme, rest) = match (node.strip_prefix(HTTP), node.strip_prefix(HTTPS)) {
                 (Some(rest), _) => (HTTP, rest),
                 (_, Some(rest)) => (HTTPS, rest),
-                _ if self.ca_file.is_empty() => (HTTP, node.as_str()),
-                _ => (HTTPS, node.as_str()),
+                _ if self.tls.tls => (HTTPS, node.as_str()),
+                _ => (HTTP, node.as_str()),
             };
             let address = rest.strip_suffix('/').unwrap_or(rest);
             let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
             if address.contains(['/', '@', ' ']) || port.is_none_or(|port| port.parse::<u16>().is_err()) {
                 return Err(wrong(node, "not an etcd address: write host:port, such as 127.0.0.1:2379"));
             }
-            match (scheme, self.ca_file.is_empty()) {
-                (HTTPS, true) => Err(wrong(node, "https needs discovery.caFile")),
-                (HTTP, false) => Err(wrong(node, "plain http, and discovery.caFile asks for TLS")),
-                _ => Ok(format!("{scheme}{address}")),
+            if scheme == HTTP && self.has_tls() {
+                let why = "without TLS, and discovery.tls or another node asks for it: all have it, or none";
+                return Err(wrong(node, why));
             }
+            Ok(format!("{scheme}{address}"))
         };
-        self.nodes.iter().map(url).collect()
+        self.etcd.nodes.iter().map(url).collect()
     }
 
     /// What TLS needs; `None` without it.
     pub(super) fn tls(&self) -> Result<Option<TlsOptions>, ConfigError> {
-        let read = |key: &str, path: &str| {
-            fs::read(path)
-                .map_err(|error| ConfigError::value(format!("discovery.{key}"), path, error.to_string()))
-        };
-        if self.cert_file.is_empty() != self.key_file.is_empty() {
-            let both = "discovery.certFile and discovery.keyFile go together";
-            return Err(ConfigError::value("discovery.certFile", &self.cert_file, both));
-        }
-        if self.ca_file.is_empty() {
-            return match self.cert_file.is_empty() {
-                true => Ok(None),
-                false => {
-                    let why = "a certificate needs discovery.caFile as well";
-                    Err(ConfigError::value("discovery.certFile", &self.cert_file, why))
-                }
-            };
-        }
-        let authority = Certificate::from_pem(read("caFile", &self.ca_file)?);
-        let mut tls = TlsOptions::new().ca_certificate(authority);
-        if !self.cert_file.is_empty() {
-            let own = (read("certFile", &self.cert_file)?, read("keyFile", &self.key_file)?);
-            tls = tls.identity(Identity::from_pem(own.0, own.1));
-        }
-        Ok(Some(tls))
+        let loaded = self.load_tls().map_err(|mut errors| errors.swap_remove(0))?;
+        Ok(loaded.map(|tls| {
+            let options = TlsOptions::new().trust_anchors(tls.roots().roots.iter().cloned());
+            match tls.own_pem() {
+                Some((cert, key)) => options.identity(Identity::from_pem(cert, key)),
+                None => options,
+            }
+        }))
+    }
+
+    fn load_tls(&self) -> Result<Option<TlsClient>, Vec<ConfigError>> {
+        self.tls.load_if(SECTION, self.has_tls(), "discovery.tls is false and no node begins with https://")
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use services::Authority;
+
     use super::*;
 
     fn read(toml: &str) -> Result<DiscoveryConfig, String> {
@@ -160,20 +180,28 @@ mod tests {
         }
     }
 
+    /// An authority, as a line of the section.
+    fn ca() -> (Authority, String) {
+        let authority = Authority::new();
+        let line = format!("ca = {:?}\n", authority.ca());
+        (authority, line)
+    }
+
     #[test]
     fn a_section_that_cannot_work_is_refused_with_its_key() {
-        let pem = tempfile::NamedTempFile::new().unwrap();
-        let ca = format!("caFile = {:?}\n", pem.path());
+        let (_authority, ca) = ca();
         for (toml, key) in [
             ("nodes = []".to_owned(), "discovery.nodes"),
             ("nodes = [\"127.0.0.1\"]".to_owned(), "discovery.nodes"),
             ("nodes = [\":2379\"]".to_owned(), "discovery.nodes"),
             ("nodes = [\"http://a:2379/v3\"]".to_owned(), "discovery.nodes"),
-            ("nodes = [\"https://a:2379\"]".to_owned(), "discovery.nodes"),
-            (format!("{ca}nodes = [\"http://a:2379\"]"), "discovery.nodes"),
-            ("caFile = \"/nowhere/ca.pem\"".to_owned(), "discovery.caFile"),
-            (format!("{ca}certFile = \"a.pem\""), "discovery.certFile"),
-            ("certFile = \"a.pem\"\nkeyFile = \"b.pem\"".to_owned(), "discovery.certFile"),
+            (format!("{ca}nodes = [\"https://a:2379\", \"http://b:2379\"]"), "discovery.nodes"),
+            (format!("{ca}nodes = [\"https://a:2379\", \"b:2379\"]"), "discovery.nodes"),
+            (format!("{ca}tls = true\nnodes = [\"http://a:2379\"]"), "discovery.nodes"),
+            ("tls = true\nca = \"/nowhere/ca.pem\"".to_owned(), "discovery.ca"),
+            (ca.clone(), "discovery.ca"),
+            (format!("{ca}tls = true\ncert = \"a.pem\""), "discovery.cert"),
+            ("cert = \"a.pem\"\nkey = \"b.pem\"".to_owned(), "discovery.cert"),
             ("dialTimeout = \"6s\"".to_owned(), "discovery.dialTimeout"),
             ("username = \"root\"".to_owned(), "discovery.username"),
         ] {
@@ -185,9 +213,11 @@ mod tests {
     }
 
     #[test]
-    fn with_an_authority_host_and_port_mean_https() {
-        let pem = tempfile::NamedTempFile::new().unwrap();
-        let config = read(&format!("caFile = {:?}\nnodes = \"a:1,https://[::1]:2\"", pem.path())).unwrap();
+    fn with_tls_host_and_port_mean_https_and_with_https_there_is_tls() {
+        let (_authority, ca) = ca();
+        let config = read(&format!("{ca}tls = true\nnodes = \"a:1,https://[::1]:2\"")).unwrap();
         assert_eq!(config.urls().unwrap(), ["https://a:1", "https://[::1]:2"]);
+        let config = read(&format!("{ca}nodes = \"https://a:1\"")).unwrap();
+        assert!(config.tls().is_ok_and(|tls| tls.is_some()));
     }
 }

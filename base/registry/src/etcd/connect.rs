@@ -37,6 +37,7 @@ pub(super) struct Members {
     /// one.
     at: usize,
     options: ConnectOptions,
+    has_tls: bool,
     user: Option<(String, String)>,
     /// How long a request may take.
     deadline: Duration,
@@ -107,18 +108,21 @@ impl From<Error> for Trouble {
 
 impl Members {
     pub(super) fn new(config: &DiscoveryConfig, metrics: RegistryMetrics) -> Result<Self, ConfigError> {
-        let deadline = config.dial_timeout.get();
+        let etcd = &config.etcd;
+        let deadline = etcd.dial_timeout.get();
         let mut options = ConnectOptions::new()
             .with_connect_timeout(deadline)
             .with_require_leader(true)
             .with_auto_token_refresh(true);
-        if let Some(tls) = config.tls()? {
+        let tls = config.tls()?;
+        let has_tls = tls.is_some();
+        if let Some(tls) = tls {
             options = options.with_tls(tls);
         }
-        let user = (!config.username.is_empty())
-            .then(|| (config.username.clone(), config.password.get().to_owned()));
+        let user =
+            (!etcd.username.is_empty()).then(|| (etcd.username.clone(), etcd.password.get().to_owned()));
         let urls = config.urls()?;
-        Ok(Self { at: urls.len() - 1, urls, options, user, deadline, metrics })
+        Ok(Self { at: urls.len() - 1, urls, options, has_tls, user, deadline, metrics })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -189,7 +193,7 @@ impl Members {
         match self.uncounted(client.get(key, Some(options))).await {
             Ok(_) => Ok(client),
             Err((_, Trouble::Refused(_))) if self.user.is_some() => Ok(client),
-            Err(failed) => Err(self.counted(failed)),
+            Err(failed) => Err(self.counted(failed).at_first(self.has_tls)),
         }
     }
 
@@ -225,7 +229,8 @@ impl Members {
     }
 
     async fn client(&self, options: ConnectOptions) -> Result<Client, Trouble> {
-        self.ask(Client::connect([self.current()], Some(options))).await
+        let connected = self.ask(Client::connect([self.current()], Some(options))).await;
+        connected.map_err(|trouble| trouble.at_first(self.has_tls))
     }
 
     /// Waits for an answer until the deadline, and counts failures.
@@ -257,6 +262,27 @@ impl Members {
 }
 
 impl Trouble {
+    /// The same with what an operator may do about it, if it was met by the first request of a connection. The words are
+    /// those of rustls, of the system and of HTTP/2.
+    fn at_first(self, has_tls: bool) -> Self {
+        let Self::Away(text) = &self else { return self };
+        let says = |words: &[&str]| words.iter().any(|words| text.contains(words));
+        let hint = match has_tls {
+            true if says(&["invalid peer certificate"]) => {
+                "see discovery.ca, and the names in its certificate"
+            }
+            true if says(&["handshake eof", "corrupt message"]) => {
+                "an etcd without TLS does this, see discovery.tls"
+            }
+            true if says(&["connection closed", "fatal alert"]) => "see discovery.cert and discovery.key",
+            false if says(&["broken pipe", "connection closed", "reset by peer"]) => {
+                "an etcd that speaks TLS only does this, see discovery.tls"
+            }
+            _ => return self,
+        };
+        Self::Away(format!("{text}: {hint}"))
+    }
+
     fn failure(&self) -> Failure {
         match self {
             Trouble::Away(_) => Failure::Away,

@@ -33,7 +33,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
-pub use self::config::DiscoveryConfig;
+pub use self::config::{DiscoveryConfig, EtcdConfig};
 pub use layout::{Layout, LayoutError, PlaceError};
 pub use metrics::RegistryMetrics;
 
@@ -94,12 +94,12 @@ impl EtcdRegistry {
             return Err(error);
         }
         assert!(!scopes.is_empty(), "a registry watches something");
+        let EtcdConfig { layout, lease_ttl, .. } = &config.etcd;
         let mut prefixes = std::collections::BTreeSet::new();
         for scope in &scopes {
-            let prefix = config
-                .layout
+            let prefix = layout
                 .prefix(scope)
-                .map_err(|error| ConfigError::value("discovery.layout", &config.layout, error.to_string()))?;
+                .map_err(|error| ConfigError::value("discovery.layout", layout, error.to_string()))?;
             prefixes.insert(format!("{META}{prefix}"));
             prefixes.insert(prefix);
         }
@@ -108,10 +108,10 @@ impl EtcdRegistry {
         let contact = Arc::new(Contact::new(metrics.clone()));
         let (sender, nodes) = watch::channel(Arc::default());
         let (list, listed) = watch::channel(false);
-        let lease_ttl = config.lease_ttl.get();
+        let lease_ttl = lease_ttl.get();
         let watcher = Watcher {
             members: members.clone(),
-            view: View::new(config.layout.clone(), scopes),
+            view: View::new(layout.clone(), scopes),
             prefixes,
             nodes: sender,
             contact: contact.clone(),
@@ -121,7 +121,7 @@ impl EtcdRegistry {
             grace_until: Instant::now(),
         };
         let watcher = tokio::spawn(async move { match Box::pin(watcher.run()).await {} });
-        let terms = Terms { layout: config.layout.clone(), lease_ttl, contact, metrics };
+        let terms = Terms { layout: layout.clone(), lease_ttl, contact, metrics };
         Ok(Self { terms, members, nodes, listed, watcher })
     }
 

@@ -8,7 +8,10 @@ const ROOT_PASSWORD: &str = "correct horse";
 
 /// Turns access control on: root, and a user "halley" who may what the documentation says.
 async fn lock(etcd: &Etcd, password: &str) {
-    let mut raw = client(etcd).await;
+    lock_by(client(etcd).await, password).await;
+}
+
+pub(super) async fn lock_by(mut raw: Client, password: &str) {
     raw.user_add("root", ROOT_PASSWORD, None).await.unwrap();
     raw.user_grant_role("root", "root").await.unwrap();
     raw.role_add("discovery").await.unwrap();
@@ -35,8 +38,8 @@ async fn refused(registry: &EtcdRegistry) -> String {
     timeout(SOON, attempts).await.expect("refused in time")
 }
 
-fn halley(etcd: &Etcd, password: &str) -> DiscoveryConfig {
-    DiscoveryConfig { username: "halley".to_owned(), password: password.into(), ..short_lease(etcd) }
+pub(super) fn halley(etcd: &Etcd, password: &str) -> EtcdConfig {
+    EtcdConfig { username: "halley".to_owned(), password: password.into(), ..short_lease(etcd) }
 }
 
 #[tokio::test]
@@ -75,7 +78,7 @@ async fn a_wrong_password_is_said_and_works_when_it_is_repaired() {
 async fn a_user_without_permission_is_refused() {
     let etcd = Etcd::start();
     lock(&etcd, "sesame").await;
-    let config = DiscoveryConfig { layout: "goim-docs".parse().unwrap(), ..halley(&etcd, "sesame") };
+    let config = EtcdConfig { layout: "goim-docs".parse().unwrap(), ..halley(&etcd, "sesame") };
     let why = refused(&registry(&config)).await;
     assert!(why.contains("permission"), "{why}");
 }
@@ -84,24 +87,8 @@ async fn a_user_without_permission_is_refused() {
 #[tokio::test]
 async fn a_user_where_none_is_asked_for_is_no_trouble() {
     let etcd = shared();
-    let config = DiscoveryConfig { layout: own_layout(), ..halley(&etcd, "sesame") };
+    let config = EtcdConfig { layout: own_layout(), ..halley(&etcd, "sesame") };
     let registry = registry(&config);
     let _own = registered(&registry, comet(1)).await;
     until(&registry, |nodes| there(nodes, 1)).await;
-}
-
-#[tokio::test]
-async fn tls_on_both_sides() {
-    let etcd = Etcd::start_with_tls();
-    let files = etcd.tls_files();
-    let [ca, cert, key] = [&files.ca, &files.cert, &files.key].map(|path| path.display().to_string());
-    let plain = short_lease(&etcd);
-    let anonymous = DiscoveryConfig { ca_file: ca, ..plain.clone() };
-    let config = DiscoveryConfig { cert_file: cert, key_file: key, ..anonymous.clone() };
-    let registry_with_tls = registry(&config);
-    let _own = registered(&registry_with_tls, comet(1)).await;
-    until(&registry_with_tls, |nodes| there(nodes, 1)).await;
-    for (what, config) in [("plain", plain), ("without a certificate", anonymous)] {
-        assert!(registry(&config).register(comet(2)).await.is_err(), "{what}");
-    }
 }

@@ -22,7 +22,7 @@ async fn a_comet_is_written_as_goim_writes_it_and_described_beside_it() {
         ("goim", "/goim.comet/prod/sh/sh001/127.0.0.1:3109", ""),
         ("goim-docs", "/prod/goim.comet/sh/127.0.0.1:3109", r#","zone":"sh001""#),
     ] {
-        let config = DiscoveryConfig { layout: layout.parse().unwrap(), ..config(&etcd) };
+        let config = EtcdConfig { layout: layout.parse().unwrap(), ..config(&etcd) };
         let own = registered(&registry(&config), comet(3109)).await;
         assert_eq!(value(&mut raw, key).await.as_deref(), Some("127.0.0.1:3109"));
         let meta = value(&mut raw, &format!("/halley.meta{key}")).await.unwrap();
@@ -41,7 +41,7 @@ async fn a_comet_is_written_as_goim_writes_it_and_described_beside_it() {
 #[tokio::test]
 async fn both_keys_hang_on_one_lease_of_15_seconds() {
     let etcd = shared();
-    let config = DiscoveryConfig { layout: own_layout(), ..config(&etcd) };
+    let config = EtcdConfig { layout: own_layout(), ..config(&etcd) };
     let key = config.layout.key(&comet(1)).unwrap();
     let _own = registered(&registry(&config), comet(1)).await;
     let mut raw = client(&etcd).await;
@@ -57,7 +57,7 @@ async fn both_keys_hang_on_one_lease_of_15_seconds() {
 #[tokio::test]
 async fn goims_nodes_are_seen_and_those_of_other_places_are_not() {
     let etcd = shared();
-    let config = DiscoveryConfig { layout: own_layout(), ..config(&etcd) };
+    let config = EtcdConfig { layout: own_layout(), ..config(&etcd) };
     let registry = registry(&config);
     let mut raw = client(&etcd).await;
     let root = config.layout.to_string().split('/').nth(1).unwrap().to_owned();
@@ -84,7 +84,7 @@ async fn goims_nodes_are_seen_and_those_of_other_places_are_not() {
 #[tokio::test]
 async fn a_key_finds_the_meta_that_was_there_before_it() {
     let etcd = shared();
-    let config = DiscoveryConfig { layout: own_layout(), ..config(&etcd) };
+    let config = EtcdConfig { layout: own_layout(), ..config(&etcd) };
     let registry = registry(&config);
     let mut raw = client(&etcd).await;
     let key = config.layout.key(&comet(1)).unwrap();
@@ -101,7 +101,7 @@ async fn a_key_finds_the_meta_that_was_there_before_it() {
 #[tokio::test]
 async fn a_value_that_is_no_address_is_left_out_and_hurts_nobody() {
     let etcd = shared();
-    let config = DiscoveryConfig { layout: own_layout(), ..config(&etcd) };
+    let config = EtcdConfig { layout: own_layout(), ..config(&etcd) };
     let registry = registry(&config);
     let mut raw = client(&etcd).await;
     let key = |port: u16| config.layout.key(&comet(port)).unwrap();
@@ -119,7 +119,7 @@ async fn a_value_that_is_no_address_is_left_out_and_hurts_nobody() {
 #[tokio::test]
 async fn counts_are_written_about_once_a_second_and_the_last_one_counts() {
     let etcd = shared();
-    let config = DiscoveryConfig { layout: own_layout(), ..config(&etcd) };
+    let config = EtcdConfig { layout: own_layout(), ..config(&etcd) };
     let registry = registry(&config);
     let own = registered(&registry, comet(1)).await;
     let clients = |connections| ClientCount { connections, addresses: 1 };
@@ -145,7 +145,7 @@ async fn counts_are_written_about_once_a_second_and_the_last_one_counts() {
 #[tokio::test]
 async fn a_key_that_somebody_deletes_comes_back() {
     let etcd = shared();
-    let config = DiscoveryConfig { layout: own_layout(), ..short_lease(&etcd) };
+    let config = EtcdConfig { layout: own_layout(), ..short_lease(&etcd) };
     let registry = registry(&config);
     let _own = registered(&registry, comet(1)).await;
     until(&registry, |nodes| there(nodes, 1)).await;
@@ -158,7 +158,7 @@ async fn a_key_that_somebody_deletes_comes_back() {
 #[tokio::test]
 async fn a_goim_comet_in_our_place_is_one_of_goims_and_our_end_changes_nothing() {
     let etcd = shared();
-    let config = DiscoveryConfig { layout: own_layout(), ..config(&etcd) };
+    let config = EtcdConfig { layout: own_layout(), ..config(&etcd) };
     let registry = registry(&config);
     let own = registered(&registry, comet(1)).await;
     until(&registry, |nodes| there(nodes, 1)).await;
@@ -184,7 +184,7 @@ async fn a_goim_comet_in_our_place_is_one_of_goims_and_our_end_changes_nothing()
 #[tokio::test]
 async fn a_key_that_another_process_holds_is_taken_when_it_leaves() {
     let etcd = shared();
-    let config = DiscoveryConfig { layout: own_layout(), ..config(&etcd) };
+    let config = EtcdConfig { layout: own_layout(), ..config(&etcd) };
     let (one, other) = (registry(&config), registry(&config));
     let own = registered(&one, comet(1)).await;
     let second = registered(&other, Node { version: "0.2.0".to_owned(), ..comet(1) }).await;
@@ -207,7 +207,7 @@ async fn a_key_that_another_process_holds_is_taken_when_it_leaves() {
 async fn a_node_that_leaves_is_gone_at_once() {
     let etcd = shared();
     let lease_ttl = ::config::BoundedDuration::secs::<60>();
-    let config = DiscoveryConfig { layout: own_layout(), lease_ttl, ..config(&etcd) };
+    let config = EtcdConfig { layout: own_layout(), lease_ttl, ..config(&etcd) };
     let (one, other) = (registry(&config), registry(&config));
     for dropped in [false, true] {
         let own = registered(&one, comet(1)).await;

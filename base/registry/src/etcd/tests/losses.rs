@@ -31,13 +31,13 @@ fn state(connections: u64) -> NodeState {
 }
 
 /// The shortest lease there is.
-fn shortest_lease(addr: String, layout: Layout) -> DiscoveryConfig {
-    DiscoveryConfig {
+fn shortest_lease(addr: String, layout: Layout) -> EtcdConfig {
+    EtcdConfig {
         nodes: [addr].into_iter().collect(),
         layout,
         lease_ttl: ::config::BoundedDuration::secs::<2>(),
         dial_timeout: ::config::BoundedDuration::millis::<600>(),
-        ..DiscoveryConfig::default()
+        ..EtcdConfig::default()
     }
 }
 
@@ -54,14 +54,14 @@ struct Busy {
 }
 
 impl Busy {
-    async fn start(config: &DiscoveryConfig, port: u16) -> Self {
+    async fn start(config: &EtcdConfig, port: u16) -> Self {
         let busy = Self::start_idle(config, port).await;
         busy.is_busy.store(true, Relaxed);
         busy
     }
 
     /// Its clients come and go when it is told.
-    async fn start_idle(config: &DiscoveryConfig, port: u16) -> Self {
+    async fn start_idle(config: &EtcdConfig, port: u16) -> Self {
         let registry = registry(config);
         let own: Arc<dyn Registration> = registered(&registry, comet(port)).await.into();
         let (count, is_busy) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
@@ -172,7 +172,7 @@ async fn a_lease_is_revoked_around_a_login_or_an_end() {
     let raw = client(&etcd).await;
     let one = async |step: u64, is_login: bool| {
         let (mut raw, mut away) = (raw.clone(), Vec::new());
-        let config = DiscoveryConfig { layout: own_layout(), ..config(&etcd) };
+        let config = EtcdConfig { layout: own_layout(), ..config(&etcd) };
         let comet = Busy::start_idle(&config, 1).await;
         for round in 0..rounds() as u64 {
             let count = 10 + 2 * round;
@@ -256,7 +256,7 @@ async fn etcd_is_killed_and_starts_again() {
 async fn keys_are_deleted() {
     let etcd = shared();
     let mut raw = client(&etcd).await;
-    let config = DiscoveryConfig { layout: own_layout(), ..config(&etcd) };
+    let config = EtcdConfig { layout: own_layout(), ..config(&etcd) };
     let comets = join_all((1..=COMETS).map(|port| Busy::start(&config, port))).await;
     let mut away = Vec::new();
     for round in 0..3 * rounds() {

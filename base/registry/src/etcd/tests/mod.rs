@@ -4,6 +4,7 @@ mod access;
 mod keys;
 mod losses;
 mod outages;
+mod tls;
 
 use std::{
     future::Future,
@@ -42,13 +43,13 @@ fn own_layout() -> Layout {
     format!("/test{number}/{{appid}}/{{env}}/{{region}}/{{zone}}/{{server}}").parse().unwrap()
 }
 
-fn config(etcd: &Etcd) -> DiscoveryConfig {
-    DiscoveryConfig { nodes: [etcd.addr()].into_iter().collect(), ..DiscoveryConfig::default() }
+fn config(etcd: &Etcd) -> EtcdConfig {
+    EtcdConfig { nodes: [etcd.addr()].into_iter().collect(), ..EtcdConfig::default() }
 }
 
 /// With a lease that tests can wait for.
-fn short_lease(etcd: &Etcd) -> DiscoveryConfig {
-    DiscoveryConfig {
+fn short_lease(etcd: &Etcd) -> EtcdConfig {
+    EtcdConfig {
         lease_ttl: ::config::BoundedDuration::secs::<3>(),
         dial_timeout: ::config::BoundedDuration::secs::<1>(),
         ..config(etcd)
@@ -60,7 +61,11 @@ fn scope(service: Service, zone: Option<&str>) -> Scope {
 }
 
 /// A registry that watches the comets of sh001 and the logics of sh.
-fn registry(config: &DiscoveryConfig) -> EtcdRegistry {
+fn registry(config: &EtcdConfig) -> EtcdRegistry {
+    registry_by(&config.clone().into())
+}
+
+fn registry_by(config: &DiscoveryConfig) -> EtcdRegistry {
     let scopes = vec![scope(Service::Comet, Some("sh001")), scope(Service::Logic, None)];
     EtcdRegistry::new(config, scopes).expect("a good configuration")
 }
@@ -156,7 +161,7 @@ mod conformance {
 
     fn two_clients(layout: Layout) -> (Shared, Shared) {
         let etcd = shared();
-        let config = DiscoveryConfig { layout, ..config(&etcd) };
+        let config = EtcdConfig { layout, ..config(&etcd) };
         let client = || Shared { registry: registry(&config), _etcd: etcd.clone() };
         (client(), client())
     }

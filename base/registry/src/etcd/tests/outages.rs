@@ -125,7 +125,7 @@ async fn etcd_stands_still_for_longer_than_a_lease() {
 async fn a_key_that_goes_just_after_etcd_came_back_is_waited_for() {
     let mut etcd = Etcd::start();
     let lease_ttl = ::config::BoundedDuration::secs::<60>();
-    let watcher = registry(&DiscoveryConfig { lease_ttl, ..short_lease(&etcd) });
+    let watcher = registry(&EtcdConfig { lease_ttl, ..short_lease(&etcd) });
     let key = Layout::default().key(&comet(1)).unwrap();
     client(&etcd).await.put(key.as_str(), "127.0.0.1:1", None).await.unwrap();
     let never_lost = NeverLost::watch(&watcher, 1).await;
@@ -173,7 +173,7 @@ async fn a_comet_that_starts_before_etcd_is_known_when_it_comes() {
 async fn the_next_member_is_asked_when_one_is_away() {
     let (mut first, second) = (Etcd::start(), Etcd::start());
     let nodes = [first.addr(), second.addr()].into_iter().collect();
-    let config = DiscoveryConfig { nodes, ..short_lease(&first) };
+    let config = EtcdConfig { nodes, ..short_lease(&first) };
     let registry = registry(&config);
     let _own = registered(&registry, comet(1)).await;
     let never_lost = NeverLost::watch(&registry, 1).await;
@@ -206,7 +206,7 @@ async fn a_compacted_history_is_listed_anew() {
     let config = short_lease(&etcd);
     let metrics = RegistryMetrics::default();
     let mut watcher = Watcher {
-        members: Members::new(&config, metrics.clone()).unwrap(),
+        members: Members::new(&config.clone().into(), metrics.clone()).unwrap(),
         view: View::new(Layout::default(), vec![scope(Service::Comet, None)]),
         prefixes: ["/goim.comet/prod/sh/".to_owned()].into(),
         nodes: watch::channel(Arc::default()).0,
