@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use host::tls_client::TlsClientConfig;
 use store::{Redis, RedisConfig, RedisMode};
 use tokio::sync::watch;
 
 use super::{
     Broker, RedisListBroker, RedisStreamBroker,
-    kafka::{KafkaBroker, KafkaConfig, KafkaJobConfig, KafkaStartError},
+    kafka::{KafkaBroker, KafkaConfig, KafkaJobConfig, KafkaServersConfig, KafkaStartError},
 };
 use crate::metrics::BrokerMetrics;
 
@@ -58,7 +59,7 @@ impl ChosenBroker {
         metrics: BrokerMetrics,
     ) -> Result<ChosenBroker, KafkaStartError> {
         let broker = KafkaBroker::start_logic(config, metrics).await?;
-        Ok(ChosenBroker::kafka(broker, &config.topic, &config.brokers))
+        Ok(ChosenBroker::kafka(broker, &config.queue.topic, &config.servers, &config.tls))
     }
 
     /// Kafka, for job.
@@ -70,11 +71,17 @@ impl ChosenBroker {
         metrics: BrokerMetrics,
     ) -> Result<ChosenBroker, KafkaStartError> {
         let broker = KafkaBroker::start_job(config, metrics).await?;
-        Ok(ChosenBroker::kafka(broker, &config.topic, &config.brokers))
+        Ok(ChosenBroker::kafka(broker, &config.queue.topic, &config.servers, &config.tls))
     }
 
-    fn kafka(broker: KafkaBroker, topic: &str, brokers: &[String]) -> ChosenBroker {
-        let words = format!("{topic}: Kafka, {}", brokers.join(", "));
+    fn kafka(
+        broker: KafkaBroker,
+        topic: &str,
+        servers: &KafkaServersConfig,
+        tls: &TlsClientConfig,
+    ) -> ChosenBroker {
+        let tls = if tls.tls { ", TLS" } else { "" };
+        let words = format!("{topic}: Kafka, {}{tls}", servers.brokers.join(", "));
         ChosenBroker { ready: broker.ready(), broker: Arc::new(broker), name: "kafka", words }
     }
 }

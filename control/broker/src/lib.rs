@@ -46,7 +46,10 @@ pub use choice::{BrokerChoice, ConsumeConfig, MemoryLimitsConfig, QueueLimitsCon
 #[cfg(all(feature = "kafka", feature = "redis"))]
 pub use chosen::ChosenBroker;
 #[cfg(feature = "kafka")]
-pub use kafka::{Assignor, KafkaBroker, KafkaConfig, KafkaJobConfig, KafkaStartError};
+pub use kafka::{
+    Assignor, KafkaBroker, KafkaConfig, KafkaGroupConfig, KafkaJobConfig, KafkaServersConfig,
+    KafkaStartError, KafkaTopicConfig, Sasl,
+};
 pub use memory::{MemoryBroker, MemoryLimits};
 #[cfg(feature = "redis")]
 pub use redis_list::RedisListBroker;

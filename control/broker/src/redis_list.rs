@@ -22,7 +22,7 @@ use bytes::Bytes;
 use grpc::envelope::Envelope;
 use host::awake;
 use redis::{RedisResult, Script};
-use store::{Redis, RedisError};
+use store::{Connection, Redis, RedisError};
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot},

@@ -152,7 +152,7 @@ async fn run(file: CometFile, checked: Checked, start: Start) -> anyhow::Result<
             ("gRPC", comet.rpc.to_string()),
             ("admin", admin.join(", ")),
             ("name", format!("{server} in {}", place.words())),
-            ("etcd", cluster.discovery.nodes.join(", ")),
+            ("etcd", cluster.discovery.place()),
         ],
     );
     process::print_banner("comet", &rows);

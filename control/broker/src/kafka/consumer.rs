@@ -35,7 +35,7 @@ use tracing::{debug, warn};
 use self::{callbacks::Context, progress::Looker};
 use super::{
     assignment::Assignment,
-    client::{Voice, settings},
+    client::{Servers, Voice, settings},
     config::Assignor,
     wake_flag::WakeFlag,
 };
@@ -58,7 +58,7 @@ const REBIRTH: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(
 
 /// What a consumer needs to become a member.
 pub(super) struct Membership {
-    pub(super) brokers: Vec<String>,
+    pub(super) servers: Servers,
     pub(super) topic: String,
     pub(super) group: String,
     pub(super) assignor: Assignor,
@@ -70,7 +70,7 @@ pub(super) struct Membership {
 
 impl Membership {
     fn settings(&self) -> ClientConfig {
-        let mut config = settings(&self.brokers);
+        let mut config = settings(&self.servers);
         config
             .set("group.id", &self.group)
             .set("partition.assignment.strategy", self.assignor.name())

@@ -32,6 +32,7 @@ use std::{
     time::Duration,
 };
 
+use ::config::ConfigError;
 use async_trait::async_trait;
 use bytes::Bytes;
 use grpc::envelope::Envelope;
@@ -41,13 +42,14 @@ use rdkafka::message::{Header, OwnedHeaders};
 use tokio::sync::watch;
 use tracing::{Level, warn};
 
-pub use self::config::{Assignor, KafkaConfig, KafkaJobConfig};
+pub use self::config::{
+    Assignor, KafkaConfig, KafkaGroupConfig, KafkaJobConfig, KafkaServersConfig, KafkaTopicConfig, Sasl,
+};
 use self::{
-    client::Voice,
+    client::{Servers, Voice},
     consumer::{KafkaConsumer, Membership},
     placement::partition_of,
     producer::{InFlight, Landing, Producer, Record},
-    wake_flag::WakeFlag,
 };
 use super::{Broker, ConsumeError, Consumer, Delivery, PublishError, record::record_key};
 use crate::metrics::BrokerMetrics;
@@ -55,10 +57,17 @@ use crate::metrics::BrokerMetrics;
 /// How long [`Broker::close`] waits for records that are on their way.
 const FLUSH_MAX: Duration = Duration::from_secs(5);
 
-/// librdkafka refuses to make a client. Halley does not try again: the operator has to change what the error names.
+/// librdkafka refuses to make a client, or a file of TLS is not what it was when the configuration was checked. Halley does
+/// not try again: the operator has to change what the error names.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot make a Kafka client: {0}")]
 pub struct KafkaStartError(String);
+
+impl From<ConfigError> for KafkaStartError {
+    fn from(error: ConfigError) -> Self {
+        KafkaStartError(error.to_string())
+    }
+}
 
 /// The broker on Kafka.
 pub struct KafkaBroker {
@@ -69,7 +78,7 @@ pub struct KafkaBroker {
 }
 
 struct Shared {
-    brokers: Vec<String>,
+    servers: Servers,
     topic: String,
     dead_topic: String,
     producer: RwLock<Arc<Producer>>,
@@ -90,32 +99,34 @@ impl KafkaBroker {
     /// # Errors
     /// As [`start_job`](Self::start_job).
     pub async fn start_logic(config: &KafkaConfig, metrics: BrokerMetrics) -> Result<Self, KafkaStartError> {
-        Self::start(&config.topic, &config.brokers, Assignor::default(), metrics).await
+        let KafkaConfig { queue, servers, tls } = config;
+        Self::start(&queue.topic, Servers::new(servers, tls)?, Assignor::default(), metrics).await
     }
 
-    /// For job: the broker consumes. `config.group` is for [`Broker::consume`].
+    /// For job: the broker consumes. The group of the section is for [`Broker::consume`].
     ///
     /// # Errors
     /// librdkafka refuses the settings. Brokers that are away are no error: the monitor looks for them for ever, and a
     /// start waits for its first look, a few seconds at most.
     pub async fn start_job(config: &KafkaJobConfig, metrics: BrokerMetrics) -> Result<Self, KafkaStartError> {
-        Self::start(&config.topic, &config.brokers, config.assignor, metrics).await
+        let KafkaJobConfig { queue, servers, tls } = config;
+        Self::start(&queue.topic, Servers::new(servers, tls)?, queue.assignor, metrics).await
     }
 
     async fn start(
         topic: &str,
-        brokers: &[String],
+        servers: Servers,
         assignor: Assignor,
         metrics: BrokerMetrics,
     ) -> Result<Self, KafkaStartError> {
-        if brokers.is_empty() {
+        if servers.brokers.is_empty() {
             return Err(KafkaStartError("kafka.brokers is empty".into()));
         }
-        let voice = Voice { trouble: Arc::new(WakeFlag::default()) };
+        let voice = Voice::default();
         let producer =
-            Producer::new(brokers, voice.clone()).map_err(|error| KafkaStartError(error.to_string()))?;
+            Producer::new(&servers, voice.clone()).map_err(|error| KafkaStartError(error.to_string()))?;
         let shared = Arc::new(Shared {
-            brokers: brokers.to_vec(),
+            servers,
             topic: topic.to_owned(),
             dead_topic: format!("{topic}.dead"),
             producer: RwLock::new(Arc::new(producer)),
@@ -186,7 +197,7 @@ impl Broker for KafkaBroker {
 
     async fn consume(&self, group: &str) -> Result<Box<dyn Consumer>, ConsumeError> {
         let membership = Membership {
-            brokers: self.shared.brokers.clone(),
+            servers: self.shared.servers.clone(),
             topic: self.shared.topic.clone(),
             group: group.to_owned(),
             assignor: self.assignor,

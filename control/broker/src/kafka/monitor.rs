@@ -34,8 +34,8 @@ pub(super) fn start(shared: Arc<Shared>) -> io::Result<oneshot::Receiver<()>> {
 }
 
 fn run(shared: &Shared, looked: oneshot::Sender<()>) {
-    let Shared { brokers, topic, ready, voice, .. } = shared;
-    let brokers = brokers.join(",");
+    let Shared { servers, topic, ready, voice, .. } = shared;
+    let brokers = servers.brokers.join(",");
     let (mut looked, started, mut is_told_away) = (Some(looked), Instant::now(), false);
     while !shared.is_dropped.load(Relaxed) {
         replace_dead_producer(shared);
@@ -48,11 +48,14 @@ fn run(shared: &Shared, looked: oneshot::Sender<()>) {
                     info!("Kafka at {brokers} is there, topic {topic} has {partitions} partitions");
                 }
                 is_told_away = false;
+                // What was heard before is over.
+                voice.forget_why();
             }
             // While a program starts, a topic that is just being created is not worth a line.
             Err(why) if !is_starting => {
                 ready.send_replace(false);
                 if !std::mem::replace(&mut is_told_away, true) {
+                    let why = voice.why().unwrap_or_else(|| why.clone());
                     warn!("Kafka at {brokers} is away, trying again: {why}");
                 }
             }
@@ -95,7 +98,7 @@ fn look(shared: &Shared) -> Result<u32, String> {
 fn replace_dead_producer(shared: &Shared) {
     let Some((code, why)) = shared.producer().client().fatal_error() else { return };
     error!("the Kafka producer died and is made anew: {code}: {why}");
-    match Producer::new(&shared.brokers, shared.voice.clone()) {
+    match Producer::new(&shared.servers, shared.voice.clone()) {
         Ok(producer) => {
             *shared.producer.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(producer);
         }

@@ -22,7 +22,7 @@ use rdkafka::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::client::{RECORD_BYTES_MAX, Voice, settings};
+use super::client::{RECORD_BYTES_MAX, Servers, Voice, settings};
 use crate::PublishError;
 
 /// How long a record may take to be acknowledged, ms. After that librdkafka gives it up, and takes it out of the queue
@@ -165,8 +165,8 @@ impl ProducerContext for Context {
 }
 
 impl Producer {
-    pub(super) fn new(brokers: &[String], voice: Voice) -> Result<Self, KafkaError> {
-        let mut config = settings(brokers);
+    pub(super) fn new(servers: &Servers, voice: Voice) -> Result<Self, KafkaError> {
+        let mut config = settings(servers);
         config
             .set("enable.idempotence", "true")
             .set("acks", "all")

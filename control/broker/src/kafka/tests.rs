@@ -22,6 +22,7 @@ mod commits;
 mod order;
 mod outage;
 mod records;
+mod tls;
 
 /// How long what is to come may take.
 const SOON: Duration = Duration::from_secs(30);
@@ -56,12 +57,10 @@ async fn bench() -> Bench {
 
 fn config(kafka: &Kafka) -> KafkaJobConfig {
     let id = Uuid::new_v4();
-    KafkaJobConfig {
-        topic: format!("topic-{id}"),
-        group: format!("group-{id}"),
-        brokers: [kafka.addr()].into_iter().collect(),
-        assignor: Assignor::default(),
-    }
+    let mut config = KafkaJobConfig::default();
+    (config.queue.topic, config.queue.group) = (format!("topic-{id}"), format!("group-{id}"));
+    config.servers.brokers = [kafka.addr()].into_iter().collect();
+    config
 }
 
 async fn broker(config: &KafkaJobConfig) -> KafkaBroker {
@@ -93,7 +92,7 @@ async fn records(config: &KafkaJobConfig, topic: &str, count: usize) -> Vec<Owne
 /// Reads them as any program does, without a group.
 fn read(config: &KafkaJobConfig, topic: &str, count: usize) -> Vec<OwnedMessage> {
     let client: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", config.brokers.join(","))
+        .set("bootstrap.servers", config.servers.brokers.join(","))
         .set("group.id", "reader")
         .set("enable.auto.commit", "false")
         .create()
@@ -124,21 +123,28 @@ fn read(config: &KafkaJobConfig, topic: &str, count: usize) -> Vec<OwnedMessage>
 
 async fn conforms(assignor: Assignor) {
     let bench = bench().await;
+    conforms_by(assignor, || config(&bench.kafka)).await;
+}
+
+/// The suite, with a topic of each subject's own.
+async fn conforms_by(assignor: Assignor, config: impl Fn() -> KafkaJobConfig) {
     conformance::run(async || {
-        let config = KafkaJobConfig { assignor, ..config(&bench.kafka) };
+        let mut config = config();
+        config.queue.assignor = assignor;
         let broker = Arc::new(broker(&config).await);
-        let (brokers, topic) = (config.brokers.join(","), config.topic.clone());
+        let servers = broker.shared.servers.clone();
+        let topic = config.queue.topic.clone();
         conformance::Subject {
             broker,
             limits: None::<MemoryLimits>,
-            group: config.group,
+            group: config.queue.group,
             owners_stay: false,
             acknowledges: true,
             patience: Duration::from_secs(1),
             put_bytes: Box::new(move |bytes| {
-                let (brokers, topic) = (brokers.clone(), topic.clone());
+                let (servers, topic) = (servers.clone(), topic.clone());
                 Box::pin(async move {
-                    let put = move || put_bytes(&brokers, &topic, &bytes);
+                    let put = move || put_bytes(&servers, &topic, &bytes);
                     tokio::task::spawn_blocking(put).await.expect("it is there");
                 })
             }),
@@ -148,12 +154,9 @@ async fn conforms(assignor: Assignor) {
 }
 
 /// Puts a record where the pushes to the room of the suite are, as any program does.
-fn put_bytes(brokers: &str, topic: &str, bytes: &[u8]) {
-    let client: BaseProducer = ClientConfig::new()
-        .set("bootstrap.servers", brokers)
-        .set("partitioner", "fnv1a_random")
-        .create()
-        .expect("a client");
+fn put_bytes(servers: &Servers, topic: &str, bytes: &[u8]) {
+    let mut settings = client::settings(servers);
+    let client: BaseProducer = settings.set("partitioner", "fnv1a_random").create().expect("a client");
     client.send(BaseRecord::to(topic).key("live://1000").payload(bytes)).map_err(|(error, _)| error).unwrap();
     client.flush(SOON).expect("it is there");
 }
@@ -170,7 +173,8 @@ async fn kafka_conforms_with_cooperation() {
 
 #[tokio::test]
 async fn without_brokers_there_is_no_client() {
-    let config = KafkaConfig { brokers: Default::default(), ..KafkaConfig::default() };
+    let mut config = KafkaConfig::default();
+    config.servers.brokers = Default::default();
     let error = KafkaBroker::start_logic(&config, BrokerMetrics::default()).await.err().expect("refused");
     assert!(error.to_string().contains("kafka.brokers"), "{error}");
 }

@@ -30,8 +30,8 @@ struct Observer(Arc<BaseConsumer>);
 impl Observer {
     fn new(config: &KafkaJobConfig) -> Observer {
         let client = ClientConfig::new()
-            .set("bootstrap.servers", config.brokers.join(","))
-            .set("group.id", &config.group)
+            .set("bootstrap.servers", config.servers.brokers.join(","))
+            .set("group.id", &config.queue.group)
             .create();
         Observer(Arc::new(client.expect("a client")))
     }
@@ -102,10 +102,11 @@ async fn counted(config: &KafkaJobConfig) -> (KafkaBroker, BrokerMetrics) {
 async fn what_is_acknowledged_is_committed_again_and_again_while_the_member_stays() {
     for assignor in [Assignor::CooperativeSticky, Assignor::Range] {
         let bench = bench().await;
-        let config = KafkaJobConfig { assignor, ..config(&bench.kafka) };
+        let mut config = config(&bench.kafka);
+        config.queue.assignor = assignor;
         let (broker, metrics) = counted(&config).await;
         let observer = Observer::new(&config);
-        let mut consumer = broker.consume(&config.group).await.unwrap();
+        let mut consumer = broker.consume(&config.queue.group).await.unwrap();
         for round in 0..4 {
             broker.publish(pushes(0..40)).await.unwrap();
             let taken = take(&mut *consumer, 40).await;
@@ -113,9 +114,9 @@ async fn what_is_acknowledged_is_committed_again_and_again_while_the_member_stay
             for delivery in &taken[..39] {
                 consumer.ack(&delivery.position).await.unwrap();
             }
-            observer.expect(&config.topic, 40 * round + 39).await;
+            observer.expect(&config.queue.topic, 40 * round + 39).await;
             consumer.ack(&taken[39].position).await.unwrap();
-            observer.expect(&config.topic, 40 * (round + 1)).await;
+            observer.expect(&config.queue.topic, 40 * (round + 1)).await;
             expect_no_lag(&metrics).await;
         }
         assert_eq!(metrics.commit_failures.all().map(|(_, count)| count).sum::<u64>(), 0);
@@ -128,7 +129,7 @@ async fn what_waits_for_a_member_is_its_lag() {
     let config = config(&bench.kafka);
     let (broker, metrics) = counted(&config).await;
     broker.publish(pushes(0..30)).await.unwrap();
-    let mut consumer = broker.consume(&config.group).await.unwrap();
+    let mut consumer = broker.consume(&config.queue.group).await.unwrap();
     let taken = take(&mut *consumer, 10).await;
     let lag = |is: f64| {
         let metrics = metrics.clone();
@@ -151,11 +152,11 @@ async fn a_broker_that_is_frozen_under_commits_has_them_afterwards() {
     let config = config(&kafka);
     let (broker, metrics) = counted(&config).await;
     let observer = Observer::new(&config);
-    let mut consumer = broker.consume(&config.group).await.unwrap();
+    let mut consumer = broker.consume(&config.queue.group).await.unwrap();
     broker.publish(pushes(0..200)).await.unwrap();
     let taken = take(&mut *consumer, 200).await;
     consumer.ack(&taken[9].position).await.unwrap();
-    observer.expect(&config.topic, 10).await;
+    observer.expect(&config.queue.topic, 10).await;
     kafka.pause();
     for delivery in &taken[10..] {
         consumer.ack(&delivery.position).await.unwrap();
@@ -171,7 +172,7 @@ async fn a_broker_that_is_frozen_under_commits_has_them_afterwards() {
     timeout(SOON, is_told).await.expect("that nobody answers is counted, and for how long");
     kafka.resume();
     // Its coordinator may have taken the member for dead meanwhile: then it joins again first.
-    let is_back = async { while observer.committed(&config.topic).await != 200 {} };
+    let is_back = async { while observer.committed(&config.queue.topic).await != 200 {} };
     timeout(2 * SOON, is_back).await.expect("all is committed");
     timeout(2 * SOON, expect_no_lag(&metrics)).await.expect("and known to be");
 }

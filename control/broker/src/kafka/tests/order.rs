@@ -33,7 +33,7 @@ async fn publish_all(broker: &KafkaBroker) {
 async fn fifty_thousand_pushes_to_one_key_arrive_in_order() {
     let bench = bench().await;
     let broker = broker(&bench.config).await;
-    let mut consumer = broker.consume(&bench.config.group).await.unwrap();
+    let mut consumer = broker.consume(&bench.config.queue.group).await.unwrap();
     let ((), taken) = tokio::join!(publish_all(&broker), take(&mut *consumer, PUSHES));
     assert!(taken.iter().map(|delivery| key_and_number(delivery).1).eq(0..PUSHES));
 }
@@ -74,11 +74,12 @@ async fn members_come_and_go(assignor: Assignor) {
     /// Keys, in all four partitions.
     const KEYS: usize = 16;
     let bench = bench().await;
-    let config = KafkaJobConfig { assignor, ..config(&bench.kafka) };
+    let mut config = config(&bench.kafka);
+    config.queue.assignor = assignor;
     let broker = Arc::new(broker(&config).await);
     let join = || {
         let (seen, seeing) = mpsc::channel(4);
-        tokio::spawn(member(Arc::clone(&broker), config.group.clone(), seen));
+        tokio::spawn(member(Arc::clone(&broker), config.queue.group.clone(), seen));
         seeing
     };
     let is_over = Arc::new(AtomicBool::new(false));
@@ -174,7 +175,7 @@ async fn kafka_speed() {
         println!("{publishers} publishers: {rate:.0} a second, p50 {:?}, p99 {:?}", at(0.5), at(0.99));
     }
     publish_all(&broker).await;
-    let mut consumer = broker.consume(&bench.config.group).await.unwrap();
+    let mut consumer = broker.consume(&bench.config.queue.group).await.unwrap();
     let (first, started) = (take(&mut *consumer, 1).await.len(), Instant::now());
     let taken = take(&mut *consumer, PUSHES - first).await.len();
     println!("consumed: {:.0} a second", taken as f64 / started.elapsed().as_secs_f64());
@@ -191,7 +192,7 @@ async fn what_a_member_is_still_delivering_is_not_handed_out_by_the_next_owner()
     let publish = async |n: usize| {
         broker.publish((0..KEYS).map(|key| push(&format!("k{key}"), n)).collect()).await.unwrap();
     };
-    let mut first = broker.consume(&bench.config.group).await.unwrap();
+    let mut first = broker.consume(&bench.config.queue.group).await.unwrap();
     for n in 0..ROUNDS {
         publish(n).await;
     }
@@ -201,7 +202,7 @@ async fn what_a_member_is_still_delivering_is_not_handed_out_by_the_next_owner()
     }
 
     let (seen, mut seeing) = mpsc::channel(4);
-    tokio::spawn(member(Arc::clone(&broker), bench.config.group.clone(), seen));
+    tokio::spawn(member(Arc::clone(&broker), bench.config.queue.group.clone(), seen));
     assert!(timeout(Duration::from_millis(2500), seeing.recv()).await.is_err(), "handed out twice");
     for delivery in &delivering {
         first.ack(&delivery.position).await.unwrap();

@@ -8,7 +8,7 @@ use super::*;
 /// Longer than a publish may take to be refused: its three seconds, and a second until librdkafka looks.
 const REFUSED_WITHIN: Duration = Duration::from_secs(8);
 
-fn push(body: &str) -> Envelope {
+pub(super) fn push(body: &str) -> Envelope {
     let target = Target::Room(RoomId::parse("live://1000").unwrap());
     Envelope { target, op: Op(1000), body: body.to_owned().into(), accepted_at_us: 0, origin: None }
 }
@@ -31,7 +31,7 @@ async fn a_broker_that_was_away_costs_refusals_and_nothing_else() {
     let mut ready = broker.ready();
     assert!(*ready.borrow());
     broker.publish(vec![push("before")]).await.unwrap();
-    let mut consumer = broker.consume(&config.group).await.unwrap();
+    let mut consumer = broker.consume(&config.queue.group).await.unwrap();
     let taken = take(&mut *consumer, 1).await;
     assert_eq!(bodies(&taken), ["before"]);
     consumer.ack(&taken[0].position).await.unwrap();
@@ -65,13 +65,14 @@ async fn a_broker_that_was_away_costs_refusals_and_nothing_else() {
 async fn broker_again(config: &KafkaJobConfig) {
     let broker = broker(config).await;
     broker.publish(vec![push("last")]).await.unwrap();
-    let mut consumer = broker.consume(&config.group).await.unwrap();
+    let mut consumer = broker.consume(&config.queue.group).await.unwrap();
     assert_eq!(bodies(&take(&mut *consumer, 1).await), ["last"]);
 }
 
 #[tokio::test]
 async fn a_start_without_kafka_waits_for_it_in_the_background() {
-    let nobody = KafkaConfig { brokers: ["127.0.0.1:1"].into_iter().collect(), ..KafkaConfig::default() };
+    let mut nobody = KafkaConfig::default();
+    nobody.servers.brokers = ["127.0.0.1:1"].into_iter().collect();
     let started = timeout(SOON, KafkaBroker::start_logic(&nobody, BrokerMetrics::default())).await;
     let broker = started.expect("it does not wait for ever").unwrap();
     assert!(!*broker.ready().borrow());

@@ -35,7 +35,7 @@ async fn every_kind_of_push_is_the_record_that_goim_writes() {
     let broker = broker(&bench.config).await;
     let pushes = vec![to_keys(&["k1", "k2"]), to_room(), push(Target::All { speed: 64 })];
     broker.publish(pushes).await.unwrap();
-    let mut found: Vec<(Vec<u8>, Vec<u8>)> = records(&bench.config, &bench.config.topic, 3)
+    let mut found: Vec<(Vec<u8>, Vec<u8>)> = records(&bench.config, &bench.config.queue.topic, 3)
         .await
         .iter()
         .map(|record| (record.key().unwrap().to_vec(), record.payload().unwrap().to_vec()))
@@ -56,7 +56,7 @@ async fn keys_are_filed_in_the_partition_that_logic_groups_by() {
     let keys: Vec<String> = (0..64).map(|n| format!("key-{n}")).collect();
     broker.publish(keys.iter().map(|key| to_keys(&[key])).collect()).await.unwrap();
     let mut used = std::collections::HashSet::new();
-    for record in records(&bench.config, &bench.config.topic, keys.len()).await {
+    for record in records(&bench.config, &bench.config.queue.topic, keys.len()).await {
         let key = std::str::from_utf8(record.key().unwrap()).unwrap();
         assert_eq!(broker.partition(&Key::new(key)) as i32, record.partition(), "{key}");
         used.insert(record.partition());
@@ -68,18 +68,15 @@ async fn keys_are_filed_in_the_partition_that_logic_groups_by() {
 #[tokio::test]
 async fn keys_are_filed_where_goims_kafka_client_files_them() {
     let kafka = tokio::task::spawn_blocking(Kafka::start_for_goim).await.unwrap();
-    let config = KafkaJobConfig {
-        brokers: [kafka.addr()].into_iter().collect(),
-        topic: "goim-push-topic".into(),
-        ..config(&kafka)
-    };
+    let mut config = config(&kafka);
+    config.queue.topic = "goim-push-topic".into();
     let broker = broker(&config).await;
     let odd = ["", " ", "0", "live://1000", "\u{0}", "\u{7f}", "ключ", "设备-1", "🚀🚀", "a\"b\\c\n"]
         .map(str::to_owned);
     let long = (1..50).map(|n| "长key".repeat(n * n));
     let keys: Vec<String> = (0..300).map(|n| format!("key-{n}")).chain(odd).chain(long).collect();
     broker.publish(keys.iter().map(|key| to_keys(&[key])).collect()).await.unwrap();
-    let ours = records(&config, &config.topic, keys.len()).await;
+    let ours = records(&config, &config.queue.topic, keys.len()).await;
     let ours: std::collections::HashMap<&[u8], i32> =
         ours.iter().map(|record| (record.key().unwrap(), record.partition())).collect();
     let go = tokio::task::spawn_blocking({
@@ -103,14 +100,16 @@ async fn records_of_a_go_logic_and_of_strangers_are_handed_out_as_they_are() {
         [b"\x10\xe8\x07\x22\x0e127.0.0.1:3109\x32\x02k1\x3a\x05hello", b"\xff not a push", b""];
     let broker = broker(&bench.config).await;
     for value in values {
-        go.send(BaseRecord::to(&bench.config.topic).key("k1").payload(value))
+        go.send(BaseRecord::to(&bench.config.queue.topic).key("k1").payload(value))
             .map_err(|(error, _)| error)
             .unwrap();
     }
-    go.send(BaseRecord::<str, [u8]>::to(&bench.config.topic).key("k1")).map_err(|(error, _)| error).unwrap();
+    go.send(BaseRecord::<str, [u8]>::to(&bench.config.queue.topic).key("k1"))
+        .map_err(|(error, _)| error)
+        .unwrap();
     go.flush(SOON).unwrap();
     // Without idempotence and with a partitioner of its own, but one key is in one partition for everybody.
-    let taken = take(&mut *broker.consume(&bench.config.group).await.unwrap(), 4).await;
+    let taken = take(&mut *broker.consume(&bench.config.queue.group).await.unwrap(), 4).await;
     let found: Vec<&[u8]> = taken.iter().map(|delivery| &delivery.bytes[..]).collect();
     assert_eq!(
         found,
@@ -125,9 +124,9 @@ async fn a_dead_letter_is_found_in_its_topic_with_where_it_stood() {
     let bench = bench().await;
     let broker = broker(&bench.config).await;
     broker.publish(vec![to_room()]).await.unwrap();
-    let dead = take(&mut *broker.consume(&bench.config.group).await.unwrap(), 1).await.remove(0);
+    let dead = take(&mut *broker.consume(&bench.config.queue.group).await.unwrap(), 1).await.remove(0);
     broker.dead_letter(vec![dead.clone()]).await;
-    let found = records(&bench.config, &format!("{}.dead", bench.config.topic), 1).await.remove(0);
+    let found = records(&bench.config, &format!("{}.dead", bench.config.queue.topic), 1).await.remove(0);
     assert_eq!(found.payload().unwrap(), &dead.bytes[..]);
     let headers = found.headers().unwrap();
     let header = |place| headers.get_as::<str>(place).map(|header| (header.key, header.value.unwrap()));
@@ -146,13 +145,13 @@ async fn what_the_brokers_never_take_is_too_large() {
         assert!(matches!(error, PublishError::TooLarge { entries: 1, .. }), "{error}");
     }
     broker.publish(vec![to_room()]).await.unwrap();
-    assert_eq!(records(&bench.config, &bench.config.topic, 1).await.len(), 1);
+    assert_eq!(records(&bench.config, &bench.config.queue.topic, 1).await.len(), 1);
 }
 
 #[tokio::test]
 async fn a_source_keeps_its_name_from_owner_to_owner_until_the_topic_is_made_anew() {
     let bench = bench().await;
-    let KafkaJobConfig { topic, group, .. } = &bench.config;
+    let KafkaGroupConfig { topic, group, .. } = &bench.config.queue;
     let mut sources = Vec::new();
     for _ in 0..2 {
         let broker = broker(&bench.config).await;
@@ -195,7 +194,7 @@ async fn who_leaves_has_committed_and_is_no_member_any_more() {
     let bench = bench().await;
     let broker = broker(&bench.config).await;
     broker.publish(vec![to_room()]).await.unwrap();
-    let mut consumer = broker.consume(&bench.config.group).await.unwrap();
+    let mut consumer = broker.consume(&bench.config.queue.group).await.unwrap();
     let taken = take(&mut *consumer, 1).await;
     consumer.ack(&taken[0].position).await.unwrap();
     consumer.leave().await;

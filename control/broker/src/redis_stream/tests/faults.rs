@@ -359,7 +359,8 @@ async fn a_failover_goes_on_where_the_replica_stands() {
     let _replica = services::Redis::start_with(&[&format!("replicaof 127.0.0.1 {port}")]);
     let sentinel = services::Sentinel::start(&master.addr());
     let sentinels = vec![sentinel.addr().parse().unwrap()].into();
-    let redis = Redis::connect(&RedisServerConfig { sentinels, ..Default::default() }.into()).expect("no files");
+    let redis =
+        Redis::connect(&RedisServerConfig { sentinels, ..Default::default() }.into()).expect("no files");
     redis.ready().wait_for(|up| *up).await.unwrap();
     let broker = broker(&redis, "t");
     let mut consumer = broker.consume(GROUP).await.unwrap();

@@ -48,6 +48,12 @@ fn check(cli: &Cli, file: &mut JobFile) -> Result<Checked, Vec<ConfigError>> {
     wrong.extend(file.cluster.discovery.check());
     let place = wrong.unless(cli.place.place());
     let choice = wrong.unless(ConsumeConfig::choice(file.cluster.consume.as_ref()));
+    // The other one's files need not be on this machine.
+    wrong.extend(match choice {
+        Some(BrokerChoice::Redis) => file.cluster.redis.check(),
+        Some(BrokerChoice::Kafka) => file.cluster.kafka.check(),
+        None => Vec::new(),
+    });
     let services = wrong.all(file.cluster.tls.read(""));
     match (place, choice, services) {
         (Some(place), Some(choice), Some(services)) if wrong.is_empty() => {
@@ -74,10 +80,10 @@ async fn run(file: JobFile, checked: Checked, start: Start) -> anyhow::Result<()
     health.follow("etcd", "it does not answer", registry.up(), |up| *up);
     let queue = match choice {
         BrokerChoice::Redis => {
-            let redis = Redis::connect(&cluster.redis);
+            let redis = Redis::connect(&cluster.redis)?;
             redis.metrics().register(&mut metrics);
             // job publishes nothing, so the bound on what may wait on the broker is without effect.
-            ChosenBroker::redis(redis, &cluster.redis, &cluster.kafka.topic, usize::MAX, broker_metrics)
+            ChosenBroker::redis(redis, &cluster.redis, &cluster.kafka.queue.topic, usize::MAX, broker_metrics)
         }
         BrokerChoice::Kafka => ChosenBroker::kafka_for_job(&cluster.kafka, broker_metrics).await?,
     };
@@ -87,7 +93,7 @@ async fn run(file: JobFile, checked: Checked, start: Start) -> anyhow::Result<()
     let broker = Arc::clone(&queue.broker);
     let deps = JobDeps {
         broker: queue.broker,
-        group: cluster.kafka.group.clone(),
+        group: cluster.kafka.queue.group.clone(),
         registry,
         connect: job::connect_by_grpc(&config, services),
         metrics: job_metrics,
@@ -99,9 +105,9 @@ async fn run(file: JobFile, checked: Checked, start: Start) -> anyhow::Result<()
     let rows = [
         ("admin", admin.join(", ")),
         ("comets of", place.words()),
-        ("etcd", cluster.discovery.nodes.join(", ")),
+        ("etcd", cluster.discovery.place()),
         ("queue", queue.words),
-        ("group", cluster.kafka.group.clone()),
+        ("group", cluster.kafka.queue.group.clone()),
     ];
     process::print_banner("job", &rows);
 

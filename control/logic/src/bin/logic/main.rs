@@ -63,7 +63,7 @@ struct Checked {
 fn check(cli: &Cli, file: &mut LogicFile) -> Result<Checked, Vec<ConfigError>> {
     let mut wrong = Mistakes::default();
     wrong.unless(cli.place.set_log(&mut file.cluster.log));
-    wrong.extend(file.logic.check("", file.cluster.redis.expire));
+    wrong.extend(file.logic.check("", file.cluster.redis.data.expire));
     wrong.extend(file.cluster.discovery.check());
     let listeners = file.logic.listeners().map(|(key, addrs)| Listener { key, addrs });
     wrong.extend(shared_ports(&listeners.collect::<Vec<_>>()));
@@ -71,6 +71,10 @@ fn check(cli: &Cli, file: &mut LogicFile) -> Result<Checked, Vec<ConfigError>> {
     let place = wrong.unless(cli.place.place());
     let entry = wrong.unless(cli.entry.entry());
     let choice = wrong.unless(ConsumeConfig::choice(file.cluster.consume.as_ref()));
+    wrong.extend(file.cluster.redis.check());
+    if choice == Some(BrokerChoice::Kafka) {
+        wrong.extend(file.cluster.kafka.check());
+    }
     let exposure = file.logic.check_exposure("", &[]).map_err(|open| wrong.extend(open)).ok();
     match (place, entry, choice, exposure, tls) {
         (Some(place), Some(entry), Some(choice), Some(exposure), Some(tls)) if wrong.is_empty() => {
@@ -99,7 +103,7 @@ async fn run(file: LogicFile, checked: Checked, start: Start) -> anyhow::Result<
     registry.metrics().register(&mut metrics);
 
     health.follow("etcd", "it does not answer", registry.up(), |up| *up);
-    let redis = Redis::connect(&cluster.redis);
+    let redis = Redis::connect(&cluster.redis)?;
     redis.metrics().register(&mut metrics);
     health.follow("redis", "it does not answer", redis.ready(), |ready| *ready);
     let queue = match choice {
@@ -108,7 +112,7 @@ async fn run(file: LogicFile, checked: Checked, start: Start) -> anyhow::Result<
             ChosenBroker::redis(
                 redis.clone(),
                 &cluster.redis,
-                &cluster.kafka.topic,
+                &cluster.kafka.queue.topic,
                 entries_max,
                 broker_metrics,
             )
@@ -143,7 +147,7 @@ async fn run(file: LogicFile, checked: Checked, start: Start) -> anyhow::Result<
     rows.extend([
         rpc,
         ("name", format!("{server} in {}", place.words())),
-        ("etcd", cluster.discovery.nodes.join(", ")),
+        ("etcd", cluster.discovery.place()),
         ("sessions", cluster.redis.place()),
         ("queue", queue.words),
         login,
