@@ -52,12 +52,15 @@ strip --strip-debug "$work"/usr/bin/*
 mkdir "$work/DEBIAN"
 # The newest symbol of libc that the programs use is the oldest libc they run on.
 libc=$(objdump -T "$work"/usr/bin/* | grep -o 'GLIBC_[0-9.]*' | sed 's/GLIBC_//' | sort -Vu | tail -1)
+# logic and job have TLS to Kafka from OpenSSL 3, which Debian 12 and Debian 13 call differently.
+libssl='libssl3 | libssl3t64'
 cat >"$work/DEBIAN/control" <<END
 Package: halley
 Version: $version
 Architecture: $arch
 Maintainer: $maintainer
-Depends: libc6 (>= $libc), libgcc-s1
+Depends: libc6 (>= $libc), libgcc-s1, $libssl
+Recommends: ca-certificates
 Section: net
 Priority: optional
 Description: push gateway that speaks goim's protocol

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what building and testing needs and is not there: C and C++ compilers (mimalloc, libFuzzer, librdkafka), protoc,
-# curl, what the page and the examples run on (node, Chromium, Python, Go), Redis, etcd and Kafka, docker-compose and
+# Installs what building and testing needs and is not there: C and C++ compilers (mimalloc, libFuzzer, librdkafka), OpenSSL,
+# protoc, curl, what the page and the examples run on (node, Chromium, Python, Go), Redis, etcd and Kafka, docker-compose and
 # systemd, and the pinned Rust with rustfmt and clippy. Prints a few lines and changes nothing when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -16,6 +16,9 @@ command -v go >/dev/null || missing+=(golang-go)
 # The cluster's clients: etcd-client compiles etcd's protocol with protoc, librdkafka is C.
 command -v protoc >/dev/null || missing+=(protobuf-compiler)
 [ -e /usr/include/google/protobuf/descriptor.proto ] || missing+=(libprotobuf-dev)
+# librdkafka has TLS and logins only with OpenSSL.
+[ -e /usr/include/openssl/ssl.h ] || missing+=(libssl-dev)
+command -v pkg-config >/dev/null || missing+=(pkg-config)
 # The servers that the tests start on ports of their own, and what they ask and certify them with.
 command -v redis-server >/dev/null || missing+=(redis-server)
 command -v redis-sentinel >/dev/null || missing+=(redis-sentinel)

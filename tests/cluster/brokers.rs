@@ -8,8 +8,8 @@ use crate::{
 /// Pushes to one key, as fast as one connection goes.
 const IN_A_ROW: usize = 5000;
 
-fn check(queue: Queue) {
-    let cluster = Cluster::start_on(queue);
+/// Every kind of push, from both logics, and the order of many.
+pub(crate) fn check(cluster: &Cluster) {
     let mut clients: Vec<Client> = (0..4)
         .map(|n| {
             let login = Login::key(&format!("k{n}")).mid(n as i64 / 2 + 1).room("live://1").accepts(&[1000]);
@@ -40,7 +40,7 @@ fn check(queue: Queue) {
     for client in &mut clients {
         client.expect_silence();
     }
-    in_order(&cluster, &mut clients[0]);
+    in_order(cluster, &mut clients[0]);
 }
 
 /// Pushes of one connection to `k0` arrive in order, none missing.
@@ -63,7 +63,7 @@ fn in_order(cluster: &Cluster, client: &mut Client) {
 
 #[test]
 fn every_push_goes_through_redis_streams_in_order() {
-    check(Queue::Stream);
+    check(&Cluster::start_on(Queue::Stream));
 }
 
 /// With one job: several that pop one list keep no order between them.
@@ -99,5 +99,5 @@ fn every_push_goes_through_a_redis_list() {
 
 #[test]
 fn every_push_goes_through_kafka_in_order() {
-    check(Queue::Kafka);
+    check(&Cluster::start_on(Queue::Kafka));
 }

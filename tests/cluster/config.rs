@@ -180,6 +180,43 @@ fn what_is_wrong_is_refused_in_one_line_before_a_port_is_bound() {
             &["--set", "consume.redisEnable=false", "--set", "consume.kafkaEnable=false"],
             &["consume.kafkaEnable = false", "consume.redisEnable is false too"],
         ),
+        (
+            "comet",
+            &["--set", "discovery.tls=true", "--set", "discovery.ca=/no/ca.pem"],
+            &["discovery.ca = \"/no/ca.pem\"", "cannot be read"],
+        ),
+        ("comet", &["--set", "discovery.ca=/ca.pem"], &["discovery.ca", "discovery.tls is false"]),
+        (
+            "logic",
+            &["--set", "redis.tls=true", "--set", "redis.ca=Cargo.toml"],
+            &["redis.ca = \"Cargo.toml\"", "no certificate in it"],
+        ),
+        ("logic", &["--set", "redis.user=halley"], &["redis.user", "needs redis.auth"]),
+        (
+            "logic",
+            &[
+                "--set",
+                "consume.kafkaEnable=true",
+                "--set",
+                "consume.redisEnable=false",
+                "--set",
+                "kafka.key=/k",
+            ],
+            &["kafka.key = \"/k\"", "kafka.tls is false"],
+        ),
+        (
+            "job",
+            &[
+                "--set",
+                "consume.kafkaEnable=true",
+                "--set",
+                "consume.redisEnable=false",
+                "--set",
+                "kafka.sasl=plain",
+            ],
+            &["kafka.user", "kafka.sasl needs a user"],
+        ),
+        ("job", &["--set", "kafka.sasl=gssapi"], &["kafka.sasl", "scram-sha-512"]),
         ("job", &["--set", "room.batch=0"], &["room.batch", "1 to 1000"]),
         ("job", &["--set", "redis.auth=5"], &["redis.auth = (hidden)"]),
     ];

@@ -15,6 +15,7 @@ mod commits;
 mod config;
 mod counts;
 mod drain;
+mod encrypted;
 mod frozen;
 mod given_up;
 mod go_peers;

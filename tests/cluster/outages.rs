@@ -13,7 +13,7 @@ use crate::{
 /// The promise: every session is back so soon after Redis was wiped.
 const BACK: Duration = Duration::from_secs(10);
 
-fn clients(cluster: &Cluster, count: usize) -> Vec<Client> {
+pub(crate) fn clients(cluster: &Cluster, count: usize) -> Vec<Client> {
     let login = |n: usize| Login::key(&format!("k{n}")).mid(n as i64).room("live://1").accepts(&[1000]);
     (0..count).map(|n| cluster.comets[n % 2].client(BOTH[n / 2 % 2], &login(n))).collect()
 }
@@ -24,7 +24,7 @@ fn keys(count: usize) -> String {
 }
 
 #[track_caller]
-fn expect_all_sessions(logic: &Server, count: usize) {
+pub(crate) fn expect_all_sessions(logic: &Server, count: usize) {
     within(BACK, "all sessions are there", || {
         let answer = logic.get(&format!("/halley/online/keys?{}", keys(count).trim_start_matches('&')));
         if answer.status != 200 {
@@ -40,7 +40,7 @@ fn expect_all_sessions(logic: &Server, count: usize) {
 
 /// A push to everybody, by key, repeated until it is accepted.
 #[track_caller]
-fn expect_pushes_arrive(cluster: &Cluster, clients: &mut [Client], body: &str) {
+pub(crate) fn expect_pushes_arrive(cluster: &Cluster, clients: &mut [Client], body: &str) {
     let target = format!("/goim/push/keys?operation=1000{}", keys(clients.len()));
     within(BACK, "a push is accepted", || {
         let answer = cluster.logics[0].post(&target, body);

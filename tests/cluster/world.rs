@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
-use services::{Etcd, Kafka, Redis};
+use services::{Authority, Etcd, Kafka, Login, Redis, TlsFiles};
 pub(crate) use testkit::queue::Queue;
 
 use crate::harness::{PATIENCE, Server, eventually};
@@ -17,7 +17,18 @@ pub(crate) struct Cluster {
     pub(crate) etcd: Etcd,
     pub(crate) kafka: Option<Kafka>,
     queue: Queue,
+    encryption: Option<Encryption>,
 }
+
+/// The certificate of the programs of a cluster in which everything is encrypted.
+struct Encryption {
+    own: TlsFiles,
+    /// Its files are there as long as this.
+    _authority: Authority,
+}
+
+/// By which the programs of such a cluster log in, to Redis and to Kafka.
+pub(crate) const LOGIN: Login = Login { user: "halley", password: "sesame-opens" };
 
 /// What every program is told: a drain that does not wait, ports that the system chooses.
 const COMET: [&str; 8] = [
@@ -73,6 +84,25 @@ impl Cluster {
         }
     }
 
+    /// Two of each and their servers, which speak TLS only, want a certificate or a login, and trust one authority.
+    #[track_caller]
+    pub(crate) fn start_encrypted(queue: Queue) -> Cluster {
+        let authority = Authority::new();
+        let user = format!("user {} on >{} ~* &* +@all", LOGIN.user, LOGIN.password);
+        let mut cluster = Cluster {
+            comets: Vec::new(),
+            logics: Vec::new(),
+            jobs: Vec::new(),
+            redis: Redis::start_with_tls(&authority, &["user default off", &user]),
+            etcd: Etcd::start_with_tls(&authority),
+            kafka: (queue == Queue::Kafka).then(|| Kafka::start_with_tls(&authority, LOGIN)),
+            queue,
+            encryption: Some(Encryption { own: authority.sign("programs"), _authority: authority }),
+        };
+        cluster.fill(&[]);
+        cluster
+    }
+
     /// Redis, etcd and, where it is the queue, Kafka.
     pub(crate) fn servers_only(queue: Queue) -> Cluster {
         let kafka = (queue == Queue::Kafka).then(Kafka::start);
@@ -89,6 +119,7 @@ impl Cluster {
             etcd: Etcd::start(),
             kafka: None,
             queue,
+            encryption: None,
         }
     }
 
@@ -100,7 +131,7 @@ impl Cluster {
     /// One more comet; it need not be ready yet.
     #[track_caller]
     pub(crate) fn comet(&self, sets: &[&str]) -> Server {
-        start("comet", COMET.into_iter().chain(sets.iter().copied()), &[self.discovery()])
+        start("comet", COMET.into_iter().chain(sets.iter().copied()), &self.discovery())
     }
 
     /// One more logic.
@@ -115,16 +146,39 @@ impl Cluster {
         start("job", JOB.into_iter().chain(sets.iter().copied()), &self.stores())
     }
 
-    fn discovery(&self) -> String {
-        format!("discovery.nodes={}", self.etcd.addr())
+    /// What every program is told of the others.
+    fn discovery(&self) -> Vec<String> {
+        let mut sets = vec![format!("discovery.nodes={}", self.etcd.addr())];
+        if let Some(Encryption { own, .. }) = &self.encryption {
+            sets.extend(with_tls("discovery", own));
+            // What encrypts the calls between comet, logic and job belongs here.
+        }
+        sets
     }
 
     fn stores(&self) -> Vec<String> {
         let kafka = self.kafka.as_ref().map(Kafka::addr);
         let mut sets = self.queue.settings(&self.redis.addr(), kafka.as_deref());
-        sets.push(self.discovery());
+        if let Some(Encryption { own, .. }) = &self.encryption {
+            sets.extend(with_tls("redis", own));
+            sets.extend([format!("redis.user={}", LOGIN.user), format!("redis.auth={}", LOGIN.password)]);
+        }
+        if let (Some(Encryption { own, .. }), Some(_)) = (&self.encryption, &self.kafka) {
+            sets.extend(with_tls("kafka", own));
+            sets.push("kafka.sasl=scram-sha-256".to_owned());
+            sets.extend([format!("kafka.user={}", LOGIN.user), format!("kafka.password={}", LOGIN.password)]);
+        }
+        sets.extend(self.discovery());
         sets
     }
+}
+
+/// The keys of TLS in a section.
+fn with_tls(section: &str, own: &TlsFiles) -> Vec<String> {
+    let TlsFiles { ca, cert, key, .. } = own;
+    [("tls", "true"), ("ca", ca), ("cert", cert), ("key", key)]
+        .map(|(name, value)| format!("{section}.{name}={value}"))
+        .to_vec()
 }
 
 /// Kills a program, as a crash does.
