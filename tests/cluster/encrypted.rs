@@ -1,5 +1,5 @@
 //! Everything encrypted at once: the core cases with a Redis, an etcd and a Kafka that speak TLS only, and want a
-//! certificate or a login.
+//! certificate or a login; with gRPC whose both ends show a certificate, and clients over TLS.
 
 use std::time::Duration;
 

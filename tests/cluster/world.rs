@@ -1,12 +1,15 @@
 //! A cluster of one's own.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use rustix::process::Signal;
 use services::{Authority, Etcd, Kafka, Login, Redis, TlsFiles};
 pub(crate) use testkit::queue::Queue;
 
-use crate::harness::{PATIENCE, Server, eventually};
+use crate::harness::{PATIENCE, Server, eventually, tls::Certificate};
 
 /// Two comets, two logics, two jobs and what they stand on. The programs end first.
 pub(crate) struct Cluster {
@@ -131,7 +134,15 @@ impl Cluster {
     /// One more comet; it need not be ready yet.
     #[track_caller]
     pub(crate) fn comet(&self, sets: &[&str]) -> Server {
-        start("comet", COMET.into_iter().chain(sets.iter().copied()), &self.discovery())
+        let mut told = self.discovery();
+        let Some(Encryption { own, .. }) = &self.encryption else {
+            return start("comet", COMET.into_iter().chain(sets.iter().copied()), &told);
+        };
+        let certificate = Certificate { chain: own.cert.clone(), key: own.key.clone() };
+        told.extend(certificate.sets_in(""));
+        let mut comet = start("comet", COMET.into_iter().chain(sets.iter().copied()), &told);
+        comet.take_clients_over_tls(&fs::read(&own.ca).expect("a file"));
+        comet
     }
 
     /// One more logic.
@@ -151,7 +162,10 @@ impl Cluster {
         let mut sets = vec![format!("discovery.nodes={}", self.etcd.addr())];
         if let Some(Encryption { own, .. }) = &self.encryption {
             sets.extend(with_tls("discovery", own));
-            // What encrypts the calls between comet, logic and job belongs here.
+            let TlsFiles { ca, cert, key, .. } = own;
+            sets.extend(
+                [("ca", ca), ("cert", cert), ("key", key)].map(|(name, file)| format!("tls.{name}={file}")),
+            );
         }
         sets
     }

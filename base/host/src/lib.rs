@@ -10,8 +10,7 @@
 //! | [`http`] | a bounded HTTP server |
 //! | [`accept`] | connections from a listener, for gRPC servers |
 //! | [`dial`] | gRPC connections to the other processes, ours and goim's |
-//! | [`tls`] | HTTPS, and gRPC whose both ends show a certificate |
-//! | `tls_client` | TLS to Redis, Kafka and etcd: keys and files (feature `tls-client`) |
+//! | [`tls`] | HTTPS, gRPC whose both ends show a certificate, and to Redis, Kafka and etcd |
 //! | [`awake`] | deadlines of a process that may stand still |
 //! | [`backoff`] | pauses between attempts |
 //! | [`clock`] | the only place of this crate that reads a clock |
@@ -37,5 +36,3 @@ pub mod process;
 pub mod shutdown;
 pub mod telemetry;
 pub mod tls;
-#[cfg(feature = "tls-client")]
-pub mod tls_client;

@@ -36,9 +36,7 @@ pub fn client_config(roots: RootCertStore, own: Option<&Identity>) -> ClientConf
         .expect("the provider has both versions")
         .with_root_certificates(roots);
     match own {
-        Some(own) => {
-            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own.certified_key())))
-        }
+        Some(own) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own.certified_key()))),
         None => builder.with_no_client_auth(),
     }
 }

@@ -39,7 +39,7 @@ pub use self::{
     acceptor::{Acceptor, Memory, https},
     failure::Failure,
     identity::{Identity, IdentityError},
-    mutual::{AuthorityError, Mutual},
+    mutual::Mutual,
     stage::{Handshake, Tls},
     summary::{Opened, Summary, Version},
     ticket::TicketKeys,

@@ -2,14 +2,11 @@
 
 use std::{fmt, sync::Arc};
 
-use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
-    pki_types::{CertificateDer, pem::PemObject},
-    server::WebPkiClientVerifier,
-};
+use rustls::{ClientConfig, ServerConfig, server::WebPkiClientVerifier};
 
 use crate::{
-    identity::{Identities, Identity},
+    client::{authorities, client_config},
+    identity::{Identities, Identity, IdentityError},
     provider::provider,
 };
 
@@ -23,44 +20,27 @@ pub struct Mutual {
     identity: Arc<Identity>,
 }
 
-/// Why an authority cannot be used.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AuthorityError {
-    /// The file has no certificate in PEM.
-    #[error("there is no certificate in it: it must begin with -----BEGIN CERTIFICATE-----")]
-    NoCertificate,
-    /// A certificate cannot be read, or is none of an authority.
-    #[error("certificate {0} in it cannot be used as an authority")]
-    BadCertificate(usize),
-}
-
 impl Mutual {
     /// A part that shows `identity` and takes whoever shows a certificate of `authority`, which is PEM and may hold
     /// several: the old one and the new one, while certificates are exchanged.
     ///
     /// # Errors
-    /// [`AuthorityError`].
-    pub fn new(authority: &[u8], identity: Arc<Identity>) -> Result<Mutual, AuthorityError> {
-        let roots = Arc::new(roots(authority)?);
+    /// What is wrong with the authority.
+    pub fn new(authority: &[u8], identity: Arc<Identity>) -> Result<Mutual, IdentityError> {
+        let roots = authorities(authority)?;
+        let mut client = client_config(roots.clone(), Some(&identity));
+        client.alpn_protocols = vec![HTTP_2.to_vec()];
         let versions = &[&rustls::version::TLS13, &rustls::version::TLS12];
         let known = "the provider knows suites of both versions";
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider())
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
             .build()
-            .map_err(|_| AuthorityError::NoCertificate)?;
+            .map_err(|_| IdentityError::NoCertificate)?;
         let mut server = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(versions)
             .expect(known)
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::new(Identities::new(vec![Arc::clone(&identity)])));
         server.alpn_protocols = vec![HTTP_2.to_vec()];
-        let mut client = ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(versions)
-            .expect(known)
-            .with_root_certificates(roots)
-            .with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(
-                identity.certified_key(),
-            )));
-        client.alpn_protocols = vec![HTTP_2.to_vec()];
         Ok(Mutual { server: Arc::new(server), client: Arc::new(client), identity })
     }
 
@@ -84,17 +64,4 @@ impl fmt::Debug for Mutual {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Mutual").field("identity", &self.identity).finish_non_exhaustive()
     }
-}
-
-/// The certificates of an authority.
-///
-/// # Errors
-/// [`AuthorityError`].
-pub fn roots(authority: &[u8]) -> Result<RootCertStore, AuthorityError> {
-    let mut roots = RootCertStore::empty();
-    for (number, certificate) in CertificateDer::pem_slice_iter(authority).enumerate() {
-        let bad = || AuthorityError::BadCertificate(number + 1);
-        roots.add(certificate.map_err(|_| bad())?).map_err(|_| bad())?;
-    }
-    if roots.is_empty() { Err(AuthorityError::NoCertificate) } else { Ok(roots) }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use host::tls_client::TlsClientConfig;
+use host::tls::TlsClientConfig;
 use store::{Redis, RedisConfig, RedisMode};
 use tokio::sync::watch;
 

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, fmt, str::FromStr, time::Duration};
 
 use config::{Bounded, BoundedDuration, ConfigError, List, Parts, Secret};
-use host::tls_client::TlsClientConfig;
+use host::tls::TlsClientConfig;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 

@@ -1,6 +1,6 @@
 mod tls;
 
-use host::tls_client::TlsClientConfig;
+use host::tls::TlsClientConfig;
 use services::{Redis as Server, Sentinel};
 use tokio::time::sleep;
 

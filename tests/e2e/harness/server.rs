@@ -7,12 +7,13 @@ use std::{
     net::SocketAddr,
     path::Path,
     process::{Child, Command, Output, Stdio},
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread,
     time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+use testkit::trust::client_of;
 
 use super::{
     Client, Login, PATIENCE, Stopwatch, Transport, eventually,
@@ -116,9 +117,15 @@ impl Server {
         let args = ours().chain(sets).chain(args.iter().cloned());
         let mut server = Server::start_program(Path::new(HALLEY), args);
         server.expect_ready();
-        server.tcp = relay(server.tls, certificate.client());
-        server.ws = relay(server.wss, certificate.client());
+        server.take_clients_over_tls(&fs::read(&certificate.chain).expect("a file"));
         server
+    }
+
+    /// From now on clients come with TLS without knowing it, and trust this certificate, PEM.
+    pub(crate) fn take_clients_over_tls(&mut self, trusted: &[u8]) {
+        let client = Arc::new(client_of(trusted));
+        self.tcp = relay(self.tls, Arc::clone(&client));
+        self.ws = relay(self.wss, client);
     }
 
     /// Starts one with so many descriptors.

@@ -38,14 +38,19 @@ impl Certificate {
 
     /// The configuration of a server with it on ports of TLS.
     pub(crate) fn sets(&self) -> Vec<String> {
+        self.sets_in("comet.")
+    }
+
+    /// The same where comet's keys stand in another section.
+    pub(crate) fn sets_in(&self, section: &str) -> Vec<String> {
         ["tcp", "websocket"]
             .iter()
             .flat_map(|port| {
                 [
-                    format!("comet.{port}.tlsOpen=true"),
-                    format!("comet.{port}.tlsBind=127.0.0.1:0"),
-                    format!("comet.{port}.certFile={}", self.chain),
-                    format!("comet.{port}.privateFile={}", self.key),
+                    format!("{section}{port}.tlsOpen=true"),
+                    format!("{section}{port}.tlsBind=127.0.0.1:0"),
+                    format!("{section}{port}.certFile={}", self.chain),
+                    format!("{section}{port}.privateFile={}", self.key),
                 ]
             })
             .collect()

@@ -1,9 +1,9 @@
 //! gRPC whose both ends show a certificate: who comes in, and who does not.
 
-use std::{net::SocketAddr, path::Path, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{fs, net::SocketAddr, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use grpc::halley::{RenewReq, logic_client::LogicClient};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use services::{Authority, TlsFiles};
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, task::JoinHandle};
 use tonic::{Code, service::Routes, transport::Server};
 
@@ -16,35 +16,10 @@ use crate::{
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// An authority, with its files and those of what it signs.
-struct Authority<'a> {
-    directory: &'a Path,
-    name: &'a str,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl<'a> Authority<'a> {
-    fn new(directory: &'a Path, name: &'a str) -> Authority<'a> {
-        let mut parameters = CertificateParams::default();
-        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().expect("a key");
-        let certificate = parameters.self_signed(&key).expect("a certificate");
-        std::fs::write(directory.join(format!("{name}.ca")), certificate.pem()).expect("a file");
-        Authority { directory, name, issuer: Issuer::new(parameters, key) }
-    }
-
-    /// The section of a part with a new certificate for `host`.
-    fn part(&self, host: &str) -> MutualConfig {
-        let key = KeyPair::generate().expect("a key");
-        let parameters = CertificateParams::new(vec![host.to_owned()]).expect("a name");
-        let certificate = parameters.signed_by(&key, &self.issuer).expect("a certificate");
-        let file =
-            |extension: &str| self.directory.join(format!("{}.{extension}", self.name)).display().to_string();
-        let section = MutualConfig { ca: file("ca"), cert: file("crt"), key: file("key") };
-        std::fs::write(&section.cert, certificate.pem()).expect("a file");
-        std::fs::write(&section.key, key.serialize_pem()).expect("a file");
-        section
-    }
+/// The section of a part that this authority certifies for 127.0.0.1 and localhost.
+fn part(authority: &Authority) -> MutualConfig {
+    let TlsFiles { ca, cert, key, .. } = authority.sign("part");
+    MutualConfig { ca, cert, key }
 }
 
 fn start(section: &MutualConfig, reload: &Reload) -> Mutual {
@@ -54,8 +29,8 @@ fn start(section: &MutualConfig, reload: &Reload) -> Mutual {
 
 /// A server without a service: who comes in is told so.
 fn serve(mutual: Option<Mutual>) -> (SocketAddr, JoinHandle<()>) {
-    let listener = listen("127.0.0.1:0".parse().unwrap()).expect("a port");
-    let address = listener.local_addr().expect("an address");
+    let listener = listen("0.0.0.0:0".parse().unwrap()).expect("a port");
+    let address = ([127, 0, 0, 1], listener.local_addr().expect("an address").port()).into();
     let server = Server::builder().add_routes(Routes::default());
     let serving = tokio::spawn(async move {
         server.serve_with_incoming(incoming(listener, mutual)).await.expect("it serves");
@@ -73,12 +48,9 @@ async fn call(address: impl ToString, tls: Option<Mutual>) -> Option<Code> {
 
 #[tokio::test]
 async fn whom_the_authority_has_certified_comes_in_and_nobody_else() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let reload = Reload::new();
-    let ours = Authority::new(directory.path(), "ours");
-    let strangers = Authority::new(directory.path(), "strangers");
-    let part = start(&ours.part("127.0.0.1"), &reload);
-    let stranger = start(&strangers.part("127.0.0.1"), &reload);
+    let (reload, ours, strangers) = (Reload::new(), Authority::new(), Authority::new());
+    let stranger = start(&part(&strangers), &reload);
+    let part = start(&part(&ours), &reload);
     let (address, serving) = serve(Some(part.clone()));
     assert_eq!(call(address, Some(part.clone())).await, Some(Code::Unimplemented));
     let failed = HANDSHAKES_FAILED.load(Relaxed);
@@ -91,7 +63,7 @@ async fn whom_the_authority_has_certified_comes_in_and_nobody_else() {
     assert_eq!(call(of_stranger, Some(part.clone())).await, None);
     let (in_clear, _serving) = serve(None);
     assert_eq!(call(in_clear, Some(part.clone())).await, None);
-    assert_eq!(call(format!("localhost:{}", address.port()), Some(part.clone())).await, None);
+    assert_eq!(call(format!("127.0.0.2:{}", address.port()), Some(part.clone())).await, None);
     // After all that the server still serves.
     assert_eq!(call(address, Some(part)).await, Some(Code::Unimplemented));
     assert!(!serving.is_finished());
@@ -99,8 +71,8 @@ async fn whom_the_authority_has_certified_comes_in_and_nobody_else() {
 
 #[tokio::test]
 async fn silent_connections_and_bad_handshakes_hold_nobody_up() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let part = start(&Authority::new(directory.path(), "ours").part("127.0.0.1"), &Reload::new());
+    let authority = Authority::new();
+    let part = start(&part(&authority), &Reload::new());
     let (address, serving) = serve(Some(part.clone()));
     let mut others = Vec::new();
     for n in 0..100 {
@@ -119,21 +91,23 @@ async fn silent_connections_and_bad_handshakes_hold_nobody_up() {
 
 #[tokio::test]
 async fn certificates_are_exchanged_and_a_bad_file_changes_nothing() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let reload = Reload::new();
-    let first = Authority::new(directory.path(), "ours").part("127.0.0.1");
+    let (reload, authority, other) = (Reload::new(), Authority::new(), Authority::new());
+    let first = part(&authority);
     let server = start(&first, &reload);
     let client = start(&first, &Reload::new());
     let (address, _serving) = serve(Some(server.clone()));
     assert_eq!(call(address, Some(client.clone())).await, Some(Code::Unimplemented));
-    std::fs::write(&first.ca, "nothing").expect("a file");
+    fs::write(&first.ca, "nothing").expect("a file");
     let before = server.get();
     assert!(reload.ask());
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert!(std::sync::Arc::ptr_eq(&before, &server.get()));
     assert_eq!(call(address, Some(client.clone())).await, Some(Code::Unimplemented));
     // Another authority, whose files stand where the old ones stood.
-    let next = Authority::new(directory.path(), "ours").part("127.0.0.1");
+    let next = part(&other);
+    for (from, to) in [(&next.ca, &first.ca), (&next.cert, &first.cert), (&next.key, &first.key)] {
+        fs::copy(from, to).expect("a file");
+    }
     assert!(reload.ask());
     for _ in 0..500 {
         if !std::sync::Arc::ptr_eq(&before, &server.get()) {
@@ -148,8 +122,8 @@ async fn certificates_are_exchanged_and_a_bad_file_changes_nothing() {
 
 #[test]
 fn what_is_wrong_with_the_section_is_told_by_key() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let right = Authority::new(directory.path(), "ours").part("127.0.0.1");
+    let authority = Authority::new();
+    let right = part(&authority);
     let wrong = |change: fn(&mut MutualConfig)| {
         let mut section = right.clone();
         change(&mut section);

@@ -2,7 +2,7 @@
 
 use config::{BoundedDuration, ConfigError, Parts, Secret, StringList};
 use etcd_client::{Identity, TlsOptions};
-use host::tls_client::{TlsClient, TlsClientConfig};
+use host::tls::{TlsClient, TlsClientConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 

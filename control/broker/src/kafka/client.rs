@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ::config::ConfigError;
-use host::{telemetry::OUTSIDERS, tls_client::TlsClientConfig};
+use host::{telemetry::OUTSIDERS, tls::TlsClientConfig};
 use rdkafka::{
     ClientConfig, ClientContext, config::RDKafkaLogLevel, error::KafkaError, statistics::Statistics,
 };

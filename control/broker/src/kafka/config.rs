@@ -1,7 +1,7 @@
 //! The `[kafka]` sections of logic and of job.
 
 use config::{ConfigError, Parts, Secret, StringList};
-use host::tls_client::{TlsClient, TlsClientConfig};
+use host::tls::{TlsClient, TlsClientConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 

@@ -1,7 +1,7 @@
 //! Over TLS, with a certificate on both sides and a user.
 
 use etcd_client::ConnectOptions;
-use host::tls_client::TlsClientConfig;
+use host::tls::TlsClientConfig;
 use services::{Authority, TlsFiles};
 use tokio::sync::Mutex as AsyncMutex;
 

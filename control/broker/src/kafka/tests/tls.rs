@@ -1,6 +1,6 @@
 //! Over TLS, with a login or a certificate.
 
-use host::tls_client::TlsClientConfig;
+use host::tls::TlsClientConfig;
 use services::{Authority, Login, TlsFiles};
 
 use super::*;

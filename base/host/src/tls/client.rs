@@ -1,6 +1,6 @@
 //! TLS to the servers that a program connects to: the keys of a section of its file, and the files that they name.
 
-use std::{fmt, fs, io};
+use std::fmt;
 
 use config::ConfigError;
 use rustls::{ClientConfig, RootCertStore};
@@ -11,8 +11,7 @@ use tls::{
     client::{authorities, client_config},
 };
 
-/// Most bytes of a file.
-const FILE_MAX: u64 = 1 << 20;
+use super::certificates::read;
 
 /// Keys of a section about a server that can be reached over TLS.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -163,17 +162,9 @@ fn system_roots() -> Result<RootCertStore, String> {
     }
 }
 
-fn read(file: &str) -> io::Result<Vec<u8>> {
-    let len = fs::metadata(file)?.len();
-    if len > FILE_MAX {
-        return Err(io::Error::other(format!("it is longer than {FILE_MAX} bytes")));
-    }
-    fs::read(file)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::{fs, path::Path};
 
     use super::*;
 
