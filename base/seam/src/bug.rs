@@ -25,6 +25,12 @@ pub enum Bug {
     UncountedDrop,
     /// A connection that waited for the way to the front is not read again.
     ForgottenResume,
+    /// Text that comes with the end of a TLS handshake is lost.
+    LostEarlyText,
+    /// A connection that is handed to another shard goes on there without its TLS.
+    ForgottenTls,
+    /// What TLS itself has to say is sealed before frames and written behind them.
+    SealedOutOfOrder,
 }
 
 impl Bug {
@@ -41,5 +47,8 @@ impl Bug {
         ("unfenced-end", Bug::UnfencedEnd),
         ("uncounted-drop", Bug::UncountedDrop),
         ("forgotten-resume", Bug::ForgottenResume),
+        ("lost-early-text", Bug::LostEarlyText),
+        ("forgotten-tls", Bug::ForgottenTls),
+        ("sealed-out-of-order", Bug::SealedOutOfOrder),
     ];
 }

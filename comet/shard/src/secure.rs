@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use proto::close::CloseReason;
-use seam::Time;
+use seam::{Bug, Time};
 use tls::{Failure, Handshake, Opened, Tls};
 
 use super::{Flow, Outputs, Shard, mail::ConnectionId, queue::Run, stats::HandshakeKind, wheel::Tick};
@@ -59,6 +59,9 @@ impl Shard {
         let Some(tls) = connection.tls.as_mut().filter(|_| !closing) else { return Flow::Read };
         let mut text = std::mem::take(&mut self.text);
         let stepped = tls.handshake(&mut text);
+        if seam::planted(Bug::LostEarlyText) {
+            text.clear();
+        }
         self.fanout.flush_soon(id.slot);
         let opened = match stepped {
             Ok(Handshake::More) => Ok(Opened::More),
@@ -124,13 +127,15 @@ impl Shard {
 /// comes back.
 pub(super) fn sealed(tls: &mut Tls, run: Option<Run>) -> (Option<Run>, Option<u32>) {
     let (mut frames, mut accepted, mut lost) = (0, None, None);
+    let late = if seam::planted(Bug::SealedOutOfOrder) { tls.take_output() } else { Vec::new() };
     if let Some(run) = run {
         match tls.seal(run.as_slice()) {
             Ok(()) => (frames, accepted) = (run.frames, run.accepted),
             Err(_) => lost = Some(run.frames),
         }
     }
-    let output = tls.take_output();
+    let mut output = tls.take_output();
+    output.extend(late);
     let run = (!output.is_empty()).then(|| Run { bytes: Rc::new(output.into()), start: 0, frames, accepted });
     (run, lost)
 }

@@ -9,6 +9,7 @@ pub mod million;
 mod oracle;
 pub mod plan;
 pub mod run;
+mod secure;
 pub mod trace;
 mod workload;
 pub mod world;

@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -10,7 +11,9 @@ use config::load;
 use job::config::JobConfig;
 use logic::config::LogicConfig;
 use seam::Random;
-use shard::{Batch, Rate, ShardConfig, SlowConsumer};
+use shard::{Acceptors, Batch, Rate, ShardConfig, SlowConsumer};
+use testkit::site::site;
+use tls::Memory;
 
 /// The proxy through which some clients come.
 pub const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
@@ -58,6 +61,8 @@ pub struct Plan {
     pub end: End,
     /// The session store loses everything now and then.
     pub wipes: bool,
+    /// Clients in a thousand that come over TLS.
+    pub over_tls: u32,
 }
 
 /// How a run ends.
@@ -121,7 +126,7 @@ impl Plan {
             ..CometConfig::default().shard(shards, 1000)
         };
         shard.upgrade.proxies = PROXY.to_string().parse().into_iter().collect();
-        Plan {
+        let mut plan = Plan {
             shards,
             queue: r.of(&[8, 32, 256]),
             shrink: r.of(&[1, 64, 512]),
@@ -147,7 +152,20 @@ impl Plan {
             paced: r.one_in(6),
             end: r.of(&[End::AllLeave, End::Drain, End::DrainInTheMidst]),
             wipes: r.one_in(3),
+            over_tls: 0,
+        };
+        // Of those after it, so that it changes nothing else of a seed.
+        plan.over_tls = r.of(&[0, 0, 300, 1000]);
+        if plan.over_tls > 0 {
+            let acceptor = site().acceptor(r.of(&[Memory::Small, Memory::Small, Memory::Plain]));
+            // The key changes in the midst of it, or, with TLS 1.2, the connection ends.
+            let acceptor = acceptor.with_records_max(r.of(&[1 << 24, 1 << 24, 15]));
+            let acceptor = Some(Arc::new(acceptor));
+            plan.shard.acceptors = Acceptors { tcp: acceptor.clone(), websocket: acceptor };
+            plan.shard.tls_handshake = Duration::from_millis(r.of(&[400, 1500]));
+            plan.shard.tls_handshakes_max = if calm { 1000 } else { r.of(&[1, 3, 1000]) };
         }
+        plan
     }
 
     /// A plan in which nothing goes wrong and nothing is small, for very many connections.
@@ -176,6 +194,7 @@ impl Plan {
             paced: false,
             end: End::AllLeave,
             wipes: false,
+            over_tls: 0,
         }
     }
 }

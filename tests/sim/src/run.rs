@@ -16,7 +16,7 @@ use std::{
 
 use proto::close::CloseReason;
 use seam::{Begin, Bug};
-use shard::stats::DropReason;
+use shard::stats::{DropReason, HandshakeKind};
 
 use crate::{
     plan::Plan,
@@ -45,6 +45,18 @@ pub const MUST_HAPPEN: &[&str] = &[
     "push longer than comet takes",
     "hand-over to another shard",
     "hand-over to nobody",
+    "hand-over with TLS",
+    "hand-over within a record of TLS",
+    "TLS 1.2",
+    "TLS 1.2, with a ticket",
+    "TLS 1.3",
+    "TLS 1.3, with a ticket",
+    "TLS: key changed by the client",
+    "TLS ended: plain text",
+    "TLS ended: bad message",
+    "TLS ended: bad record",
+    "TLS ended: handshake timeout",
+    "TLS ended: one handshake too many",
     "connection held for want of room",
     "connection refused",
     "closed: going away",
@@ -267,6 +279,28 @@ pub(crate) const fn close_label(reason: CloseReason) -> &'static str {
         CloseReason::ClientClosed => "closed: by the client",
         CloseReason::ConnectionLost => "closed: connection lost",
         _ => "closed: for another reason",
+    }
+}
+
+pub(crate) const fn handshake_label(kind: HandshakeKind) -> &'static str {
+    match (kind.version, kind.resumed) {
+        (tls::Version::Tls12, false) => "TLS 1.2",
+        (tls::Version::Tls12, true) => "TLS 1.2, with a ticket",
+        (tls::Version::Tls13, false) => "TLS 1.3",
+        (tls::Version::Tls13, true) => "TLS 1.3, with a ticket",
+    }
+}
+
+pub(crate) fn tls_label(proto: &str, reason: &str) -> Option<&'static str> {
+    match (proto, reason) {
+        ("tls", "plain_text") => Some("TLS ended: plain text"),
+        ("tls", "bad_message") => Some("TLS ended: bad message"),
+        ("tls", "bad_record") => Some("TLS ended: bad record"),
+        ("tls", "timeout") => Some("TLS ended: handshake timeout"),
+        ("tls", "handshake_limit") => Some("TLS ended: one handshake too many"),
+        ("tls", "used_up") => Some("TLS ended: keys used up"),
+        ("tls", _) => Some("TLS ended: for another reason"),
+        _ => None,
     }
 }
 

@@ -82,29 +82,42 @@ impl World {
         let (least, most) = self.plan.socket_room;
         let room = least + self.workload.below((most - least + 1) as usize) as u32;
         let peer = IpAddr::from([10, 0, 0, self.workload.below(4) as u8]);
-        // Every third comes through a proxy, which says first whose connection it is.
-        let proxied = self.network.sockets().is_multiple_of(3);
-        let (port, source) = (Port { transport, tls: false, proxied }, if proxied { PROXY } else { peer });
+        let secure = self.kinds.as_ref().filter(|_| self.workload.per_mille(self.plan.over_tls));
+        let secure = secure.map(|kinds| kinds.client(self.workload.below(kinds.count())));
+        // Every third without TLS comes through a proxy, which says first whose connection it is.
+        let proxied = secure.is_none() && self.network.sockets().is_multiple_of(3);
+        let port = Port { transport, tls: secure.is_some(), proxied };
+        let source = if proxied { PROXY } else { peer };
         let socket = self.network.connect(shard, port, source, room);
-        self.oracle.connected(transport, peer, shard, self.now);
+        self.oracle.connected(transport, secure, peer, shard, self.now);
         if proxied {
             let header = if shard == 0 { proxy::v1(peer) } else { proxy::v2(peer, b"\x04\x00\x01!") };
             self.oracle.wrote(socket, header.len());
             self.network.client_write(socket, &header);
         }
         let mut client = Client::new(socket, transport);
+        let mut first = Vec::new();
         if transport == Transport::WebSocket {
             let wrong = self.workload.one_in(40);
             let path = if wrong { "/elsewhere" } else { "/sub?a=b" };
             self.oracle.conns[socket as usize].doomed = wrong;
             let head = wire::upgrade(path, "");
             self.oracle.wrote(socket, head.len());
-            client.unwritten.extend(head);
+            first = head;
         }
         client.silent = self.workload.one_in(12);
+        if port.tls && self.workload.one_in(30) {
+            // Somebody who knows nothing of TLS.
+            self.oracle.conn_mut(socket).doomed = true;
+            client.unwritten.extend(b"GET /sub HTTP/1.1\r\n");
+            client.mute = true;
+        }
         self.clients.push(client);
         // Most know what they want.
         let n = self.clients.len() - 1;
+        if !self.clients[n].mute {
+            self.say(n, &first);
+        }
         if !self.clients[n].silent && !self.workload.one_in(4) {
             self.log_in(n);
             self.write_some(n);
@@ -172,6 +185,20 @@ impl World {
         self.network.client_write(client.socket, &bytes);
     }
 
+    /// A client has more to write. TLS makes records of it, wherever they end.
+    fn say(&mut self, n: usize, text: &[u8]) {
+        let client = &mut self.clients[n];
+        let conn = self.oracle.conn_mut(client.socket);
+        let Some(secure) = &mut conn.secure else { return client.unwritten.extend(text) };
+        let cut = if self.workload.one_in(4) { self.workload.below(text.len().max(1)) } else { 0 };
+        for part in [&text[..cut], &text[cut..]] {
+            if !part.is_empty() {
+                secure.say(part);
+            }
+        }
+        client.unwritten.extend(conn.take_written());
+    }
+
     /// A client has one more frame to write.
     pub(crate) fn request(&mut self, n: usize, op: Op, body: &[u8]) {
         let seq = self.clients[n].next_seq();
@@ -185,7 +212,7 @@ impl World {
         }
         let bytes = wire::sent(client.transport, &wire::frame(op.0, seq, body));
         self.oracle.requested(client.socket, op, seq, body, bytes.len());
-        client.unwritten.extend(bytes);
+        self.say(n, &bytes);
     }
 
     /// An open client says something.
@@ -237,7 +264,33 @@ impl World {
             return;
         }
         self.oracle.wrote(client.socket, bytes.len());
-        client.unwritten.extend(bytes);
+        self.say(n, bytes);
+    }
+
+    /// A client of TLS says what no TLS is, or ends it, or changes its key.
+    fn misuse_tls(&mut self, n: usize) {
+        let client = &mut self.clients[n];
+        if client.mute {
+            return;
+        }
+        let conn = self.oracle.conn_mut(client.socket);
+        let Some(secure) = &mut conn.secure else { return };
+        let mut garbage = Vec::new();
+        match self.workload.below(6) {
+            0..3 => {
+                let changes = self.seen.entry("TLS: key changed by the client").or_default();
+                *changes += u64::from(secure.change_key());
+            }
+            // A record that no key opens, and what is no record.
+            3 => garbage = [&[23, 3, 3, 0, 40][..], &[7; 40]].concat(),
+            4 => garbage = b"GET / HTTP/1.1\r\n".to_vec(),
+            _ => secure.end(),
+        }
+        secure.is_spoiled |= !garbage.is_empty();
+        conn.doomed |= secure.is_spoiled;
+        client.mute |= secure.is_spoiled;
+        client.unwritten.extend(conn.take_written());
+        client.unwritten.extend(garbage);
     }
 
     /// Somebody does what he should not.
@@ -246,6 +299,11 @@ impl World {
             return;
         };
         let websocket = self.clients[n].transport == Transport::WebSocket;
+        let is_secure = self.oracle.conn(self.clients[n].socket).secure.is_some();
+        if is_secure && self.workload.one_in(2) {
+            self.misuse_tls(n);
+            return self.write_some(n);
+        }
         match self.workload.below(10) {
             0 => {
                 // No length is like that.
@@ -423,6 +481,12 @@ impl World {
                     busy = true;
                     let got = self.oracle.client_read(self.now, socket, &buffer);
                     got.iter().for_each(|got| self.clients[n].got(got, self.now));
+                    // TLS goes on by itself.
+                    let written = self.oracle.conn_mut(socket).take_written();
+                    if !written.is_empty() {
+                        self.clients[n].unwritten.extend(written);
+                        self.write_some(n);
+                    }
                 }
                 ClientRead::Nothing => {}
                 // It answers the end with its own.

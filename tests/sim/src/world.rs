@@ -19,6 +19,7 @@ use crate::{
     control::Control,
     oracle::{Oracle, Rules},
     plan::{End, Plan, ServiceFaults},
+    secure::Kinds,
     trace::{Lines, Trace},
 };
 
@@ -66,6 +67,8 @@ pub(crate) struct World {
     pub(crate) tokio_frozen: Time,
     pub(crate) control: Control,
     pub(crate) clients: Vec<Client>,
+    /// How clients with TLS are made.
+    pub(crate) kinds: Option<Kinds>,
     pub(crate) oracle: Oracle,
     pub(crate) next_push: u32,
     pub(crate) seen: BTreeMap<&'static str, u64>,
@@ -86,6 +89,7 @@ impl World {
             accepts_max: plan.shard.accepts_max,
             ignored_max: plan.shard.ignored_max,
             handshake: plan.shard.handshake,
+            tls_handshake: plan.shard.tls_handshake,
             unknown_reply_same: plan.shard.unknown_reply_same,
         };
         World {
@@ -97,6 +101,7 @@ impl World {
             tokio_frozen: now,
             control,
             clients: Vec::new(),
+            kinds: (plan.over_tls > 0).then(Kinds::new),
             oracle: Oracle::new(rules, plan.shards, Trace::new(lines)),
             next_push: 0,
             seen: BTreeMap::new(),
@@ -327,6 +332,8 @@ impl World {
         for (what, count) in [
             ("connection held for want of room", self.oracle.held),
             ("hand-over to nobody", self.oracle.left_on_the_way),
+            ("hand-over with TLS", self.oracle.secure_moves.0),
+            ("hand-over within a record of TLS", self.oracle.secure_moves.1),
             ("fault: full mailbox", self.shards.iter().map(Reactor::full).sum()),
         ] {
             *self.seen.entry(what).or_default() += count;
@@ -338,6 +345,14 @@ impl World {
             }
             for (reason, count) in &stats.drops {
                 *self.seen.entry(crate::run::drop_label(*reason)).or_default() += count;
+            }
+            for (kind, count) in &stats.tls.handshakes {
+                *self.seen.entry(crate::run::handshake_label(*kind)).or_default() += count;
+            }
+            for ((proto, reason), count) in &stats.bad_input {
+                if let Some(label) = crate::run::tls_label(proto, reason) {
+                    *self.seen.entry(label).or_default() += count;
+                }
             }
             *self.seen.entry("hand-over to another shard").or_default() += stats.attached;
             *self.seen.entry("connection refused").or_default() += stats.refused;

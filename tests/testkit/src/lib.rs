@@ -9,6 +9,7 @@
 //! | [`proxy`] | headers by which proxies tell whose connection they pass on | |
 //! | [`queue`] | what carries pushes in a cluster, and its settings | |
 //! | [`rounds`] | how long tests with a long form are: `ROUNDS=20` | |
+//! | [`site`] | a certificate, the acceptors of ports that show it, clients that trust it | `site` |
 //! | [`trust`] | a client of rustls that trusts one certificate | `trust` |
 //! | [`wire`] | both wires as a client sees them, written by hand: bytes out, things got in | |
 //! | [`world`] | a shard with a fake driver, fake clients, a fake front and virtual time | `world` |
@@ -25,6 +26,8 @@ pub mod login;
 pub mod proxy;
 pub mod queue;
 pub mod rounds;
+#[cfg(feature = "site")]
+pub mod site;
 #[cfg(feature = "trust")]
 pub mod trust;
 pub mod wire;

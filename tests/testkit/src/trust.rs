@@ -1,7 +1,7 @@
 //! A client of rustls that trusts one certificate.
 
 use rustls::{
-    ClientConfig, RootCertStore,
+    ALL_VERSIONS, ClientConfig, RootCertStore, SupportedProtocolVersion,
     pki_types::{CertificateDer, pem::PemObject},
 };
 
@@ -10,10 +10,21 @@ use rustls::{
 /// # Panics
 /// It is no certificate.
 pub fn client_of(certificate: &[u8]) -> ClientConfig {
+    client_of_versions(certificate, ALL_VERSIONS)
+}
+
+/// The same of a client that knows only these versions.
+///
+/// # Panics
+/// As [`client_of`].
+pub fn client_of_versions(
+    certificate: &[u8],
+    versions: &[&'static SupportedProtocolVersion],
+) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(certificate).expect("PEM")).expect("a root");
     ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .expect("versions")
         .with_root_certificates(roots)
         .with_no_client_auth()

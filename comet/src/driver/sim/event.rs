@@ -20,6 +20,8 @@ pub enum Event<'a> {
     Read(SocketId),
     /// The client of a logged-in connection has shown that it lives: by a frame, or on WebSocket by a ping.
     Heard(SocketId),
+    /// A step of a TLS handshake is taken, with all that was handed to the shard.
+    Handshake(SocketId),
     /// Whether the shard wants more than it was handed.
     Flow(SocketId, Flow),
     /// Reading ended; true when the connection broke.

@@ -116,6 +116,7 @@ struct Write {
 enum Task {
     Read(ConnectionId),
     Write(ConnectionId),
+    Handshake(ConnectionId),
     Detach(SocketId, u16, Box<Handover>),
 }
 
@@ -222,6 +223,7 @@ impl Reactor {
             None => match self.tasks.swap_remove(chosen - others) {
                 Task::Read(id) => self.read(turn, id),
                 Task::Write(id) => self.write(turn, id),
+                Task::Handshake(id) => self.handshake(turn, id),
                 Task::Detach(socket, to, state) => self.detach(turn, socket, to, *state),
             },
         }
@@ -414,23 +416,8 @@ impl Reactor {
         match turn.network.receive(socket, &mut buffer) {
             Ok(bytes) if bytes > 0 => {
                 self.say(turn, Event::Received(id, socket, &buffer[..bytes]));
-                let mut flow =
-                    self.tell(turn, |shard, out| shard.received(now, id, &mut buffer[..bytes], out));
-                while flow == Flow::Handshake {
-                    flow = self.tell(turn, |shard, out| shard.handshake(now, id, out));
-                }
-                if flow == Flow::Login {
-                    self.login(turn, id, socket);
-                    flow = Flow::Hold;
-                }
-                self.say(turn, Event::Flow(socket, flow));
-                if flow != Flow::Read
-                    && let Some(place) = self.place_mut(id)
-                {
-                    // Before the actions are carried out: one of them may release it already.
-                    place.held = true;
-                    self.held.insert(id.slot);
-                }
+                let flow = self.tell(turn, |shard, out| shard.received(now, id, &mut buffer[..bytes], out));
+                self.go_by(turn, id, socket, flow);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             result => {
@@ -446,6 +433,40 @@ impl Reactor {
         self.settle(turn);
         if self.place(id).is_some() {
             self.look(turn.network, id);
+        }
+    }
+
+    /// A TLS handshake is taken further.
+    fn handshake(&mut self, turn: &mut Turn<'_>, id: ConnectionId) {
+        let now = turn.now;
+        // It may have been let go to see that its client has left.
+        let Some(place) = self.place_mut(id).filter(|place| place.held) else { return };
+        place.held = false;
+        let socket = place.socket;
+        self.held.remove(&id.slot);
+        self.say(turn, Event::Handshake(socket));
+        let flow = self.tell(turn, |shard, out| shard.handshake(now, id, out));
+        self.go_by(turn, id, socket, flow);
+        self.settle(turn);
+        if self.place(id).is_some() {
+            self.look(turn.network, id);
+        }
+    }
+
+    /// Does what the shard wants after input. Where it wants no more, the connection is held before the actions are carried
+    /// out: one of them may release it already.
+    fn go_by(&mut self, turn: &mut Turn<'_>, id: ConnectionId, socket: SocketId, flow: Flow) {
+        match flow {
+            Flow::Read | Flow::Hold => {}
+            Flow::Login => self.login(turn, id, socket),
+            Flow::Handshake => self.tasks.push(Task::Handshake(id)),
+        }
+        self.say(turn, Event::Flow(socket, flow));
+        if flow != Flow::Read
+            && let Some(place) = self.place_mut(id)
+        {
+            place.held = true;
+            self.held.insert(id.slot);
         }
     }
 

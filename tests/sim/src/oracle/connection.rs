@@ -12,6 +12,7 @@ use shard::mail::ConnectionId;
 use testkit::wire::{Heard, ServerStream};
 
 use super::Rules;
+use crate::secure::Secure;
 
 /// Where a connection is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +66,8 @@ pub(crate) struct Conn {
     pub(crate) doomed: bool,
     /// A write is under way.
     pub(crate) writing: bool,
+    /// Its client's TLS, where it has that. What was written, handed and read is text, but for the bytes of the server.
+    pub(crate) secure: Option<Box<Secure>>,
     /// The last message of its client that logic published.
     pub(crate) last_message: Option<u32>,
     /// Questions to logic that it has not answered.
@@ -95,7 +98,13 @@ pub(crate) struct Conn {
 }
 
 impl Conn {
-    pub(crate) fn new(transport: Transport, peer: IpAddr, shard: u16, now: Time) -> Conn {
+    pub(crate) fn new(
+        transport: Transport,
+        secure: Option<Secure>,
+        peer: IpAddr,
+        shard: u16,
+        now: Time,
+    ) -> Conn {
         Conn {
             peer,
             shard,
@@ -108,6 +117,7 @@ impl Conn {
             handed: 0,
             doomed: false,
             writing: false,
+            secure: secure.map(Box::new),
             last_message: None,
             asked: 0,
             carrying: false,
@@ -192,6 +202,31 @@ impl Conn {
 
     pub(crate) fn expect_reply(&mut self, op: Op, seq: i32, body: Option<Vec<u8>>, optional: bool) {
         self.expected.push_back(Expected::Reply { op: op.0, seq, body, optional });
+    }
+
+    /// Its shard has been handed so many more bytes.
+    pub(crate) fn hand(&mut self, bytes: usize) {
+        match &mut self.secure {
+            Some(secure) => self.handed = secure.handed(bytes),
+            None => self.handed += bytes as u64,
+        }
+    }
+
+    /// Its shard may have done the handshake: the time for the login begins.
+    pub(crate) fn shake_hands(&mut self, now: Time) {
+        if self.secure.as_mut().is_some_and(|secure| secure.step()) {
+            self.since = now;
+        }
+    }
+
+    /// Its client's TLS is not done.
+    pub(crate) fn is_shaking_hands(&self) -> bool {
+        self.secure.as_ref().is_some_and(|secure| !secure.is_done)
+    }
+
+    /// Ciphertext that its client can write now.
+    pub(crate) fn take_written(&mut self) -> Vec<u8> {
+        self.secure.as_mut().map_or(Vec::new(), |secure| secure.take_written(self.read))
     }
 
     /// Its shard has read one of its frames.
@@ -329,7 +364,16 @@ impl Conn {
     pub(crate) fn sends(&mut self, bytes: &[u8], paced: &[u32]) -> Result<(), String> {
         self.shadow.extend(bytes);
         let mut got = Vec::new();
-        self.stream.push(bytes, &mut got)?;
+        match &mut self.secure {
+            Some(secure) => {
+                for (end, text) in secure.show(bytes)? {
+                    let known = got.len();
+                    self.stream.push(&text, &mut got)?;
+                    got[known..].iter_mut().for_each(|(place, _)| *place = end);
+                }
+            }
+            None => self.stream.push(bytes, &mut got)?,
+        }
         for (end, got) in got {
             match &got {
                 Heard::Frame(frame) => self.check_frame(frame.op, frame.seq, &frame.body, paced)?,

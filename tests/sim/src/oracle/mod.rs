@@ -33,7 +33,10 @@ use shard::{
 use testkit::wire::{Frame, Heard};
 
 use self::connection::{Conn, Phase, Request, push_id};
-use crate::trace::{Trace, short};
+use crate::{
+    secure::Secure,
+    trace::{Trace, short},
+};
 
 /// What a deadline may be late by: a tick for its rounding, and a tick for being looked at.
 const LATE: Duration = Duration::from_millis(200);
@@ -49,6 +52,7 @@ pub(crate) struct Rules {
     pub(crate) accepts_max: usize,
     pub(crate) ignored_max: u8,
     pub(crate) handshake: Duration,
+    pub(crate) tls_handshake: Duration,
     pub(crate) unknown_reply_same: bool,
 }
 
@@ -115,6 +119,8 @@ pub(crate) struct Oracle {
     /// Connections that were held because the way to the front was full, and those that left between two shards.
     pub(crate) held: u64,
     pub(crate) left_on_the_way: u64,
+    /// Connections with TLS that were handed over, and those of them of whose next record a part had come.
+    pub(crate) secure_moves: (u64, u64),
     /// Frames that clients read.
     pub(crate) read_frames: u64,
 }
@@ -140,6 +146,7 @@ impl Oracle {
             broken: None,
             held: 0,
             left_on_the_way: 0,
+            secure_moves: (0, 0),
             read_frames: 0,
         }
     }
@@ -160,14 +167,21 @@ impl Oracle {
         &self.conns[socket as usize]
     }
 
-    fn conn_mut(&mut self, socket: SocketId) -> &mut Conn {
+    pub(crate) fn conn_mut(&mut self, socket: SocketId) -> &mut Conn {
         &mut self.conns[socket as usize]
     }
 
     // What clients and backends do.
 
-    pub(crate) fn connected(&mut self, transport: Transport, peer: IpAddr, shard: u16, now: Time) {
-        self.conns.push(Conn::new(transport, peer, shard, now));
+    pub(crate) fn connected(
+        &mut self,
+        transport: Transport,
+        secure: Option<Secure>,
+        peer: IpAddr,
+        shard: u16,
+        now: Time,
+    ) {
+        self.conns.push(Conn::new(transport, secure, peer, shard, now));
     }
 
     /// A client writes bytes that are no frame, or only part of one.
@@ -469,12 +483,18 @@ impl Oracle {
 
     fn ticked(&mut self, now: Time, shard: u16) {
         let late = |since: Time, after: Duration| since.after(after).after(LATE) < now;
-        let handshake = self.rules.handshake;
+        let Rules { handshake, tls_handshake, .. } = self.rules;
         let found =
             self.conns.iter().enumerate().filter(|(_, conn)| conn.shard == shard).find_map(|(n, conn)| {
                 let what = match conn.phase {
                     // The answer to its upgrade may be all that can be written.
                     Phase::Before(_) | Phase::Lobby if conn.writing || conn.doomed => return None,
+                    Phase::Before(_) if conn.is_shaking_hands() => {
+                        if !late(conn.since, tls_handshake) {
+                            return None;
+                        }
+                        "has not done its handshake"
+                    }
                     Phase::Before(_) if late(conn.since, handshake) => "has not logged in",
                     Phase::Lobby if late(conn.since, handshake) => "waits for logic",
                     Phase::Open if !conn.carrying => {
@@ -502,14 +522,20 @@ impl Oracle {
                 let conn = self.conn_mut(socket);
                 conn.writing = true;
                 let result = conn.sends(run.as_slice(), &paced);
+                conn.shake_hands(now);
                 self.shards[usize::from(shard)].paced = paced;
                 self.check(socket, result);
             }
             // Of an open connection its shard has said so before.
             Action::Finish { .. } | Action::Shut { .. } => {
                 let conn = self.conn_mut(socket);
+                let is_finish = matches!(action, Action::Finish { .. });
+                let untold =
+                    |secure: &Secure| secure.is_done && !secure.has_ended && !secure.is_spoiled && is_finish;
                 if conn.is_open() {
                     self.fail(format!("connection {socket} is open and its descriptor is shut"));
+                } else if conn.secure.as_deref().is_some_and(untold) {
+                    self.fail(format!("connection {socket} is ended and its TLS is not"));
                 } else if conn.phase != Phase::Closed {
                     conn.close(now);
                 }
@@ -538,7 +564,13 @@ impl Oracle {
 
 impl Watch for Oracle {
     fn event(&mut self, now: Time, shard: u16, event: Event<'_>) {
-        self.trace.event(now, |trace| words::hash(trace, shard, &event), || words::line(shard, &event));
+        let socket = match &event {
+            Event::Received(_, socket, _) | Event::Act(_, Some(socket)) => Some(*socket),
+            _ => None,
+        };
+        let is_secure = socket.is_some_and(|socket| self.conn(socket).secure.is_some());
+        let hash = |trace: &mut Trace| words::hash(trace, shard, &event, is_secure);
+        self.trace.event(now, hash, || words::line(shard, &event, is_secure));
         if !matches!(
             event,
             Event::Said(_) | Event::Moved(..) | Event::Act(..) | Event::Read(_) | Event::Heard(_)
@@ -556,7 +588,12 @@ impl Watch for Oracle {
             Event::Received(_, socket, bytes) => {
                 self.current = Some(socket);
                 let conn = self.conn_mut(socket);
-                conn.handed += bytes.len() as u64;
+                conn.hand(bytes.len());
+                self.promised = self.conn(socket).expected_len();
+            }
+            Event::Handshake(socket) => {
+                self.current = Some(socket);
+                self.conn_mut(socket).shake_hands(now);
                 self.promised = self.conn(socket).expected_len();
             }
             Event::Read(socket) => {
@@ -574,7 +611,7 @@ impl Watch for Oracle {
                 if flow == Flow::Hold && self.conn(socket).is_open() {
                     self.conn_mut(socket).carrying = true;
                     self.held += 1;
-                } else {
+                } else if flow != Flow::Handshake {
                     self.unchecked = Some(socket);
                 }
                 self.one_per_key();
@@ -605,6 +642,8 @@ impl Watch for Oracle {
             }
             Event::Attaching(socket, state) => {
                 self.current = Some(socket);
+                self.secure_moves.0 += u64::from(state.tls.is_some());
+                self.secure_moves.1 += u64::from(state.tls.as_ref().is_some_and(|tls| tls.has_partial()));
                 let conn = self.conn_mut(socket);
                 conn.shard = shard;
                 conn.session = Some(state.session.clone());

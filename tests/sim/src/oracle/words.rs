@@ -11,12 +11,15 @@ use shard::{
 use crate::trace::{Trace, short};
 
 /// What tells two runs apart.
-pub(super) fn hash(trace: &mut Trace, shard: u16, event: &Event<'_>) {
+pub(super) fn hash(trace: &mut Trace, shard: u16, event: &Event<'_>, is_secure: bool) {
     trace.write_u16(shard);
     match event {
         Event::Accepted(id, socket) => (1, id, socket).hash(trace),
         Event::Refused(socket) => (2, socket).hash(trace),
+        // Ciphertext is another one each time.
+        Event::Received(id, socket, bytes) if is_secure => (3, id, socket, bytes.len()).hash(trace),
         Event::Received(id, socket, bytes) => (3, id, socket, bytes).hash(trace),
+        Event::Handshake(socket) => (19, socket).hash(trace),
         Event::Read(socket) => (4, socket).hash(trace),
         Event::Heard(socket) => (17, socket).hash(trace),
         Event::Flow(socket, flow) => (13, socket, *flow == Flow::Read).hash(trace),
@@ -72,6 +75,7 @@ pub(super) fn hash(trace: &mut Trace, shard: u16, event: &Event<'_>) {
         Event::Act(action, socket) => {
             (16, socket).hash(trace);
             match action {
+                Action::Send { id, run } if is_secure => (1, id, run.as_slice().len()).hash(trace),
                 Action::Send { id, run } => (1, id, run.as_slice()).hash(trace),
                 Action::Resume { id } => (2, id).hash(trace),
                 Action::Finish { id } => (3, id).hash(trace),
@@ -85,11 +89,13 @@ pub(super) fn hash(trace: &mut Trace, shard: u16, event: &Event<'_>) {
 }
 
 /// The same for people.
-pub(super) fn line(shard: u16, event: &Event<'_>) -> String {
+pub(super) fn line(shard: u16, event: &Event<'_>, is_secure: bool) -> String {
+    let short = |bytes: &[u8]| if is_secure { format!("{} B of TLS", bytes.len()) } else { short(bytes) };
     let what = match event {
         Event::Accepted(id, socket) => format!("accepts {socket} into slot {}.{}", id.slot, id.generation),
         Event::Refused(socket) => format!("refuses {socket}"),
         Event::Received(_, socket, bytes) => format!("receives from {socket}: {}", short(bytes)),
+        Event::Handshake(socket) => format!("takes a step of the handshake of {socket}"),
         Event::Read(socket) => format!("read a frame of {socket}"),
         Event::Heard(socket) => format!("knows that {socket} lives"),
         Event::Flow(socket, Flow::Read) => format!("wants more of {socket}"),

@@ -6,38 +6,21 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use rustls::{ClientConfig, ClientConnection, client::Resumption, pki_types::ServerName};
+use rustls::{ClientConfig, ClientConnection, pki_types::ServerName};
 use shard::Acceptors;
-use tls::{Acceptor, Identity, Memory, TicketKeys};
+use tls::Memory;
 
-use crate::trust::client_of;
-
-struct Site {
-    acceptors: Acceptors,
-    client: Arc<ClientConfig>,
-}
-
-/// One certificate for all worlds. Its signatures are all of one length, so that runs can be repeated.
-fn site() -> &'static Site {
-    static SITE: OnceLock<Site> = OnceLock::new();
-    SITE.get_or_init(|| {
-        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key");
-        let parameters = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
-        let chain = parameters.self_signed(&key).expect("a certificate").pem();
-        let identity =
-            Identity::from_pem(chain.as_bytes(), key.serialize_pem().as_bytes()).expect("an identity");
-        let tickets = Arc::new(TicketKeys::random().expect("random bytes"));
-        let acceptor = Arc::new(Acceptor::new(vec![Arc::new(identity)], &[], tickets, Memory::Small));
-        let mut client = client_of(chain.as_bytes());
-        client.resumption = Resumption::disabled();
-        let acceptors = Acceptors { tcp: Some(Arc::clone(&acceptor)), websocket: Some(acceptor) };
-        Site { acceptors, client: Arc::new(client) }
-    })
-}
+use crate::site::site;
 
 /// The TLS of a shard's ports.
 pub(super) fn acceptors() -> Acceptors {
-    site().acceptors.clone()
+    let acceptor = Arc::new(site().acceptor(Memory::Small));
+    Acceptors { tcp: Some(Arc::clone(&acceptor)), websocket: Some(acceptor) }
+}
+
+fn client() -> Arc<ClientConfig> {
+    static CLIENT: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+    Arc::clone(CLIENT.get_or_init(|| Arc::new(site().client())))
 }
 
 /// The TLS of one client.
@@ -51,7 +34,7 @@ pub(super) struct Secure {
 impl Secure {
     pub(super) fn new() -> Secure {
         let name = ServerName::try_from("localhost").expect("a name");
-        let client = ClientConnection::new(Arc::clone(&site().client), name).expect("a client");
+        let client = ClientConnection::new(client(), name).expect("a client");
         Secure { client, alerted: false }
     }
 
