@@ -317,3 +317,18 @@ fn a_part_of_a_key_change_is_no_fault_of_what_is_sent_meanwhile() {
         assert!(bare.tls.seal(b"text").is_err(), "nothing is sealed behind the end");
     }
 }
+
+/// rustls asserts in a debug build that it has not ended, before it says what is wrong.
+#[test]
+fn what_is_wrong_behind_our_end_is_not_answered() {
+    for memory in [Memory::Small, Memory::Plain] {
+        for suite in SUITES {
+            let mut bare = Bare::with(suite, memory);
+            bare.tls.close();
+            assert_eq!(bare.alert(), Some([1, 0]));
+            let _ = bare.send(ContentType::Handshake, &[1, 0, 0, 1, 0]);
+            let _ = bare.tls.open(&[23, 3, 3, 0, 20, 0, 0], &mut Vec::new());
+            assert!(!bare.tls.has_output(), "{memory:?} {suite:?}");
+        }
+    }
+}
