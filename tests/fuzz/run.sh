@@ -3,13 +3,13 @@
 #
 #   tests/fuzz/run.sh                    every target for SECONDS_EACH seconds (15), JOBS at a time (2)
 #   tests/fuzz/run.sh TARGET [FILE...]   one target; with files it runs just those, which replays a crash
-#   tests/fuzz/run.sh minimise         the committed corpora anew, from themselves and what was found since
+#   tests/fuzz/run.sh minimise [TARGET...]  the committed corpora anew, from themselves and what was found since
 #
 # What is found on the way stays in target/fuzz; a finding is a file under target/fuzz/crashes and fails the run.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-targets=(frame_decoder websocket_stream http_head proxy_header envelope config shard_events)
+targets=(frame_decoder websocket_stream http_head proxy_header envelope config shard_events tls_record tls_connection)
 triple=$(rustc -vV | sed -n 's/^host: //p')
 programs=target/fuzz/build/$triple/debug
 
@@ -88,7 +88,9 @@ case ${1:-all} in
   --built) fuzz "$2" ;;
   minimise)
     build --bins
-    for target in "${targets[@]}"; do minimise "$target"; done
+    shift
+    [ $# -gt 0 ] || set -- "${targets[@]}"
+    for target in "$@"; do minimise "$target"; done
     ;;
   *)
     target=$1

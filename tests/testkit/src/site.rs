@@ -2,10 +2,13 @@
 
 use std::sync::{Arc, OnceLock};
 
-use rustls::{ClientConfig, SupportedProtocolVersion, client::Resumption};
+use rustls::{
+    ALL_VERSIONS, ClientConfig, SupportedCipherSuite, SupportedProtocolVersion, client::Resumption,
+    crypto::ring,
+};
 use tls::{Acceptor, Identity, Memory, TicketKeys};
 
-use crate::trust::{client_of, client_of_versions};
+use crate::trust::{client_of, client_with};
 
 /// A certificate for `localhost`, and the keys of its tickets.
 pub struct Site {
@@ -48,6 +51,18 @@ impl Site {
 
     /// A client that knows only these versions. It keeps the tickets it gets, and comes back with them.
     pub fn returning_client(&self, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
-        client_of_versions(self.chain.as_bytes(), versions)
+        client_with(self.chain.as_bytes(), ring::default_provider(), versions)
+    }
+
+    /// A client that knows only this suite, never comes back with a ticket, and gives its keys away.
+    pub fn bare_client(&self, suite: SupportedCipherSuite) -> ClientConfig {
+        let mut provider = ring::default_provider();
+        provider.cipher_suites = vec![suite];
+        let versions: Vec<_> =
+            ALL_VERSIONS.iter().copied().filter(|known| known.version == suite.version().version).collect();
+        let mut client = client_with(self.chain.as_bytes(), provider, &versions);
+        client.resumption = Resumption::disabled();
+        client.enable_secret_extraction = true;
+        client
     }
 }
