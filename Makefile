@@ -152,9 +152,9 @@ lint-go:
 .PHONY: glommio-test
 # The features of the other tests beside its own, so that all they have in common is built once.
 glommio-test: export HALLEY_TEST_DRIVER = glommio
-glommio-test: ## The second runtime: the contract of a driver and the core cases end to end, on glommio
+glommio-test: ## The second runtime: the contract of a driver, the core cases and TLS end to end, on glommio
 	$(CARGO) test --workspace $(PROGRAMS),halley/glommio --no-fail-fast --test driver --test e2e -- \
-	  glommio:: delivery:: operations:: sessions:: close_reasons::
+	  glommio:: delivery:: operations:: sessions:: close_reasons:: tls:: tls_peers::
 
 .PHONY: tls-test
 tls-test: export HALLEY_TEST_TLS = 1

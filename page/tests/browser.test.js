@@ -3,18 +3,14 @@
 // Needs the built program (target/debug/halley, or what HALLEY names) and Chromium (tests/services/chromium.sh install).
 
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { mkdirSync } from 'node:fs';
 import { connect } from 'node:net';
 import test from 'node:test';
-import { fileURLToPath } from 'node:url';
 
 import { OP, encode } from '../goim.js';
 import { Browser, eventually, isInstalled, sleep } from './chromium.js';
+import { Gateway, root } from './gateway.js';
 
-const root = fileURLToPath(new URL('../..', import.meta.url));
-const HALLEY = process.env.HALLEY ?? `${process.env.CARGO_TARGET_DIR ?? `${root}target`}/debug/halley`;
 const PICTURES = `${root}target/page`;
 
 // Where it has to run it fails without a browser; elsewhere it says that it did not run.
@@ -22,56 +18,6 @@ const skip = process.env.CI !== 'true' && !isInstalled() && 'no Chromium: tests/
 /** Tenths of a second for which numbers are made; two minutes fill the charts of the pictures. */
 const TICKS = Number(process.env.TICKS ?? 60);
 const TIMEOUT_MS = 180_000 + TICKS * 200;
-
-/** The gateway, which can go away and come back on the same ports. */
-class Gateway {
-  ports = { 'comet.tcp.bind': 0, 'comet.websocket.bind': 0, 'comet.rpcServer.addr': 0, 'logic.httpServer.addr': 0, 'logic.rpcServer.addr': 0 };
-  #child;
-  #log = '';
-  #sets;
-
-  constructor(...sets) {
-    this.#sets = ['comet.drain.spread=0s', 'comet.reactor.shards=2', 'comet.reactor.ringEntries=256', ...sets];
-  }
-
-  async start() {
-    const ports = Object.entries(this.ports).map(([key, port]) => `${key}=127.0.0.1:${port}`);
-    const args = [...ports, ...this.#sets].flatMap((set) => ['--set', set]);
-    this.#log = '';
-    this.#child = spawn(HALLEY, args, { stdio: ['ignore', 'ignore', 'pipe'] });
-    this.#child.stderr.on('data', (chunk) => (this.#log += chunk));
-    await eventually('the gateway starts', () => {
-      assert.equal(this.#child.exitCode, null, this.#log);
-      return this.#log.includes('open files');
-    });
-    const port = (pattern) => Number(pattern.exec(this.#log)?.[1]);
-    this.ports = {
-      'comet.tcp.bind': port(/TCP .*:(\d+)/),
-      'comet.websocket.bind': port(/ws:.*:(\d+)\/sub/),
-      'comet.rpcServer.addr': port(/comet [\d.]+:(\d+)/),
-      'logic.httpServer.addr': port(/HTTP API .*:(\d+)/),
-      'logic.rpcServer.addr': port(/logic [\d.]+:(\d+)/),
-    };
-    return this;
-  }
-
-  get http() {
-    return `http://127.0.0.1:${this.ports['logic.httpServer.addr']}`;
-  }
-
-  async stop() {
-    if (this.#child.exitCode !== null) return;
-    const ended = once(this.#child, 'exit');
-    this.#child.kill('SIGTERM');
-    const [status] = await ended;
-    assert.equal(status, 0, this.#log);
-  }
-
-  async push(target, body) {
-    const answer = await fetch(`${this.http}/goim/push/${target}`, { method: 'POST', body });
-    assert.equal(await answer.text(), '{"code":0,"message":""}');
-  }
-}
 
 async function logIn(page, mid, key, rooms) {
   await page.fill('#mid', String(mid));

@@ -24,7 +24,7 @@ export async function eventually(what, probe) {
   }
 }
 
-/** One Chromium with a profile of its own. */
+/** One Chromium with a profile of its own, and with these flags beside the usual ones. */
 export class Browser {
   #folder = mkdtempSync(join(tmpdir(), 'halley-chromium-'));
   #child;
@@ -32,8 +32,8 @@ export class Browser {
   #calls = new Map();
   #pages = new Map();
 
-  constructor() {
-    const flags = execFileSync(RECIPE, ['flags'], { encoding: 'utf8' }).split('\n').filter(Boolean);
+  constructor(...more) {
+    const flags = [...execFileSync(RECIPE, ['flags'], { encoding: 'utf8' }).split('\n').filter(Boolean), ...more];
     this.#child = spawn(PROGRAM, [...flags, '--remote-debugging-pipe', `--user-data-dir=${this.#folder}`, 'about:blank'], {
       stdio: ['ignore', 'ignore', 'ignore', 'pipe', 'pipe'],
     });

@@ -23,3 +23,4 @@ mod proxies;
 mod readme;
 mod sessions;
 mod tls;
+mod tls_peers;

@@ -4,6 +4,7 @@
 //	goim push BROKERS                produces as goim's logic does: a JSON line in for each record
 //	goim serve comet|logic REPLIES   serves goim's gRPC service; REPLIES is JSON, a reply for each method
 //	goim call comet|logic ADDRESS    calls it: a JSON line in for each call
+//	goim visit CHAIN                 logs in over TLS and waits for pushes: a JSON line in for each; CHAIN is who is trusted
 //
 // What happens is printed, one JSON line each.
 package main
@@ -53,6 +54,8 @@ func main() {
 		job(strings.Split(os.Args[2], ","), input)
 	case len(os.Args) == 3 && os.Args[1] == "push":
 		push(strings.Split(os.Args[2], ","), input)
+	case len(os.Args) == 3 && os.Args[1] == "visit":
+		visits(os.Args[2], input)
 	case len(os.Args) == 4 && os.Args[1] == "serve" && services[os.Args[2]] != nil:
 		serve(os.Args[2], os.Args[3], input)
 	case len(os.Args) == 4 && os.Args[1] == "call" && services[os.Args[2]] != nil:
