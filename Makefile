@@ -172,6 +172,12 @@ runtimes: ## monoio on io_uring, monoio on epoll and glommio side by side: CPU, 
 	$(CARGO) build --release --features glommio -p halley -p halley-loadgen
 	bench/runtimes.sh
 
+.PHONY: tls-bench
+tls-bench: ## What TLS costs, nginx beside it: idle clients, handshakes, a room, a storm of handshakes (20 minutes)
+	$(CARGO) build --release -p halley -p halley-loadgen -p halley-bench
+	bench/peers.sh
+	bench/tls.sh
+
 .PHONY: queues
 queues: programs ## Pushes a second per core of logic and job through Redis list, Redis streams and Kafka
 	bench/queues.sh

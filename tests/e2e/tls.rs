@@ -12,6 +12,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 
 use rustls::{ClientConfig, ClientConnection};
+use testkit::rounds::rounds;
 
 use crate::harness::{
     Client, Login, PATIENCE, Server, Transport, drivers, eventually,
@@ -202,7 +203,7 @@ fn certificates_are_exchanged_under_load_and_nobody_is_dropped() {
     let mut clients: Vec<Client> =
         (0..6).map(|n| site.client(BOTH[n % 2], &login(&format!("k{n}")))).collect();
     let read = || site.server.log().matches("the certificates were read anew").count();
-    for n in 0..20 {
+    for n in 0..20 * rounds() {
         // The new one is written over the files of the old one.
         let next = Certificate::new(site.directory.path(), "site");
         assert_eq!(next.chain, site.certificate.chain);

@@ -3,10 +3,7 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
-    sync::{
-        LazyLock,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::LazyLock,
     time::Duration,
 };
 
@@ -14,7 +11,7 @@ use futures_util::{Stream, StreamExt as _, stream};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
-    time::{sleep, timeout},
+    time::sleep,
 };
 use tracing::{Level, warn};
 
@@ -26,14 +23,8 @@ use crate::{
 /// Pause after a failed accept (no descriptors left), so that accepting neither ends nor spins.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Longest time for a handshake of TLS.
-pub(crate) const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
-
 /// Most handshakes at once on one listener; more connections wait in the kernel.
 const HANDSHAKES_MAX: usize = 256;
-
-/// Handshakes that came to nothing, of services and of HTTPS.
-pub(crate) static HANDSHAKES_FAILED: AtomicU64 = AtomicU64::new(0);
 
 /// Most connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 1024;
@@ -98,7 +89,7 @@ pub async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
 }
 
 /// All connections of a listener, as a gRPC server takes them. With `mutual` they are TLS, and nobody comes in without a
-/// certificate of its authority. Handshakes are made beside each other, at most 256; one that fails or takes longer than 5 s
+/// certificate of its authority. Handshakes are made beside each other, at most 256; one that fails
 /// ends that connection and nothing else.
 pub fn incoming(
     listener: TcpListener,
@@ -109,11 +100,9 @@ pub fn incoming(
         let mutual = mutual.clone();
         async move {
             let Some(mutual) = mutual else { return Some(Ok(tls::Stream::Clear(stream))) };
-            let done = timeout(HANDSHAKE_MAX, tls::accept(stream, mutual.get().server())).await;
-            match done.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            match tls::accept(stream, mutual.get().server()).await {
                 Ok(stream) => Some(Ok(stream)),
                 Err(error) => {
-                    HANDSHAKES_FAILED.fetch_add(1, Relaxed);
                     OUTSIDERS.log(Level::WARN, || warn!(%peer, "no TLS with whoever calls: {error}"));
                     None
                 }

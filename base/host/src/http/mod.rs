@@ -15,7 +15,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
     task::Poll,
     time::Duration,
 };
@@ -45,7 +45,7 @@ use self::{
     stream::Watched,
 };
 use crate::{
-    accept::{HANDSHAKE_MAX, HANDSHAKES_FAILED, accept},
+    accept::accept,
     shutdown::Drain,
     tls::{self, Current, Stream},
 };
@@ -144,16 +144,9 @@ impl Server {
         let done = tokio::select! {
             () = self.drain.draining() => return None,
             () = visit.told_to_go() => return None,
-            done = timeout(HANDSHAKE_MAX, tls::accept(stream, https.get())) => done,
+            done = tls::accept(stream, https.get()) => done,
         };
-        match done.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-            Ok(stream) => Some(stream),
-            Err(error) => {
-                HANDSHAKES_FAILED.fetch_add(1, Relaxed);
-                debug!("no HTTPS with whoever calls: {error}");
-                None
-            }
-        }
+        done.map_err(|error| debug!("no HTTPS with whoever calls: {error}")).ok()
     }
 
     async fn connection(self, stream: Stream, peer: Peer, visit: Arc<Visit>) {

@@ -15,7 +15,7 @@ use prometheus_client::{
 };
 use tracing::warn;
 
-use crate::accept::HANDSHAKES_FAILED;
+use super::stream::FAILED;
 
 /// A certificate that has no more days than these is warned of.
 const DAYS_WARNED: i64 = 14;
@@ -117,7 +117,7 @@ impl Collector for Ends {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let help = "TLS handshakes of services and of HTTPS that came to nothing";
         let failed = encoder.encode_descriptor("halley_tls_failed", help, None, MetricType::Counter)?;
-        ConstCounter::new(HANDSHAKES_FAILED.load(Relaxed)).encode(failed)?;
+        ConstCounter::new(FAILED.load(Relaxed)).encode(failed)?;
         let ends = ENDS.lock().unwrap_or_else(PoisonError::into_inner);
         if ends.is_empty() {
             return Ok(()); // without TLS there is no such thing

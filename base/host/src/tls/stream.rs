@@ -4,14 +4,19 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use rustls::{ClientConfig, ServerConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use tonic::transport::server::{Connected, TcpConnectInfo};
@@ -38,13 +43,25 @@ impl Stream {
     }
 }
 
-/// The server's part of a handshake. Its caller sets the deadline.
+/// Longest time for the server's part of a handshake.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+
+/// Handshakes that came to nothing here, of services and of HTTPS.
+pub(super) static FAILED: AtomicU64 = AtomicU64::new(0);
+
+/// The server's part of a handshake, for at most 5 s. One that fails is counted.
 ///
 /// # Errors
-/// The socket's, or what is wrong with the client's part.
+/// The socket's, what is wrong with the client's part, or that its time is over.
 pub async fn accept(stream: TcpStream, config: Arc<ServerConfig>) -> io::Result<Stream> {
-    let stream = TlsAcceptor::from(config).accept(stream).await?;
-    Ok(Stream::Tls(Box::new(stream.into())))
+    let done = timeout(HANDSHAKE_MAX, TlsAcceptor::from(config).accept(stream)).await;
+    match done.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+        Ok(stream) => Ok(Stream::Tls(Box::new(stream.into()))),
+        Err(error) => {
+            FAILED.fetch_add(1, Relaxed);
+            Err(error)
+        }
+    }
 }
 
 /// The client's part of a handshake with `host`, which the other side's certificate must name. Its caller sets the

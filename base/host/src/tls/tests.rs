@@ -7,9 +7,9 @@ use services::{Authority, TlsFiles};
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, task::JoinHandle};
 use tonic::{Code, service::Routes, transport::Server};
 
-use super::{Mutual, MutualConfig};
+use super::{Mutual, MutualConfig, stream::FAILED};
 use crate::{
-    accept::{HANDSHAKES_FAILED, incoming, listen},
+    accept::{incoming, listen},
     dial::{Dial, Peer, is_answer},
     shutdown::Reload,
 };
@@ -53,11 +53,11 @@ async fn whom_the_authority_has_certified_comes_in_and_nobody_else() {
     let part = start(&part(&ours), &reload);
     let (address, serving) = serve(Some(part.clone()));
     assert_eq!(call(address, Some(part.clone())).await, Some(Code::Unimplemented));
-    let failed = HANDSHAKES_FAILED.load(Relaxed);
+    let failed = FAILED.load(Relaxed);
     // Neither a stranger, nor who shows nothing, nor who speaks no TLS.
     assert_eq!(call(address, Some(stranger.clone())).await, None);
     assert_eq!(call(address, None).await, None);
-    assert!(HANDSHAKES_FAILED.load(Relaxed) >= failed + 2);
+    assert!(FAILED.load(Relaxed) >= failed + 2);
     // Nor do we call a stranger, or somebody in clear text, or one whose certificate is for another host.
     let (of_stranger, _serving) = serve(Some(stranger));
     assert_eq!(call(of_stranger, Some(part.clone())).await, None);
