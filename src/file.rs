@@ -127,7 +127,14 @@ impl HalleyConfig {
         let backends: Vec<Listener<'_>> =
             backends.iter().map(|(key, addrs)| Listener { key, addrs }).collect();
         wrong.extend(shared_ports(&[&clients[..], &backends].concat()));
-        let exposure = logic.own.check_exposure("logic.", &clients).map_err(|open| wrong.extend(open)).ok();
+        // Whom the authority has certified is no stranger to gRPC.
+        let certified = comet.tls.services.is_set();
+        let strangers: Vec<Listener<'_>> = clients
+            .iter()
+            .copied()
+            .filter(|listener| !certified || listener.key != "comet.rpcServer.addr")
+            .collect();
+        let exposure = logic.own.check_exposure("logic.", &strangers).map_err(|open| wrong.extend(open)).ok();
         match (exposure, clients_tls, services, tls) {
             (Some(exposure), Some(clients), Some(services), Some(logic)) if wrong.is_empty() => {
                 Ok(Checked { exposure, clients, services, logic })

@@ -65,6 +65,7 @@ fn main() -> ExitCode {
 /// Runs until a signal ends it.
 async fn run(config: HalleyConfig, checked: Checked, start: Start) -> anyhow::Result<()> {
     let Start { drain, reload, mut metrics, health } = start;
+    let asked = reload.listen();
     let Checked { exposure, clients, services, logic: logic_tls } = checked;
     let LogicSection { own: logic_config, memory } = &config.logic;
     let open_files = OpenFiles::raise(&config.comet)?;
@@ -166,7 +167,7 @@ async fn run(config: HalleyConfig, checked: Checked, start: Start) -> anyhow::Re
     if let Exposure::Insecure(open) = exposure {
         open.iter().for_each(|sentence| warn!("{sentence}"));
     }
-    comet.follow_certificates(&config.comet, "comet.", &reload);
+    comet.follow_certificates(&config.comet, "comet.", asked);
     health.met("starting");
 
     drain.draining().await;

@@ -17,7 +17,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use self::proxies::TRUSTED_MAX;
 pub use self::{
     origin::{BadOrigin, Origin},
-    proxies::{BadProxyNetwork, ProxiesConfig, ProxyNetwork},
+    proxies::{BadProxyNetwork, ProxiesConfig, ProxyHeader, ProxyNetwork},
 };
 use shard::{Acceptors, Rate, ShardConfig};
 
@@ -37,7 +37,7 @@ pub struct CometConfig {
     pub protocol: ProtocolConfig,
     /// Users that the log names.
     pub whitelist: WhitelistConfig,
-    /// gRPC goim.comet.Comet, called by job. It has no login of its own: leave it on a private address.
+    /// gRPC goim.comet.Comet, called by job. Without `tls.ca` it asks nobody who he is: leave it on a private address.
     pub rpc_server: PushServerConfig,
     /// What one client, and all of them, may cost.
     pub limits: ClientLimitsConfig,
@@ -513,6 +513,7 @@ impl CometConfig {
                 path: self.websocket.path.as_str().into(),
                 origins: self.websocket.origins.iter().map(|origin| origin.as_str().to_owned()).collect(),
                 proxies: self.proxies.networks(),
+                told_in: self.proxies.told_in(),
             },
             message: MessageLimits {
                 message_max: self.websocket.message_max.usize(),

@@ -4,12 +4,10 @@ use std::{fmt::Display, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use ::tls::TicketKeys;
 use contract::LogicApi;
-use host::{
-    accept::{incoming, listen},
-    shutdown::Reload,
-};
+use host::accept::{incoming, listen};
 use proto::ids::{Mid, ServerId};
 use shard::Acceptors;
+use tokio::sync::watch;
 
 use crate::{
     config::CometConfig,
@@ -207,12 +205,17 @@ impl Comet {
         rows
     }
 
-    /// Reads the certificates anew whenever `reload` is asked, if there are any. The keys of the configuration stand in
-    /// `section`.
-    pub fn follow_certificates(&self, config: &CometConfig, section: &'static str, reload: &Reload) {
+    /// Reads the certificates anew whenever that is `asked`, if there are any: since they were read first, so whoever calls
+    /// this listens before the start. The keys of the configuration stand in `section`.
+    pub fn follow_certificates(
+        &self,
+        config: &CometConfig,
+        section: &'static str,
+        asked: watch::Receiver<u64>,
+    ) {
         if config.tcp.tls_open || config.websocket.tls_open {
             let front = Arc::clone(&self.front);
-            tokio::spawn(tls::follow(front, config.clone(), section, self.tls.clone(), reload.clone()));
+            tokio::spawn(tls::follow(front, config.clone(), section, self.tls.clone(), asked));
         }
     }
 

@@ -3,15 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use config::ConfigError;
-use host::{
-    shutdown::Reload,
-    tls::{
-        Mutual,
-        certificates::{self, Keys},
-    },
+use host::tls::{
+    Mutual,
+    certificates::{self, Keys},
 };
 use shard::Acceptors;
 use tls::{Acceptor, Identity, Memory, TicketKeys, ticket::LIFETIME_SECS};
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::{
@@ -121,9 +119,8 @@ pub(crate) async fn follow(
     config: CometConfig,
     section: &'static str,
     used: (Acceptors, Option<Arc<TicketKeys>>),
-    reload: Reload,
+    mut asked: watch::Receiver<u64>,
 ) {
-    let mut asked = reload.listen();
     let (mut acceptors, mut own) = used;
     // Not anew with each reading, or a key would live for ever where certificates are read often.
     let mut rotation = tokio::time::interval(TICKETS_EVERY);
@@ -152,8 +149,14 @@ pub(crate) async fn follow(
             }
             // No file is read: one that is wrong by now must not keep an old key of tickets in use.
             _ = rotation.tick() => {
-                let Some(Ok(rotated)) = own.as_ref().map(|keys| keys.rotated()) else { continue };
-                let rotated = Arc::new(rotated);
+                let Some(keys) = &own else { continue };
+                let rotated = match keys.rotated() {
+                    Ok(rotated) => Arc::new(rotated),
+                    Err(error) => {
+                        warn!("the key of tickets stays for another while: {error}");
+                        continue;
+                    }
+                };
                 acceptors = acceptors.with_tickets(&rotated);
                 own = Some(rotated);
             }

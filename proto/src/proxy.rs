@@ -9,6 +9,9 @@ use ppp::{v1, v2};
 /// Longest header of version 1, its line end included, bytes. The longest that the protocol knows.
 pub const V1_LEN_MAX: usize = 107;
 
+/// Version and command of a header whose connection is the proxy's own.
+const V2_LOCAL: u8 = 0x20;
+
 /// The fixed part of a header of version 2, bytes. Its last two are the length of what follows.
 const V2_HEAD_LEN: usize = 16;
 
@@ -24,8 +27,10 @@ const V2_SIGNATURE: &[u8] = v2::PROTOCOL_PREFIX;
 pub enum Source {
     /// That of a client with this address.
     Client(IpAddr),
-    /// The proxy's own, say to look whether we live, or that of a client without an IP address.
+    /// The proxy's own, say to look whether we live.
     Proxy,
+    /// That of a client whose address the proxy does not know, or that has none.
+    Unknown,
 }
 
 /// Why bytes are no header that is taken. The connection ends.
@@ -135,7 +140,13 @@ impl HeaderReader {
         } else {
             v1_client(&self.header)?
         };
-        Ok(client.map_or(Source::Proxy, |address| Source::Client(address.to_canonical())))
+        let is_local =
+            self.header.starts_with(V2_SIGNATURE) && self.header.get(V2_SIGNATURE.len()) == Some(&V2_LOCAL);
+        Ok(match client {
+            Some(address) => Source::Client(address.to_canonical()),
+            None if is_local => Source::Proxy,
+            None => Source::Unknown,
+        })
     }
 }
 
@@ -157,9 +168,12 @@ fn v1_client(header: &[u8]) -> Result<Option<IpAddr>, Fault> {
 }
 
 fn v2_client(header: &[u8]) -> Result<Option<IpAddr>, Fault> {
+    // Whatever else it says has no meaning.
+    if header.get(V2_SIGNATURE.len()) == Some(&V2_LOCAL) {
+        return Ok(None);
+    }
     let parsed = v2::Header::try_from(header).map_err(|_| Fault::Malformed)?;
     match (parsed.command, parsed.addresses, parsed.protocol) {
-        (v2::Command::Local, ..) => Ok(None),
         (_, v2::Addresses::Unspecified | v2::Addresses::Unix(_), _) => Ok(None),
         // The protocol knows no such pair.
         (_, _, v2::Protocol::Unspecified) => Err(Fault::Malformed),

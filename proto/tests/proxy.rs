@@ -67,12 +67,12 @@ fn version_1_is_read() {
         ("PROXY TCP4 255.255.255.255 255.255.255.255 65535 65535\r\n", client("255.255.255.255")),
         ("PROXY TCP6 2001:db8::1 ::9 0 443\r\n", client("2001:db8::1")),
         ("PROXY TCP6 ::ffff:192.0.2.1 ::9 1 443\r\n", client("192.0.2.1")),
-        ("PROXY UNKNOWN\r\n", Ok(Source::Proxy)),
+        ("PROXY UNKNOWN\r\n", Ok(Source::Unknown)),
         (
             "PROXY UNKNOWN ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 65535\r\n",
-            Ok(Source::Proxy),
+            Ok(Source::Unknown),
         ),
-        ("PROXY UNKNOWN 192.0.2.1 and whatever else there is in this line\r\n", Ok(Source::Proxy)),
+        ("PROXY UNKNOWN 192.0.2.1 and whatever else there is in this line\r\n", Ok(Source::Unknown)),
     ] {
         is(header.as_bytes(), expected);
     }
@@ -121,9 +121,11 @@ fn version_2_is_read_and_what_it_tells_beside_the_address_is_skipped() {
         // The proxy's own, or no IP address.
         (v2(0x20, 0x00, b""), Ok(Source::Proxy)),
         (v2(0x20, 0x11, IPV4), Ok(Source::Proxy)),
-        (v2(0x21, 0x00, b""), Ok(Source::Proxy)),
-        (v2(0x21, 0x00, b"something"), Ok(Source::Proxy)),
-        (v2(0x21, 0x31, &unix), Ok(Source::Proxy)),
+        (v2(0x20, 0x11, b""), Ok(Source::Proxy)),
+        (v2(0x20, 0xf0, b"whatever"), Ok(Source::Proxy)),
+        (v2(0x21, 0x00, b""), Ok(Source::Unknown)),
+        (v2(0x21, 0x00, b"something"), Ok(Source::Unknown)),
+        (v2(0x21, 0x31, &unix), Ok(Source::Unknown)),
     ] {
         is(&header, expected);
     }
@@ -157,7 +159,7 @@ fn a_header_that_is_too_long_is_refused_before_it_has_come() {
     assert_eq!(read(&[&endless[..V1_LEN_MAX - 1]]), Ok(None));
     is(&endless[..V1_LEN_MAX], Err(Fault::TooLong));
     let longest = [&endless[..V1_LEN_MAX - 2], b"\r\n"].concat();
-    is(&longest, Ok(Source::Proxy));
+    is(&longest, Ok(Source::Unknown));
 }
 
 #[test]

@@ -4,7 +4,7 @@ mod common;
 
 use common::{PEER, every_cut, upgrade};
 use proto::websocket::{
-    ClientUpgrade, ClientUpgradeError, HEAD_LEN_MAX, HEADERS_MAX, LINE_LEN_MAX, Refusal, UpgradeRules,
+    ClientUpgrade, ClientUpgradeError, HEAD_LEN_MAX, HEADERS_MAX, LINE_LEN_MAX, Refusal, ToldIn, UpgradeRules,
 };
 
 /// The request of RFC 6455 section 1.3, at goim's path, as lines.
@@ -509,9 +509,9 @@ fn a_client_refuses_what_is_no_upgrade() {
 }
 
 /// The client of a request from `PEER`, where `proxies` are believed.
-fn client(proxies: &[&str], more: &[&str]) -> Option<String> {
+fn client(proxies: &[&str], told_in: ToldIn, more: &[&str]) -> Option<String> {
     let proxies = proxies.iter().map(|network| network.parse().unwrap()).collect();
-    let rules = UpgradeRules { proxies, ..UpgradeRules::default() };
+    let rules = UpgradeRules { proxies, told_in, ..UpgradeRules::default() };
     let (request, _) = upgrade(&[head(more).as_bytes()], &rules).unwrap().unwrap();
     request.client.map(|client| client.to_string())
 }
@@ -525,18 +525,25 @@ fn a_trusted_proxy_says_whose_request_it_is() {
         // All lines are one list.
         (&["X-Forwarded-For: 203.0.113.5", "Cookie: a=b", "X-Forwarded-For: 10.0.0.1"], Some("203.0.113.5")),
         (&["X-Forwarded-For: 198.51.100.1", "X-Forwarded-For: \"[2001:db8::1]:5\""], Some("2001:db8::1")),
-        (&["X-Real-IP: 203.0.113.5"], Some("203.0.113.5")),
-        (&["X-Real-IP: [2001:db8::1]:5"], Some("2001:db8::1")),
-        // What the proxy has appended counts, not what it may have passed on.
+        // What the proxy has written counts, not what it may have passed on.
         (&["X-Real-IP: 198.51.100.1", "X-Forwarded-For: 203.0.113.5"], Some("203.0.113.5")),
         (&["X-Real-IP: 198.51.100.1", "X-Forwarded-For: nonsense"], None),
-        (&["X-Real-IP: 198.51.100.1", "X-Real-IP: 203.0.113.5"], None),
-        (&["X-Real-IP: nonsense"], None),
+        (&["X-Real-IP: 198.51.100.1"], None),
         (&["X-Forwarded-For:"], None),
         (&["Forwarded: for=203.0.113.5"], None),
         (&[], None),
     ] {
-        assert_eq!(client(trusted, more).as_deref(), expected, "{more:?}");
+        assert_eq!(client(trusted, ToldIn::ForwardedFor, more).as_deref(), expected, "{more:?}");
+    }
+    for (more, expected) in [
+        (&["X-Real-IP: 203.0.113.5"][..], Some("203.0.113.5")),
+        (&["X-Real-IP: [2001:db8::1]:5"], Some("2001:db8::1")),
+        (&["X-Forwarded-For: 198.51.100.1", "X-Real-IP: 203.0.113.5"], Some("203.0.113.5")),
+        (&["X-Real-IP: 198.51.100.1", "X-Real-IP: 203.0.113.5"], None),
+        (&["X-Real-IP: nonsense"], None),
+        (&["X-Forwarded-For: 198.51.100.1"], None),
+    ] {
+        assert_eq!(client(trusted, ToldIn::RealIp, more).as_deref(), expected, "{more:?}");
     }
 }
 
@@ -544,7 +551,9 @@ fn a_trusted_proxy_says_whose_request_it_is() {
 fn of_nobody_else_an_address_is_believed() {
     for proxies in [&[][..], &["10.0.0.0/8", "192.0.2.2"]] {
         for more in ["X-Forwarded-For: 203.0.113.5", "X-Real-IP: 203.0.113.5"] {
-            assert_eq!(client(proxies, &[more]), None, "{more} {PEER}");
+            for told_in in [ToldIn::ForwardedFor, ToldIn::RealIp] {
+                assert_eq!(client(proxies, told_in, &[more]), None, "{more} {PEER}");
+            }
         }
     }
 }

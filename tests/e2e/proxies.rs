@@ -257,6 +257,7 @@ fn an_upgrade_has_the_address_that_a_trusted_proxy_writes_into_it() {
     let trusted = "comet.proxies.trusted=127.0.0.1,10.0.0.0/8";
     let plain = Site::new(&[trusted]);
     let behind = Site::behind_proxies(&[trusted]);
+    let real = Site::new(&[trusted, "comet.proxies.header=x-real-ip"]);
     for tls in [false, true] {
         let port = (Transport::WebSocket, tls);
         for (headers, address) in [
@@ -264,11 +265,14 @@ fn an_upgrade_has_the_address_that_a_trusted_proxy_writes_into_it() {
             ("X-Forwarded-For: 9.9.9.9, 203.0.113.6:81,10.1.1.1\r\n", "203.0.113.6"),
             ("X-Forwarded-For: 9.9.9.9\r\nX-Forwarded-For: \"[2001:db8::7]:5\"\r\n", "2001:db8::7"),
             ("X-Forwarded-For: 9.9.9.9, nonsense, 10.1.1.2\r\n", "10.1.1.2"),
-            ("X-Real-IP: 203.0.113.8\r\n", "203.0.113.8"),
-            ("X-Real-IP: nonsense\r\n", "127.0.0.1"),
+            ("X-Real-IP: 203.0.113.8\r\n", "127.0.0.1"),
         ] {
             plain.expect(port, PROXY, b"", headers, address);
         }
+        // nginx with X-Real-IP alone passes on what a client has written into the other one.
+        let forged = "X-Forwarded-For: 9.9.9.9\r\nX-Real-IP: 203.0.113.8\r\n";
+        real.expect(port, PROXY, b"", forged, "203.0.113.8");
+        real.expect(port, PROXY, b"", "X-Real-IP: nonsense\r\n", "127.0.0.1");
         let told = "X-Forwarded-For: 203.0.113.5\r\nX-Real-IP: 203.0.113.5\r\n";
         plain.expect(port, STRANGER, b"", told, "127.0.0.2");
         // A proxy of TCP in front of one of HTTP, and in front of clients that write the header themselves.

@@ -1,16 +1,18 @@
 //! Listens, and accepts connections of services and operators, for ever.
 
 use std::{
+    collections::VecDeque,
     io,
     net::{Ipv4Addr, SocketAddr},
     sync::LazyLock,
     time::Duration,
 };
 
-use futures_util::{Stream, StreamExt as _, stream};
+use futures_util::{Stream, stream};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
+    task::{AbortHandle, JoinSet},
     time::sleep,
 };
 use tracing::{Level, warn};
@@ -23,7 +25,7 @@ use crate::{
 /// Pause after a failed accept (no descriptors left), so that accepting neither ends nor spins.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Most handshakes at once on one listener; more connections wait in the kernel.
+/// Most handshakes at once on one listener.
 const HANDSHAKES_MAX: usize = 256;
 
 /// Most connections that the kernel holds until they are accepted.
@@ -89,27 +91,59 @@ pub async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
 }
 
 /// All connections of a listener, as a gRPC server takes them. With `mutual` they are TLS, and nobody comes in without a
-/// certificate of its authority. Handshakes are made beside each other, at most 256; one that fails
-/// ends that connection and nothing else.
+/// certificate of its authority. Handshakes are made beside each other. One that fails ends that connection and nothing
+/// else, and with more than 256 at once the oldest has to go, so that silence keeps nobody out.
 pub fn incoming(
     listener: TcpListener,
     mutual: Option<Mutual>,
 ) -> impl Stream<Item = io::Result<tls::Stream>> {
-    let accepted = stream::unfold(listener, async |listener| Some((accept(&listener).await, listener)));
-    let handshakes = accepted.map(move |(stream, peer)| {
-        let mutual = mutual.clone();
-        async move {
-            let Some(mutual) = mutual else { return Some(Ok(tls::Stream::Clear(stream))) };
-            match tls::accept(stream, mutual.get().server()).await {
-                Ok(stream) => Some(Ok(stream)),
-                Err(error) => {
-                    OUTSIDERS.log(Level::WARN, || warn!(%peer, "no TLS with whoever calls: {error}"));
-                    None
-                }
+    let handshakes = Handshakes { mutual, making: JoinSet::new(), oldest: VecDeque::new() };
+    stream::unfold((listener, handshakes), async |(listener, mut handshakes)| {
+        let stream = loop {
+            tokio::select! {
+                (stream, peer) = accept(&listener) => match handshakes.begin(stream, peer) {
+                    Some(stream) => break stream,
+                    None => continue,
+                },
+                Some(done) = handshakes.making.join_next() => match done {
+                    Ok(Some(stream)) => break stream,
+                    // It has failed, or had to go.
+                    _ => continue,
+                },
             }
+        };
+        Some((Ok(stream), (listener, handshakes)))
+    })
+}
+
+/// The handshakes of a listener.
+struct Handshakes {
+    mutual: Option<Mutual>,
+    making: JoinSet<Option<tls::Stream>>,
+    /// In the order in which they came; some may be done.
+    oldest: VecDeque<AbortHandle>,
+}
+
+impl Handshakes {
+    /// Begins one, or gives the connection back where there is no TLS.
+    fn begin(&mut self, stream: TcpStream, peer: SocketAddr) -> Option<tls::Stream> {
+        let Some(mutual) = &self.mutual else { return Some(tls::Stream::Clear(stream)) };
+        let config = mutual.get().server();
+        self.oldest.retain(|handshake| !handshake.is_finished());
+        if self.oldest.len() >= HANDSHAKES_MAX
+            && let Some(oldest) = self.oldest.pop_front()
+        {
+            oldest.abort();
         }
-    });
-    handshakes.buffer_unordered(HANDSHAKES_MAX).filter_map(std::future::ready)
+        self.oldest.push_back(self.making.spawn(async move {
+            let done = tls::accept(stream, config).await;
+            let told = |error: &io::Error| {
+                OUTSIDERS.log(Level::WARN, || warn!(%peer, "no TLS with whoever calls: {error}"));
+            };
+            done.inspect_err(told).ok()
+        }));
+        None
+    }
 }
 
 #[cfg(test)]

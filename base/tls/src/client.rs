@@ -8,7 +8,10 @@ use rustls::{
     sign::SingleCertAndKey,
 };
 
-use crate::{Identity, IdentityError, provider::provider};
+use crate::{
+    identity::{Identity, IdentityError, begun},
+    provider::provider,
+};
 
 /// The authorities in a PEM file.
 ///
@@ -23,7 +26,11 @@ pub fn authorities(pem: &[u8]) -> Result<RootCertStore, IdentityError> {
             return Err(bad);
         }
     }
-    if roots.is_empty() { Err(IdentityError::NoCertificate) } else { Ok(roots) }
+    match roots.len() {
+        0 => Err(IdentityError::NoCertificate),
+        read if read < begun(pem) => Err(IdentityError::BadCertificate(read + 1)),
+        _ => Ok(roots),
+    }
 }
 
 /// What rustls needs to connect: servers have to show a certificate of one of `roots`, and get `own` if they ask for one.
@@ -55,6 +62,7 @@ mod tests {
         for text in ["", "no PEM", &key] {
             assert_eq!(read(text), Err(IdentityError::NoCertificate), "{text}");
         }
+        assert_eq!(read(&format!("{}{one}", one.trim_end())), Err(IdentityError::BadCertificate(2)));
         let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         assert_eq!(read(&format!("{one}\n{broken}")), Err(IdentityError::BadCertificate(2)));
     }

@@ -37,6 +37,14 @@ pub enum IdentityError {
     /// The key belongs to another certificate.
     #[error("the private key does not belong to the certificate")]
     OtherKey,
+    /// No authority that is trusted has signed it, or it is not for clients.
+    #[error(
+        "the authority in ca has not signed it for clients too (openssl: extendedKeyUsage=serverAuth,clientAuth)"
+    )]
+    NotCertified,
+    /// The certificate cannot be used, for another reason.
+    #[error("it is no certificate of version 3, or malformed")]
+    Unusable,
     /// The time of the certificate is over.
     #[error("the certificate expired {0} ago")]
     Expired(Days),
@@ -79,6 +87,9 @@ impl Identity {
             certificates.push(certificate.map_err(|_| IdentityError::BadCertificate(number + 1))?);
         }
         let first = certificates.first().ok_or(IdentityError::NoCertificate)?;
+        if begun(chain) != certificates.len() {
+            return Err(IdentityError::BadCertificate(certificates.len() + 1));
+        }
         let (_, parsed) = parse_x509_certificate(first).map_err(|_| IdentityError::BadCertificate(1))?;
         let validity = parsed.validity();
         let (not_before, not_after) = (validity.not_before.timestamp(), validity.not_after.timestamp());
@@ -96,6 +107,7 @@ impl Identity {
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| IdentityError::NoKey)?;
         let key = CertifiedKey::from_der(certificates, key, &provider()).map_err(|error| match error {
             Error::InconsistentKeys(_) => IdentityError::OtherKey,
+            Error::InvalidCertificate(_) => IdentityError::Unusable,
             _ => IdentityError::UnknownKey,
         })?;
         Ok(Identity { key: Arc::new(key), names, not_after })
@@ -130,6 +142,13 @@ impl Identity {
             None => name == host,
         })
     }
+}
+
+/// How many certificates begin in a PEM file. Fewer are read where two were put together without an end of line between:
+/// the reader takes the beginning of the second for the end of the first.
+pub(crate) fn begun(pem: &[u8]) -> usize {
+    const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
+    pem.windows(BEGIN.len()).filter(|window| *window == BEGIN).count()
 }
 
 impl fmt::Debug for Identity {

@@ -2,7 +2,12 @@
 
 use std::{fmt, sync::Arc};
 
-use rustls::{ClientConfig, ServerConfig, server::WebPkiClientVerifier};
+use rustls::{
+    ClientConfig, ServerConfig,
+    client::Resumption,
+    pki_types::UnixTime,
+    server::{NoServerSessionStorage, WebPkiClientVerifier},
+};
 
 use crate::{
     client::{authorities, client_config},
@@ -30,17 +35,26 @@ impl Mutual {
         let roots = authorities(authority)?;
         let mut client = client_config(roots.clone(), Some(&identity));
         client.alpn_protocols = vec![HTTP_2.to_vec()];
+        client.resumption = Resumption::disabled();
         let versions = &[&rustls::version::TLS13, &rustls::version::TLS12];
         let known = "the provider knows suites of both versions";
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
             .build()
             .map_err(|_| IdentityError::NoCertificate)?;
+        // Or nobody would let us in, and nothing here would say why.
+        let chain = &identity.certified_key().cert;
+        verifier
+            .verify_client_cert(&chain[0], &chain[1..], UnixTime::now())
+            .map_err(|_| IdentityError::NotCertified)?;
         let mut server = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(versions)
             .expect(known)
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::new(Identities::new(vec![Arc::clone(&identity)])));
         server.alpn_protocols = vec![HTTP_2.to_vec()];
+        // Whoever comes back shows its certificate again, so that one that is over by then is not taken.
+        server.session_storage = Arc::new(NoServerSessionStorage {});
+        server.send_tls13_tickets = 0;
         Ok(Mutual { server: Arc::new(server), client: Arc::new(client), identity })
     }
 

@@ -53,6 +53,8 @@ pub(super) struct Connection {
     pub(super) dirty: bool,
     /// Whether it counts as a TLS handshake under way.
     pub(super) handshaking: bool,
+    /// A proxy does not know whose connection it is. What is written into an upgrade is the client's own word then.
+    pub(super) is_anonymous: bool,
 }
 
 /// Where a connection is in its life.
@@ -173,6 +175,7 @@ impl Connection {
             reading: true,
             dirty: false,
             handshaking: false,
+            is_anonymous: false,
         }
     }
 
@@ -186,8 +189,10 @@ impl Connection {
         if let State::AwaitHeader { deadline, .. } = self.state {
             self.state = State::first(self.transport, deadline);
         }
-        if let Source::Client(address) = source {
-            self.peer = address;
+        match source {
+            Source::Client(address) => self.peer = address,
+            Source::Unknown => self.is_anonymous = true,
+            Source::Proxy => {}
         }
     }
 

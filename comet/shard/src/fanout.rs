@@ -24,7 +24,7 @@ use super::{
 /// at once.
 const PACED_MAX: usize = 64;
 
-/// Bytes that one turn seals, and the run that goes beyond it. A push of 1 MiB to a thousand clients with TLS is a gigabyte
+/// Bytes that one flush seals, and the run that goes beyond it. A push of 1 MiB to a thousand clients with TLS is a gigabyte
 /// to seal, which nobody else shall wait for; this takes about a third of a millisecond.
 const SEALED_MAX: u64 = 1 << 20;
 

@@ -1,5 +1,7 @@
 //! Makes frames of bytes, on both wires.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use proto::{
     close::CloseReason,
     encoded::Encoded,
@@ -20,6 +22,9 @@ use super::{
 /// How a client with TLS begins: a record of a handshake, of version 3 (RFC 8446, section 5.1). As a frame it would be of
 /// 369 MB, and no request begins so.
 const TLS_HELLO: [u8; 2] = [0x16, 3];
+
+/// No address.
+const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// Whether the driver goes on reading a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,7 +157,7 @@ impl Shard {
                         return Flow::Hold;
                     }
                 },
-                Err(_) if bytes.starts_with(&TLS_HELLO) && self.is_unauthenticated(id) => {
+                Err(_) if bytes.starts_with(&TLS_HELLO) && self.may_begin_with_tls(id) => {
                     self.tls_on_clear_port(now, id, out);
                     return Flow::Read;
                 }
@@ -164,8 +169,10 @@ impl Shard {
         }
     }
 
-    fn is_unauthenticated(&self, id: ConnectionId) -> bool {
-        self.slots.get(id).is_some_and(|connection| connection.is_unauthenticated())
+    /// Whether a client could have been given this port instead of one with TLS: not where TLS is around it already.
+    fn may_begin_with_tls(&self, id: ConnectionId) -> bool {
+        let connection = self.slots.get(id);
+        connection.is_some_and(|connection| connection.tls.is_none() && connection.is_unauthenticated())
     }
 
     fn tls_on_clear_port(&mut self, now: Time, id: ConnectionId, out: &mut Outputs) {
@@ -252,8 +259,10 @@ impl Shard {
     ) -> Option<Wire> {
         let mut rest: &[u8] = bytes;
         let before = rest.len();
-        let peer = self.slots.get(id)?.peer;
-        let is_tls = bytes.starts_with(&TLS_HELLO);
+        let connection = self.slots.get(id)?;
+        // No proxy is nobody.
+        let peer = if connection.is_anonymous { NOBODY } else { connection.peer };
+        let is_tls = bytes.starts_with(&TLS_HELLO) && self.may_begin_with_tls(id);
         let result = upgrade.push(&mut rest, peer, &self.config.upgrade);
         let used = before - rest.len();
         *bytes = &mut std::mem::take(bytes)[used..];

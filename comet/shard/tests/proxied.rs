@@ -238,13 +238,14 @@ fn an_upgrade_through_a_trusted_proxy_has_the_address_that_it_says() {
         let plain = Port { tls, ..plain };
         for (port, peer, header, headers, expected) in [
             (plain, PROXY, vec![], "X-Forwarded-For: 9.9.9.9, 203.0.113.5, 198.51.100.9\r\n", client),
-            (plain, PROXY, vec![], "X-Real-IP: 203.0.113.5\r\n", client),
+            (plain, PROXY, vec![], "X-Real-IP: 203.0.113.5\r\n", PROXY),
             (plain, PROXY, vec![], "", PROXY),
             (plain, PEER, vec![], "X-Forwarded-For: 203.0.113.5\r\nX-Real-IP: 203.0.113.5\r\n", PEER),
             // Two proxies, one behind the other.
             (behind, PROXY, v1(other), "X-Forwarded-For: 203.0.113.5\r\n", client),
             (behind, PROXY, v2_local(), "X-Forwarded-For: 203.0.113.5\r\n", client),
-            // The client's own words, passed on by a proxy that has said who it is.
+            // The client's own words, passed on by a proxy that has said who it is, or that it does not know it.
+            (behind, PROXY, b"PROXY UNKNOWN\r\n".to_vec(), "X-Forwarded-For: 203.0.113.5\r\n", PROXY),
             (behind, PROXY, v1(PEER), "X-Forwarded-For: 203.0.113.5\r\n", PEER),
             (behind, PEER, vec![], "X-Forwarded-For: 203.0.113.5\r\n", PEER),
         ] {

@@ -3,7 +3,10 @@
 use std::{borrow::Cow, fmt, str::FromStr};
 
 use config::List;
-use proto::network::{Network, Networks};
+use proto::{
+    network::{Network, Networks},
+    websocket::ToldIn,
+};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -15,15 +18,37 @@ pub(super) const TRUSTED_MAX: usize = 256;
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct ProxiesConfig {
     /// Networks of the proxies, such as "10.0.0.0/8" or "::1": who comes from there may say whose connection it passes on, by
-    /// the PROXY protocol where `proxyProtocol` has it, and on WebSocket by X-Forwarded-For or X-Real-IP. Of everybody else
-    /// nothing of that is believed.
+    /// the PROXY protocol where `proxyProtocol` has it, and on WebSocket by `header`. Of everybody else nothing of that is
+    /// believed.
     pub trusted: List<ProxyNetwork>,
+    /// The header in which they write the client's address into a WebSocket upgrade: "x-forwarded-for", or "x-real-ip". The
+    /// other one is not looked at, since they pass it on as the client sent it.
+    pub header: ProxyHeader,
+}
+
+/// The header in which proxies write a client's address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProxyHeader {
+    /// A list, of which each proxy appends an element.
+    #[default]
+    XForwardedFor,
+    /// One address.
+    XRealIp,
 }
 
 impl ProxiesConfig {
     /// The same for the rules.
     pub(super) fn networks(&self) -> Networks {
         self.trusted.iter().map(|network| network.0).collect()
+    }
+
+    /// The same of the header.
+    pub(super) fn told_in(&self) -> ToldIn {
+        match self.header {
+            ProxyHeader::XForwardedFor => ToldIn::ForwardedFor,
+            ProxyHeader::XRealIp => ToldIn::RealIp,
+        }
     }
 }
 

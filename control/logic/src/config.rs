@@ -113,8 +113,8 @@ impl Default for HttpServerConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct RpcServerConfig {
-    /// Addresses of the gRPC service. Whoever reaches it can log in as anybody: on an address that is not loopback
-    /// `trust` logins are refused, see `auth.allowInsecure`.
+    /// Addresses of the gRPC service. Without `tls` whoever reaches it can log in as anybody: on an address that is not
+    /// loopback `trust` logins are refused then, see `auth.allowInsecure`.
     pub addr: Addrs,
     /// Longest time for one call; goim's.
     pub timeout: Timeout,
@@ -353,7 +353,11 @@ impl LogicConfig {
                 let danger = format!(
                     "with {section}auth.mode = \"trust\" anybody who reaches it could log in as anybody"
                 );
-                open.push((listener, danger, "verify logins".to_owned()));
+                let remedy = match listener.key.ends_with("rpcServer.addr") {
+                    true => "give the parts of the cluster certificates (tls.ca, tls.cert, tls.key)",
+                    false => "verify logins",
+                };
+                open.push((listener, danger, remedy.to_owned()));
             }
         }
         if open.is_empty() {

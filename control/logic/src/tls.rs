@@ -1,5 +1,7 @@
 //! TLS of logic: HTTPS, and gRPC with the other parts of the cluster.
 
+use std::sync::Arc;
+
 use config::ConfigError;
 use host::{
     http::Https,
@@ -10,6 +12,7 @@ use host::{
     },
 };
 use rustls::ServerConfig;
+use tls::Identity;
 
 use crate::config::{HttpServerConfig, LogicConfig};
 
@@ -17,7 +20,7 @@ use crate::config::{HttpServerConfig, LogicConfig};
 #[derive(Debug, Default)]
 pub struct LogicTls {
     /// Of HTTPS; none: there is no such port.
-    https: Option<ServerConfig>,
+    https: Option<HttpsRead>,
     /// Of gRPC; none: without TLS.
     services: Option<MutualRead>,
 }
@@ -46,10 +49,13 @@ impl LogicTls {
     /// Uses what was read. Needs a tokio runtime.
     pub fn start(self, config: &LogicConfig, section: &'static str, reload: &Reload) -> Started {
         let services = self.services.map(|read| config.tls.start(read, section, reload));
-        let https = self.https.map(|read| {
+        let https = self.https.map(|(read, identities)| {
             let (current, config) = (Https::new(read), config.http_server.clone());
+            note(&config, &identities);
             current.follow(reload, "certificate of HTTPS", move || {
-                https(&config, section).map(|read| read.expect("the section has not changed"))
+                let (read, identities) = https(&config, section)?.expect("the section has not changed");
+                note(&config, &identities);
+                Ok(read)
             });
             current
         });
@@ -57,7 +63,16 @@ impl LogicTls {
     }
 }
 
-fn https(config: &HttpServerConfig, section: &str) -> Result<Option<ServerConfig>, Vec<ConfigError>> {
+/// The logs are not started yet where files are read first, so who uses them says when they are over.
+fn note(config: &HttpServerConfig, identities: &[Arc<Identity>]) {
+    for (file, identity) in config.cert_file.iter().zip(identities) {
+        certificates::note(file, identity);
+    }
+}
+
+type HttpsRead = (ServerConfig, Vec<Arc<Identity>>);
+
+fn https(config: &HttpServerConfig, section: &str) -> Result<Option<HttpsRead>, Vec<ConfigError>> {
     if !config.tls_open {
         return Ok(None);
     }
@@ -65,11 +80,8 @@ fn https(config: &HttpServerConfig, section: &str) -> Result<Option<ServerConfig
         (format!("{section}httpServer.certFile"), format!("{section}httpServer.privateFile"));
     let named = Keys { certificate: &certificate, key: &key };
     let identities = named.identities(&config.cert_file, &config.private_file)?;
-    for (file, identity) in config.cert_file.iter().zip(&identities) {
-        certificates::note(file, identity);
-    }
-    let made = tls::https(identities);
-    made.map(Some).map_err(|error| {
+    let made = tls::https(identities.clone());
+    made.map(|made| Some((made, identities))).map_err(|error| {
         vec![ConfigError::value(certificate, format!("{:?}", config.cert_file), error.to_string())]
     })
 }

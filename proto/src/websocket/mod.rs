@@ -16,4 +16,4 @@ pub use client::{ClientUpgrade, ClientUpgradeError, client_frame};
 pub(crate) use header::server_header;
 pub use header::{Opcode, has_close};
 pub use reader::{Item, MessageLimits, Reader, WsViolation};
-pub use upgrade::{HEAD_LEN_MAX, HEADERS_MAX, LINE_LEN_MAX, Refusal, Request, Upgrade, UpgradeRules};
+pub use upgrade::{HEAD_LEN_MAX, HEADERS_MAX, LINE_LEN_MAX, Refusal, Request, ToldIn, Upgrade, UpgradeRules};

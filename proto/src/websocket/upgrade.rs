@@ -32,13 +32,30 @@ pub struct UpgradeRules {
     pub origins: Vec<String>,
     /// The proxies that are believed when they say whose connection or request it is.
     pub proxies: Networks,
+    /// In which header they say it of a request.
+    pub told_in: ToldIn,
 }
 
 impl Default for UpgradeRules {
     /// goim's path, pages of the same host, no proxy.
     fn default() -> Self {
-        UpgradeRules { path: "/sub".into(), origins: Vec::new(), proxies: Networks::default() }
+        UpgradeRules {
+            path: "/sub".into(),
+            origins: Vec::new(),
+            proxies: Networks::default(),
+            told_in: ToldIn::default(),
+        }
     }
+}
+
+/// The header in which proxies write a client's address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ToldIn {
+    /// `X-Forwarded-For`: a list, of which each proxy appends an element.
+    #[default]
+    ForwardedFor,
+    /// `X-Real-IP`: one address.
+    RealIp,
 }
 
 /// An accepted upgrade. The server answers it with [`response`](Self::response).
@@ -302,17 +319,18 @@ fn request(head: &[u8], peer: IpAddr, rules: &UpgradeRules) -> Result<Request, R
         path: path.to_owned(),
         query: query.map(str::to_owned),
         cookie: (!cookies.is_empty()).then(|| cookies.join(&b"; "[..])),
-        client: rules.proxies.contains(peer).then(|| client(&headers, &rules.proxies)).flatten(),
+        client: rules.proxies.contains(peer).then(|| client(&headers, rules)).flatten(),
     })
 }
 
-/// Whose request it is, as the proxy says from which it came. `X-Real-IP` counts only beside no `X-Forwarded-For`: a proxy
-/// that writes the one may pass on the other as the client sent it. Several would leave open which one the proxy wrote.
-fn client(headers: &Headers<'_>, trusted: &Networks) -> Option<IpAddr> {
-    if headers.values("X-Forwarded-For").next().is_some() {
-        return forwarded_for(headers.elements("X-Forwarded-For").rev(), trusted);
+/// Whose request it is, as the proxy says from which it came. Only one header counts, whatever stands in the other: a proxy
+/// that writes the one passes on the other as the client sent it.
+fn client(headers: &Headers<'_>, rules: &UpgradeRules) -> Option<IpAddr> {
+    match rules.told_in {
+        ToldIn::ForwardedFor => forwarded_for(headers.elements("X-Forwarded-For").rev(), &rules.proxies),
+        // Several would leave open which one the proxy wrote.
+        ToldIn::RealIp => address(headers.one("X-Real-IP", "").ok()?),
     }
-    address(headers.one("X-Real-IP", "").ok()?)
 }
 
 /// The header lines of a head.

@@ -2,7 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    fmt, fs, io,
+    fmt, fs,
+    io::{self, Read as _},
     sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
 };
 
@@ -38,13 +39,18 @@ pub fn note(file: &str, identity: &Identity) {
 /// Reads a file of at most 1 MiB.
 ///
 /// # Errors
-/// The system's, or that it is longer.
+/// The system's, that it is longer, or that it is no file.
 pub fn read(file: &str) -> io::Result<Vec<u8>> {
-    let len = fs::metadata(file)?.len();
-    if len > FILE_MAX {
+    // What is no file could be endless, or be waited for without end.
+    if !fs::metadata(file)?.is_file() {
+        return Err(io::Error::other("it is no file"));
+    }
+    let mut bytes = Vec::new();
+    fs::File::open(file)?.take(FILE_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_MAX {
         return Err(io::Error::other(format!("it is longer than {FILE_MAX} bytes")));
     }
-    fs::read(file)
+    Ok(bytes)
 }
 
 /// Keys of a configuration that name the files of a certificate and its key.

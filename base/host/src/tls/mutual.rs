@@ -1,5 +1,6 @@
 //! The section by which the parts of a cluster know each other.
 
+use ::tls::IdentityError;
 use config::ConfigError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -65,7 +66,12 @@ impl MutualConfig {
         match (authority, identity) {
             (Ok(authority), Ok(identity)) => {
                 let read = MutualRead::new(&authority, identity);
-                read.map(Some).map_err(|error| vec![wrong(error.to_string())])
+                read.map(Some).map_err(|error| match error {
+                    IdentityError::NotCertified => {
+                        vec![ConfigError::value(certificate, format!("{:?}", self.cert), error.to_string())]
+                    }
+                    error => vec![wrong(error.to_string())],
+                })
             }
             (authority, identity) => Err(authority.err().into_iter().chain(identity.err()).collect()),
         }

@@ -14,7 +14,7 @@ use std::{
 
 use rustls::{ClientConfig, ServerConfig, pki_types::ServerName};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     time::timeout,
 };
@@ -64,16 +64,20 @@ pub async fn accept(stream: TcpStream, config: Arc<ServerConfig>) -> io::Result<
     }
 }
 
-/// The client's part of a handshake with `host`, which the other side's certificate must name. Its caller sets the
-/// deadline.
+/// The client's part of a handshake with `host`, which the other side's certificate must name, until the server has said
+/// something: in TLS 1.3 it refuses our certificate only after our part is done. A server of gRPC speaks first. The caller
+/// sets the deadline.
 ///
 /// # Errors
-/// The socket's, or what is wrong with the server's part.
+/// The socket's, what is wrong with the server's part, or that it has refused us.
 pub async fn connect(stream: TcpStream, host: &str, config: Arc<ClientConfig>) -> io::Result<Stream> {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let name = ServerName::try_from(host.to_owned())
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, format!("{host:?} is no name of a host")))?;
-    let stream = TlsConnector::from(config).connect(name, stream).await?;
+    let mut stream = TlsConnector::from(config).connect(name, stream).await?;
+    if stream.fill_buf().await?.is_empty() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     Ok(Stream::Tls(Box::new(stream.into())))
 }
 

@@ -10,7 +10,7 @@ use tonic::{Code, service::Routes, transport::Server};
 use super::{Mutual, MutualConfig, stream::FAILED};
 use crate::{
     accept::{incoming, listen},
-    dial::{Dial, Peer, is_answer},
+    dial::{Dial, Peer, is_answer, never_left},
     shutdown::Reload,
 };
 
@@ -46,6 +46,13 @@ async fn call(address: impl ToString, tls: Option<Mutual>) -> Option<Code> {
     is_answer(&status).then(|| status.code())
 }
 
+/// Whether a call has certainly not reached the server.
+async fn never_arrived(address: impl ToString, tls: Option<Mutual>) -> bool {
+    let peer = Peer::new(&address.to_string(), &Dial { limit: LIMIT, tls }).expect("an address");
+    let answer = peer.in_time(LogicClient::new(peer.channel()).renew(RenewReq::default())).await;
+    never_left(&answer.expect_err("there is no service"))
+}
+
 #[tokio::test]
 async fn whom_the_authority_has_certified_comes_in_and_nobody_else() {
     let (reload, ours, strangers) = (Reload::new(), Authority::new(), Authority::new());
@@ -56,6 +63,7 @@ async fn whom_the_authority_has_certified_comes_in_and_nobody_else() {
     let failed = FAILED.load(Relaxed);
     // Neither a stranger, nor who shows nothing, nor who speaks no TLS.
     assert_eq!(call(address, Some(stranger.clone())).await, None);
+    assert!(never_arrived(address, Some(stranger.clone())).await, "another server may be asked");
     assert_eq!(call(address, None).await, None);
     assert!(FAILED.load(Relaxed) >= failed + 2);
     // Nor do we call a stranger, or somebody in clear text, or one whose certificate is for another host.
@@ -75,7 +83,7 @@ async fn silent_connections_and_bad_handshakes_hold_nobody_up() {
     let part = start(&part(&authority), &Reload::new());
     let (address, serving) = serve(Some(part.clone()));
     let mut others = Vec::new();
-    for n in 0..100 {
+    for n in 0..300 {
         let mut stream = TcpStream::connect(address).await.expect("a connection");
         if n % 2 == 0 {
             stream.write_all(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc").await.expect("it takes bytes");
@@ -136,6 +144,14 @@ fn what_is_wrong_with_the_section_is_told_by_key() {
         (wrong(|section| section.key.clear()), &["comet.tls.key = "]),
         (wrong(|section| section.ca = "/nowhere".to_owned()), &["comet.tls.ca = ", "cannot be read"]),
         (wrong(|section| section.ca = section.key.clone()), &["comet.tls.ca = ", "no certificate"]),
+        (
+            wrong(|section| {
+                let authority = Authority::new();
+                let other = part(&authority);
+                (section.cert, section.key) = (copy(&other.cert), copy(&other.key));
+            }),
+            &["comet.tls.cert = ", "has not signed it"],
+        ),
         (wrong(|section| section.cert = section.ca.clone()), &["comet.tls.key = ", "does not belong"]),
         (wrong(|section| section.key = section.ca.clone()), &["comet.tls.key = ", "no private key"]),
     ] {
@@ -143,4 +159,11 @@ fn what_is_wrong_with_the_section_is_told_by_key() {
             assert!(said.contains(part), "{part:?} is not in {said:?}");
         }
     }
+}
+
+/// A copy of a file that stays.
+fn copy(file: &str) -> String {
+    let kept = tempfile::NamedTempFile::new().expect("a file").into_temp_path().keep().expect("a file");
+    fs::copy(file, &kept).expect("a file");
+    kept.display().to_string()
 }

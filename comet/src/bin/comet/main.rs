@@ -97,6 +97,7 @@ async fn run(file: CometFile, checked: Checked, start: Start) -> anyhow::Result<
     let CometFile { comet: config, cluster } = file;
     let Checked { place, mut entry, exposed, clients, services } = checked;
     let Start { drain, reload, mut metrics, health } = start;
+    let asked = reload.listen();
     let open_files = OpenFiles::raise(&config)?;
 
     telemetry::register_insecure(&mut metrics, exposed.is_some());
@@ -156,7 +157,7 @@ async fn run(file: CometFile, checked: Checked, start: Start) -> anyhow::Result<
         ],
     );
     process::print_banner("comet", &rows);
-    comet.follow_certificates(&config, "", &reload);
+    comet.follow_certificates(&config, "", asked);
     if let Some(sentence) = open_files.warning(&config) {
         warn!("{sentence}");
     }
