@@ -7,8 +7,8 @@
 # In each of ROUNDS (5) rounds, another order each time: CLIENTS (10,000) idle WebSocket clients beside half as many, clear,
 # over TLS with the record layer only, over TLS with all of rustls, and as many at nginx; HANDSHAKES (2,000) each, full and
 # resumed, TLS 1.2 and 1.3; MEMBERS (2,000) members of one room, RATE (40) pushes a second of 60 B for SECONDS_EACH (12),
-# clear and over TLS; 1,000 clear clients with 400 pushes a second, each to one of them, in peace and while 2,000 clients
-# with TLS come at once. PARTS names some of clear, small, plain, nginx and storm. The server runs pinned to SERVER_CPUS (0), clients to CLIENT_CPUS (1). CPU is the kernel's account of all threads of the
+# clear and over TLS; 1,000 clear clients with 400 pushes a second, each to one of them: in peace, while 2,000 handshakes are
+# made, while 2,000 clients log in at once. PARTS names some of clear, small, plain, nginx and storm. The server runs pinned to SERVER_CPUS (0), clients to CLIENT_CPUS (1). CPU is the kernel's account of all threads of the
 # server (schedstat). The table has medians and ranges.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -94,49 +94,72 @@ handshakes() { # NAME ADDRESS
   done
 }
 deliveries() { curl -fs http://127.0.0.1:3111/metrics | awk '/^halley_deliveries_total/ { print $2 }'; }
-# room NAME COUNT ADDRESS [loadgen's arguments]; AFTER is run when all is warm, PUSHES are others than RATE to the room
-# shellcheck disable=SC2086
+# From the push's acceptance to its last write, of all shards.
+buckets() { curl -fs http://127.0.0.1:3111/metrics | grep '^halley_accept_to_written_seconds_bucket' >"$1"; }
+# p99 BEFORE AFTER: of what came between, ms. Buckets are powers of two, within which it is taken as even.
+p99() {
+  python3 - "$1" "$2" <<'EOF'
+import re, sys
+def read(file):
+    counts = {}
+    for line in open(file):
+        le, count = re.search(r'le="([^"]+)".*} (\S+)', line).groups()
+        counts[float(le)] = counts.get(float(le), 0) + float(count)
+    return counts
+before, after = map(read, sys.argv[1:])
+below = at_below = 0
+for le in sorted(after):
+    count, wanted = after[le] - before[le], 0.99 * (after[float("inf")] - before[float("inf")])
+    if count >= wanted:
+        print("%.2f" % ((below + (le - below) * (wanted - at_below) / max(count - at_below, 1)) * 1000))
+        break
+    below, at_below = le, count
+EOF
+}
+# room NAME COUNT ADDRESS [loadgen's arguments]: all get every push
 room() {
   local name=$1 count=$2 address=$3 before sent
   shift 3
-  taskset -c "$CLIENT_CPUS" "$loadgen" 1 "$count" "$address" --ws "$@" --push http://127.0.0.1:3111 ${PUSHES:---rate $RATE} --warmup 3s \
-    --duration $((SECONDS_EACH + 3))s --json "$out/room.json" >"$out/room.log" 2>&1 & local pusher=$!
+  taskset -c "$CLIENT_CPUS" "$loadgen" 1 "$count" "$address" --ws "$@" --push http://127.0.0.1:3111 --rate "$RATE" \
+    --duration $((SECONDS_EACH + 3))s >"$out/room.log" 2>&1 & local pusher=$!
   until_online "$count"; sleep 3
-  before=$(spent) sent=$(deliveries)
-  ${AFTER:-sleep "$((SECONDS_EACH - 2))"}
+  before=$(spent) sent=$(deliveries); buckets "$out/before"
+  sleep "$((SECONDS_EACH - 2))"
   record "delivery.$name" "$(ratio "$before" "$(spent)" "$(($(deliveries) - sent))")"
+  buckets "$out/after"; record "p99.$name" "$(p99 "$out/before" "$out/after")"
   wait $pusher || lost+="- $name: loadgen ended with $?"$'\n'
-  # loadgen tells none where it was late itself.
-  local p99
-  p99=$(field "$out/room.json" pushes.latency.p99_us)
-  [ "$p99" = none ] || record "p99.$name" "$(awk -v us="$p99" 'BEGIN { printf "%.2f", us / 1000 }')"
+  until_online 0
 }
-storm() {
-  local n
-  # A storm a second, as long as the room is measured.
-  for ((n = 0; n < 3; n++)); do
-    timeout 3 nice -n 19 taskset -c "$CLIENT_CPUS" "$loadgen" 500001 2000 127.0.0.1:3103 --ws --tls "$out/crt" --tls-name localhost \
-      --room '' --in-flight 2000 --duration 1s >"$out/storm.log" 2>&1 || true
-    grep -h -m1 -i 'connected\|logins' "$out/storm.log" >&2 || true
-  done
+# lone NAME COMMAND...: 400 pushes a second, each to one of 1,000 clear clients, while the command runs
+lone() {
+  local name=$1
+  shift
+  taskset -c "$CLIENT_CPUS" "$loadgen" 1 1000 127.0.0.1:3102 --ws --push http://127.0.0.1:3111 --kind keys --rate 400 \
+    --duration 7s >"$out/lone.log" 2>&1 & local pusher=$!
+  sleep 2; buckets "$out/before"
+  nice -n 19 taskset -c "$CLIENT_CPUS" "$@" >/dev/null 2>&1 || true
+  buckets "$out/after"; record "p99.$name" "$(p99 "$out/before" "$out/after")"
+  wait $pusher || lost+="- $name: loadgen ended with $?"$'\n'
+  until_online 0
 }
 
 lost=''
 read -ra parts <<<"${PARTS:-clear small plain nginx storm}"
 tls=(--tls "$out/crt" --tls-name localhost)
+logins=(timeout 3 "$loadgen" 500001 2000 --ws --room '' --in-flight 2000 --duration 1s)
 for ((round = 1; round <= ROUNDS; round++)); do
   for ((turn = 0; turn < ${#parts[@]}; turn++)); do
     part=${parts[(round + turn) % ${#parts[@]}]}
     note "round $round of $ROUNDS: $part"
     case $part in
-      clear)
-        start "${secure[@]}"; idle clear 127.0.0.1:3102; until_online 0
-        room clear "$MEMBERS" 127.0.0.1:3102; stop ;;
+      clear) start "${secure[@]}"; idle clear 127.0.0.1:3102; until_online 0; room clear "$MEMBERS" 127.0.0.1:3102; stop ;;
       storm)
-        # Each push is for one of them: where a thousand get one at once, loadgen is later than what it measures.
         start "${secure[@]}"
-        PUSHES='--kind keys --rate 400' room peace 1000 127.0.0.1:3102; until_online 0
-        PUSHES='--kind keys --rate 400' AFTER=storm room storm 1000 127.0.0.1:3102; stop ;;
+        lone peace sleep 3
+        lone handshakes "$bin/handshakes" 127.0.0.1:3103 2000 --ca "$out/crt"
+        lone logins "${logins[@]}" 127.0.0.1:3102
+        lone logins-tls "${logins[@]}" 127.0.0.1:3103 "${tls[@]}"
+        stop ;;
       small | plain)
         start "${secure[@]}" --set comet.tls.memory=$part; idle $part 127.0.0.1:3103 "${tls[@]}"; until_online 0
         handshakes $part 127.0.0.1:3103
@@ -193,6 +216,9 @@ against() {
   echo "| 1,000 clear clients, 400 pushes/s, each to one of them | p99, ms | / in peace |"
   echo "| --- | --- | --- |"
   echo "| in peace | $(cell p99.peace %.1f) | |"
-  echo "| while 2,000 TLS clients come at once, three times | $(cell p99.storm %.1f) | $(against p99.storm p99.peace) |"
+  for what in "handshakes:while 2,000 handshakes are made" "logins:while 2,000 clear clients log in at once" \
+    "logins-tls:while 2,000 clients log in at once over TLS"; do
+    echo "| ${what#*:} | $(cell "p99.${what%%:*}" %.1f) | $(against "p99.${what%%:*}" p99.peace) |"
+  done
   [ -z "$lost" ] || printf '\nRuns that lost something:\n\n%s' "$lost"
 } | tee "$table"
