@@ -160,12 +160,15 @@ fn clients_behind_one_proxy_count_as_many_also_after_a_hand_over() {
     for client in &mut clients {
         client.expect_push(1000, "all");
     }
-    let log = site.server.log();
+    // Of so many at once the log tells only some.
+    let (log, mut told) = (site.server.log(), 0);
     for n in 0..24 {
         let (key, address) = (format!("key=\"k{n}\""), format!("address={} ", address(n)));
         let line = log.lines().find(|line| line.contains("logged in") && line.contains(&key));
         assert!(line.is_none_or(|line| format!("{line} ").contains(&address)), "{line:?}, not {address}");
+        told += usize::from(line.is_some());
     }
+    assert!(told > 0, "{log}");
     drop(clients);
     eventually("nobody is counted", || {
         let total = &site.server.get("/goim/online/total").json()["data"];
@@ -185,7 +188,7 @@ fn cut_off(source: IpAddr, address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
 
 #[test]
 fn a_bad_header_is_cut_off_counted_and_harms_nobody() {
-    let timeouts = ["comet.protocol.handshakeTimeout=1s", "comet.tls.handshakeTimeout=1s"];
+    let timeouts = ["comet.protocol.handshakeTimeout=3s", "comet.tls.handshakeTimeout=3s"];
     let site = Site::behind_proxies(&timeouts);
     let mut bystanders: Vec<Client> = PORTS
         .iter()

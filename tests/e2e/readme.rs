@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    net::TcpListener,
     path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
@@ -114,8 +113,7 @@ fn nginx_has_the_certificate_and_tells_the_address() {
     let directory = tempfile::tempdir().expect("a directory");
     let [chain, key] = certificate(directory.path());
     let server = Server::start(&["comet.proxies.trusted=127.0.0.1", "log.level=debug"]);
-    let port =
-        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
+    let [port] = services::free_ports();
     let place = "/etc/letsencrypt/live/push.example.com";
     let site = block("nginx")
         .replace(&format!("{place}/fullchain.pem"), &chain)

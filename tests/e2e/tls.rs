@@ -278,7 +278,7 @@ fn a_start_is_refused_without_a_certificate_that_can_be_used() {
 
 #[test]
 fn what_is_no_tls_is_cut_off_counted_and_harms_nobody() {
-    let site = Site::new(&["comet.tls.handshakeTimeout=1s"]);
+    let site = Site::new(&["comet.tls.handshakeTimeout=3s"]);
     let mut bystander = site.client(Transport::WebSocket, &login("bystander"));
     let cut_off = |address: SocketAddr, bytes: &[u8]| {
         let mut stream = TcpStream::connect(address).expect("a connection");

@@ -56,6 +56,8 @@ pub(super) struct Fanout {
     used_up: Vec<ConnectionId>,
     /// Bytes that TLS has sealed so far.
     sealed: u64,
+    /// The last flush has left connections for the next turn because it had sealed enough.
+    is_sealing: bool,
 }
 
 /// A broadcast that is spread over time.
@@ -84,6 +86,7 @@ impl Fanout {
             overflowed: Vec::new(),
             used_up: Vec::new(),
             sealed: 0,
+            is_sealing: false,
         }
     }
 
@@ -179,6 +182,7 @@ impl Shard {
 
     /// Flushes pushes to at most `budget` connections, and fewer where TLS seals much for them.
     pub fn flush(&mut self, now: Time, budget: usize, out: &mut Outputs) -> FlushState {
+        self.fanout.is_sealing = false;
         if self.fanout.dirty.is_empty() {
             return FlushState::Idle;
         }
@@ -188,6 +192,7 @@ impl Shard {
         let sealed_max = self.fanout.sealed + SEALED_MAX;
         for _ in 0..budget {
             if self.fanout.sealed >= sealed_max {
+                self.fanout.is_sealing = self.fanout.is_dirty();
                 break;
             }
             let Some(slot) = self.fanout.dirty.pop_front() else { break };
@@ -202,6 +207,12 @@ impl Shard {
         }
         self.joined.clear();
         FlushState::Idle
+    }
+
+    /// Whether a flush is behind because TLS has much to seal. The driver takes no mail meanwhile: one more push would meet
+    /// full queues, and what is in them would be sealed all at once.
+    pub fn is_sealing(&self) -> bool {
+        self.fanout.is_sealing
     }
 
     /// Ends an event: closes connections whose queue had no room, and sends what is urgent.

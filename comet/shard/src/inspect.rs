@@ -110,10 +110,12 @@ impl Shard {
     /// If it does not.
     pub fn check(&self) {
         let (mut open, mut unauthenticated, mut queue_bytes) = (0, 0, 0);
+        let mut handshakes = 0;
         let mut members: HashMap<_, usize> = HashMap::new();
         for (id, connection) in self.slots.iter() {
             queue_bytes += u64::from(connection.queue.bytes());
             unauthenticated += usize::from(connection.is_unauthenticated());
+            handshakes += usize::from(connection.handshaking);
             assert_eq!(connection.queue.bytes() == 0, connection.queue.is_empty());
             let on_its_way = connection.send_in_flight || connection.dirty;
             assert!(connection.queue.is_empty() || on_its_way, "what waits for {id:?} is forgotten");
@@ -131,6 +133,7 @@ impl Shard {
         assert_eq!(self.stats.queue_bytes, queue_bytes);
         assert_eq!(self.keys.len() as u64, open, "every key has its connection");
         assert_eq!(self.unauthenticated_now, unauthenticated);
+        assert_eq!(self.handshakes_now, handshakes);
         assert_eq!(self.rooms.len(), members.len(), "an empty room is gone");
         for (room, count) in members {
             assert_eq!(self.room_members(room), count, "{room}");

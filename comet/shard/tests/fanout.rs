@@ -334,7 +334,9 @@ fn a_flush_seals_only_so_much_at_once() {
         turns += 1;
         let got = ids.iter().zip(&before).filter(|(id, before)| world.socket(**id).runs.len() > **before);
         assert_eq!(got.count(), (4 * turns).min(25), "1 MiB, and the run that goes beyond it");
+        assert!(world.shard.is_sealing(), "the driver takes no more pushes");
     }
+    assert!(!world.shard.is_sealing());
     assert_eq!(turns, 6);
     for id in &ids {
         assert_eq!(bodies(&world.got(*id)), [body.as_str()]);

@@ -20,7 +20,7 @@ const POST_AT_LEAST: usize = 256;
 
 /// Takes the front's commands: all that wait, then the writes they led to, then sleep. A turn takes no more bytes of
 /// pushes than may wait for one connection: more for a single client would be dropped before its first write was made,
-/// however fast it reads.
+/// however fast it reads. It takes none while TLS has still to seal what the last ones brought.
 pub(super) async fn take<R: Runtime>(
     reactor: Rc<Reactor<R>>,
     mut inbox: Receiver<ToShard, ()>,
@@ -28,6 +28,9 @@ pub(super) async fn take<R: Runtime>(
     bytes_per_turn: usize,
 ) -> io::Result<()> {
     loop {
+        while reactor.core.borrow().shard.is_sealing() {
+            reactor.turns.next().await;
+        }
         let depth = inbox.depth();
         let mut bytes = 0;
         for mail in inbox.drain().take(MAIL_PER_TURN) {
