@@ -77,7 +77,7 @@ fn a_refused_upgrade_gets_its_status_and_the_end() {
         (get("/sub").replace("Sec-WebSocket-Key", "X-Key"), 400, "bad_request"),
         (get("/sub").replace("\r\n\r\n", "\r\nOrigin: https://evil.test\r\n\r\n"), 403, "origin"),
         (get(&format!("/sub?{}", "x".repeat(9000))), 431, "head_len"),
-        ("\x16\x03\x01\0\0\r\n\r\n".to_owned(), 400, "bad_request"),
+        ("\x01\x03\x01\0\0\r\n\r\n".to_owned(), 400, "bad_request"),
     ] {
         let mut world = World::new();
         let id = world.accept(Transport::WebSocket).expect("room for it");
@@ -90,6 +90,23 @@ fn a_refused_upgrade_gets_its_status_and_the_end() {
             "{label}"
         );
         assert_eq!(world.socket(id).shut, Some(false), "the answer must arrive");
+    }
+}
+
+/// A client that was given the port without TLS. Inside TLS the same bytes are no hello to us.
+#[test]
+fn a_hello_of_tls_on_a_port_without_it_is_told_apart() {
+    let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 and so on\r\n\r\n";
+    for transport in [Transport::Tcp, Transport::WebSocket] {
+        for over_tls in [false, true] {
+            let mut world = World::new();
+            world.over_tls = over_tls;
+            let id = world.accept(transport).expect("room for it");
+            world.send(id, hello);
+            assert!(world.is_over(id));
+            assert_eq!(world.bad("tls", "clear_port"), u64::from(!over_tls), "{transport:?}");
+            assert_eq!(world.closes(CloseReason::ProtocolViolation), 1);
+        }
     }
 }
 

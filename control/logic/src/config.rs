@@ -490,7 +490,7 @@ mod tests {
                 "logic.httpServer.addr",
                 "logic.push.tokens",
             ),
-            (&["rpcServer.addr=[::]:3119"], &loopback, "logic.rpcServer.addr = [::]:3119", "verify logins"),
+            (&["rpcServer.addr=[::]:3119"], &loopback, "logic.rpcServer.addr = [::]:3119", "tls.ca, tls.cert, tls.key"),
         ] {
             let error = exposed(sets, addrs).unwrap_err();
             assert!(error.starts_with(key) && error.contains(remedy), "{error}");
@@ -498,6 +498,8 @@ mod tests {
             let allowed: Vec<_> = sets.iter().copied().chain(["auth.allowInsecure=true"]).collect();
             assert!(matches!(exposed(&allowed, addrs), Ok(Exposure::Insecure(why)) if why.len() == 1));
         }
+        let certified = ["rpcServer.addr=[::]:3119", "tls.ca=ca.pem"];
+        assert_eq!(exposed(&certified, &loopback), Ok(Exposure::Closed));
         let with_token = ["httpServer.addr=:3111", "push.tokens=sesame"];
         assert_eq!(exposed(&with_token, &loopback), Ok(Exposure::Closed));
     }
