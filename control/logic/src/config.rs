@@ -490,7 +490,12 @@ mod tests {
                 "logic.httpServer.addr",
                 "logic.push.tokens",
             ),
-            (&["rpcServer.addr=[::]:3119"], &loopback, "logic.rpcServer.addr = [::]:3119", "tls.ca, tls.cert, tls.key"),
+            (
+                &["rpcServer.addr=[::]:3119"],
+                &loopback,
+                "logic.rpcServer.addr = [::]:3119",
+                "tls.ca, tls.cert, tls.key",
+            ),
         ] {
             let error = exposed(sets, addrs).unwrap_err();
             assert!(error.starts_with(key) && error.contains(remedy), "{error}");
