@@ -8,8 +8,9 @@
 # over TLS with the record layer only, over TLS with all of rustls, and as many at nginx; HANDSHAKES (2,000) each, full and
 # resumed, TLS 1.2 and 1.3; MEMBERS (2,000) members of one room, RATE (40) pushes a second of 60 B for SECONDS_EACH (12),
 # clear and over TLS; 1,000 clear clients with 400 pushes a second, each to one of them: in peace, while 2,000 handshakes are
-# made, while 2,000 clients log in at once. PARTS names some of clear, small, plain, nginx and storm. The server runs pinned to SERVER_CPUS (0), clients to CLIENT_CPUS (1). CPU is the kernel's account of all threads of the
-# server (schedstat). The table has medians and ranges.
+# made, while 2,000 clients log in at once. PARTS names some of clear, small, plain, nginx and storm. The server runs pinned
+# to SERVER_CPUS (0), clients to CLIENT_CPUS (1). CPU is the kernel's account of all threads of the server (schedstat). The
+# table has medians and ranges.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ROUNDS=${ROUNDS:-5}
