@@ -151,6 +151,10 @@ impl HeaderReader {
 }
 
 fn v1_client(header: &[u8]) -> Result<Option<IpAddr>, Fault> {
+    // ppp takes a space and a line feed for the end too.
+    if !header.ends_with(b"\r\n") {
+        return Err(Fault::Malformed);
+    }
     // What else stands in such a line has no meaning.
     if let Some(rest) = header.strip_prefix(b"PROXY UNKNOWN")
         && let [b'\r', b'\n'] | [b' ', .., b'\r', b'\n'] = rest

@@ -68,6 +68,7 @@ fn version_1_is_read() {
         ("PROXY TCP6 2001:db8::1 ::9 0 443\r\n", client("2001:db8::1")),
         ("PROXY TCP6 ::ffff:192.0.2.1 ::9 1 443\r\n", client("192.0.2.1")),
         ("PROXY UNKNOWN\r\n", Ok(Source::Unknown)),
+        ("PROXY TCP6 2001:db8::1 ::9 9 5632 \n", Err(Fault::Malformed)),
         (
             "PROXY UNKNOWN ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 65535\r\n",
             Ok(Source::Unknown),
