@@ -16,9 +16,9 @@
 //! | [`clock`] | the only place of this crate that reads a clock |
 //! | [`build`] | version and commit |
 //!
-//! This crate knows no service, no client and no rule of the protocol, and has no global state except the logs and the list of
-//! certificates. Nothing
-//! here runs on a shard's hot path; [`telemetry::LogLimit`] is the only part that a driver calls.
+//! This crate knows no service, no client and no rule of the protocol, and has no global state except the logs, counters and
+//! the list of certificates. Nothing here runs on a shard's hot path; [`telemetry::LogLimit`] is the only part that a driver
+//! calls.
 
 #![forbid(unsafe_code)]
 #![deny(clippy::print_stdout, clippy::print_stderr)] // these macros panic or block if nobody reads

@@ -10,7 +10,7 @@ use rustls::{
 
 use crate::{
     identity::{Identities, Identity},
-    provider::provider,
+    provider,
     ticket::TicketKeys,
 };
 
@@ -84,11 +84,8 @@ fn server(
     protocols: &[&str],
     tickets: Arc<dyn ProducesTickets>,
 ) -> ServerConfig {
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .expect("the provider knows suites of both versions")
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(Identities::new(identities)));
+    let mut config =
+        provider::server().with_no_client_auth().with_cert_resolver(Arc::new(Identities::new(identities)));
     config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.ticketer = tickets;

@@ -12,7 +12,7 @@ use rustls::{
 use crate::{
     client::{authorities, client_config},
     identity::{Identities, Identity, IdentityError},
-    provider::provider,
+    provider,
 };
 
 /// What gRPC speaks inside TLS (RFC 9113, section 3.2).
@@ -36,9 +36,7 @@ impl Mutual {
         let mut client = client_config(roots.clone(), Some(&identity));
         client.alpn_protocols = vec![HTTP_2.to_vec()];
         client.resumption = Resumption::disabled();
-        let versions = &[&rustls::version::TLS13, &rustls::version::TLS12];
-        let known = "the provider knows suites of both versions";
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider::provider())
             .build()
             .map_err(|_| IdentityError::NoCertificate)?;
         // Or nobody would let us in, and nothing here would say why.
@@ -46,9 +44,7 @@ impl Mutual {
         verifier
             .verify_client_cert(&chain[0], &chain[1..], UnixTime::now())
             .map_err(|_| IdentityError::NotCertified)?;
-        let mut server = ServerConfig::builder_with_provider(provider())
-            .with_protocol_versions(versions)
-            .expect(known)
+        let mut server = provider::server()
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::new(Identities::new(vec![Arc::clone(&identity)])));
         server.alpn_protocols = vec![HTTP_2.to_vec()];

@@ -10,6 +10,7 @@ use contract::{
     Transport,
 };
 use grpc::envelope::{Envelope, Target};
+use host::shutdown::Drain;
 use proto::{
     frame::Header,
     ids::{Generation, Key, Mid, RoomId, ServerId},
@@ -24,7 +25,10 @@ use testkit::fakes::{FakeComet, Kick};
 use tokio::time::Instant;
 
 use super::*;
-use crate::config::{Expire, LimitsConfig, LogicConfig};
+use crate::{
+    config::{Expire, LimitsConfig, LogicConfig},
+    tls::Started,
+};
 
 mod devices;
 mod http;
@@ -80,6 +84,11 @@ struct Setup {
 }
 
 impl Setup {
+    /// Binds and serves, without TLS.
+    async fn start(&self, extra: Router, drain: Drain) -> Result<LogicServer, StartError> {
+        start(&self.config, &self.limits, self.deps.clone(), extra, drain, Started::default()).await
+    }
+
     async fn new(sets: &[&str]) -> Self {
         Self::with_sessions(
             sets,

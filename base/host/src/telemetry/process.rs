@@ -16,8 +16,8 @@ use crate::build;
 /// for.
 const USER_HZ: f64 = 100.0;
 
-/// Adds `halley_build_info`, `halley_log_lines_lost_total`, the HTTP server's counters and the ends of certificates. Adds under the names that
-/// dashboards know `process_start_time_seconds`, `process_cpu_seconds_total`, `process_open_fds`, `process_max_fds`,
+/// Adds `halley_build_info`, `halley_log_lines_lost_total`, the HTTP server's counters and the ends of certificates. Adds
+/// under the names that dashboards know `process_start_time_seconds`, `process_cpu_seconds_total`, `process_open_fds`, `process_max_fds`,
 /// `process_resident_memory_bytes` and `process_anonymous_memory_bytes` (the part of it that belongs to no file: what
 /// connections cost). Call this once and early, since the time of the call counts as the start.
 pub fn register(metrics: &mut Registry) {

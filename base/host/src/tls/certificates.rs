@@ -62,12 +62,30 @@ pub struct Keys<'a> {
     pub key: &'a str,
 }
 
+/// A certificate and its key, and their files as they are.
+pub struct Pair {
+    /// Both, checked.
+    pub identity: Arc<Identity>,
+    /// The certificate's file, PEM.
+    pub chain: Vec<u8>,
+    /// The key's file, PEM.
+    pub key: Vec<u8>,
+}
+
 impl Keys<'_> {
     /// Reads a certificate and its key.
     ///
     /// # Errors
-    /// What is wrong, under the key of the file that is at fault.
+    /// As [`Keys::pair`].
     pub fn identity(self, certificate: &str, key: &str) -> Result<Arc<Identity>, ConfigError> {
+        self.pair(certificate, key).map(|pair| pair.identity)
+    }
+
+    /// The same with what the files hold.
+    ///
+    /// # Errors
+    /// What is wrong, under the key of the file that is at fault.
+    pub fn pair(self, certificate: &str, key: &str) -> Result<Pair, ConfigError> {
         let wrong = |name: &str, file: &str, reason: String| {
             ConfigError::value(name.to_owned(), format!("{file:?}"), reason)
         };
@@ -75,11 +93,14 @@ impl Keys<'_> {
             |name, file| read(file).map_err(|error| wrong(name, file, format!("cannot be read: {error}")));
         let chain = unread(self.certificate, certificate)?;
         let secret = unread(self.key, key)?;
-        Identity::from_pem(&chain, &secret).map(Arc::new).map_err(|error| {
-            let (name, file) =
-                if error.is_of_the_key() { (self.key, key) } else { (self.certificate, certificate) };
-            wrong(name, file, error.to_string())
-        })
+        match Identity::from_pem(&chain, &secret) {
+            Ok(identity) => Ok(Pair { identity: Arc::new(identity), chain, key: secret }),
+            Err(error) => {
+                let (name, file) =
+                    if error.is_of_the_key() { (self.key, key) } else { (self.certificate, certificate) };
+                Err(wrong(name, file, error.to_string()))
+            }
+        }
     }
 
     /// Reads several, a list of files each, in the same order.

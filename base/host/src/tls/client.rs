@@ -6,12 +6,9 @@ use config::ConfigError;
 use rustls::{ClientConfig, RootCertStore};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tls::{
-    Identity,
-    client::{authorities, client_config},
-};
+use tls::client::{authorities, client_config};
 
-use super::certificates::read;
+use super::certificates::{Keys, Pair, read};
 
 /// Keys of a section about a server that can be reached over TLS.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -32,14 +29,7 @@ pub struct TlsClientConfig {
 pub struct TlsClient {
     roots: RootCertStore,
     ca: Option<Vec<u8>>,
-    own: Option<Own>,
-}
-
-/// The certificate of this process.
-struct Own {
-    identity: Identity,
-    cert: Vec<u8>,
-    key: Vec<u8>,
+    own: Option<Pair>,
 }
 
 impl TlsClientConfig {
@@ -98,16 +88,10 @@ impl TlsClientConfig {
             (cert, key) if cert.is_empty() => {
                 Err(wrong("key", key, format!("goes together with {section}.cert, which is empty")))
             }
-            (cert, key) => read("cert", cert).and_then(|chain| {
-                let secret = read("key", key)?;
-                match Identity::from_pem(&chain, &secret) {
-                    Ok(identity) => Ok(Some(Own { identity, cert: chain, key: secret })),
-                    Err(error) => {
-                        let (name, file) = if error.is_of_the_key() { ("key", key) } else { ("cert", cert) };
-                        Err(wrong(name, file, error.to_string()))
-                    }
-                }
-            }),
+            (cert, key) => {
+                let (certificate, secret) = (format!("{section}.cert"), format!("{section}.key"));
+                Keys { certificate: &certificate, key: &secret }.pair(cert, key).map(Some)
+            }
         };
         let roots = roots.map_err(|error| errors.push(error)).ok();
         let own = own.map_err(|error| errors.push(error)).ok();
@@ -121,7 +105,7 @@ impl TlsClientConfig {
 impl TlsClient {
     /// For a client that is made of rustls.
     pub fn rustls(&self) -> ClientConfig {
-        client_config(self.roots.clone(), self.own.as_ref().map(|own| &own.identity))
+        client_config(self.roots.clone(), self.own.as_ref().map(|own| &*own.identity))
     }
 
     /// The authorities, those of the machine included.
@@ -136,7 +120,7 @@ impl TlsClient {
 
     /// Certificate and key as their files have them. None without.
     pub fn own_pem(&self) -> Option<(&[u8], &[u8])> {
-        self.own.as_ref().map(|own| (own.cert.as_slice(), own.key.as_slice()))
+        self.own.as_ref().map(|own| (own.chain.as_slice(), own.key.as_slice()))
     }
 }
 

@@ -8,7 +8,6 @@ use grpc::{
     },
     protocol::Proto,
 };
-use host::shutdown::Drain;
 use tonic::{
     Code,
     codec::CompressionEncoding,
@@ -16,7 +15,6 @@ use tonic::{
 };
 
 use super::*;
-use crate::tls::Started;
 
 async fn serve(sets: &[&str]) -> (Setup, LogicClient<Channel>) {
     let (setup, channel) = serve_all(sets).await;
@@ -29,16 +27,7 @@ async fn serve_all(sets: &[&str]) -> (Setup, Channel) {
         .chain(sets.iter().copied())
         .collect();
     let setup = Setup::new(&sets).await;
-    let server = start(
-        &setup.config,
-        &setup.limits,
-        setup.deps.clone(),
-        Router::new(),
-        Drain::new(),
-        Started::default(),
-    )
-    .await
-    .unwrap();
+    let server = setup.start(Router::new(), Drain::new()).await.unwrap();
     let channel = Endpoint::from_shared(format!("http://{}", server.rpc_addrs()[0])).unwrap();
     (setup, channel.connect().await.unwrap())
 }

@@ -1,6 +1,5 @@
 //! The HTTP server over real connections: bad peers, the end, addresses.
 
-use host::shutdown::Drain;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -8,7 +7,6 @@ use tokio::{
 };
 
 use super::*;
-use crate::tls::Started;
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -21,10 +19,7 @@ async fn serve(sets: &[&str]) -> (Setup, LogicServer, Drain) {
     let setup = Setup::with_clients(&sets).await;
     let drain = Drain::new();
     let extra = Router::new().route("/healthz", axum::routing::get(async || "ok\n"));
-    let server =
-        start(&setup.config, &setup.limits, setup.deps.clone(), extra, drain.clone(), Started::default())
-            .await
-            .unwrap();
+    let server = setup.start(extra, drain.clone()).await.unwrap();
     (setup, server, drain)
 }
 
@@ -204,15 +199,7 @@ async fn an_address_in_use_is_refused_at_the_start_by_name() {
     for key in ["httpServer.addr", "rpcServer.addr"] {
         let other = if key == "httpServer.addr" { "rpcServer.addr" } else { "httpServer.addr" };
         let setup = Setup::new(&[&format!("{key}={addr}"), &format!("{other}=127.0.0.1:0")]).await;
-        let started = start(
-            &setup.config,
-            &setup.limits,
-            setup.deps.clone(),
-            Router::new(),
-            Drain::new(),
-            Started::default(),
-        )
-        .await;
+        let started = setup.start(Router::new(), Drain::new()).await;
         let error = started.err().expect("refused").to_string();
         assert!(error.starts_with(&format!("{key} = {addr} cannot be listened on")), "{error}");
     }
